@@ -54,22 +54,22 @@ def main() -> int:
     )
     fools = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=given.steps)
     model = foolbox.PyTorchModel(network, bounds=(0, 1))
-    found: dict[str, torch.Tensor] = {}
+    results: dict[str, torch.Tensor] = {}
 
     def ours() -> None:
         attack = Pgd(given.epsilon, given.steps, PACE)
-        found["ours"] = attack(Untargeted(classifier, labels), images)
+        results["ours"] = attack(Untargeted(classifier, labels), images)
 
     def art() -> None:
-        made = toolbox.generate(images.numpy(), labels.numpy())
-        found["toolbox"] = torch.from_numpy(made)
+        result = toolbox.generate(images.numpy(), labels.numpy())
+        results["toolbox"] = torch.from_numpy(result)
 
     def fool() -> None:
-        found["foolbox"] = fools(model, images, labels, epsilons=given.epsilon)[1]
+        results["foolbox"] = fools(model, images, labels, epsilons=given.epsilon)[1]
 
     calls = {"ours": ours, "toolbox": art, "foolbox": fool}
     rounds = by_turns(calls, given.repeats, classifier.device)
-    for name, attacked in found.items():
+    for name, attacked in results.items():
         with torch.no_grad():
             fooled = (classifier(attacked.float()).argmax(1) != labels).float().mean()
         reach = (attacked - images).abs().max()

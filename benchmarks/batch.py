@@ -131,9 +131,9 @@ def peak(run: Path, photos: Path) -> int:
         photos.with_name(f"{photos.name}-maps"),
         workers=Workers(2, 1),
     )
-    held = [0.0]
-    run_batch(order, lambda done, total: held.append(resident()))
-    print(max(held))
+    sizes = [0.0]
+    run_batch(order, lambda done, total: sizes.append(resident()))
+    print(max(sizes))
     return 0
 
 

@@ -120,9 +120,9 @@ class Bench:
 
     def quantised(self, name: str) -> None:
         """`NAME_int8.onnx` from `NAME.onnx`."""
-        exact, made = (self.folder / f"{file}.onnx" for file in (name, f"{name}_int8"))
+        exact, converted = (self.folder / f"{file}.onnx" for file in (name, f"{name}_int8"))
         noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        convert_graph(exact, "int8-static", made, list(noise.split(4)))
+        convert_graph(exact, "int8-static", converted, list(noise.split(4)))
 
     def turns(self, calls: Mapping[str, Call]) -> Rounds:
         """All calls by turns; their seconds are told."""
@@ -138,8 +138,8 @@ class Bench:
         batch = self.batch if targets is None else 1
         given = {"images": generator.random((batch, 3, SIZE, SIZE), np.float32)}
         if len(running.get_inputs()) > 1:
-            asked = [-1] * batch if targets is None else targets
-            given["targets"] = np.array(asked, np.int64)
+            chosen = [-1] * batch if targets is None else targets
+            given["targets"] = np.array(chosen, np.int64)
         return partial(running.run, None, given)
 
 
@@ -170,17 +170,17 @@ def alone(bench: Bench, preset: str) -> list[Promise]:
     mask = f"mobilenetv2_100_{preset}_mask"
     names = ("resnet50", mask, f"{mask}_int8")
     rounds = bench.turns({name: bench.call(name) for name in names})
-    found = []
+    results = []
     for name, words in ((names[1], preset), (names[2], f"{preset}, int8-static")):
         rate = bench.batch / statistics.median(rounds[name])
-        found.append(Promise(f"{words}: maps per second", rate, 100, least=True))
-        found.append(Promise(f"{words} ÷ ResNet-50", ratio(rounds, name, names[0]), 0.15))
-    return found
+        results.append(Promise(f"{words}: maps per second", rate, 100, least=True))
+        results.append(Promise(f"{words} ÷ ResNet-50", ratio(rounds, name, names[0]), 0.15))
+    return results
 
 
 def beside(bench: Bench, preset: str) -> list[Promise]:
     """Prediction and map over the prediction alone."""
-    found = []
+    results = []
     for name, words, limit in (
         ("resnet50", "ResNet-50", 1.15),
         ("mobilenetv2_100", "MobileNetV2", 1.35),
@@ -188,8 +188,8 @@ def beside(bench: Bench, preset: str) -> list[Promise]:
         names = (name, f"{name}_{preset}_combined")
         rounds = bench.turns({one: bench.call(one) for one in names})
         times = ratio(rounds, names[1], name)
-        found.append(Promise(f"{preset}, {words}: with map ÷ prediction alone", times, limit))
-    return found
+        results.append(Promise(f"{preset}, {words}: with map ÷ prediction alone", times, limit))
+    return results
 
 
 def many(bench: Bench, preset: str) -> list[Promise]:

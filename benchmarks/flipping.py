@@ -48,9 +48,9 @@ def main() -> int:
     reference = task.ours()
     away = {name: (call() - reference).abs().max().item() for name, call in calls.items()}
     rounds = by_turns(calls, arguments.repeats, task.images.device)
-    for name, found in rounds.items():
+    for name, result in rounds.items():
         times = ratio(rounds, name, "ours")
-        print(f"{name:<22} {shown(found)}  {times:6.2f} × ours  values within {away[name]:.0e}")
+        print(f"{name:<22} {shown(result)}  {times:6.2f} × ours  values within {away[name]:.0e}")
     if "Quantus PixelFlipping" not in rounds:
         return missing("quantus")
     times = ratio(rounds, "Quantus PixelFlipping", "ours")
@@ -79,8 +79,8 @@ class Task:
         return cls(classifier, images, targets, maps, how)
 
     def ours(self) -> Tensor:
-        found = flip_pixels(self.classifier, self.images, self.targets, self.maps, self.flipping)
-        return found.probabilities[:, 1:].cpu()
+        result = flip_pixels(self.classifier, self.images, self.targets, self.maps, self.flipping)
+        return result.probabilities[:, 1:].cpu()
 
     def literal(self) -> Tensor:
         """One image and one step after the other."""

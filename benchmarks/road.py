@@ -35,20 +35,20 @@ def main() -> int:
     images, maps = smooth(given.images, given.size, classifier.device)
     with torch.no_grad():
         targets = classifier(images).argmax(dim=1)
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
 
     def ours() -> None:
-        found["ours"] = road(classifier, images, targets, maps, RoadSettings()).cpu()
+        results["ours"] = road(classifier, images, targets, maps, RoadSettings()).cpu()
 
     def theirs() -> None:
-        found["pytorch-grad-cam"] = of_grad_cam(classifier, images, targets, maps)
+        results["pytorch-grad-cam"] = of_grad_cam(classifier, images, targets, maps)
 
     calls: dict[str, Call] = {"ours": ours}
     if importlib.util.find_spec("pytorch_grad_cam"):
         calls["pytorch-grad-cam"] = theirs
     rounds = by_turns(calls, given.repeats, classifier.device)
     for name, seconds in rounds.items():
-        away = (found[name] - found["ours"]).abs().max().item()
+        away = (results[name] - results["ours"]).abs().max().item()
         times = ratio(rounds, name, "ours")
         print(f"{name:<17} {shown(seconds)}  {times:6.2f} × ours  scores within {away:.3f}")
     if "pytorch-grad-cam" not in rounds:
@@ -69,10 +69,10 @@ def of_grad_cam(classifier: Classifier, images: Tensor, targets: Tensor, maps: T
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     combined = ROADCombined(percentiles=[round(100 * share) for share in RoadSettings().fractions])
-    asked = [ClassifierOutputSoftmaxTarget(int(target)) for target in targets]
+    chosen = [ClassifierOutputSoftmaxTarget(int(target)) for target in targets]
     with torch.no_grad():
         scores = combined(
-            classifier.normalise(images), maps.cpu().numpy(), asked, classifier.module
+            classifier.normalise(images), maps.cpu().numpy(), chosen, classifier.module
         )
     return torch.as_tensor(scores, dtype=torch.float32)
 

@@ -48,23 +48,23 @@ def main() -> int:
 def import_seconds() -> float:
     """A fresh process that imports it."""
     command = [sys.executable, "-c", IMPORT]
-    place = {"PYTHONPATH": str(ROOT / "runtime"), "PATH": ""}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=place)
+    environment = {"PYTHONPATH": str(ROOT / "runtime"), "PATH": ""}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return float(done.stdout)
 
 
 def distributions(names: tuple[str, ...]) -> set[str]:
     """The distributions and all that they need, without extras."""
-    found: set[str] = set()
+    results: set[str] = set()
     left = list(names)
     while left:
         name = left.pop()
-        if name in found:
+        if name in results:
             continue
-        found.add(name)
+        results.add(name)
         lines = [line for line in metadata.requires(name) or () if "extra ==" not in line]
         left += [re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in lines]
-    return found
+    return results
 
 
 def megabytes(name: str) -> float:

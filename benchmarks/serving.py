@@ -64,12 +64,12 @@ def measure_bare_seconds(pictures: Sequence[bytes], seconds: float) -> float:
 def _time_bare(pictures: Sequence[bytes], batch: int, seconds: float) -> list[float]:
     if _runtime is None:
         raise RuntimeError("the bare runtime is not open")
-    end, taken = time.perf_counter() + seconds, []
+    end, times = time.perf_counter() + seconds, []
     while (started := time.perf_counter()) < end:
-        first = len(taken) * batch % len(pictures)
+        first = len(times) * batch % len(pictures)
         _runtime.explain(pictures[first : first + batch])
-        taken.append(time.perf_counter() - started)
-    return taken
+        times.append(time.perf_counter() - started)
+    return times
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ class ServerBenchmark:
     def tail(self, pause: Pause, rounds: int) -> float:
         """Measure the 99th percentile over the median of the latency, in all rounds together."""
         given = (self.server.port, self.pictures, pause, self.seconds * rounds)
-        taken = statistics.quantiles(_check_answered(self.callers.apply(run_at_rate, given)), n=100)
-        shares = ", ".join(f"p{share} {1e3 * taken[share - 1]:.1f}" for share in (50, 90, 99))
+        times = statistics.quantiles(_check_answered(self.callers.apply(run_at_rate, given)), n=100)
+        shares = ", ".join(f"p{share} {1e3 * times[share - 1]:.1f}" for share in (50, 90, 99))
         print(f"  ms at half load: {shares}")
-        return taken[98] / taken[49]
+        return times[98] / times[49]
 
     def _closed(self, callers: int) -> list[Reply]:
         given = (self.server.port, self.pictures, callers, self.seconds + WARM)

@@ -137,15 +137,15 @@ def measure(run: Path, images: str, limit: int) -> Measured:
                 ExplainerRef(run), images, Path(folder), settings, Workers(threads=1)
             )
             outcome = run_batch(order, lambda *_, kept=clock: kept.append(time.process_time()))
-        found, wall = outcome.manifest, outcome.times.wall
-        row[map] = found["bytes"] / (found["images"] - found["errors"])
+        result, wall = outcome.manifest, outcome.times.wall
+        row[map] = result["bytes"] / (result["images"] - result["errors"])
         seconds = seconds or [wall, clock[-1] - clock[0]]
     wall, worked = seconds
     return Measured(
         processor=processor(),
-        explainer=Path(found["explainer"]["classifier"]).stem,
-        images=found["images"],
-        rate=found["images"] / wall,
+        explainer=Path(result["explainer"]["classifier"]).stem,
+        images=result["images"],
+        rate=result["images"] / wall,
         cores=worked / wall,
         row=row,
     )
@@ -170,8 +170,8 @@ def plan(measured: Measured, images: int, storage: float) -> str:
             (name, f"{size:,.0f}", f"{room:,.1f}", f"{room * storage:,.0f}", f"{shard:.2f}")
         )
     shards = -(-images // SHARD)
-    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{shards:,} shards of {SHARD:,} images\n\n{shown}"
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{shards:,} shards of {SHARD:,} images\n\n{rows}"
 
 
 def split(text: str) -> tuple[str, str]:

@@ -37,11 +37,11 @@ def by_turns(
     """Each call once to warm up, then all of them in turn, `repeats` times."""
     for call in calls.values():
         call()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            taken[name].append(timed(call, device, clock))
-    return taken
+            times[name].append(timed(call, device, clock))
+    return times
 
 
 def timed(call: Call, device: torch.device, clock: Clock = time.perf_counter) -> float:

@@ -59,8 +59,8 @@ def main() -> int:
     given = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
         clip = written_clip(folder / "clip.mp4", given.frames / RATE)
         graphs = written_graphs(folder)
         promises = []
@@ -112,7 +112,7 @@ class Bench:
         frames: list[VideoPicture] = []
         explaining = FrameExplainer(self.engine, StableClass(), MapSmoother(0.2))
         drawing = FrameOverlay(source.frame_format)
-        shown: list[OverlayContent] = []
+        contents: list[OverlayContent] = []
         drawn: list[av.VideoFrame] = []
 
         def decode() -> None:
@@ -120,10 +120,10 @@ class Bench:
             frames.extend(item for item, _ in zip(items, range(SAMPLE), strict=False))
 
         def explain() -> None:
-            shown.extend(map(explaining, frames))
+            contents.extend(map(explaining, frames))
 
         def draw() -> None:
-            for frame, one in zip(frames, shown, strict=True):
+            for frame, one in zip(frames, contents, strict=True):
                 drawn.append(drawing(frame.picture, one))
 
         def encode() -> None:
@@ -133,9 +133,9 @@ class Bench:
                     writer.write_frame(picture)
             out.unlink()
 
-        taken = {stage.__name__: timed(stage) for stage in (decode, explain, draw, encode)}
-        whole = sum(taken.values())
-        for name, seconds in taken.items():
+        times = {stage.__name__: timed(stage) for stage in (decode, explain, draw, encode)}
+        whole = sum(times.values())
+        for name, seconds in times.items():
             share = seconds / whole
             print(f"  {name:<10} {seconds / SAMPLE * 1e3:7.2f} ms per frame {share:6.0%}")
 
@@ -205,15 +205,15 @@ def tone(number: int) -> av.AudioFrame:
 
 def memory(engine: InferenceEngine, folder: Path) -> Promise:
     """Most memory that a long clip takes over that of a short one, above what was there before."""
-    found = []
+    results = []
     for seconds in (SHORT, LONG):
         clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
-        with track_peak_memory(CPU) as taken:
+        with track_peak_memory(CPU) as usage:
             write_video(engine, open_video(str(clip)), out, VideoSettings())
         out.unlink()
-        found.append(taken.peak_mb or float("nan"))
-        print(f"a clip of {seconds} s: {found[-1]:.0f} MB at most")
-    return Promise(f"memory of {LONG} s ÷ memory of {SHORT} s", found[1] / found[0], 1.2)
+        results.append(usage.peak_mb or float("nan"))
+        print(f"a clip of {seconds} s: {results[-1]:.0f} MB at most")
+    return Promise(f"memory of {LONG} s ÷ memory of {SHORT} s", results[1] / results[0], 1.2)
 
 
 if __name__ == "__main__":

@@ -335,13 +335,13 @@ def print_places(folders: list[Path]) -> None:
         if own & set(homes):
             print("class twice", name, *homes)
     for path in files:
-        for place, name, text in find_argument_lines(path):
+        for offence, name, text in find_argument_lines(path):
             if not has_subject(text):
-                print("no subject ", f"{place}({name}: {text})")
-        for place in find_weak_docstrings(path):
-            print("docstring  ", place)
-        for place in find_missing_returns(path):
-            print("no Returns ", place)
+                print("no subject ", f"{offence}({name}: {text})")
+        for offence in find_weak_docstrings(path):
+            print("docstring  ", offence)
+        for offence in find_missing_returns(path):
+            print("no Returns ", offence)
     verbs = sum(one.begins_with_verb for one in functions)
     participles = sum(one.is_participle for one in functions)
     count = max(1, len(functions))

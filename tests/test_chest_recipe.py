@@ -47,9 +47,9 @@ def data(tmp_path: Path) -> Path:
         for row in rows:
             for kind in ("file", "mask", "lung_mask"):
                 if kind in row:
-                    place = folder / name / row[kind]
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    Image.new("L", (20, 20), 255).save(place)
+                    path = folder / name / row[kind]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.new("L", (20, 20), 255).save(path)
         _table(folder / name / "labels.csv", rows)
     _table(folder / "cxr-nih" / "boxes.csv", boxes)
     return folder
@@ -101,11 +101,11 @@ def test_filters_are_what_their_names_say(monkeypatch: pytest.MonkeyPatch) -> No
 
     images = torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(0))
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    found = measure.median(images)
+    result = measure.median(images)
     for row in range(7):
         for column in range(9):
             window = padded[:, 0, row : row + 3, column : column + 3].reshape(2, 9)
-            assert found[:, 0, row, column].tolist() == np.median(window, axis=1).tolist()
+            assert result[:, 0, row, column].tolist() == np.median(window, axis=1).tolist()
     moved = measure.shift(images)
     assert torch.equal(moved[:, :, 1:, 1:], images[:, :, :-1, :-1])
     assert torch.equal(moved[:, :, 0, 1:], images[:, :, 0, :-1])
@@ -125,5 +125,5 @@ def test_readers_are_compared_where_both_read(
         tmp_path / "boxes.csv",
         [dict(zip(("file", "source", *corners), map(str, box), strict=True)) for box in boxes],
     )
-    found = measure.readers(tmp_path / "boxes.csv")
-    assert found == {"films_read_twice": 1, "mean_iou": 0.3333}
+    result = measure.readers(tmp_path / "boxes.csv")
+    assert result == {"films_read_twice": 1, "mean_iou": 0.3333}

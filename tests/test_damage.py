@@ -206,9 +206,9 @@ def test_damaged_settings_are_told(text: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
     for read in (MASK_PRESETS.read, lambda path: read_stress_settings(path, {})):
-        with pytest.raises(ConfigError) as told:
+        with pytest.raises(ConfigError) as caught:
             read(path)
-        assert "\n" not in str(told.value) and len(str(told.value)) < 5000
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 5000
 
 
 def test_settings_that_become_large_are_told(tmp_path: Path) -> None:
@@ -239,9 +239,9 @@ TABLES = (
 @pytest.mark.parametrize("content", TABLES, ids=range(len(TABLES)))
 def test_damaged_tables_are_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(content)
-    with pytest.raises(ImagesError) as told:
+    with pytest.raises(ImagesError) as caught:
         open_images(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     (tmp_path / "labels.csv").rename(tmp_path / "catalogue.csv")
     try:
         read_catalogue(tmp_path / "catalogue.csv")

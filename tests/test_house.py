@@ -49,11 +49,11 @@ def test_what_is_said_of_an_argument_has_a_subject() -> None:
 
 
 def test_public_docstrings_are_sentences() -> None:
-    assert [place for path in FILES for place in house.find_weak_docstrings(path)] == []
+    assert [offence for path in FILES for offence in house.find_weak_docstrings(path)] == []
 
 
 def test_functions_with_arguments_say_what_they_return() -> None:
-    assert [place for path in FILES for place in house.find_missing_returns(path)] == []
+    assert [offence for path in FILES for offence in house.find_missing_returns(path)] == []
 
 
 def test_files_are_concepts(figures: dict[str, float]) -> None:

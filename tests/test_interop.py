@@ -80,9 +80,9 @@ def test_a_module_answers_as_the_classifier_and_hides_its_normalisation(tiny_car
     classifier = open_classifier(tiny_card)
     module = as_module(classifier)
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    answers = module(images)
-    assert torch.equal(answers, classifier(images)) and not module.training
-    (slopes,) = torch.autograd.grad(answers[:, 0].sum(), images)
+    logits = module(images)
+    assert torch.equal(logits, classifier(images)) and not module.training
+    (slopes,) = torch.autograd.grad(logits[:, 0].sum(), images)
     assert slopes.abs().sum() > 0
     assert torch.equal(module(images + 2), classifier(torch.ones_like(images)))
     assert next(module.parameters()).device == classifier.device

@@ -90,10 +90,10 @@ def test_the_commands_are_understood(command: list[str], capsys) -> None:
     verb = [word for word in command[1:3] if not word.startswith("-") and "/" not in word]
     with pytest.raises(SystemExit, match="0"):
         main([*verb, "--help"])
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in command:
         if word.startswith("--"):
-            assert word in shown
+            assert word in output
 
 
 def test_the_readme_names_the_main_commands() -> None:

@@ -76,8 +76,8 @@ def test_equal_scores_do_not_differ_and_a_constant_lead_does() -> None:
 
 def test_chance_alone_is_significant_as_often_as_the_level_says() -> None:
     generator = np.random.default_rng(0)
-    found = [sign_flip_test(generator.normal(size=20), seed) <= 0.05 for seed in range(400)]
-    assert 0.02 < np.mean(found) < 0.085
+    result = [sign_flip_test(generator.normal(size=20), seed) <= 0.05 for seed in range(400)]
+    assert 0.02 < np.mean(result) < 0.085
 
 
 def test_adjusted_values_never_fall_and_never_exceed_one() -> None:

@@ -54,8 +54,8 @@ def test_no_object_is_on_both_sides(tmp_path: Path) -> None:
     assert sorted([*learn, *test]) == list(range(60))
     with (tmp_path / "out" / "labels.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    found = [(row["real"], row["star"], row["asteroid"]) for row in rows[:3]]
-    assert found == [("real", "star", "asteroid"), ("bogus", "", "other"), ("", "galaxy", "other")]
+    result = [(row["real"], row["star"], row["asteroid"]) for row in rows[:3]]
+    assert result == [("real", "star", "asteroid"), ("bogus", "", "other"), ("", "galaxy", "other")]
 
 
 def test_the_share_of_flux_on_the_strongest_tenth() -> None:
@@ -71,11 +71,11 @@ def test_the_share_of_flux_on_the_strongest_tenth() -> None:
 def test_flux_is_what_stands_out_of_the_noise_of_the_difference() -> None:
     picture = 5 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0)) + 200
     picture[2, 20, 20], picture[2, 5, 5], picture[0, 1, 1] = 500, -100, 9000
-    found = _recipe("measure").flux(picture)
-    assert found[20, 20].item() == pytest.approx(300, abs=2)
-    assert found[5, 5].item() == pytest.approx(300, abs=2)
-    assert found[1, 1] == 0
-    assert (found > 0).float().mean() < 0.05
+    result = _recipe("measure").flux(picture)
+    assert result[20, 20].item() == pytest.approx(300, abs=2)
+    assert result[5, 5].item() == pytest.approx(300, abs=2)
+    assert result[1, 1] == 0
+    assert (result > 0).float().mean() < 0.05
 
 
 def test_imagenet_features_get_the_stretch_of_stamps() -> None:
@@ -105,16 +105,16 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
     plain, behind = open_classifier(braai), open_classifier(tmp_path / "braai.json")
     source = recipe.open_images(tmp_path / "some.npz", channels=3)
     for item in source:
-        said = [
+        result = [
             one.predict_probabilities(one.prepare(item.picture)[None]) for one in (plain, behind)
         ]
-        torch.testing.assert_close(said[1], said[0], atol=0.02, rtol=0)
+        torch.testing.assert_close(result[1], result[0], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("script", ["ztf/study.sh", "pretraining/study.sh"])
 def test_an_unknown_study_is_refused(script: str) -> None:
-    said = subprocess.run([RECIPES / script, "nonsense"], capture_output=True, text=True)
-    assert (said.returncode, said.stderr) == (2, "error: no study nonsense\n")
+    result = subprocess.run([RECIPES / script, "nonsense"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "error: no study nonsense\n")
 
 
 @pytest.mark.parametrize("pretext", PRETEXTS.presets)

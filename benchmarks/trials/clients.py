@@ -68,18 +68,18 @@ def upload_slowly(setup: TrialSetup) -> TrialResult:
         time.sleep(BEGUN)
         given = (server.port, setup.pictures, HONEST, setup.seconds)
         replies = setup.callers.apply(run_closed_loop, given)
-        found, longest = load.get()
+        result, longest = load.get()
     share = len(replies) / setup.seconds / alone
     figures = {
         "seconds": f"{setup.seconds:g}",
         "slow callers at a time": SLOW,
-        "what they were told": ", ".join(f"{n} × {code}" for code, n in sorted(found.items())),
+        "what they were told": ", ".join(f"{n} × {code}" for code, n in sorted(result.items())),
         "seconds that one lasted at most": f"{longest:.1f}",
         **setup.summarise(replies),
         "of the usual throughput": f"{share:.2f}",
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
-    ended = set(found) <= {503, 504} and longest < DEADLINE + LINGER + 2
+    ended = set(result) <= {503, 504} and longest < DEADLINE + LINGER + 2
     promise = (
         "a byte every 0.25 s: 504 at the deadline or 503, hung up on 10 s later; others answered"
     )
@@ -110,7 +110,7 @@ def disconnect_early(port: int, picture: bytes, seconds: float, seed: int) -> in
 
 def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int], float]:
     """Return the statuses that slow clients got, and the seconds of the longest connection."""
-    sent, found, longest = make_form(picture), Counter[int](), 0.0
+    sent, counts, longest = make_form(picture), Counter[int](), 0.0
 
     async def call() -> None:
         nonlocal longest
@@ -119,17 +119,17 @@ def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int]
             reader, writer = await asyncio.open_connection(HOST, port)
             head = sent.index(b"\r\n\r\n") + 4
             writer.write(sent[:head])
-            told = asyncio.ensure_future(read_response(reader))
+            response = asyncio.ensure_future(read_response(reader))
             try:
-                for place in range(head, len(sent)):
-                    writer.write(sent[place : place + 1])
+                for index in range(head, len(sent)):
+                    writer.write(sent[index : index + 1])
                     await writer.drain()
                     await asyncio.sleep(PIECE)
-                    if told.done() and reader.at_eof():
+                    if response.done() and reader.at_eof():
                         break
             except OSError:
                 pass
-            found[(await told)[0]] += 1
+            counts[(await response)[0]] += 1
             longest = max(longest, time.monotonic() - started)
             writer.close()
 
@@ -138,7 +138,7 @@ def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int]
 
     end = time.monotonic() + seconds
     asyncio.run(crowd())
-    return found, longest
+    return counts, longest
 
 
 def _measure_release(server: ServerProcess) -> float:

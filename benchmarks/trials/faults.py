@@ -57,12 +57,12 @@ def terminate_under_load(setup: TrialSetup) -> TrialResult:
             given = (server.port, setup.pictures, CALLERS, setup.seconds + 2)
             load = setup.callers.apply_async(run_closed_loop, given)
             time.sleep(setup.seconds)
-            told = time.monotonic()
+            reported_at = time.monotonic()
             server.process.terminate()
             codes.append(server.process.wait(PATIENCE))
-            takes.append(time.monotonic() - told)
+            takes.append(time.monotonic() - reported_at)
             replies = load.get()
-        before += [reply for reply in replies if reply.started < told]
+        before += [reply for reply in replies if reply.started < reported_at]
     figures = {
         "times": len(codes),
         **setup.summarise(before),

@@ -44,24 +44,24 @@ def send_fuzzed(setup: TrialSetup) -> TrialResult:
             sent = (server.port, bodies - described, setup.seed)
             statuses = setup.callers.apply(send_hostile, sent)
             statuses += send_described(server.port, described, setup.seed)
-            taken = time.monotonic() - started
+            elapsed = time.monotonic() - started
             same = server.is_ready() and server.worker_pid() == worker
-            said = len(server.read_log().splitlines()) - GREETING
+            result = len(server.read_log().splitlines()) - GREETING
     figures = {
         "bodies": sum(statuses.values()),
-        "minutes": f"{taken / 60:.0f}",
+        "minutes": f"{elapsed / 60:.0f}",
         "answers": ", ".join(f"{n} × {code or 'none'}" for code, n in sorted(statuses.items())),
         "workers that died": 0 if same else 1,
-        "lines in the log": said,
+        "lines in the log": result,
     }
-    kept = set(statuses) <= FINE and same and not said
+    kept = set(statuses) <= FINE and same and not result
     promise = "fuzzed files, forms, JSON; what the OpenAPI document allows: no 500, crash, hang"
     return TrialResult(promise, figures, kept)
 
 
 def send_hostile(port: int, bodies: int, seed: int) -> Counter[int]:
     """Send damaged requests; count the statuses of the answers."""
-    files, found = make_seeds(seed), Counter[int]()
+    files, counts = make_seeds(seed), Counter[int]()
     left = iter(range(bodies))
 
     async def call(number: int) -> None:
@@ -69,22 +69,22 @@ def send_hostile(port: int, bodies: int, seed: int) -> Counter[int]:
         for _ in left:
             sent = make_hostile(files, draw)
             status, _, _ = await line.send(sent)
-            found[status] += 1
+            counts[status] += 1
             if status not in FINE:
                 KEPT.mkdir(exist_ok=True)
-                (KEPT / f"{status}-{seed}-{number}-{found[status]}").write_bytes(sent)
+                (KEPT / f"{status}-{seed}-{number}-{counts[status]}").write_bytes(sent)
         line.close()
 
     async def crowd() -> None:
         await asyncio.gather(*map(call, range(CALLERS)))
 
     asyncio.run(crowd())
-    return found
+    return counts
 
 
 def send_described(port: int, bodies: int, start: int) -> Counter[int]:
     """Send what the OpenAPI document allows and what it does not; count the statuses."""
-    found = Counter[int]()
+    counts = Counter[int]()
     document = schemathesis.openapi.from_url(f"http://{HOST}:{port}/openapi.json")
     operations = [one.ok() for one in document.get_all_operations()]
     modes = list(schemathesis.GenerationMode)
@@ -99,12 +99,12 @@ def send_described(port: int, bodies: int, start: int) -> Counter[int]:
             @quiet
             @given(case=operation.as_strategy(generation_mode=mode))
             def check(case: schemathesis.Case) -> None:
-                if "name" in case.path_parameters and found.total() % 4:
+                if "name" in case.path_parameters and counts.total() % 4:
                     case.path_parameters["name"] = MODEL
                 answered = case.call(timeout=60)
-                found[answered.status_code] += 1
+                counts[answered.status_code] += 1
                 case.validate_response(answered, checks=[not_a_server_error])
 
             with suppress(Unsatisfiable):  # an address without parameters, which none can break
                 check()
-    return found
+    return counts

@@ -39,15 +39,17 @@ FORM, JSON = b"multipart/form-data; boundary=" + BOUNDARY, b"application/json"
 def make_seeds(seed: int) -> dict[str, bytes]:
     """Return a small file of each kind that is read."""
     pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    found = {kind: encode(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
-    found["TIFF, packed"] = encode(pixels, "TIFF", compression="tiff_lzw")
-    found["npy"] = _npy(pixels)
-    found["npy, floats"] = _npy(np.float32(pixels / 255))
-    found["FITS"] = _fits(pixels)
-    found["FITS, gzip"] = gzip.compress(found["FITS"])
+    results = {kind: encode(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+    results["TIFF, packed"] = encode(pixels, "TIFF", compression="tiff_lzw")
+    results["npy"] = _npy(pixels)
+    results["npy, floats"] = _npy(np.float32(pixels / 255))
+    results["FITS"] = _fits(pixels)
+    results["FITS, gzip"] = gzip.compress(results["FITS"])
     source = DicomReference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
-    found["DICOM"] = build_secondary_capture(Image.fromarray(pixels), source, "made to be damaged")
-    return found
+    results["DICOM"] = build_secondary_capture(
+        Image.fromarray(pixels), source, "made to be damaged"
+    )
+    return results
 
 
 def make_hostile(files: Mapping[str, bytes], draw: random.Random) -> bytes:
@@ -66,25 +68,25 @@ def make_hostile(files: Mapping[str, bytes], draw: random.Random) -> bytes:
 
 def damage(content: bytes, draw: random.Random) -> bytes:
     """Return bytes with parts changed, cut, doubled, swapped, or declared much larger."""
-    made = bytearray(content)
+    changed = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4, 16))):
-        place = draw.randrange(len(made) + 1)
+        index = draw.randrange(len(changed) + 1)
         if draw.random() < 0.5:
-            place = min(place, draw.randrange(256))  # where the headers are
+            index = min(index, draw.randrange(256))  # where the headers are
         match draw.randrange(6):
             case 0:
-                made[place : place + 1] = bytes([draw.randrange(256)])
+                changed[index : index + 1] = bytes([draw.randrange(256)])
             case 1:
-                made[place : place + 4] = draw.choice((b"\xff", b"\0", b"\x7f")) * 4
+                changed[index : index + 4] = draw.choice((b"\xff", b"\0", b"\x7f")) * 4
             case 2:
-                del made[place:]
+                del changed[index:]
             case 3:
-                del made[place : place + draw.randrange(1, 64)]
+                del changed[index : index + draw.randrange(1, 64)]
             case 4:
-                made[place:place] = made[place : place + draw.randrange(1, 256)]
+                changed[index:index] = changed[index : index + draw.randrange(1, 256)]
             case _:
-                made[place:place] = draw.randbytes(draw.randrange(1, 64))
-    return bytes(made)
+                changed[index:index] = draw.randbytes(draw.randrange(1, 64))
+    return bytes(changed)
 
 
 def _draw_value(picture: bytes, draw: random.Random, depth: int) -> object:

@@ -30,10 +30,10 @@ def overload(setup: TrialSetup) -> TrialResult:
         load = setup.callers.apply_async(run_at_rate, given)
         again = (server.port, setup.pictures[0], end, SLOWER * usual)
         recovery = probe.apply_async(measure_recovery, again)
-        held = _record_memory(server, end)
+        memory = _record_memory(server, end)
         replies, soon = load.get(), recovery.get()
-    quarter = len(held) // 4
-    first, last = (statistics.median(part) for part in (held[:quarter], held[-quarter:]))
+    quarter = len(memory) // 4
+    first, last = (statistics.median(part) for part in (memory[:quarter], memory[-quarter:]))
     figures = {
         "seconds": f"{setup.seconds:g}",
         "capacity per second": f"{capacity:.1f}",
@@ -48,8 +48,8 @@ def overload(setup: TrialSetup) -> TrialResult:
 
 
 def _record_memory(server: ServerProcess, end: float) -> list[float]:
-    held = []
+    memory = []
     while time.monotonic() < end:
-        held.append(server.measure_memory())
+        memory.append(server.measure_memory())
         time.sleep(0.5)
-    return held
+    return memory

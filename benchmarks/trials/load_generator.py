@@ -109,8 +109,8 @@ def run_closed_loop(
         while time.monotonic() < end:
             picture, started = turn % len(sent), time.monotonic()
             status, retry, body = await line.send(sent[picture])
-            taken = time.monotonic() - started
-            replies.append(Reply(picture, status, started, taken, body, retry))
+            elapsed = time.monotonic() - started
+            replies.append(Reply(picture, status, started, elapsed, body, retry))
             turn += callers
         line.close()
 

@@ -56,11 +56,11 @@ def _set_norms(network: MaskNetwork, images: torch.Tensor) -> None:
 def make_jpegs(count: int, seed: int = 0) -> list[bytes]:
     """Return planted pictures as JPEG files."""
     planted = Planted(images=count, size=SIDE, objects=2, split="test", seed=seed)
-    found = []
+    results = []
     for number in range(count):
         pixels = planted[number].picture.permute(1, 2, 0).mul(255).round().byte().numpy()
-        found.append(encode(pixels, "JPEG", quality=90))
-    return found
+        results.append(encode(pixels, "JPEG", quality=90))
+    return results
 
 
 def encode(pixels: np.ndarray, kind: str, **options: object) -> bytes:
@@ -110,13 +110,13 @@ class ExpectedAnswers:
             ValueError: two pictures have answers that a wrong map could pass for.
         """
         runtime = BareRuntime.open(run, 1)
-        answers = []
+        responses = []
         for picture in pictures:
             [response] = runtime.explain([picture])
-            answers.append(_read(response.body))
-        key = cls(answers)
-        for place, answer in enumerate(answers):
-            if any(key.matches(other, answer) for other in range(len(answers)) if other != place):
+            responses.append(_read(response.body))
+        key = cls(responses)
+        for index, answer in enumerate(responses):
+            if any(key.matches(other, answer) for other in range(len(responses)) if other != index):
                 raise ValueError("two pictures have the same answer: take another --run or --seed")
         return key
 

@@ -32,8 +32,8 @@ class TrialResult:
     kept: bool
 
     def __str__(self) -> str:
-        told = "; ".join(f"{name} {value}" for name, value in self.figures.items())
-        return f"{self.promise}: {told}{'' if self.kept else '  MISSED'}"
+        text = "; ".join(f"{name} {value}" for name, value in self.figures.items())
+        return f"{self.promise}: {text}{'' if self.kept else '  MISSED'}"
 
 
 def save_result(trial: str, result: TrialResult, command: str, path: Path = ROWS) -> None:
@@ -51,18 +51,18 @@ def save_result(trial: str, result: TrialResult, command: str, path: Path = ROWS
 def describe_machine() -> str:
     """Return processors and PyTorch in words."""
     cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    found = re.findall(r"model name\s*:\s*(.*)", cpus)
-    name = found[0] if found else platform.machine()
-    return f"{len(found) or 1} × {name}, PyTorch {torch.__version__}"
+    result = re.findall(r"model name\s*:\s*(.*)", cpus)
+    name = result[0] if result else platform.machine()
+    return f"{len(result) or 1} × {name}, PyTorch {torch.__version__}"
 
 
 def make_table(path: Path = ROWS) -> str:
     """Return all rows as Markdown."""
     lines = ["| trial | promised | found | |", "|---|---|---|---|"]
     for trial, row in json.loads(path.read_text()).items():
-        found = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
+        result = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
         kept = "kept" if row["kept"] else "**missed**"
-        lines.append(f"| `{trial}` | {row['promise']} | {found} | {kept} |")
+        lines.append(f"| `{trial}` | {row['promise']} | {result} | {kept} |")
     return "\n".join(lines) + "\n"
 
 

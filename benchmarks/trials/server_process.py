@@ -39,12 +39,12 @@ class ServerProcess:
 
     def list_pids(self) -> list[int]:
         """Return all its processes: web process, workers, tracker of multiprocessing."""
-        found = [self.process.pid]
-        for pid in found:
+        result = [self.process.pid]
+        for pid in result:
             with suppress(OSError):
                 for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += map(int, (task / "children").read_text().split())
-        return found
+                    result += map(int, (task / "children").read_text().split())
+        return result
 
     def worker_pid(self) -> int:
         """Return the process id of a worker, or 0."""
@@ -83,8 +83,8 @@ class ServerProcess:
         return 0.0
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=PATIENCE) as said:
-            return said.read()
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=PATIENCE) as result:
+            return result.read()
 
     def is_ready(self) -> bool:
         """Whether /healthz says so."""

@@ -42,10 +42,10 @@ class TrialSetup:
 
     def summarise(self, replies: Sequence[Reply]) -> dict[str, object]:
         """Return the figures that every trial has."""
-        told = ", ".join(
+        text = ", ".join(
             f"{times} × {status or 'cut'}" for status, times in count_statuses(replies).items()
         )
-        return {"answers": told, "wrong maps": self.count_wrong(replies)}
+        return {"answers": text, "wrong maps": self.count_wrong(replies)}
 
     def measure_latency(self, server: ServerProcess, seconds: float = 3.0) -> float:
         """Measure the median seconds of a request when there is no other."""
@@ -64,5 +64,5 @@ class TrialSetup:
 
 def has_only(replies: Iterable[Reply], allowed: Iterable[int]) -> bool:
     """Whether only these statuses came, and every refusal says when to ask again."""
-    known = set(allowed)
-    return all(one.status in known and (one.status == 200 or one.retry) for one in replies)
+    names = set(allowed)
+    return all(one.status in names and (one.status == 200 or one.retry) for one in replies)

@@ -63,14 +63,16 @@ def main() -> None:
     words.add_argument("--colour", action="store_true")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--epochs", type=int, default=8)
-    asked = words.parse_args()
+    arguments = words.parse_args()
     begun = time.monotonic()
-    films = {part: read_films(asked.films / part, SPEC) for part in ("train", "validate", "test")}
+    films = {
+        part: read_films(arguments.films / part, SPEC) for part in ("train", "validate", "test")
+    }
     print({part: len(some) for part, some in films.items()}, flush=True)
-    source, options = COLOURED if asked.colour else GREY
-    network = begin(source, options, asked.models / "mobilenetv2_100.json")
-    network = train(network, films["train"], asked)
-    facts = {"training_seconds": round(time.monotonic() - begun), "seed": asked.seed}
+    source, options = COLOURED if arguments.colour else GREY
+    network = begin(source, options, arguments.models / "mobilenetv2_100.json")
+    network = train(network, films["train"], arguments)
+    facts = {"training_seconds": round(time.monotonic() - begun), "seed": arguments.seed}
     facts |= calibrate(network, films["validate"])
     card = ClassifierCard(
         source=source,
@@ -78,9 +80,9 @@ def main() -> None:
         input=SPEC,
         classes=CLASSES,
     )
-    save_classifier(wrap_module(network.eval(), card), asked.out)
-    facts |= measure(network, films["test"], asked.seed)
-    (asked.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    save_classifier(wrap_module(network.eval(), card), arguments.out)
+    facts |= measure(network, films["test"], arguments.seed)
+    (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts, indent=1))
 
 
@@ -91,10 +93,10 @@ def begin(source: str, options: dict[str, Any], card: Path) -> nn.Module:
     module = open_classifier(card).module
     if not isinstance(module, nn.Module):
         raise SystemExit(f"error: {card} shows no layers")
-    known = {n: v for n, v in module.state_dict().items() if not n.startswith("classifier.")}
+    weights = {n: v for n, v in module.state_dict().items() if not n.startswith("classifier.")}
     if not coloured:
-        known["conv_stem.weight"] = known["conv_stem.weight"].sum(dim=1, keepdim=True)
-    (network.backbone if coloured else network).load_state_dict(known, strict=False)
+        weights["conv_stem.weight"] = weights["conv_stem.weight"].sum(dim=1, keepdim=True)
+    (network.backbone if coloured else network).load_state_dict(weights, strict=False)
     nn.init.zeros_(head(network).weight)
     return network.eval()
 
@@ -199,7 +201,7 @@ def calibrate(network: nn.Module, films: Films) -> dict[str, float]:
 
 def measure(network: nn.Module, films: Films, seed: int) -> dict[str, object]:
     """AUROC with its bootstrapped interval, accuracy and calibration, hospital by hospital."""
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     for name in HOSPITALS:
         some = films.of(name)
         ill = answers(network, some).softmax(dim=1)[:, 1]
@@ -207,14 +209,14 @@ def measure(network: nn.Module, films: Films, seed: int) -> dict[str, object]:
         draws = torch.randint(len(some), (RESAMPLED, len(some)), generator=generator)
         again = torch.stack([binary_auroc(ill[draw], some.labels[draw]) for draw in draws])
         ends = again.quantile(torch.tensor([0.025, 0.975]))
-        found[name] = {
+        results[name] = {
             "films": len(some),
             "auroc": round(binary_auroc(ill, some.labels).item(), 4),
             "auroc_ci95": [round(end, 4) for end in ends.tolist()],
             "accuracy": round(((ill > 0.5) == (some.labels == 1)).float().mean().item(), 4),
             "calibration_error": round(binary_calibration_error(ill, some.labels).item(), 4),
         }
-    return found
+    return results
 
 
 if __name__ == "__main__":

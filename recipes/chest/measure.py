@@ -41,24 +41,26 @@ def main() -> None:
     for name in ("films", "classifier", "run", "out"):
         words.add_argument(name, type=Path)
     words.add_argument("--seed", type=int, default=0)
-    asked = words.parse_args()
-    classifier = open_classifier(asked.classifier)
-    explainer = load_explainer(asked.run)
+    arguments = words.parse_args()
+    classifier = open_classifier(arguments.classifier)
+    explainer = load_explainer(arguments.run)
     if not isinstance(explainer, CounterfactualExplainer):
-        raise SystemExit(f"error: {asked.run}: expected counterparts or latent paths")
+        raise SystemExit(f"error: {arguments.run}: expected counterparts or latent paths")
     spec = explainer.classifier_info.input
-    test, train = (read_films(asked.films / part, spec) for part in ("test", "train"))
-    found: dict[str, object] = {
+    test, train = (read_films(arguments.films / part, spec) for part in ("test", "train"))
+    results: dict[str, object] = {
         hospital: decisions(classifier, explainer, test.of(hospital).images)
         for hospital in HOSPITALS
     }
-    found["real_or_counterpart_auroc"] = passing(classifier, explainer, train, test, asked.seed)
-    found["energy"] = places(classifier, explainer, asked.films / "opacities")
-    found["readers"] = readers(asked.films / "boxes" / "boxes.csv")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "facts.json").write_text(json.dumps(found, indent=1) + "\n")
-    sheet(classifier, explainer, test.of("kermany"), asked.out / "sheet.png")
-    print(json.dumps(found, indent=1))
+    results["real_or_counterpart_auroc"] = passing(
+        classifier, explainer, train, test, arguments.seed
+    )
+    results["energy"] = places(classifier, explainer, arguments.films / "opacities")
+    results["readers"] = readers(arguments.films / "boxes" / "boxes.csv")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "facts.json").write_text(json.dumps(results, indent=1) + "\n")
+    sheet(classifier, explainer, test.of("kermany"), arguments.out / "sheet.png")
+    print(json.dumps(results, indent=1))
 
 
 def counterparts(
@@ -67,8 +69,8 @@ def counterparts(
     """Films and their counterparts for the other class, part by part."""
     for part in torch.split(images, PART):
         with torch.inference_mode():
-            answers = classifier(part)
-            yield part, explainer.counterparts(part, 1 - answers.argmax(1), logits=answers)
+            logits = classifier(part)
+            yield part, explainer.counterparts(part, 1 - logits.argmax(1), logits=logits)
 
 
 def decisions(
@@ -85,9 +87,9 @@ def decisions(
             }
         for name, values in {"kept": kept, **flipped}.items():
             rows.setdefault(name, []).append(values)
-        for seen, name in enumerate(CLASSES):
+        for predicted, name in enumerate(CLASSES):
             rows.setdefault(f"flipped_from_{name}", []).append(
-                flipped["flipped"][pair.predicted == seen]
+                flipped["flipped"][pair.predicted == predicted]
             )
     return {
         name: round(torch.cat(values).float().mean().item(), 4) for name, values in rows.items()
@@ -96,12 +98,12 @@ def decisions(
 
 def jpeg(images: Tensor) -> Tensor:
     """Quality 75 and back."""
-    found = []
+    results = []
     for image in images:
         stream = io.BytesIO()
         Image.fromarray((image[0] * 255).round().byte().numpy()).save(stream, "JPEG", quality=75)
-        found.append(torch.from_numpy(np.asarray(Image.open(stream)).copy())[None] / 255)
-    return torch.stack(found)
+        results.append(torch.from_numpy(np.asarray(Image.open(stream)).copy())[None] / 255)
+    return torch.stack(results)
 
 
 def median(images: Tensor) -> Tensor:
@@ -138,8 +140,10 @@ def passing(
     def halves(films: Films) -> tuple[Tensor, Tensor]:
         real, changed = films.images[::2], films.images[1::2]
         pairs = counterparts(classifier, explainer, changed)
-        made = torch.cat([pair.adversarial.clone() for _, pair in pairs])
-        return torch.cat([real, made]), torch.cat([torch.zeros(len(real)), torch.ones(len(made))])
+        result = torch.cat([pair.adversarial.clone() for _, pair in pairs])
+        return torch.cat([real, result]), torch.cat(
+            [torch.zeros(len(real)), torch.ones(len(result))]
+        )
 
     generator = Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -152,10 +156,10 @@ def passing(
     images, truth = halves(train)
     for _ in range(STEPS):
         chosen = torch.randint(len(images), (PART,), generator=generator)
-        shown = images[chosen]
+        image = images[chosen]
         mirrored = torch.rand(PART, 1, 1, 1, generator=generator) < 0.5
-        shown = torch.where(mirrored, shown.flip(3), shown)
-        loss = F.binary_cross_entropy_with_logits(judge(shown - 0.5)[:, 0], truth[chosen])
+        image = torch.where(mirrored, image.flip(3), image)
+        loss = F.binary_cross_entropy_with_logits(judge(image - 0.5)[:, 0], truth[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -177,16 +181,16 @@ def places(
         images.append(explainer.prepare(item.picture))
         with Image.open(folder / "lungs" / f"{Path(item.name).stem}.png") as mask:
             lungs.append(np.asarray(mask.convert("L").resize(size[::-1])) > 0)
-    shown = torch.stack(images)
-    regions = {"lungs": torch.from_numpy(np.stack(lungs)), "body": body(shown)}
-    pairs = counterparts(classifier, explainer, shown)
+    changed = torch.stack(images)
+    regions = {"lungs": torch.from_numpy(np.stack(lungs)), "body": body(changed)}
+    pairs = counterparts(classifier, explainer, changed)
     energy = torch.cat([pair.difference.square().mean(1) for _, pair in pairs])
-    found = {}
+    results = {}
     for name, region in regions.items():
         share = (energy * region).sum((1, 2)) / energy.sum((1, 2))
-        found[f"inside_{name}"] = round(share.mean().item(), 4)
-        found[f"{name}_of_the_film"] = round(region.float().mean().item(), 4)
-    return found
+        results[f"inside_{name}"] = round(share.mean().item(), 4)
+        results[f"{name}_of_the_film"] = round(region.float().mean().item(), 4)
+    return results
 
 
 def body(images: Tensor) -> Tensor:
@@ -228,11 +232,11 @@ def sheet(
         with torch.inference_mode():
             images = images[classifier(images).argmax(1) == label]
         images = images[:: len(images) // 3][:3]
-        for shown, pair in counterparts(classifier, explainer, images):
-            steps = [shown, pair.stable, pair.adversarial] if pair.between is None else pair.strip
+        for image, pair in counterparts(classifier, explainer, images):
+            steps = [image, pair.stable, pair.adversarial] if pair.between is None else pair.strip
             with torch.inference_mode():
                 shares = [classifier(step).softmax(1)[:, 1].tolist() for step in steps]
-            for i in range(len(shown)):
+            for i in range(len(image)):
                 tiles = [
                     render.Tile(render.to_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
                     for step, share in zip(steps, shares, strict=True)

@@ -47,30 +47,30 @@ def main() -> None:
     words.add_argument("data", type=Path)
     words.add_argument("out", type=Path)
     words.add_argument("--seed", type=int, default=0)
-    asked = words.parse_args()
-    if asked.out.exists():
-        raise SystemExit(f"error: {asked.out} is there already; choose another folder")
-    being = asked.out.with_name(asked.out.name + ".part")
+    arguments = words.parse_args()
+    if arguments.out.exists():
+        raise SystemExit(f"error: {arguments.out} is there already; choose another folder")
+    being = arguments.out.with_name(arguments.out.name + ".part")
     shutil.rmtree(being, ignore_errors=True)
-    nih = asked.data / "cxr-nih"
+    nih = arguments.data / "cxr-nih"
     boxes = rows(nih / "boxes.csv")
-    films = [*kermany(asked.data / "cxr-kermany", "train"), *of_nih(nih)]
+    films = [*kermany(arguments.data / "cxr-kermany", "train"), *of_nih(nih)]
     tested = {film.patient for film in films if film.file.name in {row["file"] for row in boxes}}
     others = {film.patient for film in films if film.hospital == "nih"} - tested
-    tested |= drawn(others, HELD_OUT, asked.seed)
+    tested |= drawn(others, HELD_OUT, arguments.seed)
     validated: set[str] = set()
     for hospital in ("kermany", "nih"):
         trained = {film.patient for film in films if film.hospital == hospital} - tested
-        validated |= drawn(trained, VALIDATION, asked.seed)
+        validated |= drawn(trained, VALIDATION, arguments.seed)
     for film in films:
         part = "test" if film.patient in tested else "train"
         keep(film, being / ("validate" if film.patient in validated else part))
-    for film in kermany(asked.data / "cxr-kermany", "test"):
+    for film in kermany(arguments.data / "cxr-kermany", "test"):
         keep(film, being / "test")
     framed(nih, boxes, being / "boxes")
-    outlined(asked.data / "cxr-covid-seg", being / "opacities")
-    being.rename(asked.out)
-    for part in sorted(asked.out.iterdir()):
+    outlined(arguments.data / "cxr-covid-seg", being / "opacities")
+    being.rename(arguments.out)
+    for part in sorted(arguments.out.iterdir()):
         print(f"{part.name}: {sum(1 for file in part.rglob('*.jp*g'))} films")
 
 
@@ -91,11 +91,11 @@ def of_nih(folder: Path) -> Iterator[Film]:
 
 
 def keep(film: Film, part: Path) -> None:
-    place = part / film.label / f"{film.hospital}-{film.file.name}"
-    if place.exists():
+    path = part / film.label / f"{film.hospital}-{film.file.name}"
+    if path.exists():
         raise SystemExit(f"error: {film.file}: there is another film of that name and label")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(film.file, place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(film.file, path)
 
 
 def framed(folder: Path, boxes: list[dict[str, str]], out: Path) -> None:
@@ -118,13 +118,13 @@ def outlined(folder: Path, out: Path) -> None:
     kept = []
     for row in rows(folder / "labels.csv"):
         film, mask, lungs = (folder / row[kind] for kind in ("file", "mask", "lung_mask"))
-        for file, place in (
+        for file, path in (
             (film, out / film.name),
             (mask, out / "masks" / f"{film.stem}.png"),
             (lungs, out / "lungs" / f"{film.stem}.png"),
         ):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, path)
         kept.append({"file": film.name, "class": ILL})
     table(out / "labels.csv", kept)
 

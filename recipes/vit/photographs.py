@@ -190,13 +190,13 @@ def fit_head(features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, dict[str
     targets = logits - logits.mean(dim=1, keepdim=True)
     # whole photographs and crops alternate in parts; what is held out is held out as both
     rows = torch.arange(len(features))
-    held = (rows // (2 * PART)) % HELD_OUT == 0
+    is_held_out = (rows // (2 * PART)) % HELD_OUT == 0
     best: tuple[float, float, float] | None = None
     for ridge in RIDGES:
-        weight, bias = solve_ridge(features[~held], targets[~held], ridge)
-        predicted = features[held] @ weight.T + bias
+        weight, bias = solve_ridge(features[~is_held_out], targets[~is_held_out], ridge)
+        predicted = features[is_held_out] @ weight.T + bias
         for scale in SCALES:
-            loss = float(F.cross_entropy(predicted * scale, logits[held].softmax(dim=1)))
+            loss = float(F.cross_entropy(predicted * scale, logits[is_held_out].softmax(dim=1)))
             if best is None or loss < best[0]:
                 best = loss, ridge, scale
     assert best is not None

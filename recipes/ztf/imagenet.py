@@ -15,8 +15,8 @@ def joined(imagenet: ClassifierCard, pretrained: ClassifierCard) -> ClassifierCa
     """The first card's network with the second's stretch and bands; its paths become absolute."""
     if imagenet.input is None or pretrained.input is None:
         raise SystemExit("error: expected cards that say their input")
-    known = pretrained.input
-    update = {"stretch": known.stretch, "bands": known.bands}
+    spec = pretrained.input
+    update = {"stretch": spec.stretch, "bands": spec.bands}
     paths = {
         key: str(Path(path).resolve())
         for key in ("weights", "classes")

@@ -59,8 +59,8 @@ def on_flux(maps: Maps, light: Float[Tensor, "batch height width"]) -> Scores:
     """Share of each image's flux on the strongest tenth of its map; NaN without any flux."""
     count = round(STRONGEST * maps[0].numel())
     top = maps.flatten(1).topk(count).indices
-    found = light.flatten(1).gather(1, top).sum(1)
-    return found / light.flatten(1).sum(1)
+    result = light.flatten(1).gather(1, top).sum(1)
+    return result / light.flatten(1).sum(1)
 
 
 def main(run: Path, limit: int) -> None:
@@ -71,18 +71,18 @@ def main(run: Path, limit: int) -> None:
     pictures = [source[index].picture for index in range(0, len(source), step)]
     images = torch.stack([classifier.prepare(picture) for picture in pictures])
     light = torch.stack([flux(picture) for picture in pictures])
-    answers = classifier.predict_probabilities(images)
-    targets = answers.argmax(1)
-    found: dict[str, Scores] = {}
+    logits = classifier.predict_probabilities(images)
+    targets = logits.argmax(1)
+    results: dict[str, Scores] = {}
     for name in ("mask", "counterpart"):
         explainer = load_explainer(run / name)
-        found[name] = on_flux(explainer.attribute(images, targets), light)
+        results[name] = on_flux(explainer.attribute(images, targets), light)
     for name, method in METHODS.items():
         parts = zip(images.split(8), targets.split(8), strict=True)
         maps = torch.cat([method(classifier, *part) for part in parts])
-        found[name] = on_flux(maps, light)
+        results[name] = on_flux(maps, light)
     rows, lines = [], ["| map | on flux, real | on flux, bogus |", "|---|---|---|"]
-    for name, scores in found.items():
+    for name, scores in results.items():
         cells = []
         for index, kind in enumerate(classifier.classes):
             chosen = scores[(targets == index) & scores.isfinite()]

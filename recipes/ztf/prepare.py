@@ -35,10 +35,10 @@ def held_back(objects: list[str], seed: int = 0) -> NDArray[np.bool_]:
 def labels(row: dict[str, Any]) -> dict[str, str]:
     """The classes of one alert, as far as they are known."""
     rb, score = row["rb"], row["sgscore1"]
-    known = rb is not None and rb >= 0
+    is_scored = rb is not None and rb >= 0
     side = "" if score is None or score < 0 or GALAXY <= score <= STAR else str(score > STAR)
     return {
-        "real": ("real" if rb >= REAL else "bogus") if known else "",
+        "real": ("real" if rb >= REAL else "bogus") if is_scored else "",
         "star": {"True": "star", "False": "galaxy", "": ""}[side],
         "asteroid": "asteroid" if row["is_asteroid"] else "other",
     }

@@ -26,8 +26,8 @@ def apercu(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in words])
-        found = capsys.readouterr()
+        result = capsys.readouterr()
         code = stop.value.code
-        return Ended(code if isinstance(code, int) else 1, found.out, found.err)
+        return Ended(code if isinstance(code, int) else 1, result.out, result.err)
 
     return run

@@ -29,9 +29,9 @@ def test_a_folder_is_explained_and_the_slowest_stage_is_named(
 ) -> None:
     out = tmp_path / "maps"
     words = ("batch", tiny_run, photos, "--out", out, "--shard", "4", "--batch", "2")
-    said = apercu(*words)
-    assert (said.code, said.err) == (0, "")
-    first, second, last = said.out.splitlines()
+    result = apercu(*words)
+    assert (result.code, result.err) == (0, "")
+    first, second, last = result.out.splitlines()
     assert re.fullmatch(
         r"9 images in [\d.]+ s, [\d.]+ per second; busy: reading \d+%, explaining \d+%, "
         r"writing \d+%; (reading|explaining|writing) was the slowest",
@@ -47,12 +47,12 @@ def test_a_folder_is_explained_and_the_slowest_stage_is_named(
 
 def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
     out = tmp_path / "maps"
-    said = apercu(
+    result = apercu(
         *("batch", tiny_run, PLANTED, "--out", out, "--format", "zarr", "--map", "float16"),
         *("--target", "dots", "--level", "0.3", "--shard", "5", "--batch", "3", "--limit", "7"),
         *("--seed", "3", "--workers", "2", "--threads", "1", "--device", "cpu"),
     )
-    assert (said.code, said.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     settings = json.loads((out / "manifest.json").read_text())["settings"]
     assert settings == {
         **{"target": "dots", "level": 0.3, "format": "zarr", "map": "float16"},
@@ -79,10 +79,10 @@ def test_zarr_stores_uint8_by_default(apercu, tiny_run, tmp_path) -> None:
     ],
 )
 def test_a_wrong_option_is_one_line(apercu, tiny_run, tmp_path, words, error) -> None:
-    said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path / "maps", *words)
-    assert said.code == (1 if "--cluster" in words else 2)
-    assert error in said.err
-    assert len(said.err.splitlines()) == 1
+    result = apercu("batch", tiny_run, PLANTED, "--out", tmp_path / "maps", *words)
+    assert result.code == (1 if "--cluster" in words else 2)
+    assert error in result.err
+    assert len(result.err.splitlines()) == 1
     assert not list(tmp_path.glob("maps/maps/*"))
 
 
@@ -94,18 +94,18 @@ def test_wrong_paths_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card,
         (tiny_run, "ftp://host/photos", "expected a URL of s3"),
         (tiny_run, tmp_path, "no images"),
     ):
-        said = apercu("batch", run, images, "--out", out)
-        assert said.code == 2
-        assert error in said.err
-        assert len(said.err.splitlines()) == 1
+        result = apercu("batch", run, images, "--out", out)
+        assert result.code == 2
+        assert error in result.err
+        assert len(result.err.splitlines()) == 1
         assert not out.exists()
 
 
 def test_a_result_begun_with_other_settings_is_refused(apercu, tiny_run, tmp_path) -> None:
     assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path).code == 0
-    said = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
-    assert said.code == 2
-    assert "had settings.target top, now dots; use the same, or choose another --out" in said.err
+    result = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
+    assert result.code == 2
+    assert "had settings.target top, now dots; use the same, or choose another --out" in result.err
 
 
 def test_columns_are_kept_and_total_failure_is_an_error(apercu, tiny_run, tmp_path) -> None:
@@ -115,16 +115,16 @@ def test_columns_are_kept_and_total_failure_is_an_error(apercu, tiny_run, tmp_pa
     pq.write_table(
         pa.table({"image": [buffer.getvalue()] * 2, "label": [1, 2]}), tmp_path / "a.parquet"
     )
-    said = apercu(
+    result = apercu(
         *("batch", tiny_run, tmp_path / "a.parquet", "--out", tmp_path / "maps"),
         *("--keep", "label", "--keep", "image"),
     )
-    assert (said.code, said.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     table = pq.read_table(tmp_path / "maps" / "maps")
     assert table["label"].to_pylist() == [1, 2]
     pq.write_table(pa.table({"image": ["none.png"] * 2}), tmp_path / "b.parquet")
-    said = apercu("batch", tiny_run, tmp_path / "b.parquet", "--out", tmp_path / "none")
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert "none of 2 images could be read" in said.err
-    assert said.err.count("\n") == 1
+    result = apercu("batch", tiny_run, tmp_path / "b.parquet", "--out", tmp_path / "none")
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert "none of 2 images could be read" in result.err
+    assert result.err.count("\n") == 1

@@ -10,15 +10,15 @@ from apercu import open_classifier
 
 def test_a_card_goes_to_stdout_or_into_a_file(apercu, tiny_card, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tiny_card.parent)
-    said = apercu("card", tiny_card.name, "--output", "sigmoid", "--mean", "0.5", "--std", "0.5")
-    assert (said.code, said.err) == (0, "")
-    card = json.loads(said.out)
+    result = apercu("card", tiny_card.name, "--output", "sigmoid", "--mean", "0.5", "--std", "0.5")
+    assert (result.code, result.err) == (0, "")
+    card = json.loads(result.out)
     assert card["output"] == "sigmoid"
     assert set(card["input"]["mean"]) == {0.5}
-    said = apercu("card", tiny_card, "--out", tmp_path / "new.json")
-    assert said.code == 0
-    assert said.out == f"written: {tmp_path / 'new.json'}\n"
-    assert "outside of the folder of the card" in said.err
+    result = apercu("card", tiny_card, "--out", tmp_path / "new.json")
+    assert result.code == 0
+    assert result.out == f"written: {tmp_path / 'new.json'}\n"
+    assert "outside of the folder of the card" in result.err
     before = open_classifier(tiny_card)
     after = open_classifier(tmp_path / "new.json", trust=True)
     assert after.fingerprint == before.fingerprint
@@ -26,12 +26,12 @@ def test_a_card_goes_to_stdout_or_into_a_file(apercu, tiny_card, tmp_path, monke
 
 
 def test_the_help_names_the_page(apercu) -> None:
-    said = apercu("card", "--help")
-    assert said.code == 0
-    assert "docs/card.md" in re.sub(r"\s+", " ", said.out)
+    result = apercu("card", "--help")
+    assert result.code == 0
+    assert "docs/card.md" in re.sub(r"\s+", " ", result.out)
 
 
 def test_numbers_that_are_none_are_refused(apercu, tiny_card) -> None:
-    said = apercu("card", tiny_card, "--mean", "half")
-    assert (said.code, said.out) == (2, "")
-    assert said.err == "error: --mean: expected numbers with commas, got 'half'\n"
+    result = apercu("card", tiny_card, "--mean", "half")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: --mean: expected numbers with commas, got 'half'\n"

@@ -34,10 +34,10 @@ def survey(tmp_path: Path) -> Path:
 
 def test_the_command(apercu, survey: Path) -> None:
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
-    asked = ("--id", "name", "--label", "kind", "--size", "9", "--out", survey / "stamps")
-    said = apercu(*words, *asked)
-    assert said.code == 0, said.err
-    assert said.out == (
+    arguments = ("--id", "name", "--label", "kind", "--size", "9", "--out", survey / "stamps")
+    result = apercu(*words, *arguments)
+    assert result.code == 0, result.err
+    assert result.out == (
         f"3 stamps, 2 skipped (1 outside, 1 without a position), 2 of them in labels.csv: "
         f"{survey / 'stamps'}\n"
     )
@@ -56,9 +56,9 @@ def test_the_command(apercu, survey: Path) -> None:
 
 def test_pixels_count_from_one(apercu, survey: Path) -> None:
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
-    said = apercu(*words, "--x", "x", "--y", "y", "--size", "3", "--out", survey / "stamps")
-    assert said.code == 0, said.err
-    assert said.out.startswith("3 stamps, 2 skipped (1 mostly without pixels, 1 outside): ")
+    result = apercu(*words, "--x", "x", "--y", "y", "--size", "3", "--out", survey / "stamps")
+    assert result.code == 0, result.err
+    assert result.out.startswith("3 stamps, 2 skipped (1 mostly without pixels, 1 outside): ")
     with fits.open(survey / "stamps" / "0.fits") as stamp:
         assert stamp[0].data[1, 1] == 20 * 60 + 30
         assert stamp[0].header["RA"] == pytest.approx(10.0, abs=1e-9)
@@ -77,26 +77,26 @@ def test_pixels_count_from_one(apercu, survey: Path) -> None:
     ],
 )
 def test_what_cannot_be(apercu, survey: Path, words: tuple[str, ...], line: str) -> None:
-    said = apercu(
+    result = apercu(
         *("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv"),
         *("--out", survey / "stamps", *words),
     )
-    assert said.code == 2 and line in said.err and said.err.count("\n") == 1
+    assert result.code == 2 and line in result.err and result.err.count("\n") == 1
     assert not list((survey / "stamps").glob("*.fits"))
 
 
 def test_labels_of_another_time_are_not_mixed_in(apercu, survey: Path) -> None:
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
     assert apercu(*words, "--label", "kind", "--size", "5", "--out", survey / "s").code == 0
-    said = apercu(*words, "--size", "5", "--out", survey / "s")
-    assert said.code == 2 and "has a labels.csv already; give --label, or another" in said.err
+    result = apercu(*words, "--size", "5", "--out", survey / "s")
+    assert result.code == 2 and "has a labels.csv already; give --label, or another" in result.err
 
 
 def test_ids_that_would_be_one_file(apercu, survey: Path) -> None:
     (survey / "two.csv").write_text("id,ra,dec\na/b,10,0\na b,10,0\n")
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "two.csv", "--id", "id")
-    said = apercu(*words, "--out", survey / "s")
-    assert said.code == 2 and "--id: 2 ids give the file a_b.fits; choose another" in said.err
+    result = apercu(*words, "--out", survey / "s")
+    assert result.code == 2 and "--id: 2 ids give the file a_b.fits; choose another" in result.err
 
 
 def test_frames_that_cannot_be_used_are_named_and_counted(apercu, survey: Path) -> None:
@@ -109,13 +109,13 @@ def test_frames_that_cannot_be_used_are_named_and_counted(apercu, survey: Path) 
         frame.writeto(survey / "far.fits")
     named = ("frame.fits", "bad.fits", "nowhere.fits", "far.fits")
     words = (*(survey / name for name in named), "--catalogue", survey / "objects.csv")
-    said = apercu("cutouts", *words, "--id", "name", "--size", "9", "--out", survey / "stamps")
-    assert said.code == 0, said.err
-    assert said.out.startswith(
+    result = apercu("cutouts", *words, "--id", "name", "--size", "9", "--out", survey / "stamps")
+    assert result.code == 0, result.err
+    assert result.out.startswith(
         "4 stamps, 1 skipped (1 without a position), 2 of 4 frames left out: "
     )
     assert (survey / "stamps" / "d.fits").is_file()
-    bad, nowhere = said.err.splitlines()
+    bad, nowhere = result.err.splitlines()
     assert bad.startswith(f"warning: {survey / 'bad.fits'}: ")
     assert nowhere.startswith(f"warning: {survey / 'nowhere.fits'}: has no celestial coordinates")
 
@@ -123,10 +123,10 @@ def test_frames_that_cannot_be_used_are_named_and_counted(apercu, survey: Path) 
 def test_without_any_frame_that_can_be_used(apercu, survey: Path) -> None:
     (survey / "bad.fits").write_bytes(b"SIMPLE  = damaged")
     words = ("--catalogue", survey / "objects.csv", "--out", survey / "stamps")
-    said = apercu("cutouts", survey / "bad.fits", survey / "gone.fits", *words)
-    assert said.code == 2 and said.err.count("\n") == 1
+    result = apercu("cutouts", survey / "bad.fits", survey / "gone.fits", *words)
+    assert result.code == 2 and result.err.count("\n") == 1
     first = f"none of 2 frames can be used, the first because {survey / 'bad.fits'}: "
-    assert first in said.err
+    assert first in result.err
     alone = apercu("cutouts", survey / "bad.fits", *words)
     assert alone.code == 2 and alone.err.startswith(f"error: {survey / 'bad.fits'}: ")
     assert not list((survey / "stamps").glob("*.fits"))

@@ -27,10 +27,10 @@ def folders(tmp_path: Path) -> Path:
 def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
     words = ("evaluate-features", "--network", f"tiny={tiny_card}", "--images", folders / "train")
     options = ("--test", folders / "test", "--fractions", "1/6,1", "--draws", "2", "--anew")
-    said = apercu(*words, *options, "--out", folders / "out")
-    assert said.code == 0, said.err
-    found = json.loads((folders / "out" / "features.json").read_text())
-    rows = {(r["start"], r["head"], r["labels"], r["metric"]): r["value"] for r in found["rows"]}
+    result = apercu(*words, *options, "--out", folders / "out")
+    assert result.code == 0, result.err
+    content = json.loads((folders / "out" / "features.json").read_text())
+    rows = {(r["start"], r["head"], r["labels"], r["metric"]): r["value"] for r in content["rows"]}
     assert {start for start, *_ in rows} == {"tiny", "tiny, anew"}
     assert rows["tiny", "linear", 12, "accuracy"] == 1.0
     assert ("tiny, anew", "nearest", 2, "balanced_accuracy") in rows
@@ -59,7 +59,9 @@ def test_bad_input(
     typed = (option, folders / value) if option == "--test" else extra
     options = {"--network": f"tiny={tiny_card}", "--test": folders / "test", option: typed[1]}
     words = [word for pair in options.items() for word in pair]
-    said = apercu(
+    result = apercu(
         "evaluate-features", *words, "--images", folders / "train", "--out", folders / "out"
     )
-    assert said.code == 2 and line in said.err.splitlines()[-1] and said.err.count("error:") == 1
+    assert (
+        result.code == 2 and line in result.err.splitlines()[-1] and result.err.count("error:") == 1
+    )

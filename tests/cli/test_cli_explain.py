@@ -77,13 +77,13 @@ def test_top_is_what_the_explainer_or_the_classifier_predicts(
 
 def test_all_shows_every_class_once_or_the_top_ones(apercu, tiny_run, photo, tmp_path) -> None:
     apercu("explain", tiny_run, photo, "--target", "all", "--out", tmp_path / "a")
-    answers = _read(tmp_path / "a")["images"][0]["answers"]
-    assert sorted(answer["target"] for answer in answers) == [0, 1, 2]
+    targets = _read(tmp_path / "a")["images"][0]["answers"]
+    assert sorted(answer["target"] for answer in targets) == [0, 1, 2]
     assert (tmp_path / "a" / "cat.0-stripes.mask.png").is_file()
     assert _read(tmp_path / "a")["sheets"] == ["sheet.png"]
     apercu("explain", tiny_run, photo, "--target", "all", "--top", "2", "--out", tmp_path / "b")
     two = _read(tmp_path / "b")["images"][0]["answers"]
-    assert [a["target"] for a in two] == [a["target"] for a in answers][:2]
+    assert [a["target"] for a in two] == [a["target"] for a in targets][:2]
 
 
 def test_another_classifier_is_refused(apercu, tiny_run, photo, tmp_path) -> None:

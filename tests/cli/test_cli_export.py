@@ -14,31 +14,31 @@ PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
 
 def test_a_run_is_exported_and_its_figures_are_told(apercu, tiny_run, tiny_card, tmp_path) -> None:
     out = tmp_path / "exported"
-    said = apercu(
+    result = apercu(
         *("export", tiny_run, "--out", out, "--format", "torch,triton", "--images", PLANTED),
         *("--classifier", tiny_card),
     )
-    assert (said.code, said.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     for name in ("explainer.onnx", "combined.onnx", "explainer.pt2"):
-        assert f"{name}: at most " in said.out
+        assert f"{name}: at most " in result.out
         assert (out / name).is_file()
     assert (out / "triton" / "combined" / "1" / "model.onnx").is_file()
     assert not (out / "kserve.yaml").exists()
-    assert said.out.splitlines()[-1] == f"exported: {out}"
+    assert result.out.splitlines()[-1] == f"exported: {out}"
     images = torch.rand(2, 3, 32, 32)
-    found = run_session(open_session(out / "explainer.onnx"), images, torch.tensor([1, 2]))["maps"]
+    actual = run_session(open_session(out / "explainer.onnx"), images, torch.tensor([1, 2]))["maps"]
     expected = MaskExplainer.from_pretrained(tiny_run).attribute(images, [1, 2])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def test_precision_is_measured_on_the_images(apercu, tiny_run, tiny_card, tmp_path) -> None:
-    said = apercu(
+    result = apercu(
         *("export", tiny_run, "--out", tmp_path, "--precision", "int8-static", "--no-combined"),
         *("--images", PLANTED, "--limit", "6", "--calibrate", PLANTED, "--classifier", tiny_card),
     )
-    assert (said.code, said.err) == (0, "")
-    assert "explainer.onnx: int8-static against fp32 on 6 images: maps differ by " in said.out
-    assert "saliency_metric: " in said.out and "localisation_error: " in said.out
+    assert (result.code, result.err) == (0, "")
+    assert "explainer.onnx: int8-static against fp32 on 6 images: maps differ by " in result.out
+    assert "saliency_metric: " in result.out and "localisation_error: " in result.out
     content = json.loads((tmp_path / "explainer.json").read_text())
     assert content["files"]["explainer"]["loss"]["n"] == 6 and "combined" not in content["files"]
 
@@ -47,9 +47,9 @@ def test_mistakes_are_one_line(apercu, tiny_run, tmp_path) -> None:
     out = tmp_path / "exported"
 
     def failed(*words: str | Path) -> str:
-        said = apercu("export", *words, "--out", out)
-        assert said.code == 2 and said.err.count("\n") == 1
-        return said.err
+        result = apercu("export", *words, "--out", out)
+        assert result.code == 2 and result.err.count("\n") == 1
+        return result.err
 
     assert "found no config.json" in failed(tmp_path / "none")
     assert "did you mean triton?" in failed(tiny_run, "--format", "tritn")

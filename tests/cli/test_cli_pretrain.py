@@ -47,10 +47,10 @@ def _options(stamps: Path, out: Path, *further: object) -> list[object]:
 def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
     run, joined = tmp_path / "run", ("--catalogue", stamps / "catalogue.csv", "--id", "name")
     options = _options(stamps, run, *joined, "--target", "mag,missing", "--batch", "8")
-    said = apercu("pretrain", "magnitudes", *options, "--steps", "12", "--test", options[1])
-    assert said.code == 0, said.err
-    assert "59 of 60 images can be read, 1 are left out" in said.out
-    assert "107" in said.err
+    result = apercu("pretrain", "magnitudes", *options, "--steps", "12", "--test", options[1])
+    assert result.code == 0, result.err
+    assert "59 of 60 images can be read, 1 are left out" in result.out
+    assert "107" in result.err
     facts = json.loads((run / "facts.json").read_text())
     assert {"held_out_mag", "test_mag", "test_missing", "test_constant_mag"} <= facts.keys()
     network = timm.create_model(
@@ -62,7 +62,7 @@ def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
     torch.testing.assert_close(opened(images), expected)
     assert opened.network.output == "features"
     out = tmp_path / "features"
-    said = apercu(
+    result = apercu(
         *(
             "evaluate-features",
             "--network",
@@ -74,7 +74,7 @@ def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
         *("--heads", "nearest:neighbours=1,fine_tuning:steps=4", "--fractions", "0.5,1"),
         *("--draws", "2", "--anew"),
     )
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     rows = json.loads((out / "features.json").read_text())["rows"]
     assert {row["start"] for row in rows} == {"mine", "mine, anew"}
     own = [r["value"] for r in rows if r["start"] == "mine" and r["fraction"] == 1.0]
@@ -98,9 +98,9 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -
     learnt = PretrainTraining.training_step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PretrainTraining, "training_step", stopped)
-        said = apercu(*command, *_options(stamps, parts, "--config", config))
-    assert said.code == 130
-    assert "continue with the same command and --resume" in said.err
+        result = apercu(*command, *_options(stamps, parts, "--config", config))
+    assert result.code == 130
+    assert "continue with the same command and --resume" in result.err
     wrong = apercu(
         *command, *_options(stamps, parts, "--config", config, "--seed", "1", "--resume")
     )
@@ -121,9 +121,9 @@ def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -
 
 
 def test_a_batch_of_one_is_refused_in_one_line(apercu, stamps, tmp_path) -> None:
-    said = apercu("pretrain", "contrastive", *_options(stamps, tmp_path / "run", "--batch", "1"))
-    assert said.code == 2 and said.err.count("\n") == 1
-    assert "batch: input should be greater than or equal to 2, got 1" in said.err
+    result = apercu("pretrain", "contrastive", *_options(stamps, tmp_path / "run", "--batch", "1"))
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "batch: input should be greater than or equal to 2, got 1" in result.err
     assert not (tmp_path / "run").exists()
 
 
@@ -134,9 +134,9 @@ def test_a_training_goes_on_with_the_same_targets_only(apercu, stamps, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PretrainTraining, "training_step", _stopped)
         assert apercu("pretrain", "magnitudes", *options, *joined, "mag").code == 130
-    said = apercu("pretrain", "magnitudes", *options, *joined, "missing", "--resume")
-    assert said.code == 2
-    assert "wanted" in said.err or "count" in said.err
+    result = apercu("pretrain", "magnitudes", *options, *joined, "missing", "--resume")
+    assert result.code == 2
+    assert "wanted" in result.err or "count" in result.err
     assert apercu("pretrain", "magnitudes", *options, *joined, "mag", "--resume").code == 0
 
 
@@ -150,7 +150,7 @@ def test_the_backbone_becomes_an_encoder(apercu, stamps, tmp_path, tiny_card) ->
     apercu(
         "pretrain", "contrastive", *options, "--backbone", BACKBONE, "--steps", "2", "--batch", "8"
     )
-    said = apercu(
+    result = apercu(
         *(
             "train",
             "mask",
@@ -170,8 +170,8 @@ def test_the_backbone_becomes_an_encoder(apercu, stamps, tmp_path, tiny_card) ->
             "4",
         ),
     )
-    assert said.code == 0, said.err
-    assert "trained in" in said.out
+    assert result.code == 0, result.err
+    assert "trained in" in result.out
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_bad_input(apercu, stamps, tmp_path, typed, message) -> None:
     base = _options(stamps, tmp_path / "run")
     if "--backbone" in words:
         base = base[:-2]
-    said = apercu("pretrain", words[0], *base, *words[1:])
-    assert said.code == 2
-    assert message in said.err
-    assert said.err.count("error:") == 1
+    result = apercu("pretrain", words[0], *base, *words[1:])
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("error:") == 1

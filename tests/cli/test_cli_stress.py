@@ -22,13 +22,13 @@ QUICK = (
 
 def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) -> None:
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, *QUICK)
-    said = apercu(*words, "--explainer", tiny_run, "--out", tmp_path)
-    assert said.code == 0, said.err
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert (found["limit"], found["targets"]) == (6, "labels")
+    result = apercu(*words, "--explainer", tiny_run, "--out", tmp_path)
+    assert result.code == 0, result.err
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["limit"], content["targets"]) == (6, "labels")
     rows = {
         (r["attack"], r["epsilon"], r["filter"], r["knowledge"], r["metric"]): r
-        for r in found["rows"]
+        for r in content["rows"]
     }
     for attack in ("fgsm", "pgd:steps=2"):
         for epsilon in (2 / 255, 8 / 255):
@@ -39,9 +39,9 @@ def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) 
             assert rows[attack, epsilon, "none", "naive", "norm"]["value"] <= epsilon + 1e-6
             assert rows[attack, epsilon, "none", "naive", "map_rank_correlation"]["value"] <= 1
         assert 0 <= rows[attack, None, "none", "naive", "auac"]["value"] <= 1
-    assert "none" in {row["attack"] for row in found["rows"]}
+    assert "none" in {row["attack"] for row in content["rows"]}
     page = (tmp_path / "report.html").read_text()
-    wrong = sum(not correct for correct in _list_correct(found))
+    wrong = sum(not correct for correct in _list_correct(content))
     assert f"Wrong before any attack: none {wrong} of 6" in page
     assert "Success of the attacks" in page
     assert "under attack" in page and "<script" not in page and "http" not in page.split("<pre>")[0]
@@ -64,16 +64,16 @@ def test_results_are_not_computed_twice(
 
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path)
     assert apercu(*words, "--attacks", "fgsm", "--epsilons", "2/255").code == 0
-    made: list[float] = []
+    created: list[float] = []
     attacked = Fgsm.__call__
 
     def counted(self: Fgsm, *rest: object) -> object:
-        made.append(self.epsilon)
+        created.append(self.epsilon)
         return attacked(self, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Fgsm, "__call__", counted)
     assert apercu(*words, "--attacks", "fgsm", "--epsilons", "2/255,4/255").code == 0
-    assert made.count(2 / 255) == 0 and made.count(4 / 255) >= 1
+    assert created.count(2 / 255) == 0 and created.count(4 / 255) >= 1
 
 
 def test_a_plan_in_yaml(apercu, tiny_card: Path, tmp_path: Path) -> None:
@@ -81,12 +81,12 @@ def test_a_plan_in_yaml(apercu, tiny_card: Path, tmp_path: Path) -> None:
     plan.write_text("attacks: [fgsm]\nepsilons: [0.01]\nlimit: 2\n")
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path / "out")
     assert apercu(*words, "--plan", plan, "--limit", "3").code == 0
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert found["limit"] == 3
-    assert {row["attack"] for row in found["rows"]} == {"none", "fgsm"}
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["limit"] == 3
+    assert {row["attack"] for row in content["rows"]} == {"none", "fgsm"}
     plan.write_text("attack: [fgsm]\n")
-    said = apercu(*words, "--plan", plan)
-    assert said.code == 2 and "attack is no setting" in said.err and "attacks" in said.err
+    result = apercu(*words, "--plan", plan)
+    assert result.code == 2 and "attack is no setting" in result.err and "attacks" in result.err
 
 
 def test_a_plan_may_hold_every_setting(
@@ -107,11 +107,11 @@ def test_a_plan_may_hold_every_setting(
         f"classifier: {tiny_card}\nimages: '{PLANTED}'\nattacks: ['pgd:steps=1']\n"
         "epsilons: [8/255]\nlimit: 3\nseed: 7\n"
     )
-    said = apercu("stress", "--plan", plan, "--out", tmp_path / "out")
-    assert said.code == 0, said.err
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert seeds == {7} and found["plan"]["seed"] == 7 and found["environment"]["seed"] == 7
-    assert found["plan"]["epsilons"] == [8 / 255] and "classifier" not in found["plan"]
+    result = apercu("stress", "--plan", plan, "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert seeds == {7} and content["plan"]["seed"] == 7 and content["environment"]["seed"] == 7
+    assert content["plan"]["epsilons"] == [8 / 255] and "classifier" not in content["plan"]
     assert apercu("stress", "--plan", plan, "--seed", "8", "--out", tmp_path / "out").code == 0
     assert seeds == {7, 8}
     plan.write_text("epsilons: [8/0]\n")
@@ -123,15 +123,15 @@ def _note_attacks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Note the attacks of all stress tests that run."""
     from apercu.robustness.benchmark import StressBenchmark
 
-    made: list[object] = []
+    created: list[object] = []
     attacked = StressBenchmark.run
 
     def noted(self: StressBenchmark, *rest: object) -> object:
-        made.extend(self.attacks.values())
+        created.extend(self.attacks.values())
         return attacked(self, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(StressBenchmark, "run", noted)
-    return made
+    return created
 
 
 def test_a_classifier_without_gradients(
@@ -142,8 +142,8 @@ def test_a_classifier_without_gradients(
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "tests_stress.py").write_text(ASKED)
         patch.syspath_prepend(str(tmp_path))
-        said = apercu(*words, "--limit", "2", "--seed", "5", "--out", tmp_path / "out")
-        assert said.code == 0 and "attacked through its decisions only" in said.err
+        result = apercu(*words, "--limit", "2", "--seed", "5", "--out", tmp_path / "out")
+        assert result.code == 0 and "attacked through its decisions only" in result.err
         blind = apercu("stress", "detect", *words[1:], "--out", tmp_path / "seen")
         assert blind.code == 2 and blind.err.count("\n") == 1
         assert "no look is possible for tests_stress:asked; give --explainer, or" in blind.err
@@ -152,10 +152,10 @@ def test_a_classifier_without_gradients(
         (tmp_path / "plan.yaml").write_text("attacks: pgd\n")
         planned = apercu(*words, "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "out")
         assert planned.code == 2 and "pgd need gradients" in planned.err
-    found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {row["attack"] for row in found["rows"]} == {"none", "sparse_evo"}
-    assert found["plan"]["attacks"] == ["sparse_evo"]
-    assert {"queries", "queries_median"} <= {row["metric"] for row in found["rows"]}
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["attack"] for row in content["rows"]} == {"none", "sparse_evo"}
+    assert content["plan"]["attacks"] == ["sparse_evo"]
+    assert {"queries", "queries_median"} <= {row["metric"] for row in content["rows"]}
     from apercu.robustness.attacks import SparseEvo
 
     assert seeds == [SparseEvo(seed=5)]
@@ -206,38 +206,40 @@ def asked():
     ],
 )
 def test_mistakes_are_refused(apercu, tiny_card, tmp_path, words, says) -> None:
-    said = apercu(
+    result = apercu(
         *("stress", "--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path), *words
     )
-    assert said.code == 2
-    assert len(said.err.strip().splitlines()) == 1
+    assert result.code == 2
+    assert len(result.err.strip().splitlines()) == 1
     import re
 
-    assert re.search(says, said.err), said.err
+    assert re.search(says, result.err), result.err
 
 
 def test_missing_options_are_named(apercu, tmp_path: Path) -> None:
-    said = apercu("stress", "--images", PLANTED, "--out", tmp_path)
-    assert said.code == 2 and "--classifier is missing" in said.err
-    said = apercu("stress", "--classifier", "x.pt2", "--out", tmp_path)
-    assert said.code == 2 and "--images is missing" in said.err
+    result = apercu("stress", "--images", PLANTED, "--out", tmp_path)
+    assert result.code == 2 and "--classifier is missing" in result.err
+    result = apercu("stress", "--classifier", "x.pt2", "--out", tmp_path)
+    assert result.code == 2 and "--images is missing" in result.err
     for words in ((), ("--seed", "3"), ("--device", "cpu")):
-        said = apercu("stress", *words)
-        assert said.code == 2 and said.err.startswith("error: --classifier is missing"), words
-    said = apercu("stress", "--seed", "3", "filter", "jpeg", "in.png", "out.png")
-    assert said.code == 2 and "--seed stands before filter and does not reach it" in said.err
+        result = apercu("stress", *words)
+        assert result.code == 2 and result.err.startswith("error: --classifier is missing"), words
+    result = apercu("stress", "--seed", "3", "filter", "jpeg", "in.png", "out.png")
+    assert result.code == 2 and "--seed stands before filter and does not reach it" in result.err
 
 
 def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
-    said = apercu("stress", "filter", "floyd_steinberg", tmp_path / "in.png", tmp_path / "out.png")
-    assert said.code == 0, said.err
-    made = np.asarray(Image.open(tmp_path / "out.png"))
+    result = apercu(
+        "stress", "filter", "floyd_steinberg", tmp_path / "in.png", tmp_path / "out.png"
+    )
+    assert result.code == 0, result.err
+    picture = np.asarray(Image.open(tmp_path / "out.png"))
     expected = [
         np.asarray(Image.fromarray(pixels[..., band]).convert("1")) * 255 for band in range(3)
     ]
-    assert (made == np.stack(expected, -1)).all()
+    assert (picture == np.stack(expected, -1)).all()
     wrong = apercu("stress", "filter", "none", tmp_path / "in.png", tmp_path / "out.png")
     assert wrong.code == 2 and "none changes nothing" in wrong.err
     lossy = apercu("stress", "filter", "jpeg", tmp_path / "in.png", tmp_path / "out.jpg")
@@ -252,9 +254,9 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
 
     out = tmp_path / "run"
     words = ("stress", "train", "--classifier", tiny_card, "--images", PLANTED, "--out", out)
-    said = apercu(*words, "--steps", "2", "--batch", "3")
-    assert said.code == 0, said.err
-    assert "target predicted, images that the defence is for" in said.out
+    result = apercu(*words, "--steps", "2", "--batch", "3")
+    assert result.code == 0, result.err
+    assert "target predicted, images that the defence is for" in result.out
     defended = open_classifier(out / "card.json")
     undefended = open_classifier(tiny_card)
     assert defended.fingerprint != undefended.fingerprint
@@ -293,28 +295,28 @@ def test_impossible_trainings_are_refused(
             Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         images = str(tmp_path)
     words = ("stress", "train", "--classifier", tiny_card, "--images", images, "--config", file)
-    said = apercu(*words, "--steps", "1", "--out", tmp_path / "run")
-    assert said.code == 2 and line in said.err and said.err.count("\n") == 1
+    result = apercu(*words, "--steps", "1", "--out", tmp_path / "run")
+    assert result.code == 2 and line in result.err and result.err.count("\n") == 1
 
 
 def test_attacks_on_maps_and_on_a_surrogate(
     apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--epsilons", "8/255")
-    asked = (*words, "--attacks", "pgd:steps=2,map_pgd:steps=2,eot_fgsm", "--out", tmp_path)
-    refused = apercu(*asked)
+    arguments = (*words, "--attacks", "pgd:steps=2,map_pgd:steps=2,eot_fgsm", "--out", tmp_path)
+    refused = apercu(*arguments)
     assert refused.code == 2 and "one on the map needs a trained mask explainer" in refused.err
-    said = apercu(*asked, "--explainer", tiny_run, "--surrogate", tiny_card)
-    assert said.code == 0, said.err
-    found = json.loads((tmp_path / "results.json").read_text())
-    rows = {(r["attack"], r["knowledge"], r["metric"]): r["value"] for r in found["rows"]}
+    result = apercu(*arguments, "--explainer", tiny_run, "--surrogate", tiny_card)
+    assert result.code == 0, result.err
+    content = json.loads((tmp_path / "results.json").read_text())
+    rows = {(r["attack"], r["knowledge"], r["metric"]): r["value"] for r in content["rows"]}
     assert ("map_pgd:steps=2", "naive", "map_rank_correlation") in rows
     assert ("map_pgd:steps=2", "naive", "success") not in rows
     assert ("map_pgd:steps=2", "naive", "stayed") in rows
     assert ("map_pgd:steps=2", "transfer", "top1") not in rows
     for attack in ("pgd:steps=2", "eot_fgsm"):  # made against the same classifier
         assert rows[attack, "transfer", "top1"] == rows[attack, "naive", "top1"]
-    other = apercu(*asked, "--explainer", tiny_run, "--surrogate", "torchvision/resnet1")
+    other = apercu(*arguments, "--explainer", tiny_run, "--surrogate", "torchvision/resnet1")
     assert other.code == 2
 
 
@@ -325,11 +327,11 @@ LOOKS = "map,stability,stability:median,deep,cam"
 def test_attacks_are_detected(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
     some = ("--attacks", "pgd:steps=9,fgsm", "--epsilons", "200/255", "--out", tmp_path)
-    said = apercu(*words, *some, "--explainer", tiny_run, "--looks", LOOKS)
-    assert said.code == 0, said.err
-    found = json.loads((tmp_path / "detection.json").read_text())
-    assert found["learnt_from"] == 30
-    rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in found["rows"]}
+    result = apercu(*words, *some, "--explainer", tiny_run, "--looks", LOOKS)
+    assert result.code == 0, result.err
+    content = json.loads((tmp_path / "detection.json").read_text())
+    assert content["learnt_from"] == 30
+    rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in content["rows"]}
     for attack in ("pgd:steps=9", "fgsm"):
         for look in LOOKS.split(","):
             for detector in ("autoencoder", "one_class_svm", "mahalanobis"):
@@ -340,9 +342,9 @@ def test_attacks_are_detected(apercu, tiny_card: Path, tiny_run: Path, tmp_path:
 
 def test_an_attack_that_never_fools_is_warned_of(apercu, tiny_card: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED, "--out", tmp_path)
-    said = apercu(*words, "--attacks", "fgsm", "--epsilons", "1/25500", "--looks", "deep")
-    assert said.code == 0, said.err
-    assert "fgsm fools the classifier with none of the images at 0.01/255" in said.err
+    result = apercu(*words, "--attacks", "fgsm", "--epsilons", "1/25500", "--looks", "deep")
+    assert result.code == 0, result.err
+    assert "fgsm fools the classifier with none of the images at 0.01/255" in result.err
     assert json.loads((tmp_path / "detection.json").read_text())["rows"] == []
 
 
@@ -364,5 +366,5 @@ def test_impossible_detections_are_refused(
     apercu, tiny_card: Path, tmp_path: Path, extra: tuple[str, ...], line: str
 ) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
-    said = apercu(*words, "--attacks", "fgsm", "--epsilons", "64/255", *extra, "--out", tmp_path)
-    assert said.code == 2 and line in said.err and said.err.count("\n") == 1
+    result = apercu(*words, "--attacks", "fgsm", "--epsilons", "64/255", *extra, "--out", tmp_path)
+    assert result.code == 2 and line in result.err and result.err.count("\n") == 1

@@ -28,9 +28,9 @@ def walk(tmp_path_factory) -> Path:
 
 def test_a_video_is_explained_and_its_figures_are_told(apercu, tiny_run, walk, tmp_path) -> None:
     out = tmp_path / "new" / "seen.mp4"
-    said = apercu("video", tiny_run, walk, out, "--target", "dots", "--smoothing", "0.2")
-    assert (said.code, said.err) == (0, "")
-    first, flicker, last = said.out.splitlines()
+    result = apercu("video", tiny_run, walk, out, "--target", "dots", "--smoothing", "0.2")
+    assert (result.code, result.err) == (0, "")
+    first, flicker, last = result.out.splitlines()
     assert first.startswith("25 frames, 1.0 s, at ")
     assert flicker.startswith("flicker: 0.")
     assert " as the maps come, 0." in flicker
@@ -43,9 +43,9 @@ def test_a_video_is_explained_and_its_figures_are_told(apercu, tiny_run, walk, t
 
 
 def test_live_tells_what_was_dropped(apercu, tiny_run, walk, tmp_path) -> None:
-    said = apercu("video", tiny_run, walk, tmp_path / "seen.mkv", "--live", "--seconds", "0.5")
-    assert (said.code, said.err) == (0, "")
-    assert "frames that came while another was in work" in said.out
+    result = apercu("video", tiny_run, walk, tmp_path / "seen.mkv", "--live", "--seconds", "0.5")
+    assert (result.code, result.err) == (0, "")
+    assert "frames that came while another was in work" in result.out
 
 
 @pytest.mark.parametrize(
@@ -70,26 +70,26 @@ def test_what_is_wrong_is_one_line(
     Path("file").touch()
     Path("words.txt").write_text("no video " * 99)
     given = [str(walk) if word == "walk" else word for word in words]
-    said = apercu("video", tiny_run, *given)
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert line in said.err
+    result = apercu("video", tiny_run, *given)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert line in result.err
     assert not Path("seen.mp4").exists()
 
 
 def test_without_pyav_the_extra_is_named(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setattr("apercu.extras.find_spec", lambda name: None)
-    said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
-    assert (said.code, said.out) == (2, "")
-    assert said.err == ("error: video: av is not installed; pip install 'apercu[video]'\n")
+    result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == ("error: video: av is not installed; pip install 'apercu[video]'\n")
 
 
 def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:
-    said = apercu("video", tiny_run, "/dev/video99", tmp_path / "seen.mp4")
-    assert said.code == 2
-    assert "/dev/video99: no such file, camera or address" in said.err
+    result = apercu("video", tiny_run, "/dev/video99", tmp_path / "seen.mp4")
+    assert result.code == 2
+    assert "/dev/video99: no such file, camera or address" in result.err
 
 
 def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
@@ -103,9 +103,9 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
         return explain(self, frame)
 
     monkeypatch.setattr(FrameExplainer, "__call__", press)
-    said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
-    assert said.code == 130
-    assert said.err == (
+    result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+    assert result.code == 130
+    assert result.err == (
         f"error: interrupted; {tmp_path / 'seen.mp4'} holds the first 0.4 s and can be played\n"
     )
     with av.open(str(tmp_path / "seen.mp4")) as container:
@@ -139,11 +139,11 @@ def test_a_second_signal_does_not_disturb_the_end(
     monkeypatch.setattr(VideoWriter, "__exit__", again)
     before = signal.signal(signal.SIGTERM, killed)
     try:
-        said = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+        result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
         assert signal.getsignal(signal.SIGTERM) is killed
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert (said.code, said.err.partition(" holds the first 0.4 s")[0]) == (
+    assert (result.code, result.err.partition(" holds the first 0.4 s")[0]) == (
         130,
         f"error: interrupted; {tmp_path / 'seen.mp4'}",
     )
@@ -163,11 +163,11 @@ def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) 
     images = torch.from_numpy(prepare_image(frame.picture, (32, 32), 3))[None]
     name = explainer.classifier_info.classes[int(explainer.predict(images))].partition(",")[0]
     for target in ("top", name):
-        said = apercu(
+        result = apercu(
             *("video", tiny_run, walk, tmp_path / f"{target}.mp4", "--target", target),
             *("--seconds", "0.04"),
         )
-        assert said.code == 0, said.err
+        assert result.code == 0, result.err
     first, second = (tmp_path / f"{target}.mp4" for target in ("top", name))
     assert _pixels(first) == _pixels(second)
 

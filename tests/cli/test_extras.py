@@ -97,11 +97,11 @@ def test_the_extra_is_named(
     Path("alerts.avro").write_bytes(b"Obj\x01" + bytes(64))
     Path("table.csv").write_text("id,ra,dec\na,1.0,2.0\n")
     hide(module)
-    said = apercu(*command.replace("RUN", str(tiny_run)).replace("CARD", str(tiny_card)).split())
-    assert said.code == 2
-    assert f"{module} is not installed; pip install 'apercu[" in said.err
-    assert f"pip install 'apercu[{extra}]'" in said.err or module == "astropy"
-    (line,) = [line for line in said.err.splitlines() if not line.startswith("warning: ")]
+    result = apercu(*command.replace("RUN", str(tiny_run)).replace("CARD", str(tiny_card)).split())
+    assert result.code == 2
+    assert f"{module} is not installed; pip install 'apercu[" in result.err
+    assert f"pip install 'apercu[{extra}]'" in result.err or module == "astropy"
+    (line,) = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
     assert line.startswith("error: ")
     written = [path for name in ("o", "out") for path in Path(name).glob("*.*") if path.is_file()]
     assert [path.name for path in written if path.name not in ("errors.csv", ".lock")] == []

@@ -35,9 +35,9 @@ def test_a_folder_in_work_is_left_alone(
     Path("out").mkdir()
     command = COMMANDS[verb].replace("RUN", str(tiny_run)).replace("CARD", str(tiny_card))
     with lock_folder(Path("out")):
-        said = apercu(*command.split())
-    assert said.code == 2, said.err
-    assert "out: another apercu process works here; wait for it" in said.err
+        result = apercu(*command.split())
+    assert result.code == 2, result.err
+    assert "out: another apercu process works here; wait for it" in result.err
     assert [path.name for path in Path("out").iterdir() if path.name != LOCK] == []
 
 

@@ -26,10 +26,10 @@ def _raising(error: BaseException) -> Callable[[], None]:
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_help_tells_the_common_options_and_an_example(apercu, verb: list[str]) -> None:
-    shown = apercu(*verb, "--help")
-    assert shown.code == 0
+    output = apercu(*verb, "--help")
+    assert output.code == 0
     for word in ("--seed", "--device", "--debug", "--out", "Example: apercu " + verb[0]):
-        assert word in shown.out
+        assert word in output.out
 
 
 def test_the_version(apercu) -> None:
@@ -65,10 +65,10 @@ def test_help_imports_nothing_heavy() -> None:
     ],
 )
 def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> None:
-    said = apercu(*words)
-    assert said.code == 2
-    assert said.err.startswith(line)
-    assert said.err.count("\n") == 1
+    result = apercu(*words)
+    assert result.code == 2
+    assert result.err.startswith(line)
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> No
 )
 def test_an_error_is_one_line_and_a_code(capsys, error, code: int, line: str) -> None:
     assert run_command(_raising(error), debug=False) == code
-    shown = capsys.readouterr().err
-    assert shown.startswith(line)
-    assert shown.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(line)
+    assert output.count("\n") == 1
 
 
 def test_warnings_and_logs_are_as_before_after_a_command(capsys, caplog) -> None:
@@ -132,9 +132,9 @@ def test_another_exit_stays_an_exit() -> None:
 
 def test_cuda_that_is_not_there(apercu, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    said = apercu("demo", "--device", "cuda", "--out", tmp_path)
-    assert said.code == 2
-    assert said.err == (
+    result = apercu("demo", "--device", "cuda", "--out", tmp_path)
+    assert result.code == 2
+    assert result.err == (
         "error: device: expected a CUDA device, torch sees none; use --device cpu or auto\n"
     )
     assert list(tmp_path.iterdir()) == []

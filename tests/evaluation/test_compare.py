@@ -712,15 +712,15 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
 
 
 def test_progress_counts_all_images_of_each_explainer(classifier: Classifier) -> None:
-    seen: list[tuple[str, int, int]] = []
+    received: list[tuple[str, int, int]] = []
     run_comparison(
         classifier,
         Squares(),
         {"mask": Contrast()},
         FAST,
-        progress=lambda name, done, total: seen.append((name, done, total)),
+        progress=lambda name, done, total: received.append((name, done, total)),
     )
-    assert seen == [("mask", done, 12) for done in (4, 6, 10, 12)]
+    assert received == [("mask", done, 12) for done in (4, 6, 10, 12)]
 
 
 def test_a_trained_explainer_is_compared_like_a_method(classifier: Classifier) -> None:

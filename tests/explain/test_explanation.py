@@ -72,11 +72,11 @@ def test_every_form_of_an_image_has_the_same_explanation(
     forms: list[Any] = [photo, str(photo), image, np.asarray(image), picture, picture[None]]
     forms.append(np.asarray(image).astype(np.float32) / 255)
     for form in forms:
-        shown = explainer.explain(form, target="dots")
-        assert isinstance(shown, MaskExplanation)
-        torch.testing.assert_close(shown.mask, expected, msg=type(form).__name__)
-        assert torch.equal(shown.image, picture)
-        assert (shown.target.index, shown.target.name) == (1, "dots")
+        explanation = explainer.explain(form, target="dots")
+        assert isinstance(explanation, MaskExplanation)
+        torch.testing.assert_close(explanation.mask, expected, msg=type(form).__name__)
+        assert torch.equal(explanation.image, picture)
+        assert (explanation.target.index, explanation.target.name) == (1, "dots")
     assert explainer.explain(photo, target=1).target.name == "dots"
 
 
@@ -95,17 +95,22 @@ def test_the_class_is_the_predicted_one_and_the_classifier_knows_its_probability
 
 
 def test_the_pictures_fit_the_mask_and_the_box(explainer: MaskExplainer, photo: Path) -> None:
-    shown = explainer.explain(photo, level=0.3)
-    assert isinstance(shown, MaskExplanation)
-    assert shown.mask.shape == (32, 32) and torch.equal(shown.map, shown.mask)
-    assert shown.overlay().size == shown.kept().size == shown.removed().size == (60, 40)
-    if shown.box is not None:
-        xmin, ymin, xmax, ymax = shown.box
+    explanation = explainer.explain(photo, level=0.3)
+    assert isinstance(explanation, MaskExplanation)
+    assert explanation.mask.shape == (32, 32) and torch.equal(explanation.map, explanation.mask)
+    assert (
+        explanation.overlay().size
+        == explanation.kept().size
+        == explanation.removed().size
+        == (60, 40)
+    )
+    if explanation.box is not None:
+        xmin, ymin, xmax, ymax = explanation.box
         assert 0 <= xmin < xmax <= 60 and 0 <= ymin < ymax <= 40
-        crop = shown.crop()
+        crop = explanation.crop()
         assert crop is not None and crop.size == (xmax - xmin, ymax - ymin)
-    assert shown._repr_png_().startswith(b"\x89PNG")
-    assert repr(shown).startswith("MaskExplanation('cat.png', target='")
+    assert explanation._repr_png_().startswith(b"\x89PNG")
+    assert repr(explanation).startswith("MaskExplanation('cat.png', target='")
 
 
 def test_saving_writes_the_files_of_the_command_line(
@@ -137,27 +142,33 @@ def test_several_explanations_share_a_folder(
 def test_counterparts_show_the_image_as_the_runner_up(
     changing: TrainedExplainer[Any, Any], classifier: Classifier, photo: Path, tmp_path: Path
 ) -> None:
-    shown = changing.explain(photo, classifier=classifier)
-    assert isinstance(shown, CounterpartExplanation)
+    explanation = changing.explain(photo, classifier=classifier)
+    assert isinstance(explanation, CounterpartExplanation)
     images = changing.prepare(read_picture(photo))[None]
     logits = classifier(images)
     predicted, runner_up = logits[0].argsort(descending=True)[:2].tolist()
-    assert shown.predicted is not None
-    assert (shown.predicted.index, shown.target.index) == (predicted, runner_up)
+    assert explanation.predicted is not None
+    assert (explanation.predicted.index, explanation.target.index) == (predicted, runner_up)
     pair = changing.counterparts(images, runner_up, logits=logits)  # type: ignore[attr-defined]
-    torch.testing.assert_close(shown.stable, pair.stable[0])
-    torch.testing.assert_close(shown.adversarial, pair.adversarial[0])
-    torch.testing.assert_close(shown.map, pair.maps[0])
-    assert torch.equal(shown.similar, shown.stable) and shown.mask.shape == (32, 32)
-    expected = classifier(shown.strip).softmax(1)[:, runner_up]
-    assert shown.probabilities == pytest.approx(expected.tolist(), abs=1e-6)
-    assert shown.probability == pytest.approx(float(logits.softmax(1)[0, runner_up]))
-    shown.save(tmp_path / "o")
+    torch.testing.assert_close(explanation.stable, pair.stable[0])
+    torch.testing.assert_close(explanation.adversarial, pair.adversarial[0])
+    torch.testing.assert_close(explanation.map, pair.maps[0])
+    assert torch.equal(explanation.similar, explanation.stable) and explanation.mask.shape == (
+        32,
+        32,
+    )
+    expected = classifier(explanation.strip).softmax(1)[:, runner_up]
+    assert explanation.probabilities == pytest.approx(expected.tolist(), abs=1e-6)
+    assert explanation.probability == pytest.approx(float(logits.softmax(1)[0, runner_up]))
+    explanation.save(tmp_path / "o")
     [image] = json.loads((tmp_path / "o" / "explain.json").read_text())["images"]
     [record] = image["answers"]
     assert set(record["files"]) >= {"map", "similar", "adversarial", "difference", "strip"}
     assert (image["width"], image["height"]) == (60, 40)
-    assert shown._repr_png_().startswith(b"\x89PNG") and shown.overlay().size == (32, 32)
+    assert explanation._repr_png_().startswith(b"\x89PNG") and explanation.overlay().size == (
+        32,
+        32,
+    )
 
 
 def test_what_cannot_be_explained_is_refused(

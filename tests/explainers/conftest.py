@@ -15,8 +15,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]
     def run(*words: str | Path) -> tuple[int, str]:
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in words])
-        found = capsys.readouterr()
+        result = capsys.readouterr()
         code = stop.value.code
-        return (code if isinstance(code, int) else 1), found.out + found.err
+        return (code if isinstance(code, int) else 1), result.out + result.err
 
     return run

@@ -88,9 +88,9 @@ def test_generators_depend_on_both_classes_and_reach_no_further(
     assert (one.adversarial - images).abs().max() > 0.01
     for other in (two, three):
         assert not torch.allclose(one.adversarial, other.adversarial)
-    for made in (one.similar, one.adversarial):
-        assert made.min() >= 0 and made.max() <= 1
-        assert (made - images).abs().max() <= 1.3 * MAX_CHANGE  # bicubic enlargement overshoots
+    for result in (one.similar, one.adversarial):
+        assert result.min() >= 0 and result.max() <= 1
+        assert (result - images).abs().max() <= 1.3 * MAX_CHANGE  # bicubic enlargement overshoots
     if not shape.get("places", True):
         assert torch.equal(one.change_masks, torch.ones_like(one.change_masks))
 
@@ -142,9 +142,9 @@ def test_the_map_is_the_difference_of_the_pair(
 
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = CounterpartExplainer.from_pretrained(run)
-    seen = explainer.counterparts(images).predicted
+    predicted = explainer.counterparts(images).predicted
     with pytest.raises(TargetError, match=r"is predicted as .* already; choose another"):
-        explainer.counterparts(images, seen)
+        explainer.counterparts(images, predicted)
     with pytest.raises(TargetError, match="no class"):
         explainer.counterparts(images, "ring")
     with pytest.raises(TargetError, match="expected one class or 3, got 2"):
@@ -164,8 +164,8 @@ def test_published_presets_train_too(preset: str, classifier: Classifier, tmp_pa
     )
     explainer = train_explainer(COUNTERPART_PRESETS.parse(changes), fit, classifier)
     again = CounterpartExplainer.from_pretrained(tmp_path)
-    shown = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(again.attribute(shown), explainer.attribute(shown))
+    image = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(again.attribute(image), explainer.attribute(image))
 
 
 def test_judge_and_generators_have_rates_and_clips_of_their_own(classifier: Classifier) -> None:
@@ -179,8 +179,8 @@ def test_judge_and_generators_have_rates_and_clips_of_their_own(classifier: Clas
     training = CounterpartTraining(network, classifier, CounterpartSettings(), 0)
     generators, judges = training.parameter_groups()
     assert judges["lr"] == pytest.approx(generators["lr"] / 4)
-    known = {id(p) for group in (generators, judges) for p in group["params"]}
-    assert known == {id(p) for p in training.parameters() if p.requires_grad}
+    parameters = {id(p) for group in (generators, judges) for p in group["params"]}
+    assert parameters == {id(p) for p in training.parameters() if p.requires_grad}
     optimiser = torch.optim.SGD([generators, judges])
     for group, size in ((generators, 100.0), (judges, 1e-3)):
         for values in group["params"]:
@@ -248,10 +248,10 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
-    found = open_explainers([run], None, classifier, open_images(PLANTED))
-    assert list(found) == ["counterpart"]
-    assert found["counterpart"].map_scale == "map"
-    assert found["counterpart"].cache_key.startswith("counterpart ")
+    result = open_explainers([run], None, classifier, open_images(PLANTED))
+    assert list(result) == ["counterpart"]
+    assert result["counterpart"].map_scale == "map"
+    assert result["counterpart"].cache_key.startswith("counterpart ")
 
 
 @pytest.fixture
@@ -278,15 +278,15 @@ def test_explain_writes_pair_strip_and_probabilities(
     assert len(answer["probabilities"]) == 7
     assert np.load(out / "film.map.npy").shape == (32, 32)
     code, _ = command("explain", run, film, "--out", tmp_path / "all", "--target", "all")
-    answers = json.loads((tmp_path / "all" / "explain.json").read_text())["images"][0]["answers"]
-    assert code == 0 and len(answers) == 2 and "probabilities" not in answers[0]
+    targets = json.loads((tmp_path / "all" / "explain.json").read_text())["images"][0]["answers"]
+    assert code == 0 and len(targets) == 2 and "probabilities" not in targets[0]
     assert (tmp_path / "all" / "sheet.png").is_file()
-    code, said = command(
+    code, result = command(
         "explain", run, film, "--out", tmp_path / "no", "--target", answer["seen"].partition(",")[0]
     )
-    assert code == 2 and "is predicted as" in said
-    code, said = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
-    assert code == 2 and "counterparts are not cut at a level" in said
+    assert code == 2 and "is predicted as" in result
+    code, result = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
+    assert code == 2 and "counterparts are not cut at a level" in result
 
 
 def test_train_counterpart_is_a_command(
@@ -296,20 +296,20 @@ def test_train_counterpart_is_a_command(
     config.write_text(json.dumps(SETTINGS))
     words = ("train", "counterpart", "--classifier", tiny_card, "--images", PLANTED)
     out = tmp_path / "run"
-    code, said = command(*words, "--out", out, "--config", config, "--steps", "2")
-    assert code == 0 and "adversarial ones flip it" in said
-    code, said = command(*words, "--out", out, "--config", config, "--steps", "2")
-    assert code == 2 and "finished training" in said
+    code, result = command(*words, "--out", out, "--config", config, "--steps", "2")
+    assert code == 0 and "adversarial ones flip it" in result
+    code, result = command(*words, "--out", out, "--config", config, "--steps", "2")
+    assert code == 2 and "finished training" in result
 
 
 def test_a_folder_of_another_kind_is_named(
     run: Path, tiny_run: Path, tiny_card: Path, command: Callable[..., tuple[int, str]]
 ) -> None:
     words = ("--classifier", tiny_card, "--images", PLANTED)
-    code, said = command("train", "counterpart", *words, "--out", tiny_run)
-    assert code == 2 and "holds a mask training; use `apercu train mask`" in said
-    code, said = command("train", "mask", *words, "--out", run)
-    assert code == 2 and "holds a counterpart training" in said
+    code, result = command("train", "counterpart", *words, "--out", tiny_run)
+    assert code == 2 and "holds a mask training; use `apercu train mask`" in result
+    code, result = command("train", "mask", *words, "--out", run)
+    assert code == 2 and "holds a counterpart training" in result
 
 
 def test_nothing_of_the_classifier_learns(classifier: Classifier, tmp_path: Path) -> None:
@@ -340,5 +340,5 @@ def test_a_begun_training_goes_on_by_its_settings_not_their_spelling(
     assert command(*words, "--config", config, "--resume")[0] == 0
     (out / "weights.safetensors").unlink()
     (out / "config.json").write_text("{")
-    code, said = command(*words, "--config", config, "--resume")
-    assert code == 2 and "config.json: cannot be read; choose another --out" in said
+    code, result = command(*words, "--config", config, "--resume")
+    assert code == 2 and "config.json: cannot be read; choose another --out" in result

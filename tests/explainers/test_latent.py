@@ -93,9 +93,9 @@ def test_the_path_starts_at_what_the_classifier_answers(run: Path, images: torch
 
 def test_targets_that_cannot_be(run: Path, images: torch.Tensor) -> None:
     explainer = LatentExplainer.from_pretrained(run)
-    seen = explainer.counterparts(images).predicted
+    predicted = explainer.counterparts(images).predicted
     with pytest.raises(TargetError, match=r"is predicted as .* already; choose another"):
-        explainer.counterparts(images, seen)
+        explainer.counterparts(images, predicted)
     with pytest.raises(TargetError, match="no class"):
         explainer.counterparts(images, "ring")
 
@@ -128,8 +128,8 @@ def test_the_classifier_is_only_asked(classifier: Classifier, tmp_path: Path) ->
 
     input, classes = classifier.network.input, classifier.classes
     card = ClassifierCard(source="tests:asked", input=input, classes=classes)
-    asked = wrap_module(Asked(3, 3, (32, 32), width=4), card)
-    explainer = train_explainer(settings(), fit(asked, tmp_path), asked)
+    counting = wrap_module(Asked(3, 3, (32, 32), width=4), card)
+    explainer = train_explainer(settings(), fit(counting, tmp_path), counting)
     assert explainer.facts["steps"] == 3
 
 
@@ -148,8 +148,8 @@ def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) ->
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:
-    found = open_explainers([run], None, classifier, open_images(PLANTED))
-    assert list(found) == ["latent"] and found["latent"].map_scale == "map"
+    result = open_explainers([run], None, classifier, open_images(PLANTED))
+    assert list(result) == ["latent"] and result["latent"].map_scale == "map"
 
 
 def test_the_command_trains_and_explains(
@@ -158,15 +158,15 @@ def test_the_command_trains_and_explains(
     config = tmp_path / "settings.yaml"
     config.write_text(json.dumps(SETTINGS))
     words = ("--classifier", tiny_card, "--images", PLANTED, "--config", config)
-    code, said = command("train", "latent", *words, "--out", tmp_path / "run", "--device", "cpu")
-    assert code == 0 and "adversarial ones flip it" in said
+    code, result = command("train", "latent", *words, "--out", tmp_path / "run", "--device", "cpu")
+    assert code == 0 and "adversarial ones flip it" in result
     out = tmp_path / "paths"
-    shown = ("planted:size=32,images=2,classes=3", "--classifier", tiny_card)
-    code, _ = command("explain", tmp_path / "run", *shown, "--out", out)
+    arguments = ("planted:size=32,images=2,classes=3", "--classifier", tiny_card)
+    code, _ = command("explain", tmp_path / "run", *arguments, "--out", out)
     assert code == 0
     for image in json.loads((out / "explain.json").read_text())["images"]:
         (answer,) = image["answers"]
         assert len(answer["probabilities"]) == 7
         assert (out / answer["files"]["strip"]).is_file()
-    code, said = command("explain", tmp_path / "run", shown[0], "--level", 0.3, "--out", out)
-    assert code == 2 and "level: counterparts are not cut at a level" in said
+    code, result = command("explain", tmp_path / "run", arguments[0], "--level", 0.3, "--out", out)
+    assert code == 2 and "level: counterparts are not cut at a level" in result

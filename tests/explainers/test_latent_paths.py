@@ -21,15 +21,15 @@ def linear(codes: torch.Tensor) -> torch.Tensor:
 def test_the_cost_is_the_integral_as_printed() -> None:
     generator = torch.Generator().manual_seed(0)
     path = torch.randn(5, 2, 3, generator=generator)
-    wanted, evidence = torch.tensor([1, 0]), torch.tensor([2.0, 7.0])
-    costs = Lagrangian(points=5).compute_cost(path, linear, wanted, evidence)
+    targets, evidence = torch.tensor([1, 0]), torch.tensor([2.0, 7.0])
+    costs = Lagrangian(points=5).compute_cost(path, linear, targets, evidence)
     step = 1 / 4
     for image in range(2):
         cost = 0.0
         for point in range(1, 5):
             speed = (path[point, image] - path[point - 1, image]) / step
             logits = linear(path[point, image][None])[0]
-            doubt = -math.log(torch.softmax(logits, 0)[wanted[image]])
+            doubt = -math.log(torch.softmax(logits, 0)[targets[image]])
             cost += step * (0.5 * float(speed @ speed) + float(evidence[image]) * doubt)
         cost += float(evidence[image]) * doubt  # the end
         assert costs[image].item() == pytest.approx(cost, rel=1e-5)
@@ -51,23 +51,25 @@ def test_a_path_keeps_to_the_slope_of_a_linear_reader() -> None:
 
 
 def test_the_shortest_path_that_convinces_is_taken() -> None:
-    start, wanted = torch.zeros(1, 3), torch.tensor([1])
-    weak, weak_share = Lagrangian(evidence=(3.0,)).find_path(start, linear, wanted)
-    strong, strong_share = Lagrangian(evidence=(100.0,)).find_path(start, linear, wanted)
+    start, targets = torch.zeros(1, 3), torch.tensor([1])
+    weak, weak_share = Lagrangian(evidence=(3.0,)).find_path(start, linear, targets)
+    strong, strong_share = Lagrangian(evidence=(100.0,)).find_path(start, linear, targets)
     assert weak_share < 0.9 < strong_share
-    both, _ = Lagrangian(evidence=(3.0, 100.0, 1000.0)).find_path(start, linear, wanted)
+    both, _ = Lagrangian(evidence=(3.0, 100.0, 1000.0)).find_path(start, linear, targets)
     torch.testing.assert_close(both, strong)
-    modest, _ = Lagrangian(evidence=(3.0, 100.0), convinced=0.2).find_path(start, linear, wanted)
+    modest, _ = Lagrangian(evidence=(3.0, 100.0), convinced=0.2).find_path(start, linear, targets)
     torch.testing.assert_close(modest, weak)
 
 
 def test_paths_of_a_batch_are_those_of_its_images() -> None:
     start = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
-    wanted = torch.tensor([1, 0, 1])
+    targets = torch.tensor([1, 0, 1])
     shortest = Lagrangian(steps=40)
-    path, share = shortest.find_path(start, linear, wanted)
+    path, share = shortest.find_path(start, linear, targets)
     for image in range(3):
-        alone, its = shortest.find_path(start[image : image + 1], linear, wanted[image : image + 1])
+        alone, its = shortest.find_path(
+            start[image : image + 1], linear, targets[image : image + 1]
+        )
         torch.testing.assert_close(path[:, image], alone[:, 0])
         torch.testing.assert_close(share[image], its[0])
 

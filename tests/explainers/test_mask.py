@@ -70,8 +70,8 @@ def test_many_classes_are_decoded_in_parts(explainer, images, monkeypatch) -> No
     whole = explainer.attribute_classes(images[:1], row)
     monkeypatch.setattr("apercu.explainers.mask.network.CLASSES_PER_PASS", 3)
     torch.testing.assert_close(explainer.attribute_classes(images[:1], row), whole)
-    for place, column in enumerate(row[0].tolist()):
-        torch.testing.assert_close(whole[0, place], explainer.attribute(images[:1], column)[0])
+    for index, column in enumerate(row[0].tolist()):
+        torch.testing.assert_close(whole[0, index], explainer.attribute(images[:1], column)[0])
 
 
 def test_regions_shrink_as_the_level_rises(explainer, images):

@@ -86,8 +86,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A regression and its mask explainer, trained for two steps."""
     folder = tmp_path_factory.mktemp("regression")
-    said = {"output": "value", "value_range": (-1.0, 3.0), "classes": ("age",)}
-    card = _make_card(folder / "card", 1, **said)
+    result = {"output": "value", "value_range": (-1.0, 3.0), "classes": ("age",)}
+    card = _make_card(folder / "card", 1, **result)
     _train(open_classifier(card), folder / "run")
     return card, folder / "run"
 
@@ -180,10 +180,10 @@ def test_the_value_of_a_regression_arrives_everywhere(
     raw = classifier.module(classifier.normalise(IMAGES)).detach()[:, 0]
     values = classifier.output.find_values(classifier(IMAGES))
     torch.testing.assert_close(values, raw, atol=1e-5, rtol=0)
-    shown = explainer.explain(IMAGES[0], "higher", classifier=classifier)
-    assert shown.target.name == "higher age"
-    assert shown.value == pytest.approx(float(raw[0]), abs=1e-4)
-    shown.save(tmp_path / "shown")
+    explanation = explainer.explain(IMAGES[0], "higher", classifier=classifier)
+    assert explanation.target.name == "higher age"
+    assert explanation.value == pytest.approx(float(raw[0]), abs=1e-4)
+    explanation.save(tmp_path / "shown")
     [entry] = json.loads((tmp_path / "shown" / "explain.json").read_text())["images"]
     assert entry["answers"][0]["value"] == pytest.approx(float(raw[0]), abs=1e-4)
     write_export(

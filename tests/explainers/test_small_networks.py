@@ -123,10 +123,10 @@ def test_every_kind_learns_from_a_small_network(
     module = chosen.build_training(network, classifier, settings, 0)
     monkeypatch.setattr(module, "step_generator", lambda: torch.Generator().manual_seed(0))
     monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
-    said: list[str] = []
+    result: list[str] = []
     source = Planted(images=12, size=32, classes=3)
     if classifier.channels in (1, 3):
-        module.prepare_network(TrainingImages(source, classifier), tmp_path, said.append)
+        module.prepare_network(TrainingImages(source, classifier), tmp_path, result.append)
     network.train()
     loss = module.training_step(images, 0)
     loss.backward()
@@ -135,7 +135,7 @@ def test_every_kind_learns_from_a_small_network(
     maps = explainer.attribute(images, 1)
     assert maps.shape == (4, *classifier.size) and maps.isfinite().all()
     if kind != "latent" and name in ("pooled_twice", "stride_1", "one_layer"):
-        assert any("resolution: " in line and "stride" in line for line in said)
+        assert any("resolution: " in line and "stride" in line for line in result)
 
 
 def _describe(classifier: Classifier) -> Any:
@@ -181,7 +181,7 @@ def test_every_kind_is_trained_for_a_small_network(name: str, kind: str, tmp_pat
         images = str(tmp_path / "bands.npz")
         stack = np.random.default_rng(0).random((24, 24, 24, classifier.channels))
         np.savez(images, images=stack.astype(np.float32))
-    said: list[str] = []
+    result: list[str] = []
     explainer = apercu.train(
         classifier,
         images,
@@ -191,7 +191,7 @@ def test_every_kind_is_trained_for_a_small_network(name: str, kind: str, tmp_pat
         batch=4,
         device="cpu",
         workers=0,
-        say=said.append,
+        say=result.append,
     )
     inputs = torch.rand(2, classifier.channels, *classifier.size)
     again = apercu.load_explainer(tmp_path / "run")

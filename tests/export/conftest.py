@@ -27,12 +27,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def small_settings(kind: str, preset: str) -> ExplainerSettings:
     """A preset with few channels, and a small encoder in the place of a ResNet-50."""
-    asked = {"preset": preset, **SMALL[kind]}
+    settings = {"preset": preset, **SMALL[kind]}
     if (kind, preset) == ("counterpart", "light"):
-        asked["generators"] = {"width": 16, "resolution": 4}
+        settings["generators"] = {"width": 16, "resolution": 4}
     if getattr(FAMILIES[kind].presets[preset], "encoder", "").startswith("timm/"):
-        asked["encoder"] = "timm/test_resnet"
-    return FAMILIES[kind].parse(asked)
+        settings["encoder"] = "timm/test_resnet"
+    return FAMILIES[kind].parse(settings)
 
 
 def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any:

@@ -36,9 +36,9 @@ def test_the_largest_difference_is_told() -> None:
         moved[1, 2, 3] += 5e-4
         return maps(moved)
 
-    found = compare(off, lambda images, targets: maps(images.mean(1)), asked())
-    assert found.difference == pytest.approx(5e-4, rel=1e-3)
-    assert (found.images, found.jumps) == (2, 0)
+    result = compare(off, lambda images, targets: maps(images.mean(1)), asked())
+    assert result.difference == pytest.approx(5e-4, rel=1e-3)
+    assert (result.images, result.jumps) == (2, 0)
 
 
 @pytest.mark.parametrize("wrong", [2e-3, np.nan])
@@ -62,23 +62,23 @@ def test_a_jump_of_the_map_is_left_out_and_counted() -> None:
     def other(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         return maps((images.mean(1) > 0.5).float())
 
-    found = compare(other, jumping, [(images, torch.zeros(1, dtype=torch.long))])
-    assert (found.difference, found.jumps) == (0, 1)
+    result = compare(other, jumping, [(images, torch.zeros(1, dtype=torch.long))])
+    assert (result.difference, result.jumps) == (0, 1)
 
 
 def test_trials_are_of_several_sizes_and_all_kinds_of_targets() -> None:
     real = torch.rand(4, 3, 8, 8)
-    found = list(make_trials((3, 8, 8), 5, real))
-    assert [len(images) for images, _ in found] == [*BATCH_SIZES, 1, 4, 4]
-    targets = torch.cat([some for _, some in found])
+    result = list(make_trials((3, 8, 8), 5, real))
+    assert [len(images) for images, _ in result] == [*BATCH_SIZES, 1, 4, 4]
+    targets = torch.cat([some for _, some in result])
     assert targets.min() == -1 and 0 < targets.max() < 5
-    assert torch.equal(found[-1][0], real)
+    assert torch.equal(result[-1][0], real)
 
 
 def test_many_classes_are_asked_of_single_images() -> None:
-    found = list(make_class_trials(make_trials((3, 8, 8), 5), 5))
-    assert {len(images) for images, _ in found} == {1}
-    assert {1, 2, 3, 4, 5, 7} == {len(targets) for _, targets in found}
+    result = list(make_class_trials(make_trials((3, 8, 8), 5), 5))
+    assert {len(images) for images, _ in result} == {1}
+    assert {1, 2, 3, 4, 5, 7} == {len(targets) for _, targets in result}
 
 
 def test_a_run_whose_graph_differs_is_not_exported(explainer_of, tmp_path, monkeypatch) -> None:
@@ -152,9 +152,9 @@ def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> 
     from PIL import Image
 
     passport = ClassifierInfo.from_classifier(classifier)
-    shown = ImageSubset(open_images(PLANTED), 5, 0)
-    assert sum(map(len, shown.iterate_batches(passport))) == 5
-    assert shown.has_boxes
+    inputs = ImageSubset(open_images(PLANTED), 5, 0)
+    assert sum(map(len, inputs.iterate_batches(passport))) == 5
+    assert inputs.has_boxes
     (tmp_path / "bad.png").write_bytes(b"no image")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
     half = ImageSubset(open_images(tmp_path), None, 0)
@@ -166,17 +166,17 @@ def test_images_are_drawn_and_unreadable_ones_left_out(classifier, tmp_path) -> 
 
 def test_the_manifest_tells_what_was_exported(light, classifier) -> None:
     explainer, folder = light
-    found = read_manifest(folder)
-    assert (found.kind, found.precision) == ("mask", "fp32")
-    assert found.files["explainer"].loss is None
-    assert found.fingerprint == classifier.fingerprint
-    assert (found.input.channels, found.input.size, found.input.range) == (3, (32, 32), "unit")
-    assert found.classes == classifier.classes
-    assert set(found.files) == {"explainer", "combined", "classes", "program"}
-    assert found.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
-    assert all(0 <= file.difference <= 1e-3 for file in found.files.values())
-    assert found.files["explainer"].images == sum(BATCH_SIZES) + 1
-    assert found.run == digest_run(explainer)
+    result = read_manifest(folder)
+    assert (result.kind, result.precision) == ("mask", "fp32")
+    assert result.files["explainer"].loss is None
+    assert result.fingerprint == classifier.fingerprint
+    assert (result.input.channels, result.input.size, result.input.range) == (3, (32, 32), "unit")
+    assert result.classes == classifier.classes
+    assert set(result.files) == {"explainer", "combined", "classes", "program"}
+    assert result.files["combined"].outputs == {"probabilities": (3,), "maps": (32, 32)}
+    assert all(0 <= file.difference <= 1e-3 for file in result.files.values())
+    assert result.files["explainer"].images == sum(BATCH_SIZES) + 1
+    assert result.run == digest_run(explainer)
 
 
 def test_the_digest_of_a_run_depends_on_its_weights(explainer_of) -> None:

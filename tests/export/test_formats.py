@@ -31,26 +31,26 @@ def parsed(text: str) -> dict[str, Any]:
         if token == "{":
             return message("}")
         if token == "[":
-            found = []
+            results = []
             while tokens[0] != "]":
-                found.append(value())
+                results.append(value())
                 if tokens[0] == ",":
                     tokens.pop(0)
             tokens.pop(0)
-            return found
+            return results
         return token[1:-1] if token.startswith('"') else int(token) if token.isdigit() else token
 
     def message(end: str | None) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         while tokens and tokens[0] != end:
             name = tokens.pop(0)
-            assert re.fullmatch(r"[a-z_]+", name) and name not in found
+            assert re.fullmatch(r"[a-z_]+", name) and name not in results
             if tokens[0] == ":":
                 tokens.pop(0)
-            found[name] = value()
+            results[name] = value()
         if end is not None:
             tokens.pop(0)
-        return found
+        return results
 
     return message(None)
 
@@ -93,10 +93,10 @@ def test_counterparts_are_outputs_too(pair) -> None:
 
 
 def test_the_service_runs_triton_on_the_repository(light) -> None:
-    found = yaml.safe_load((light[1] / "kserve.yaml").read_text())
-    assert found["apiVersion"] == "serving.kserve.io/v1beta1"
-    assert (found["kind"], found["metadata"]) == ("InferenceService", {"name": "light-one"})
-    model = found["spec"]["predictor"]["model"]
+    result = yaml.safe_load((light[1] / "kserve.yaml").read_text())
+    assert result["apiVersion"] == "serving.kserve.io/v1beta1"
+    assert (result["kind"], result["metadata"]) == ("InferenceService", {"name": "light-one"})
+    model = result["spec"]["predictor"]["model"]
     assert model["modelFormat"] == {"name": "triton"}
     assert (model["protocolVersion"], model["storageUri"]) == (
         "v2",
@@ -117,10 +117,10 @@ def test_the_program_answers_as_pytorch_on_any_batch(light, images) -> None:
     explainer, folder = light
     answering = open_program(folder / "explainer.pt2", ("maps",))
     for batch, targets in ((3, [2, 0, 1]), (1, [1]), (3, [-1] * 3)):
-        shown = images[:batch]
-        wanted = None if targets[0] < 0 else targets
-        found = answering(shown, torch.tensor(targets))["maps"]
-        torch.testing.assert_close(found, explainer.attribute(shown, wanted), atol=1e-5, rtol=0)
+        image = images[:batch]
+        target = None if targets[0] < 0 else targets
+        result = answering(image, torch.tensor(targets))["maps"]
+        torch.testing.assert_close(result, explainer.attribute(image, target), atol=1e-5, rtol=0)
 
 
 def test_the_program_tells_nothing_of_the_machine(light) -> None:

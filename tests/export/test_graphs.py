@@ -61,10 +61,10 @@ def test_onnx_runtime_computes_what_pytorch_does(
 
 def test_counterparts_are_answered_too(pair, images) -> None:
     explainer, folder = pair
-    found = run_file(folder / "explainer.onnx", images, [TOP] * 3)
+    result = run_file(folder / "explainer.onnx", images, [TOP] * 3)
     expected = explainer.counterparts(images)
-    torch.testing.assert_close(found["stable"], expected.stable, **CLOSE)
-    torch.testing.assert_close(found["adversarial"], expected.adversarial, **CLOSE)
+    torch.testing.assert_close(result["stable"], expected.stable, **CLOSE)
+    torch.testing.assert_close(result["adversarial"], expected.adversarial, **CLOSE)
     assert (expected.adversarial - images).abs().amax() > 1e-2
 
 
@@ -72,17 +72,17 @@ def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees
     light, pair, classifier, images
 ) -> None:
     for explainer, folder in (light, pair):
-        found = run_file(folder / "combined.onnx", images, [TOP] * 3)
+        result = run_file(folder / "combined.onnx", images, [TOP] * 3)
         logits = classifier(images)
-        torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
+        torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
         if explainer.settings.explainer == "mask":
             expected = explainer.attribute(images, logits.argmax(1))
         else:
             expected = explainer.counterparts(images, logits=logits).maps
-        torch.testing.assert_close(found["maps"], expected, **CLOSE)
-        asked = run_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
+        torch.testing.assert_close(result["maps"], expected, **CLOSE)
+        explicit = run_file(folder / "combined.onnx", images, [1, 1, 1])["maps"]
         if explainer.settings.explainer == "mask":
-            torch.testing.assert_close(asked, explainer.attribute(images, 1), **CLOSE)
+            torch.testing.assert_close(explicit, explainer.attribute(images, 1), **CLOSE)
 
 
 def test_the_combined_graph_of_the_own_encoder_holds_the_backbone_once(light) -> None:
@@ -100,17 +100,17 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
 ) -> None:
     explainer = explainer_of("mask", "small")
     lines: list[str] = []
-    made = write_export(explainer, tmp_path / "auto", ExportSettings(), report=lines.append)
-    assert set(made.files) == {"explainer", "classes"}
+    manifest = write_export(explainer, tmp_path / "auto", ExportSettings(), report=lines.append)
+    assert set(manifest.files) == {"explainer", "classes"}
     assert any("no combined graph: combined: the explainer looks through" in line for line in lines)
     with pytest.raises(ConfigError, match="give --classifier"):
         write_export(explainer, tmp_path / "must", ExportSettings(combined=True))
     write_export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
-    found = run_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
+    result = run_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
     logits = classifier(images)
-    torch.testing.assert_close(found["probabilities"], logits.softmax(1), **CLOSE)
+    torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
     expected = explainer.attribute(images, logits.argmax(1))
-    torch.testing.assert_close(found["maps"], expected, **CLOSE)
+    torch.testing.assert_close(result["maps"], expected, **CLOSE)
 
 
 def test_another_classifier_is_refused(explainer_of, tmp_path) -> None:
@@ -162,8 +162,8 @@ def test_a_black_box_cannot_be_joined(explainer_of, classifier) -> None:
 
     from apercu.classifiers import BlackBox, Classifier
 
-    asked = BlackBox(lambda images: classifier.module(images).detach())
-    network = replace(classifier.network, forward=asked, differentiable=False)
+    counting = BlackBox(lambda images: classifier.module(images).detach())
+    network = replace(classifier.network, forward=counting, differentiable=False)
     closed = Classifier(network, spec="closed")
     explainer = explainer_of("mask", "small")
     with pytest.raises(ConfigError, match="closed does not show its layers"):

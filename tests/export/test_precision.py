@@ -30,19 +30,19 @@ def source() -> Any:
 @pytest.fixture(scope="module")
 def lower(light, source, tmp_path_factory) -> dict[str, Path]:
     """The light explainer in every other precision, with the prediction."""
-    found = {}
+    results = {}
     for precision in ("fp16", "int8", "int8-static"):
-        found[precision] = tmp_path_factory.mktemp(precision)
+        results[precision] = tmp_path_factory.mktemp(precision)
         settings = ExportSettings(precision=precision)
         calibration = source if precision == "int8-static" else None
-        shown = ExportInputs(images=source, calibration=calibration)
-        write_export(light[0], found[precision], settings, shown)
-    return found
+        inputs = ExportInputs(images=source, calibration=calibration)
+        write_export(light[0], results[precision], settings, inputs)
+    return results
 
 
 def _top_maps(folder: Path, images: torch.Tensor) -> torch.Tensor:
-    asked = torch.full((len(images),), -1)
-    return run_session(open_session(folder / "explainer.onnx"), images, asked)["maps"]
+    targets = torch.full((len(images),), -1)
+    return run_session(open_session(folder / "explainer.onnx"), images, targets)["maps"]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
@@ -50,14 +50,14 @@ def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision:
     manifest = read_manifest(lower[precision])
     loss = manifest.files["explainer"].loss
     images = torch.stack([light[0].prepare(item.picture) for item in source])
-    exact, made = (
+    exact, converted = (
         torch.cat([_top_maps(folder, some) for some in images.split(BATCH_SIZE)])
         for folder in (light[1], lower[precision])
     )
     assert manifest.precision == precision and loss is not None
     assert loss.n == len(images)
-    assert loss.mean_difference == pytest.approx((exact - made).abs().mean().item(), abs=1e-5)
-    assert loss.iou == pytest.approx(compute_region_iou(exact, made).mean().item(), abs=1e-4)
+    assert loss.mean_difference == pytest.approx((exact - converted).abs().mean().item(), abs=1e-5)
+    assert loss.iou == pytest.approx(compute_region_iou(exact, converted).mean().item(), abs=1e-4)
     assert loss.mean_difference > 0
     assert set(loss.scores) == {"saliency_metric", "localisation_error"}
     for score in loss.scores.values():
@@ -84,17 +84,17 @@ def test_every_graph_is_measured(light, lower, source) -> None:
         assert 0 < files["classes"].loss.mean_difference < 0.2
         assert not files["combined"].loss.scores
     images = torch.stack([light[0].prepare(item.picture) for item in source])
-    exact, made = (
+    exact, converted = (
         torch.cat([_tops(folder, some) for some in images.split(BATCH_SIZE)])
         for folder in (light[1], lower["int8-static"])
     )
     agreement = read_manifest(lower["int8-static"]).files["combined"].loss.agreement
-    assert agreement == pytest.approx((exact == made).float().mean().item())
+    assert agreement == pytest.approx((exact == converted).float().mean().item())
 
 
 def _tops(folder: Path, images: torch.Tensor) -> torch.Tensor:
-    asked = torch.full((len(images),), -1)
-    return run_session(open_session(folder / "combined.onnx"), images, asked)[
+    targets = torch.full((len(images),), -1)
+    return run_session(open_session(folder / "combined.onnx"), images, targets)[
         "probabilities"
     ].argmax(1)
 
@@ -102,23 +102,23 @@ def _tops(folder: Path, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_inputs_and_outputs_stay_as_they_are(light, lower, images, precision: str) -> None:
     for name in ("explainer.onnx", "combined.onnx"):
-        exact, made = (open_session(folder / name) for folder in (light[1], lower[precision]))
+        exact, converted = (open_session(folder / name) for folder in (light[1], lower[precision]))
         for kind in ("get_inputs", "get_outputs"):
-            one, other = (getattr(running, kind)() for running in (exact, made))
+            one, other = (getattr(running, kind)() for running in (exact, converted))
             assert [(i.name, i.type, i.shape) for i in one] == [
                 (i.name, i.type, i.shape) for i in other
             ]
-        found = run_session(made, images, torch.tensor([0, 1, 2]))["maps"]
-        assert found.isfinite().all() and found.amin() >= 0 and found.amax() <= 1
+        result = run_session(converted, images, torch.tensor([0, 1, 2]))["maps"]
+        assert result.isfinite().all() and result.amin() >= 0 and result.amax() <= 1
 
 
 def test_weights_are_stored_in_the_bits_that_were_asked_for(lower) -> None:
     def kinds(precision: str) -> dict[int, int]:
-        found: dict[int, int] = {}
+        results: dict[int, int] = {}
         for weights in onnx.load(lower[precision] / "explainer.onnx").graph.initializer:
             count = int(np.prod(weights.dims))
-            found[weights.data_type] = found.get(weights.data_type, 0) + count
-        return found
+            results[weights.data_type] = results.get(weights.data_type, 0) + count
+        return results
 
     half = kinds("fp16")
     assert half[TensorProto.FLOAT16] > 20 * half.get(TensorProto.FLOAT, 0)
@@ -166,8 +166,8 @@ def test_only_what_lies_between_weights_is_halved(tmp_path) -> None:
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
     onnx.save(model, tmp_path / "half.onnx")
     counts = np.full((1, 1, 2, 2), 5e5, np.float32)  # more than float16 can hold
-    (found,) = open_session(tmp_path / "half.onnx").run(None, {"x": counts})
-    np.testing.assert_allclose(found, 0.5 + 0.99999, atol=1e-6)
+    (result,) = open_session(tmp_path / "half.onnx").run(None, {"x": counts})
+    np.testing.assert_allclose(result, 0.5 + 0.99999, atol=1e-6)
 
 
 def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
@@ -182,10 +182,10 @@ def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
     kinds = {w.name: w.data_type for w in model.graph.initializer}
     assert kinds["w2_half"] == TensorProto.FLOAT16 and "w2" not in kinds
     onnx.save(model, tmp_path / "half.onnx")
-    (found,) = open_session(tmp_path / "half.onnx").run(
+    (result,) = open_session(tmp_path / "half.onnx").run(
         None, {"x": np.ones((1, 1, 2, 2), np.float32)}
     )
-    np.testing.assert_allclose(found, 0.99999 + 1e-6, atol=1e-6)
+    np.testing.assert_allclose(result, 0.99999 + 1e-6, atol=1e-6)
 
 
 def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:

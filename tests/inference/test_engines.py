@@ -19,9 +19,9 @@ from apercu.deploy.inference.torch_engine import TorchEngine
 @pytest.fixture(params=[TorchEngine, OnnxEngine])
 def engine(request, tiny_run: Path, tiny_card: Path, tiny_export: Path) -> InferenceEngine:
     kind = request.param
-    found = open_engine(tiny_run, tiny_card) if kind is TorchEngine else open_engine(tiny_export)
-    assert isinstance(found, kind)
-    return found
+    result = open_engine(tiny_run, tiny_card) if kind is TorchEngine else open_engine(tiny_export)
+    assert isinstance(result, kind)
+    return result
 
 
 @pytest.fixture

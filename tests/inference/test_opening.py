@@ -60,13 +60,13 @@ def test_another_graph_or_none_is_told(damaged) -> None:
 def test_a_graph_for_many_classes_is_missed_when_it_is_needed(damaged) -> None:
     (damaged / "classes.onnx").unlink()
     engine, images = open_engine(damaged), torch.rand(1, 3, 32, 32)
-    seen = engine(images).targets
-    _, found = engine.predict_logits(images)
-    assert engine.compute_masks(found, seen[None]).shape == (1, 1, 32, 32)
+    predicted = engine(images).targets
+    _, result = engine.predict_logits(images)
+    assert engine.compute_masks(result, predicted[None]).shape == (1, 1, 32, 32)
     with pytest.raises(
         RunError, match=r"classes\.onnx: missing, damaged, or not the file that expl"
     ):
-        engine.compute_masks(found, 1 - seen[None])
+        engine.compute_masks(result, 1 - predicted[None])
 
 
 def test_an_export_of_another_kind_is_told(damaged) -> None:

@@ -73,18 +73,18 @@ def test_copies_are_rotated_scaled_shifted_and_mirrored_without_distortion(
         expected = scale * torch.tensor(
             [cos * along - sin * across, flip * (cos * across + sin * along)]
         )
-        found, spread = centre(copy[0, 0])
-        torch.testing.assert_close(found, expected, atol=0.1, rtol=0.01)
+        result, spread = centre(copy[0, 0])
+        torch.testing.assert_close(result, expected, atol=0.1, rtol=0.01)
         torch.testing.assert_close(spread, 9 * scale**2 * torch.eye(2), atol=0.7, rtol=0.05)
     assert mirrored == {-1, 1}
 
 
 def test_maps_are_moved_back(residual: Classifier) -> None:
     image = blob(44, 80)
-    found = Augmented(make_recording_explainer([]), copies=12, degrees=40.0, zoom=1.5)(
+    result = Augmented(make_recording_explainer([]), copies=12, degrees=40.0, zoom=1.5)(
         residual, image, TARGETS
     )
-    torch.testing.assert_close(found, image[:, 0], atol=0.06, rtol=0)
+    torch.testing.assert_close(result, image[:, 0], atol=0.06, rtol=0)
 
 
 def test_mirrored_copies_average_a_map_with_its_mirrored_twin(
@@ -95,8 +95,8 @@ def test_mirrored_copies_average_a_map_with_its_mirrored_twin(
     assert sorted(flips) == [False, True]
     plain = Gradient()(residual, images, targets)
     twin = Gradient()(residual, images.flip(3), targets).flip(2)
-    found = method(residual, images, targets)
-    torch.testing.assert_close(found, (2 * plain + twin) / 3, atol=1e-5, rtol=1e-3)
+    maps = method(residual, images, targets)
+    torch.testing.assert_close(maps, (2 * plain + twin) / 3, atol=1e-5, rtol=1e-3)
 
 
 def test_borders_do_not_fade(residual: Classifier) -> None:
@@ -109,8 +109,8 @@ def test_borders_do_not_fade(residual: Classifier) -> None:
 def test_one_copy_is_the_image_itself(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = Augmented(Gradient(), copies=1)(residual, images, targets)
-    assert torch.equal(found, Gradient()(residual, images, targets))
+    maps = Augmented(Gradient(), copies=1)(residual, images, targets)
+    assert torch.equal(maps, Gradient()(residual, images, targets))
 
 
 def test_the_seed_draws_the_transforms(

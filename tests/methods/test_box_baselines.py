@@ -15,27 +15,27 @@ def test_the_centre_box_has_its_area_in_the_middle(
     area: float, residual: Classifier, targets: torch.Tensor
 ) -> None:
     images = torch.zeros(3, 3, 224, 224)
-    found = CentreBox(area)(residual, images, targets)
-    assert found.mean().item() == pytest.approx(area, abs=0.005)
-    left, top, right, bottom = maps.tight_boxes(found > 0)[0].tolist()
+    scores = CentreBox(area)(residual, images, targets)
+    assert scores.mean().item() == pytest.approx(area, abs=0.005)
+    left, top, right, bottom = maps.tight_boxes(scores > 0)[0].tolist()
     assert abs(left - (224 - right)) <= 1
     assert abs(top - (224 - bottom)) <= 1
-    assert found[0, int(top) : int(bottom), int(left) : int(right)].min() == 1
+    assert scores[0, int(top) : int(bottom), int(left) : int(right)].min() == 1
 
 
 def test_the_centre_box_of_a_wide_image_is_wide(
     residual: Classifier, targets: torch.Tensor
 ) -> None:
-    found = CentreBox()(residual, torch.zeros(1, 3, 100, 200), targets[:1])
-    assert maps.tight_boxes(found > 0).tolist() == [[29, 14, 171, 85]]
+    scores = CentreBox()(residual, torch.zeros(1, 3, 100, 200), targets[:1])
+    assert maps.tight_boxes(scores > 0).tolist() == [[29, 14, 171, 85]]
 
 
 def test_half_the_area_is_enough_for_an_object_that_fills_the_image(
     residual: Classifier, targets: torch.Tensor
 ) -> None:
     for side in (32, 63, 224):
-        found = CentreBox()(residual, torch.zeros(1, 3, side, side), targets[:1])
-        box, whole = maps.tight_boxes(found > 0), torch.tensor([[[0.0, 0, side, side]]])
+        scores = CentreBox()(residual, torch.zeros(1, 3, side, side), targets[:1])
+        box, whole = maps.tight_boxes(scores > 0), torch.tensor([[[0.0, 0, side, side]]])
         assert localisation_error(box, whole).item() == 0
 
 
@@ -54,9 +54,9 @@ def test_true_boxes_are_joined(images: torch.Tensor) -> None:
     truths = torch.zeros(3, 2, 4)
     truths[0] = torch.tensor([[0, 0, 4, 4], [2, 2, 6, 6]])
     truths[1, 0] = torch.tensor([31, 23, 32, 24])
-    found = TrueBox()(images, truths)
-    assert found.sum(dim=(1, 2)).tolist() == [16 + 16 - 4, 1, 0]
-    assert found[1, 23, 31] == 1
+    result = TrueBox()(images, truths)
+    assert result.sum(dim=(1, 2)).tolist() == [16 + 16 - 4, 1, 0]
+    assert result[1, 23, 31] == 1
 
 
 def test_a_trained_explainer_needs_no_classifier(
@@ -66,7 +66,7 @@ def test_a_trained_explainer_needs_no_classifier(
         lambda images, targets: images[:, 0] * targets[:, None, None], "abc", 60.0
     )
     before = residual.queries
-    found = trained(residual, images, targets)
-    torch.testing.assert_close(found, images[:, 0] * targets[:, None, None])
+    scores = trained(residual, images, targets)
+    torch.testing.assert_close(scores, images[:, 0] * targets[:, None, None])
     assert (trained.map_scale, trained.cache_key, trained.training_seconds) == ("mask", "abc", 60.0)
     assert residual.queries == before

@@ -21,12 +21,12 @@ def dense(layer: nn.Conv2d, shape: torch.Size) -> torch.Tensor:
 
 def shared(p: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """Zhang et al., equation 5: each winner's probability, divided among its inputs."""
-    found = torch.zeros_like(x)
+    result = torch.zeros_like(x)
     for winner, row in zip(p, w, strict=True):
         excited = x.clamp(min=0) * row.clamp(min=0)
         if excited.sum() > 0:
-            found += winner * excited / excited.sum()
-    return found
+            result += winner * excited / excited.sum()
+    return result
 
 
 def literal(classifier: Classifier, image: torch.Tensor, target: int, sign: int) -> torch.Tensor:
@@ -56,10 +56,10 @@ def test_equals_the_literal_probabilities(
 ) -> None:
     coarse = [literal(residual, *one, sign=1) for one in zip(images, targets.tolist(), strict=True)]
     expected = resize_maps(torch.stack(coarse), (24, 32))
-    found = ExcitationBackprop()(residual, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    maps = ExcitationBackprop()(residual, images, targets)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
     named = ExcitationBackprop(layer="stem")(residual, images, targets)
-    torch.testing.assert_close(named, found)
+    torch.testing.assert_close(named, maps)
 
 
 def test_contrastive_subtracts_what_wins_with_the_last_weights_negated(
@@ -70,9 +70,9 @@ def test_contrastive_subtracts_what_wins_with_the_last_weights_negated(
         for one in zip(images, targets.tolist(), strict=True)
     ]
     expected = resize_maps(torch.stack(differences).clamp(min=0), (24, 32))
-    found = ExcitationBackprop(contrastive=True)(residual, images, targets)
+    maps = ExcitationBackprop(contrastive=True)(residual, images, targets)
     assert expected.max() > 1e-3
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-3)
 
 
 def test_the_logit_itself_changes_nothing(
@@ -121,8 +121,8 @@ def _enlargement(length: int, cells: int) -> torch.Tensor:
 def test_without_a_finer_stage_the_first_map_is_used(
     squeezed: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = ExcitationBackprop()(squeezed, images, targets)
-    torch.testing.assert_close(found, ExcitationBackprop(layer="0.0")(squeezed, images, targets))
+    maps = ExcitationBackprop()(squeezed, images, targets)
+    torch.testing.assert_close(maps, ExcitationBackprop(layer="0.0")(squeezed, images, targets))
 
 
 class TestRefusals:

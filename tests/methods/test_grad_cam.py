@@ -19,14 +19,14 @@ def literal(
 ) -> torch.Tensor:
     """Selvaraju et al., equations 1 and 2, one image at a time."""
     assert classifier.module is not None
-    seen: list[torch.Tensor] = []
+    received: list[torch.Tensor] = []
     handle = classifier.module.get_submodule(layer).register_forward_hook(
-        lambda module, inputs, output: seen.append(output)
+        lambda module, inputs, output: received.append(output)
     )
     maps = []
     for image, target in zip(images, targets.tolist(), strict=True):
         logit = classifier(image[None].clone().requires_grad_())[0, target]
-        features = seen.pop()
+        features = received.pop()
         (slopes,) = torch.autograd.grad(logit, features)
         coarse = sum(slopes[0, k].mean() * features[0, k] for k in range(features.shape[1])).clamp(
             min=0
@@ -47,20 +47,20 @@ def test_is_the_literal_formula_on_the_last_features(
 ) -> None:
     classifier = request.getfixturevalue(network)
     assert find_target_layers(classifier, images).features == layer
-    found = GradCam()(classifier, images, targets)
+    maps = GradCam()(classifier, images, targets)
     expected = literal(classifier, layer, images, targets)
     assert expected.max() > 0
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_layer_can_be_named(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = GradCam(layer="stages.0")(residual, images, targets)
+    maps = GradCam(layer="stages.0")(residual, images, targets)
     torch.testing.assert_close(
-        found, literal(residual, "stages.0", images, targets), atol=1e-6, rtol=1e-4
+        maps, literal(residual, "stages.0", images, targets), atol=1e-6, rtol=1e-4
     )
-    assert not torch.allclose(found, GradCam()(residual, images, targets))
+    assert not torch.allclose(maps, GradCam()(residual, images, targets))
 
 
 def test_equals_cam_clipped_at_zero_for_a_mean_and_a_linear_layer(

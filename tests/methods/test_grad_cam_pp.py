@@ -58,10 +58,10 @@ def test_is_the_literal_formula_on_the_last_features(
         scale = network(images)[:, image_target].exp()
         coarse = literal(one, Rest(), image_target) / scale[len(expected)].item()
         expected.append(F.interpolate(coarse[None, None], size=(24, 32), mode="bilinear")[0, 0])
-    found = GradCamPlusPlus()(opened(network), images, targets)
-    assert found.amax(dim=(1, 2)).min() > 0.001
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-4)
-    assert not torch.allclose(found, GradCam()(opened(network), images, targets), atol=1e-3)
+    maps = GradCamPlusPlus()(opened(network), images, targets)
+    assert maps.amax(dim=(1, 2)).min() > 0.001
+    torch.testing.assert_close(maps, torch.stack(expected), atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(maps, GradCam()(opened(network), images, targets), atol=1e-3)
 
 
 def test_of_a_mean_and_a_linear_layer_is_a_sum_of_supporting_channels(
@@ -76,8 +76,8 @@ def test_of_a_mean_and_a_linear_layer_is_a_sum_of_supporting_channels(
         shares = weights.clamp(min=0) / (2 + features.mean(dim=(2, 3)) * weights)
         coarse = torch.einsum("bc,bchw->bhw", shares, features)
     expected = F.interpolate(coarse[:, None], size=(24, 32), mode="bilinear")[:, 0]
-    found = GradCamPlusPlus()(residual, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    maps = GradCamPlusPlus()(residual, images, targets)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_features_are_those_of_the_layer_though_the_next_writes_into_them(
@@ -126,10 +126,10 @@ class Places(Tokens):
 def test_a_layer_of_tokens_can_be_named(
     extra: int, opened: Opened, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = GradCamPlusPlus("block")(opened(Tokens(extra)), images, targets)
+    maps = GradCamPlusPlus("block")(opened(Tokens(extra)), images, targets)
     expected = GradCamPlusPlus("mark")(opened(Places()), images, targets)
     assert expected.max() > 0
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_layer_without_positions_is_refused(

@@ -40,9 +40,9 @@ def test_equals_captum_where_relus_are_layers(
     with pytest.warns(UserWarning, match="backward hooks on ReLU"):
         captum = CaptumGuidedBackprop(classifier.module)
         expected = captum.attribute(images.clone().requires_grad_(), target=targets)
-    found = GuidedBackprop()(classifier, images, targets)
-    torch.testing.assert_close(found, expected.abs().amax(dim=1), atol=1e-7, rtol=1e-4)
-    assert not torch.allclose(found, Gradient()(classifier, images, targets))
+    maps = GuidedBackprop()(classifier, images, targets)
+    torch.testing.assert_close(maps, expected.abs().amax(dim=1), atol=1e-7, rtol=1e-4)
+    assert not torch.allclose(maps, Gradient()(classifier, images, targets))
 
 
 def ignored(features: torch.Tensor) -> torch.Tensor:
@@ -65,8 +65,8 @@ def test_every_relu_is_reached(
     targets: torch.Tensor,
 ) -> None:
     expected = GuidedBackprop()(opened(Network(nn.ReLU())), images, targets)
-    found = GuidedBackprop()(opened(Network(relu)), images, targets)
-    torch.testing.assert_close(found, expected)
+    maps = GuidedBackprop()(opened(Network(relu)), images, targets)
+    torch.testing.assert_close(maps, expected)
 
 
 def test_of_one_hidden_layer_sums_open_units_that_support_the_class(

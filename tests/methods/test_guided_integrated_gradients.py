@@ -58,12 +58,12 @@ def test_is_the_literal_backward_pass_at_every_step(
     targets: torch.Tensor,
 ) -> None:
     network = Pooled(nn.MaxPool2d(2))
-    found = GuidedIntegratedGradients(steps)(opened(network), images, targets)
+    maps = GuidedIntegratedGradients(steps)(opened(network), images, targets)
     pairs = zip(images, targets.tolist(), strict=True)
     expected = torch.stack([literal(network, *pair, steps) for pair in pairs])
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
     plain = IntegratedGradients(steps)(opened(network), images, targets)
-    assert not torch.allclose(found, plain, atol=1e-4)
+    assert not torch.allclose(maps, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_pooling_alone_is_guided(
     network, positive = Pooled(first, nn.Identity()), Pooled(first, nn.Identity())
     with torch.no_grad():
         positive.head.weight.clamp_(min=0)
-    found = GuidedIntegratedGradients(5)(opened(network), images, targets)
+    maps = GuidedIntegratedGradients(5)(opened(network), images, targets)
     expected = IntegratedGradients(5)(opened(positive), images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_classifier_without_relu_is_refused(

@@ -23,9 +23,9 @@ def test_is_the_signed_gradient_times_the_pixel(
 ) -> None:
     inputs = images.clone().requires_grad_()
     (slopes,) = torch.autograd.grad(residual(inputs)[range(3), targets].sum(), inputs)
-    found = InputXGradient()(residual, images, targets)
-    assert found.min() < 0 < found.max()
-    torch.testing.assert_close(found, (slopes * images).sum(dim=1), atol=1e-6, rtol=1e-5)
+    maps = InputXGradient()(residual, images, targets)
+    assert maps.min() < 0 < maps.max()
+    torch.testing.assert_close(maps, (slopes * images).sum(dim=1), atol=1e-6, rtol=1e-5)
 
 
 def test_a_black_box_is_refused(

@@ -22,9 +22,9 @@ def test_is_the_mean_gradient_on_the_path_from_black(
         (slopes,) = torch.autograd.grad(residual(inputs)[range(3), targets].sum(), inputs)
         total += slopes / steps
     expected = (total * images).sum(dim=1)
-    found = IntegratedGradients(steps=60)(residual, images, targets)
-    assert (found - InputXGradient()(residual, images, targets)).abs().max() > 1e-3
-    torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-2)
+    maps = IntegratedGradients(steps=60)(residual, images, targets)
+    assert (maps - InputXGradient()(residual, images, targets)).abs().max() > 1e-3
+    torch.testing.assert_close(maps, expected, atol=5e-4, rtol=1e-2)
 
 
 def test_sums_up_to_the_logit_minus_that_of_black(
@@ -52,8 +52,8 @@ def test_of_one_hidden_layer_counts_each_unit_while_it_is_open(
     assert share[:, 4].max() == 0
     slopes = (scores.weight[targets] * share) @ hidden.weight
     expected = (flat * slopes).view(3, 3, 24, 32).sum(dim=1).detach()
-    found = IntegratedGradients(steps=100)(classifier, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=2e-2)
+    maps = IntegratedGradients(steps=100)(classifier, images, targets)
+    torch.testing.assert_close(maps, expected, atol=1e-4, rtol=2e-2)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 1000])
@@ -62,9 +62,9 @@ def test_the_batch_changes_only_how_many_are_computed_at_once(
 ) -> None:
     expected = IntegratedGradients(steps=10)(residual, images, targets)
     before = residual.queries
-    found = IntegratedGradients(steps=10, batch=batch)(residual, images, targets)
+    maps = IntegratedGradients(steps=10, batch=batch)(residual, images, targets)
     assert residual.queries - before == 3 * 10
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(0, 32), (50, 0)])

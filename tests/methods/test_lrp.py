@@ -30,36 +30,36 @@ def bias_of(layer: nn.Conv2d, places: int) -> torch.Tensor:
 def epsilon_rule(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, r: torch.Tensor, epsilon: float = 1e-6
 ) -> torch.Tensor:
-    found = torch.zeros_like(x)
+    result = torch.zeros_like(x)
     for j, row in enumerate(w):
         z = (row @ x + b[j]).item()
-        found += x * row * r[j] / (z + (epsilon if z >= 0 else -epsilon))
-    return found
+        result += x * row * r[j] / (z + (epsilon if z >= 0 else -epsilon))
+    return result
 
 
 def gamma_rule(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, r: torch.Tensor, gamma: float = 0.25
 ) -> torch.Tensor:
     """The generalised γ rule: contributions of the output's own sign count 1 + γ times."""
-    found = torch.zeros_like(x)
+    result = torch.zeros_like(x)
     for j, row in enumerate(w):
         parts, own = x * row, b[j]
         sign = 1 if parts.sum() + own > 0 else -1
         parts = parts * (1 + gamma * (parts * sign > 0))
         own = own * (1 + gamma * (own * sign > 0))
-        found += parts * r[j] / (parts.sum() + own)
-    return found
+        result += parts * r[j] / (parts.sum() + own)
+    return result
 
 
 def box_rule(
     x: torch.Tensor, w: torch.Tensor, r: torch.Tensor, bounds: tuple[float, float]
 ) -> torch.Tensor:
-    found = torch.zeros_like(x)
+    result = torch.zeros_like(x)
     for j, row in enumerate(w):
         parts = x * row - bounds[0] * row.clamp(min=0) - bounds[1] * row.clamp(max=0)
         if parts.sum() > 0:
-            found += parts * r[j] / parts.sum()
-    return found
+            result += parts * r[j] / parts.sum()
+    return result
 
 
 def literal(network: nn.Module, image: torch.Tensor, target: int) -> torch.Tensor:
@@ -103,11 +103,11 @@ def test_equals_the_literal_rules_layer_by_layer(
         values.data.copy_(torch.randn(6, generator=generator))
     norm.running_var.uniform_(0.5, 2.0, generator=generator)
     assert norm.weight.min() < 0
-    found = Lrp()(residual, images[:2], targets[:2])
+    maps = Lrp()(residual, images[:2], targets[:2])
     for index, target in enumerate(targets[:2].tolist()):
         expected = literal(residual.module, images[index], target)  # type: ignore[arg-type]
         spread = expected.abs().max().item()
-        torch.testing.assert_close(found[index].double(), expected, atol=1e-4 * spread, rtol=1e-3)
+        torch.testing.assert_close(maps[index].double(), expected, atol=1e-4 * spread, rtol=1e-3)
 
 
 def test_of_a_linear_model_is_input_times_weight(
@@ -147,9 +147,9 @@ def test_relevance_adds_up_to_the_logit_without_biases(
     network = Plain(act)
     network.one.weight.data.mul_(4)  # so that ReLU6 cuts
     classifier = opened(network)
-    found = Lrp(gamma=gamma, epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
+    maps = Lrp(gamma=gamma, epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
     logits = classifier(images).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(maps, logits, atol=1e-4, rtol=1e-3)
 
 
 def test_box_explains_black_pixels_where_the_network_pads_its_input_too(
@@ -157,8 +157,8 @@ def test_box_explains_black_pixels_where_the_network_pads_its_input_too(
 ) -> None:
     """By the other rules a pixel that the network receives as 0 could have no relevance."""
     torch.manual_seed(2)
-    found = Lrp()(opened(Plain(nn.ELU())), torch.full((3, 3, 24, 32), 1e-6), targets)
-    assert (found != 0).float().mean() > 0.9
+    maps = Lrp()(opened(Plain(nn.ELU())), torch.full((3, 3, 24, 32), 1e-6), targets)
+    assert (maps != 0).float().mean() > 0.9
 
 
 def test_epsilon_absorbs_small_contributions(
@@ -182,9 +182,9 @@ def test_a_gate_counts_as_a_constant(
 
     torch.manual_seed(0)
     classifier = opened(Gated())
-    found = Lrp(epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
+    maps = Lrp(epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
     logits = classifier(images).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps, logits, atol=1e-5, rtol=1e-4)
 
 
 class Swish(nn.Module):
@@ -199,9 +199,9 @@ def test_relevance_adds_up_through_a_product_with_a_gate(
 ) -> None:
     torch.manual_seed(2)
     classifier = opened(Plain(Swish()))
-    found = Lrp(epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
+    maps = Lrp(epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
     logits = classifier(images).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(maps, logits, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_shows_the_object_of_a_photograph(apercu_data: Path) -> None:
         relevance = Lrp()(classifier, image, classifier(image).argmax(dim=1))[0].clamp(min=0)
         inside.append((relevance[region].sum() / relevance.sum()).item())
         area.append(region.float().mean().item())
-    assert all(share > place + 0.15 for share, place in zip(inside, area, strict=True))
+    assert all(share > expected + 0.15 for share, expected in zip(inside, area, strict=True))
 
 
 class TestRefusals:

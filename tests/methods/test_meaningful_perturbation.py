@@ -43,11 +43,11 @@ def literal(
     for _ in range(steps):
         cells = values.clone().requires_grad_()
         gone = enlarged(cells) if aim == "destroying" else 1 - enlarged(cells)
-        seen = image * (1 - gone) + blurred * gone
+        perturbed = image * (1 - gone) + blurred * gone
         down, across = (torch.randint(3, (2,), generator=generator) - 1).tolist()
         rows = (torch.arange(24) + down).clamp(0, 23)
         columns = (torch.arange(32) + across).clamp(0, 31)
-        probability = classifier(seen[:, :, rows][:, :, :, columns]).softmax(dim=1)[0, target]
+        probability = classifier(perturbed[:, :, rows][:, :, :, columns]).softmax(dim=1)[0, target]
         mask = cells.sigmoid()
         steps_between = (mask.diff(dim=0) ** 2).sum() + (mask.diff(dim=1) ** 2).sum()
         sign = 1 if aim == "destroying" else -1
@@ -62,13 +62,13 @@ def test_is_the_literal_optimisation(
     aim: PerturbationAim, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     residual.module.head.weight.mul_(100)  # type: ignore[union-attr, operator]
-    found = MeaningfulPerturbation(aim, steps=4, cells=6)(residual, images[:2], targets[:2])
+    maps = MeaningfulPerturbation(aim, steps=4, cells=6)(residual, images[:2], targets[:2])
     expected = [
         literal(residual, image, target, aim, steps=4)
         for image, target in zip(images[:2], targets[:2].tolist(), strict=True)
     ]
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
-    assert found.std() > 0.01
+    torch.testing.assert_close(maps, torch.stack(expected), atol=1e-4, rtol=0)
+    assert maps.std() > 0.01
 
 
 def test_full_learns_the_mask_explainers_objective(

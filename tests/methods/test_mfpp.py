@@ -37,20 +37,20 @@ VARIANTS = [
 
 @pytest.mark.parametrize("mfpp", VARIANTS)
 def test_masks_are_superpixels_magnified_and_cropped(mfpp: Mfpp, images: torch.Tensor) -> None:
-    found = torch.cat(list(mfpp._draw_masks(images[0])))
-    torch.testing.assert_close(found, literal_masks(images[0], mfpp), atol=1e-5, rtol=0)
+    result = torch.cat(list(mfpp._draw_masks(images[0])))
+    torch.testing.assert_close(result, literal_masks(images[0], mfpp), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mfpp", VARIANTS)
 def test_is_the_mean_of_the_masks_weighted_by_the_class(
     mfpp: Mfpp, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = mfpp(residual, images, targets)
+    maps = mfpp(residual, images, targets)
     for index, target in enumerate(targets.tolist()):
         masks = literal_masks(images[index], mfpp)
         scores = residual(images[index] * masks[:, None]).softmax(dim=1)[:, target]
         expected = sum(score * mask for score, mask in zip(scores, masks, strict=True)) / len(masks)
-        torch.testing.assert_close(found[index], expected.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(maps[index], expected.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_unmagnified_masks_are_constant_on_every_superpixel(images: torch.Tensor) -> None:

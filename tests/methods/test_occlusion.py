@@ -29,8 +29,8 @@ def test_equals_captum(
         strides=(3, *step),
         baselines=images.mean(dim=(2, 3), keepdim=True).expand_as(images),
     )
-    found = Occlusion(window, stride)(residual, images, targets)
-    torch.testing.assert_close(found, expected[:, 0].detach(), atol=1e-5, rtol=1e-4)
+    maps = Occlusion(window, stride)(residual, images, targets)
+    torch.testing.assert_close(maps, expected[:, 0].detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_of_a_linear_model_is_the_mean_drop_of_the_patches(
@@ -39,12 +39,12 @@ def test_of_a_linear_model_is_the_mean_drop_of_the_patches(
     assert linear.module is not None
     weights = linear.module[1].weight.detach().view(-1, 3, 24, 32)[targets] / 0.25
     falls = (weights * (images - images.mean(dim=(2, 3), keepdim=True))).sum(dim=1)
-    found = Occlusion(window=0.5, stride=0.5)(linear, images, targets)
+    maps = Occlusion(window=0.5, stride=0.5)(linear, images, targets)
     for down in (slice(0, 12), slice(12, 24)):
         for across in (slice(0, 16), slice(16, 32)):
             block = falls[:, down, across].sum(dim=(1, 2))
             expected = block[:, None, None].expand(3, 12, 16)
-            torch.testing.assert_close(found[:, down, across], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(maps[:, down, across], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_batch_changes_only_how_many_are_computed_at_once(

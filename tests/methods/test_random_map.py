@@ -31,9 +31,9 @@ def test_changes_with_a_single_pixel(
 def test_every_pixel_is_uniform(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = RandomMap()(residual, images, targets).flatten()
+    maps = RandomMap()(residual, images, targets).flatten()
     torch.testing.assert_close(
-        found.quantile(torch.tensor([0.1, 0.5, 0.9])),
+        maps.quantile(torch.tensor([0.1, 0.5, 0.9])),
         torch.tensor([0.1, 0.5, 0.9]),
         atol=0.03,
         rtol=0,
@@ -43,9 +43,9 @@ def test_every_pixel_is_uniform(
 def test_a_grid_makes_it_smooth(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = RandomMap(grid=2)(residual, images, targets)
-    corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]].view(3, 2, 2)
-    torch.testing.assert_close(found, resize_maps(corners, (24, 32)))
+    maps = RandomMap(grid=2)(residual, images, targets)
+    corners = maps[:, [0, 0, -1, -1], [0, -1, 0, -1]].view(3, 2, 2)
+    torch.testing.assert_close(maps, resize_maps(corners, (24, 32)))
     one = RandomMap(grid=1)(residual, images, targets)
     torch.testing.assert_close(one, one[:, :1, :1].expand_as(one))
 

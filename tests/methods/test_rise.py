@@ -65,13 +65,13 @@ BRIGHT, FIRST = torch.full((1, 3, 24, 32), 0.8), torch.tensor([0])
 def test_finds_the_only_position_that_counts(spot: Classifier) -> None:
     """The map is then the mean product of each pixel's mask with that of the position."""
     rise = Rise(masks=4000, batch=500)
-    found = rise(spot, BRIGHT, FIRST)[0]
+    maps = rise(spot, BRIGHT, FIRST)[0]
     masks = torch.cat(list(rise._draw_masks((24, 32), BRIGHT)))
-    place = masks[:, 9, 20]
-    torch.testing.assert_close(found, 0.8 * (place[:, None, None] * masks).mean(dim=0) / 0.5)
-    assert found.argmax() == 9 * 32 + 20
-    assert found[9, 20].item() == pytest.approx(1.6 * (0.25 + place.var().item()), abs=0.03)
-    assert found[0, 0].item() == pytest.approx(1.6 * 0.25, abs=0.03)
+    values = masks[:, 9, 20]
+    torch.testing.assert_close(maps, 0.8 * (values[:, None, None] * masks).mean(dim=0) / 0.5)
+    assert maps.argmax() == 9 * 32 + 20
+    assert maps[9, 20].item() == pytest.approx(1.6 * (0.25 + values.var().item()), abs=0.03)
+    assert maps[0, 0].item() == pytest.approx(1.6 * 0.25, abs=0.03)
 
 
 def test_masks_keep_the_requested_fraction_everywhere(images: torch.Tensor) -> None:
@@ -100,13 +100,13 @@ def test_queries_once_for_each_mask(
 class TestTolerance:
     def test_a_lower_tolerance_queries_more_and_is_more_exact(self, spot: Classifier) -> None:
         whole = Rise(masks=8000, batch=500)(spot, BRIGHT, FIRST)
-        asked, errors = [], []
+        queries, errors = [], []
         for tolerance in (0.4, 0.18):
             before = spot.queries
-            found = Rise(masks=8000, tolerance=tolerance)(spot, BRIGHT, FIRST)
-            asked.append(spot.queries - before)
-            errors.append(((found - whole).std() / whole.std()).item())
-        assert 128 <= asked[0] < asked[1] < 8000
+            maps = Rise(masks=8000, tolerance=tolerance)(spot, BRIGHT, FIRST)
+            queries.append(spot.queries - before)
+            errors.append(((maps - whole).std() / whole.std()).item())
+        assert 128 <= queries[0] < queries[1] < 8000
         assert errors[1] < errors[0]
         assert errors[1] < 0.25
 
@@ -115,12 +115,12 @@ class TestTolerance:
         targets = torch.tensor([0, 1, 1])
         rise = Rise(masks=3000, tolerance=0.2)
         together = rise(spot, images, targets)
-        asked, each = spot.queries, []
+        queries, each = spot.queries, []
         for index, one in enumerate(zip(images.split(1), targets.split(1), strict=True)):
             before = spot.queries
             torch.testing.assert_close(together[index], rise(spot, *one)[0])
             each.append(spot.queries - before)
-        assert sum(each) == asked
+        assert sum(each) == queries
         assert each[0] < each[1] == 3000  # the noise of the masks themselves hides little contrast
 
     def test_a_map_of_zeros_has_converged_at_once(self, spot: Classifier) -> None:

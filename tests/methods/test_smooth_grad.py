@@ -26,9 +26,9 @@ def test_is_the_mean_gradient_of_noisy_copies(
             )
             total += slopes[0] / 6
         expected.append(total.abs().amax(dim=0))
-    found = SmoothGrad(samples=6, noise=0.2, seed=3)(residual, images, targets)
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-4)
-    assert not torch.allclose(found, SmoothGrad(6, 0.2, seed=4)(residual, images, targets))
+    maps = SmoothGrad(samples=6, noise=0.2, seed=3)(residual, images, targets)
+    torch.testing.assert_close(maps, torch.stack(expected), atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(maps, SmoothGrad(6, 0.2, seed=4)(residual, images, targets))
 
 
 def test_of_a_linear_model_is_its_gradient(
@@ -42,9 +42,9 @@ def test_of_a_linear_model_is_its_gradient(
 def test_with_little_noise_is_the_gradient(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = SmoothGrad(samples=2, noise=1e-7)(residual, images, targets)
+    maps = SmoothGrad(samples=2, noise=1e-7)(residual, images, targets)
     expected = Gradient()(residual, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 100])
@@ -52,25 +52,25 @@ def test_the_batch_changes_only_how_many_are_computed_at_once(
     batch: int, residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     before = residual.queries
-    found = SmoothGrad(samples=5, batch=batch)(residual, images, targets)
+    maps = SmoothGrad(samples=5, batch=batch)(residual, images, targets)
     assert residual.queries - before == 3 * 5
     expected = SmoothGrad(samples=5)(residual, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_noise_is_a_fraction_of_the_range(targets: torch.Tensor) -> None:
     images = torch.full((3, 3, 24, 32), 0.4)
     images[0, 0, 0, :2] = torch.tensor([0.0, 0.8])
     images[1, 0, 0, :2] = torch.tensor([0.3, 0.5])
-    seen: list[torch.Tensor] = []
+    received: list[torch.Tensor] = []
 
     def ask(clean: torch.Tensor, noisy: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         torch.testing.assert_close(clean, images.repeat(len(clean) // 3, 1, 1, 1))
-        seen.append(noisy.unflatten(0, (-1, 3)))
+        received.append(noisy.unflatten(0, (-1, 3)))
         return noisy
 
     mean = NoisyCopies(samples=8, noise=0.1, seed=0, batch=9).average(ask, images, targets)
-    copies = torch.cat(seen)
+    copies = torch.cat(received)
     assert copies.shape[0] == 8
     torch.testing.assert_close(mean, copies.mean(dim=0))
     spread = copies.std(dim=(0, 2, 3, 4))

@@ -30,8 +30,8 @@ def test_is_the_mean_taylor_term_of_roots_around_the_image(
             )
             total += (image - root) * slopes[0] / 7
         expected.append(total.sum(dim=0))
-    found = SmoothTaylor(samples=7, noise=0.3, seed=5)(residual, images, targets)
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-4)
+    maps = SmoothTaylor(samples=7, noise=0.3, seed=5)(residual, images, targets)
+    torch.testing.assert_close(maps, torch.stack(expected), atol=1e-6, rtol=1e-4)
 
 
 class Squares(nn.Module):
@@ -47,8 +47,8 @@ def test_of_squares_is_their_curvature(
     """E[−ε · 2c (x + ε)] = −2c σ², for each of three channels."""
     images = torch.full((3, 3, 24, 32), 0.5)
     images[:, :, 0, :2] = torch.tensor([0.0, 1.0])
-    found = SmoothTaylor(noise=0.1)(opened(Squares()), images, targets)
-    means = found[:, 1:].mean(dim=(1, 2))
+    maps = SmoothTaylor(noise=0.1)(opened(Squares()), images, targets)
+    means = maps[:, 1:].mean(dim=(1, 2))
     expected = -2 * targets * 0.1**2 * 3
     torch.testing.assert_close(means, expected.float(), atol=1e-9, rtol=0.02)
 
@@ -59,9 +59,9 @@ def test_of_a_linear_model_is_nothing_on_black_and_on_white(
     """E[−ε · w] = 0, whatever the pixel."""
     images = torch.zeros(3, 3, 24, 32)
     images[..., 16:] = 1
-    found = SmoothTaylor(samples=2000, noise=0.3)(linear, images, targets)
-    spread = found.std()
-    for half in (found[..., :16], found[..., 16:]):
+    maps = SmoothTaylor(samples=2000, noise=0.3)(linear, images, targets)
+    spread = maps.std()
+    for half in (maps[..., :16], maps[..., 16:]):
         assert half.mean().abs() < 4 * spread / half[0].numel() ** 0.5  # one noise for all images
 
 

@@ -13,8 +13,8 @@ from apercu.methods.smoothed import Smoothed
 def test_equals_scipy_on_the_map(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
-    found = Smoothed(Gradient(), sigma=2 / 24)(residual, images, targets)
-    for smooth, rough in zip(found, Gradient()(residual, images, targets), strict=True):
+    maps = Smoothed(Gradient(), sigma=2 / 24)(residual, images, targets)
+    for smooth, rough in zip(maps, Gradient()(residual, images, targets), strict=True):
         expected = torch.from_numpy(gaussian_filter(rough.double().numpy(), 2, truncate=3))
         torch.testing.assert_close(smooth.double(), expected, atol=1e-7, rtol=1e-4)
 
@@ -23,9 +23,9 @@ def test_no_evidence_is_lost_at_the_border(residual: Classifier, targets: torch.
     spot = torch.zeros(3, 24, 32)
     spot[:, 0, 0] = 1
     trained = TrainedMethod(lambda images, targets: spot, "spot", 60.0)
-    found = Smoothed(trained, sigma=0.1)(residual, torch.zeros(3, 3, 24, 32), targets)
-    torch.testing.assert_close(found.sum(dim=(1, 2)), torch.ones(3))
-    assert found.amax() < 0.2
+    maps = Smoothed(trained, sigma=0.1)(residual, torch.zeros(3, 3, 24, 32), targets)
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(3))
+    assert maps.amax() < 0.2
 
 
 def test_a_wrapper_has_the_needs_and_the_scale_of_its_explainer() -> None:

@@ -55,19 +55,19 @@ def test_is_the_literal_formula_on_all_activations_and_the_last_features(
     classifier = request.getfixturevalue(network)
     expected = literal(classifier, layers, images, targets)
     assert expected.amax(dim=(1, 2)).min() > 0.5
-    found = ZoomCam()(classifier, images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    maps = ZoomCam()(classifier, images, targets)
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_layers_can_be_named_in_any_order(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     names = ("stages.1", "stem.1", "stages.0")
-    found = ZoomCam(names)(residual, images, targets)
+    maps = ZoomCam(names)(residual, images, targets)
     expected = literal(residual, ["stages.0", "stages.1"], images, targets)
     stem = ZoomCam(("stem.1",))(residual, images, targets)
-    torch.testing.assert_close(found, torch.maximum(expected, stem), atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(found, ZoomCam()(residual, images, targets), atol=1e-2)
+    torch.testing.assert_close(maps, torch.maximum(expected, stem), atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(maps, ZoomCam()(residual, images, targets), atol=1e-2)
 
 
 class Shared(nn.Module):
@@ -90,9 +90,9 @@ def test_a_layer_called_twice_counts_twice(
     opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
 ) -> None:
     classifier = opened(Shared())
-    found = ZoomCam(("relu",))(classifier, images, targets)
+    maps = ZoomCam(("relu",))(classifier, images, targets)
     expected = literal(classifier, ["relu"], images, targets)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(maps, expected, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(ZoomCam()(classifier, images, targets), expected)
 
 

@@ -56,19 +56,19 @@ def test_random_scores_rise_as_often_as_they_fall() -> None:
 
 
 def test_the_stretched_map_keeps_and_its_inverse_removes() -> None:
-    shown = []
+    displayed = []
 
     def ask(images: torch.Tensor) -> torch.Tensor:
-        shown.append(images)
+        displayed.append(images)
         return torch.zeros(len(images), 2)
 
     images = torch.rand(1, 3, 1, 3)
     maps = torch.tensor([[[-1.0, 0, 3]]])
     keep = torch.tensor([0, 0.25, 1])
     for metric, mask in ((average_drop, keep), (increase, keep), (drop_in_deletion, 1 - keep)):
-        shown.clear()
+        displayed.clear()
         metric(ask, images, torch.tensor([0]), maps)
-        torch.testing.assert_close(shown, [images, images * mask])
+        torch.testing.assert_close(displayed, [images, images * mask])
 
 
 def test_a_constant_map_gives_black_and_a_probability_of_zero_cannot_drop() -> None:

@@ -63,9 +63,11 @@ def test_a_constant_score_is_its_own_area_and_not_calibrated_at_all() -> None:
     maps = torch.rand(1, 56, 56)
     for ratio in (0.0, 0.3, 1.0):
         for flipping in (DELETION, INSERTION, replace(DELETION, cumulative=False)):
-            found = run(says(lambda images, r=ratio: torch.full((len(images),), r)), maps, flipping)
-            assert compute_area(found).item() == pytest.approx(ratio, abs=1e-6)
-            assert compute_calibration(found).item() == 0
+            result = run(
+                says(lambda images, r=ratio: torch.full((len(images),), r)), maps, flipping
+            )
+            assert compute_area(result).item() == pytest.approx(ratio, abs=1e-6)
+            assert compute_calibration(result).item() == 0
 
 
 def test_random_scores_are_not_calibrated() -> None:
@@ -99,10 +101,10 @@ def slow_flip(ask: Ask, image: torch.Tensor, map: torch.Tensor, how: Flipping) -
     curve, first = [], 0
     for step in range(how.steps + 1):
         last = step * len(pixels) // how.steps
-        shown = start.clone()
+        images = start.clone()
         for y, x in pixels[0 if how.cumulative else first : last]:
-            shown[:, y, x] = end[:, y, x]
-        curve.append(ask(shown[None]).softmax(dim=1)[0, 1].item())
+            images[:, y, x] = end[:, y, x]
+        curve.append(ask(images[None]).softmax(dim=1)[0, 1].item())
         first = last
     return curve
 
@@ -120,20 +122,20 @@ def test_batches_give_the_curves_of_a_literal_loop(insert: bool, cumulative: boo
     def ask(some: torch.Tensor) -> torch.Tensor:
         return some.flatten(1) @ weights
 
-    found = flip_pixels(ask, images, torch.ones(3, dtype=torch.long), maps, how)
+    result = flip_pixels(ask, images, torch.ones(3, dtype=torch.long), maps, how)
     literal = [slow_flip(ask, *pair, how) for pair in zip(images, maps, strict=True)]
-    torch.testing.assert_close(found.probabilities, torch.tensor(literal))
+    torch.testing.assert_close(result.probabilities, torch.tensor(literal))
     heights = torch.tensor(literal)[:, 0 if cumulative else 1 :]
     steps = heights.shape[1] - 1
-    torch.testing.assert_close(compute_area(found), torch.trapezoid(heights, dx=1 / steps))
+    torch.testing.assert_close(compute_area(result), torch.trapezoid(heights, dx=1 / steps))
 
 
 def test_saliency_is_the_mean_of_the_stretched_map_over_each_step() -> None:
     maps = torch.arange(10.0).view(1, 2, 5) * 2 + 5
-    found = run(says(brightness), maps, Flipping(Black(), steps=3))
-    ends = [9 - place for place in (0, 3, 6, 10)]
+    result = run(says(brightness), maps, Flipping(Black(), steps=3))
+    ends = [9 - position for position in (0, 3, 6, 10)]
     literal = [sum(range(b + 1, a + 1)) / (a - b) / 9 for a, b in pairwise(ends)]
-    assert found.saliency[0].tolist() == pytest.approx(literal)
+    assert result.saliency[0].tolist() == pytest.approx(literal)
 
 
 def test_a_batch_equals_its_singles_and_each_image_has_its_own_target() -> None:
@@ -157,9 +159,9 @@ def test_a_batch_equals_its_singles_and_each_image_has_its_own_target() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3])
 def test_a_constant_map_is_not_calibrated(value: float) -> None:
-    found = run(says(brightness), torch.full((1, 13, 13), value), replace(DELETION, steps=20))
-    assert dc(found).item() == 0
-    assert dauc(found).item() == pytest.approx(0.5, abs=0.01)
+    result = run(says(brightness), torch.full((1, 13, 13), value), replace(DELETION, steps=20))
+    assert dc(result).item() == 0
+    assert dauc(result).item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_no_more_images_than_batch_are_computed_at_once_and_tiny_maps_take_a_step_per_pixel() -> (
@@ -171,8 +173,8 @@ def test_no_more_images_than_batch_are_computed_at_once_and_tiny_maps_take_a_ste
         sizes.append(len(images))
         return torch.zeros(len(images), 2)
 
-    found = run(ask, torch.rand(2, 3, 3), Flipping(Black(), batch=8))
-    assert found.probabilities.shape == (2, 10)
+    result = run(ask, torch.rand(2, 3, 3), Flipping(Black(), batch=8))
+    assert result.probabilities.shape == (2, 10)
     assert sizes == [8, 8, 4]
 
 

@@ -37,28 +37,28 @@ def test_is_the_largest_relative_change_of_a_literal_loop(
             for some in drawn
         ]
         literal.append(max(float(move.norm() / before.norm()) for move in moves))
-    found = max_sensitivity(method, classifier, images, TARGETS, noise)
-    torch.testing.assert_close(found, torch.tensor(literal), rtol=1e-4, atol=1e-6)
-    assert (found > 0).all()
+    result = max_sensitivity(method, classifier, images, TARGETS, noise)
+    torch.testing.assert_close(result, torch.tensor(literal), rtol=1e-4, atol=1e-6)
+    assert (result > 0).all()
 
 
 def test_noise_stays_within_its_radius_and_the_range_of_images(
     classifier: Classifier, images: torch.Tensor
 ) -> None:
-    seen = []
+    received = []
 
     def watch(_: Classifier, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
-        seen.append(images)
+        received.append(images)
         return images[:, 0]
 
     images[0], images[1] = 0, 1
     max_sensitivity(watch, classifier, images, TARGETS, SensitivityNoise(radius=0.05, draws=3))
-    assert len(seen) == 4
-    for noisy in seen[1:]:
+    assert len(received) == 4
+    for noisy in received[1:]:
         assert noisy.min() >= 0
         assert noisy.max() <= 1
         assert 0.049 < (noisy - images).abs().max() <= 0.0501
-    assert not torch.equal(seen[1], seen[2])
+    assert not torch.equal(received[1], received[2])
 
 
 def test_a_map_that_ignores_the_image_does_not_change(

@@ -27,8 +27,8 @@ def test_over_percentiles_is_the_literal_mean_over_cuts() -> None:
             fmean(slow_iou(map >= cut, truth) for cut in np.percentile(map, range(101)))
             for map, truth in zip(maps.double().numpy(), truths.numpy(), strict=True)
         ]
-        found = iou_over_percentiles(maps.double(), truths)
-        torch.testing.assert_close(found, torch.tensor(literal), atol=1e-6, rtol=0)
+        result = iou_over_percentiles(maps.double(), truths)
+        torch.testing.assert_close(result, torch.tensor(literal), atol=1e-6, rtol=0)
 
 
 def test_at_area_takes_as_many_pixels_as_are_true() -> None:

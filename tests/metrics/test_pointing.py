@@ -11,8 +11,8 @@ from apercu.metrics.pointing import pointing_game, true_regions
 def slow_pointing_game(map: torch.Tensor, truth: torch.Tensor, tolerance: int) -> float:
     peak = map.max().item()
     places = [(y, x) for y in range(map.shape[0]) for x in range(map.shape[1])]
-    peaks = [place for place in places if map[place] == peak]
-    object_ = [place for place in places if truth[place]]
+    peaks = [position for position in places if map[position] == peak]
+    object_ = [position for position in places if truth[position]]
     hits = [p for p in peaks if any(dist(p, pixel) <= tolerance for pixel in object_)]
     return len(hits) / len(peaks)
 

@@ -60,9 +60,9 @@ def test_is_the_rank_correlation_with_the_map_of_a_randomised_copy(
     before = Gradient()(classifier, images, TARGETS)
     after = Gradient()(randomise_weights(classifier, 5), images, TARGETS)
     expected = spearman(before.flatten(1), after.flatten(1)).abs()
-    found = randomisation(Gradient(), classifier, images, TARGETS, seed=5)
-    torch.testing.assert_close(found, expected)
-    assert (found < 0.5).all()
+    result = randomisation(Gradient(), classifier, images, TARGETS, seed=5)
+    torch.testing.assert_close(result, expected)
+    assert (result < 0.5).all()
 
 
 def test_a_map_that_ignores_the_classifier_survives_even_when_inverted(
@@ -95,7 +95,7 @@ def test_a_map_that_becomes_constant_scores_zero_and_an_unchanged_one_scores_one
 def test_the_classifier_is_not_changed(classifier: Classifier, images: torch.Tensor) -> None:
     module = classifier.module
     assert module is not None
-    weights, answers = copy.deepcopy(module.state_dict()), classifier(images)
+    weights, logits = copy.deepcopy(module.state_dict()), classifier(images)
     fingerprint, queries = classifier.fingerprint, classifier.queries
     randomisation(CentreBox(), classifier, images, TARGETS)
     assert classifier.module is module
@@ -103,7 +103,7 @@ def test_the_classifier_is_not_changed(classifier: Classifier, images: torch.Ten
     assert classifier.queries == queries
     for name, weight in module.state_dict().items():
         assert torch.equal(weight, weights[name]), name
-    assert torch.equal(classifier(images), answers)
+    assert torch.equal(classifier(images), logits)
 
 
 def test_every_varying_parameter_is_randomised_with_its_own_mean_and_deviation(
@@ -126,6 +126,6 @@ def test_every_varying_parameter_is_randomised_with_its_own_mean_and_deviation(
 def test_a_black_box_is_refused(images: torch.Tensor) -> None:
     answer = BlackBox(lambda images: images.mean(dim=(2, 3)))
     spec = InputSpec(channels=3, size=(32, 32))
-    asked = Classifier(Network("tests:box", answer, "0", spec, differentiable=False))
+    counting = Classifier(Network("tests:box", answer, "0", spec, differentiable=False))
     with pytest.raises(ClassifierError, match="tests:box does not show its weights"):
-        randomisation(CentreBox(), asked, images, TARGETS)
+        randomisation(CentreBox(), counting, images, TARGETS)

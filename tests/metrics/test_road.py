@@ -14,7 +14,7 @@ def slow_impute(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """One dense system, one equation per missing pixel."""
     height, width = keep.shape
     places = [(y, x) for y in range(height) for x in range(width) if not keep[y, x]]
-    number = {place: index for index, place in enumerate(places)}
+    number = {position: index for index, position in enumerate(places)}
     left = torch.zeros(len(places), len(places), dtype=torch.float64)
     right = torch.zeros(len(places), len(image), dtype=torch.float64)
     for (y, x), row in number.items():
@@ -57,9 +57,9 @@ def test_all_or_nothing_to_fill() -> None:
     images = torch.rand(2, 3, 9, 9)
     keep = torch.zeros(2, 9, 9, dtype=torch.bool)
     keep[1] = True
-    found = impute(images, keep)
-    torch.testing.assert_close(found[0], images[0].mean(dim=(1, 2), keepdim=True).expand(3, 9, 9))
-    assert torch.equal(found[1], images[1])
+    result = impute(images, keep)
+    torch.testing.assert_close(result[0], images[0].mean(dim=(1, 2), keepdim=True).expand(3, 9, 9))
+    assert torch.equal(result[1], images[1])
 
 
 def slow_road(image: torch.Tensor, map: torch.Tensor, settings: RoadSettings) -> float:
@@ -69,14 +69,14 @@ def slow_road(image: torch.Tensor, map: torch.Tensor, settings: RoadSettings) ->
     gaps = []
     for share in settings.fractions:
         count = round(share * len(order))
-        answers = []
+        logits = []
         for gone in (order[len(order) - count :], order[:count]):
             keep = torch.ones(len(order), dtype=torch.bool)
             keep[gone] = False
             keep = keep.view_as(map)
             filled = slow_impute(image, keep) + ~keep * settings.noise * noise
-            answers.append(ask(filled.clamp(0, 1)[None]).softmax(dim=1)[0, 1].item())
-        gaps.append((answers[0] - answers[1]) / 2)
+            logits.append(ask(filled.clamp(0, 1)[None]).softmax(dim=1)[0, 1].item())
+        gaps.append((logits[0] - logits[1]) / 2)
     return sum(gaps) / len(gaps)
 
 
@@ -94,8 +94,8 @@ def test_batches_give_the_score_of_a_literal_loop() -> None:
     maps[0] = maps[0].round()
     settings = RoadSettings(fractions=(0.25, 0.6, 0.9), noise=0.05, seed=3, batch=5)
     literal = [slow_road(*pair, settings) for pair in zip(images, maps, strict=True)]
-    found = road(ask, images, torch.ones(3, dtype=torch.long), maps, settings)
-    torch.testing.assert_close(found, torch.tensor(literal), atol=1e-4, rtol=0)
+    result = road(ask, images, torch.ones(3, dtype=torch.long), maps, settings)
+    torch.testing.assert_close(result, torch.tensor(literal), atol=1e-4, rtol=0)
 
 
 def test_a_map_of_the_evidence_scores_above_zero_and_its_opposite_the_same_below() -> None:
@@ -104,9 +104,9 @@ def test_a_map_of_the_evidence_scores_above_zero_and_its_opposite_the_same_below
     maps = torch.rand(2, 16, 16, generator=generator)
     maps[..., :8] += 1
     target = torch.ones(2, dtype=torch.long)
-    told, untold = road(ask, images, target, maps), road(ask, images, target, -maps)
-    assert (told > 0.05).all()
-    torch.testing.assert_close(told, -untold)
+    informed, untold = road(ask, images, target, maps), road(ask, images, target, -maps)
+    assert (informed > 0.05).all()
+    torch.testing.assert_close(informed, -untold)
 
 
 def test_a_constant_map_on_a_constant_image_scores_zero() -> None:

@@ -53,11 +53,11 @@ def test_five_percent_box_with_certainty_is_minus_2_996() -> None:
 def test_the_crop_is_the_box_enlarged_without_its_aspect() -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     boxes = torch.tensor([[2.0, 3, 12, 8], [0, 0, 0, 0]])
-    asked = Sure(0.5)
-    saliency_metric(asked, images, torch.tensor([0, 1]), boxes)
+    classifier = Sure(0.5)
+    saliency_metric(classifier, images, torch.tensor([0, 1]), boxes)
     literal = F.interpolate(images[:1, :, 3:8, 2:12], size=(SIZE, SIZE), mode="bilinear")
-    torch.testing.assert_close(asked.shown[:1], literal)
-    torch.testing.assert_close(asked.shown[1], images[1])
+    torch.testing.assert_close(classifier.shown[:1], literal)
+    torch.testing.assert_close(classifier.shown[1], images[1])
 
 
 def test_edges_between_pixels_move_outwards() -> None:
@@ -67,8 +67,8 @@ def test_edges_between_pixels_move_outwards() -> None:
 
 def test_each_image_has_its_own_target() -> None:
     images, boxes = torch.rand(2, 3, SIZE, SIZE), torch.zeros(2, 4)
-    found = saliency_metric(Sure(0.8), images, torch.tensor([0, 1]), boxes)
-    torch.testing.assert_close(found, -torch.tensor([0.2, 0.8]).log())
+    result = saliency_metric(Sure(0.8), images, torch.tensor([0, 1]), boxes)
+    torch.testing.assert_close(result, -torch.tensor([0.2, 0.8]).log())
 
 
 def test_targets_of_tiny_probability_stay_finite() -> None:
@@ -76,5 +76,5 @@ def test_targets_of_tiny_probability_stay_finite() -> None:
         return torch.tensor([[200.0, 0.0]]).expand(len(images), 2)
 
     images = torch.rand(1, 3, SIZE, SIZE)
-    found = saliency_metric(certain, images, torch.tensor([1]), torch.zeros(1, 4))
-    assert found.item() == pytest.approx(200.0)
+    result = saliency_metric(certain, images, torch.tensor([1]), torch.zeros(1, 4))
+    assert result.item() == pytest.approx(200.0)

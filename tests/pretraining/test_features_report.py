@@ -71,11 +71,11 @@ def test_images_are_drawn_at_their_features() -> None:
     features = torch.tensor([[0.0, 0.0], [10.0, 1.0], [20.0, -1.0], [30.0, 0.0]])
     shades = torch.linspace(0, 1, 4)
     images = [torch.full((3, 8, 8), float(shade)) for shade in shades]
-    known = LabelledFeatures(features, torch.tensor([0, 1, 1, 5]), images)
-    picture = draw_pca_plot(known, ["#ff0000", "#0000ff"])
-    seen = {picture.getpixel((x, y)) for x in range(0, 900, 4) for y in range(0, 900, 4)}
-    assert {(255, 0, 0), (0, 0, 255)} <= seen
+    labelled = LabelledFeatures(features, torch.tensor([0, 1, 1, 5]), images)
+    picture = draw_pca_plot(labelled, ["#ff0000", "#0000ff"])
+    values = {picture.getpixel((x, y)) for x in range(0, 900, 4) for y in range(0, 900, 4)}
+    assert {(255, 0, 0), (0, 0, 255)} <= values
     for shade in (0, 85, 170):
-        assert (shade,) * 3 in seen
+        assert (shade,) * 3 in values
     with pytest.raises(ConfigError, match="expected the images"):
-        draw_pca_plot(LabelledFeatures(features, known.labels), ["#ff0000"])
+        draw_pca_plot(LabelledFeatures(features, labelled.labels), ["#ff0000"])

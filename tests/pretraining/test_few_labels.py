@@ -84,20 +84,20 @@ def test_reinitialised_weights(tiny_card: Path) -> None:
     assert one.fingerprint == same.fingerprint != other.fingerprint != trained.fingerprint
     assert one.classes == trained.classes
     norm = next(m for m in one.module.modules() if isinstance(m, torch.nn.BatchNorm2d))  # type: ignore[union-attr]
-    seen: list[torch.Tensor] = []
-    handle = norm.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    received: list[torch.Tensor] = []
+    handle = norm.register_forward_hook(lambda _module, inputs, _output: received.append(inputs[0]))
     one(images[0])
     handle.remove()
-    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, received[0].mean((0, 2, 3)))
 
 
 def test_a_remainder_of_one_image_joins_a_batch() -> None:
     card = {"channels": 3, "classes": 2, "size": (32, 32), "width": 4}
     network = SmallResNet(**card)
     spec = InputSpec(size=(32, 32))
-    made = wrap_module(network, ClassifierCard(source="a:b", options=card, input=spec))
+    classifier = wrap_module(network, ClassifierCard(source="a:b", options=card, input=spec))
     source = open_images("planted:size=32,images=33,classes=3")
-    assert reinitialise(made, source, 0).fingerprint != made.fingerprint
+    assert reinitialise(classifier, source, 0).fingerprint != classifier.fingerprint
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])

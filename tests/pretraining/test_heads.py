@@ -30,47 +30,47 @@ TEST, TRUTH = clouds(300, 2)
 def test_every_head(head: FeatureHead) -> None:
     before = TRAINING.clone()
     predict = head.fit(TRAINING, LABELS, 3, seed=0)
-    found = predict(TEST)
+    result = predict(TEST)
     assert torch.equal(TRAINING, before)
-    assert found.shape == (300,) and not found.requires_grad
-    assert (found == TRUTH).float().mean() > 0.75
-    assert torch.equal(head.fit(TRAINING, LABELS, 3, seed=0)(TEST), found)
-    assert torch.equal(predict(TEST[:1]), found[:1])
+    assert result.shape == (300,) and not result.requires_grad
+    assert (result == TRUTH).float().mean() > 0.75
+    assert torch.equal(head.fit(TRAINING, LABELS, 3, seed=0)(TEST), result)
+    assert torch.equal(predict(TEST[:1]), result[:1])
     other = head.fit(5 * TRAINING - 3, LABELS, 3, seed=0)(5 * TEST - 3)
-    assert (other == found).float().mean() > 0.98  # units do not matter
+    assert (other == result).float().mean() > 0.98  # units do not matter
     few = head.fit(TRAINING[:4], LABELS[:4], 3, seed=0)(TEST)
     assert set(few.tolist()) <= {0, 1}  # a class without labels is not predicted
 
 
 def test_linear_is_scikit_learn_s_logistic_regression() -> None:
     scaled = (TRAINING - TRAINING.mean(0)) / TRAINING.std(0, unbiased=False)
-    shown = (TEST - TRAINING.mean(0)) / TRAINING.std(0, unbiased=False)
+    standardised = (TEST - TRAINING.mean(0)) / TRAINING.std(0, unbiased=False)
     theirs = LogisticRegression(C=1 / 0.7, class_weight="balanced", tol=1e-9, max_iter=5000)
     theirs.fit(scaled.numpy(), LABELS.numpy())
     ours = Linear(penalty=0.7).fit(TRAINING, LABELS, 3, seed=0)(TEST)
-    assert torch.equal(ours, torch.from_numpy(theirs.predict(shown.numpy())))
+    assert torch.equal(ours, torch.from_numpy(theirs.predict(standardised.numpy())))
 
 
 def test_nearest_is_scikit_learn_s_where_classes_are_as_frequent() -> None:
-    known, labels = TRAINING[LABELS != 0][:40], LABELS[LABELS != 0][:40]
+    features, labels = TRAINING[LABELS != 0][:40], LABELS[LABELS != 0][:40]
     both = [torch.where(labels == one)[0][:12] for one in (1, 2)]
     chosen = torch.cat(both)
-    known, labels = known[chosen], labels[chosen]
-    scaled = (known - known.mean(0)) / known.std(0, unbiased=False)
+    features, labels = features[chosen], labels[chosen]
+    scaled = (features - features.mean(0)) / features.std(0, unbiased=False)
     theirs = KNeighborsClassifier(5, metric="cosine").fit(scaled.numpy(), labels.numpy())
-    shown = (TEST - known.mean(0)) / known.std(0, unbiased=False)
-    ours = Nearest(5).fit(known, labels, 3, seed=0)(TEST)
-    assert torch.equal(ours, torch.from_numpy(theirs.predict(shown.numpy())))
+    standardised = (TEST - features.mean(0)) / features.std(0, unbiased=False)
+    ours = Nearest(5).fit(features, labels, 3, seed=0)(TEST)
+    assert torch.equal(ours, torch.from_numpy(theirs.predict(standardised.numpy())))
 
 
 def test_a_rare_class_counts_as_much() -> None:
     """One of three rare labels outvotes two of twelve common ones beside it."""
     angles = torch.tensor([0.0, 2.0, 2.1, 0.05, 0.1, *(-1.5 - 0.01 * n for n in range(10))])
     labels = torch.tensor([0, 0, 0, *[1] * 12])
-    known = torch.stack([angles.cos(), angles.sin()], 1)
+    features = torch.stack([angles.cos(), angles.sin()], 1)
     test = torch.tensor([[1.0, 0.06]])
-    votes = Nearest(10).fit_standardised(known, labels, 2, seed=0)(test)
-    alone = Nearest(1).fit_standardised(known, labels, 2, seed=0)(test)
+    votes = Nearest(10).fit_standardised(features, labels, 2, seed=0)(test)
+    alone = Nearest(1).fit_standardised(features, labels, 2, seed=0)(test)
     assert (votes.tolist(), alone.tolist()) == ([0], [1])
 
 

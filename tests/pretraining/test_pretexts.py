@@ -80,9 +80,9 @@ def test_every_pretext(name: str) -> None:
 def test_missing_magnitudes_do_not_count() -> None:
     pretext, targets = Magnitudes(turned=False), _magnitudes()
     network = _network(pretext, targets)
-    known = targets.clone()
-    known[2, 1] = math.nan
-    terms = pretext.compute_losses(network, PretextBatch(_images(), known, _generator()))[
+    labels = targets.clone()
+    labels[2, 1] = math.nan
+    terms = pretext.compute_losses(network, PretextBatch(_images(), labels, _generator()))[
         "magnitude"
     ]
     share = network.parts["head"](network(_images()))
@@ -175,22 +175,22 @@ def test_errors_of_a_transformation_in_degrees() -> None:
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-    _, wanted = pretext.transform(_images(), _generator())
+    _, targets = pretext.transform(_images(), _generator())
     errors = pretext.measure_errors(network, PretextBatch(_images(), None, _generator()))
-    angles = torch.rad2deg(torch.atan2(wanted[:, 1], wanted[:, 0])).abs()
+    angles = torch.rad2deg(torch.atan2(targets[:, 1], targets[:, 0])).abs()
     torch.testing.assert_close(errors["degrees"], angles)
     assert errors["degrees"].max() <= 90
 
 
 def test_quarter_turns_are_the_eight_positions() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
-    seen = {
+    values = {
         tuple(one.flatten().tolist())
         for one in turn_randomly(image.repeat(200, 1, 1, 1), _generator())
     }
     turned = [image.rot90(k, (2, 3)) for k in range(4)]
     both = [*turned, *(one.flip(3) for one in turned)]
-    assert seen == {tuple(one.flatten().tolist()) for one in both}
+    assert values == {tuple(one.flatten().tolist()) for one in both}
 
 
 def test_masks_add_up_and_hide() -> None:

@@ -51,8 +51,8 @@ def objective() -> Untargeted:
 
 def uphill() -> torch.Tensor:
     """The direction in which each image is less what it is."""
-    seen = linear(IMAGES).argmax(1)
-    return torch.where(seen == 1, -1.0, 1.0)[:, None, None, None] * WEIGHTS.view(1, 3, 4, 4)
+    predicted = linear(IMAGES).argmax(1)
+    return torch.where(predicted == 1, -1.0, 1.0)[:, None, None, None] * WEIGHTS.view(1, 3, 4, 4)
 
 
 @pytest.fixture
@@ -73,24 +73,24 @@ def test_signed_attacks_end_in_a_corner_of_the_box_of_a_linear_classifier() -> N
 
 
 def test_pgd_in_a_ball_ends_where_the_gradient_meets_it() -> None:
-    found = Pgd(0.02, steps=40, norm="l2")(objective(), IMAGES)
+    attacked = Pgd(0.02, steps=40, norm="l2")(objective(), IMAGES)
     direction = uphill() / WEIGHTS.norm()
     expected = IMAGES + 0.02 * math.sqrt(48) * direction
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(attacked, expected, atol=1e-3, rtol=0)
 
 
 def test_deepfool_stops_at_a_linear_boundary() -> None:
-    found = DeepFool(overshoot=0.02)(objective(), IMAGES)
+    attacked = DeepFool(overshoot=0.02)(objective(), IMAGES)
     gap = linear(IMAGES)[:, 1].abs()
-    distance = (found - IMAGES).flatten(1).norm(dim=1)
+    distance = (attacked - IMAGES).flatten(1).norm(dim=1)
     torch.testing.assert_close(distance, 1.02 * (gap + 1e-4) / WEIGHTS.norm(), rtol=1e-3, atol=0)
-    assert objective().is_adversarial(found).all()
+    assert objective().is_adversarial(attacked).all()
 
 
 def test_multiplied_pixels_end_at_the_ratio() -> None:
-    found = Multiplicative(1.1, steps=8)(objective(), IMAGES)
+    attacked = Multiplicative(1.1, steps=8)(objective(), IMAGES)
     expected = IMAGES * torch.where(uphill() > 0, 1.1, 1 / 1.1)
-    torch.testing.assert_close(found, expected.clamp(0, 1))
+    torch.testing.assert_close(attacked, expected.clamp(0, 1))
     ball = Multiplicative(1.1, steps=8, norm="l2")(objective(), IMAGES)
     root = (ball / IMAGES).log().flatten(1).square().mean(1).sqrt()
     torch.testing.assert_close(root, torch.full_like(root, math.log(1.1)), rtol=1e-3, atol=0)
@@ -98,7 +98,7 @@ def test_multiplied_pixels_end_at_the_ratio() -> None:
 
 def test_iterated_steps_are_the_printed_loop(classifier: Classifier, images: torch.Tensor) -> None:
     labels = classifier(images).argmax(1)
-    found = IFgsm(8 / 255, steps=3, pace=0.4)(Untargeted(classifier, labels), images)
+    attacked = IFgsm(8 / 255, steps=3, pace=0.4)(Untargeted(classifier, labels), images)
     for number in range(3):
         x = images[number : number + 1].clone()
         for _ in range(3):
@@ -108,14 +108,14 @@ def test_iterated_steps_are_the_printed_loop(classifier: Classifier, images: tor
             x = (x + 0.4 * 8 / 255 * gradient.sign()).detach()
             original = images[number : number + 1]
             x = torch.max(torch.min(x, original + 8 / 255), original - 8 / 255).clamp(0, 1)
-        torch.testing.assert_close(found[number], x[0])
+        torch.testing.assert_close(attacked[number], x[0])
 
 
 def test_a_possible_target_is_predicted() -> None:
-    wanted = 1 - linear(IMAGES).argmax(1)
-    towards = Targeted(linear, wanted)
-    found = Pgd(0.3, steps=10)(towards, IMAGES)
-    assert towards.is_adversarial(found).all() and not towards.is_adversarial(IMAGES).any()
+    targets = 1 - linear(IMAGES).argmax(1)
+    towards = Targeted(linear, targets)
+    attacked = Pgd(0.3, steps=10)(towards, IMAGES)
+    assert towards.is_adversarial(attacked).all() and not towards.is_adversarial(IMAGES).any()
 
 
 def test_restarts_keep_the_best_of_each_image(classifier: Classifier, images: torch.Tensor) -> None:
@@ -144,10 +144,10 @@ def test_sparse_evo_changes_few_pixels_where_one_decides() -> None:
     changed = {}
     for queries in (60, 600):
         queried.clear()
-        found = SparseEvo(queries=queries)(goal, images)
+        attacked = SparseEvo(queries=queries)(goal, images)
         assert sum(queried) <= 4 * queries
-        assert goal.is_adversarial(found).all()
-        changed[queries] = (found != images).flatten(1).sum(1)
+        assert goal.is_adversarial(attacked).all()
+        changed[queries] = (attacked != images).flatten(1).sum(1)
     assert (changed[600] < changed[60]).all()
     assert changed[600].max() <= 16
 
@@ -166,11 +166,11 @@ def test_every_query_counts_and_no_more_are_made(queries: int) -> None:
     images[2] = 0.3
     labels = torch.tensor([0, 1, 1, 0])  # the third is wrong already, the last cannot be
     attack = SparseEvo(queries=queries)
-    found, queried = attack.attack_and_count(Untargeted(by_brightness, labels), images)
+    attacked, queried = attack.attack_and_count(Untargeted(by_brightness, labels), images)
     assert len(turns) <= queries
     assert queried.tolist() == [queries, queries, 1, min(queries, 4 + 10)]
-    assert torch.equal(found[2:], images[2:])
-    assert torch.equal(attack(Untargeted(by_brightness, labels), images), found)
+    assert torch.equal(attacked[2:], images[2:])
+    assert torch.equal(attack(Untargeted(by_brightness, labels), images), attacked)
     alone = SparseEvo(queries=queries).attack_and_count
     only = Untargeted(lambda one: by_brightness(one.expand(4, -1, -1, -1))[:1], labels[2:3])
     assert alone(only, images[2:3])[1].tolist() == [1]
@@ -188,21 +188,21 @@ def test_without_an_adversarial_start_the_image_stays() -> None:
 def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tensor) -> None:
     before = images.clone()
     goal = Untargeted(classifier, classifier(images).argmax(1))
-    found = attack(goal, images)
-    assert found.shape == images.shape and not found.requires_grad
-    assert found.min() >= 0 and found.max() <= 1
+    attacked = attack(goal, images)
+    assert attacked.shape == images.shape and not attacked.requires_grad
+    assert attacked.min() >= 0 and attacked.max() <= 1
     assert torch.equal(images, before)
     assert all(p.grad is None for p in classifier.module.parameters())  # type: ignore[union-attr]
-    assert torch.equal(attack(goal, images), found)
-    assert (found - images).abs().max() > 0 or attack.needs == "decisions"
+    assert torch.equal(attack(goal, images), attacked)
+    assert (attacked - images).abs().max() > 0 or attack.needs == "decisions"
     if (epsilon := getattr(attack, "epsilon", None)) is not None:
         if getattr(attack, "norm", "linf") == "linf":
-            assert (found - images).abs().max() <= epsilon + 1e-6
+            assert (attacked - images).abs().max() <= epsilon + 1e-6
         else:
-            assert (found - images).flatten(1).square().mean(1).sqrt().max() <= epsilon + 1e-6
+            assert (attacked - images).flatten(1).square().mean(1).sqrt().max() <= epsilon + 1e-6
     if attack.needs == "gradients":
         alone = attack(Untargeted(classifier, goal.labels[:1]), images[:1])
-        assert (alone[0] - found[0]).abs().mean() < 1e-3  # signs of tiny gradients may differ
+        assert (alone[0] - attacked[0]).abs().mean() < 1e-3  # signs of tiny gradients may differ
 
 
 def test_without_a_budget_nothing_changes(classifier: Classifier, images: torch.Tensor) -> None:
@@ -285,10 +285,10 @@ CLIMBERS: tuple[Attack, ...] = (
 @pytest.mark.parametrize("attack", CLIMBERS, ids=repr)
 def test_adversarial_images_do_not_change_further(attack: Attack) -> None:
     goal = Untargeted(clamped, linear(IMAGES).argmax(1))
-    found = attack(goal, IMAGES)
-    assert goal.is_adversarial(found).all()
-    assert (clamped(found)[:, 1].abs() == 3).all()  # where there is no gradient any more
-    assert attack(goal, found).shape == found.shape
+    attacked = attack(goal, IMAGES)
+    assert goal.is_adversarial(attacked).all()
+    assert (clamped(attacked)[:, 1].abs() == 3).all()  # where there is no gradient any more
+    assert attack(goal, attacked).shape == attacked.shape
 
 
 @pytest.mark.parametrize("attack", [Fgsm(0.05), *CLIMBERS], ids=repr)
@@ -296,10 +296,10 @@ def test_an_image_on_a_plateau_changes_nothing_for_the_others(attack: Attack) ->
     plateau = 0.5 + 0.4 * WEIGHTS.sign().view(1, 3, 4, 4)
     mixed = torch.cat([plateau, IMAGES])
     labels = linear(mixed).argmax(1)
-    found = attack(Untargeted(clamped, labels), mixed)
+    attacked = attack(Untargeted(clamped, labels), mixed)
     for number in range(4):
         one = slice(number, number + 1)
         alone = attack(Untargeted(clamped, labels[one]), mixed[one])
-        torch.testing.assert_close(found[one], alone)
+        torch.testing.assert_close(attacked[one], alone)
     if not isinstance(attack, Pgd):  # which starts elsewhere
-        torch.testing.assert_close(found[:1], plateau)
+        torch.testing.assert_close(attacked[:1], plateau)

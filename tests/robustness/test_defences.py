@@ -54,10 +54,10 @@ def make_batch(seed: int = 3) -> DefenceBatch:
 @pytest.mark.parametrize("defence", EVERY, ids=lambda one: one.form)
 def test_every_defence(defence: Defence) -> None:
     before = IMAGES.clone()
-    shown = defence.make_hard_images(make_batch())
-    assert shown.shape == IMAGES.shape and not shown.requires_grad
-    assert shown.min() >= 0 and shown.max() <= 1
-    assert torch.equal(defence.make_hard_images(make_batch()), shown)
+    images = defence.make_hard_images(make_batch())
+    assert images.shape == IMAGES.shape and not images.requires_grad
+    assert images.min() >= 0 and images.max() <= 1
+    assert torch.equal(defence.make_hard_images(make_batch()), images)
     terms = defence.compute_losses(make_batch())
     assert all(one.shape == (4,) and one.isfinite().all() for one in terms.values())
     assert torch.equal(IMAGES, before)
@@ -67,35 +67,35 @@ def test_every_defence(defence: Defence) -> None:
 
 def test_hybrid_is_cross_entropy_on_both() -> None:
     terms = Hybrid(representations=("bit_depth:bits=1",)).compute_losses(make_batch())
-    for name, shown in (("honest", IMAGES), ("represented", BitDepth(1)(IMAGES))):
-        expected = F.cross_entropy(linear(shown), TARGETS, reduction="none") / 2
+    for name, image in (("honest", IMAGES), ("represented", BitDepth(1)(IMAGES))):
+        expected = F.cross_entropy(linear(image), TARGETS, reduction="none") / 2
         torch.testing.assert_close(terms[name], expected)
 
 
 def test_one_representation_is_drawn_for_each_image() -> None:
     defence = Hybrid(representations=("bit_depth:bits=1", "floyd_steinberg"))
-    seen = set()
+    values = set()
     for seed in range(8):
-        shown = defence.make_hard_images(make_batch(seed))
+        images = defence.make_hard_images(make_batch(seed))
         for image, one, other in zip(
-            shown, BitDepth(1)(IMAGES), FloydSteinberg()(IMAGES), strict=True
+            images, BitDepth(1)(IMAGES), FloydSteinberg()(IMAGES), strict=True
         ):
             assert torch.equal(image, one) or torch.equal(image, other)
-            seen.add(torch.equal(image, one))
-    assert seen == {True, False}
+            values.add(torch.equal(image, one))
+    assert values == {True, False}
 
 
 def test_adversarial_is_cross_entropy_of_attacked_images() -> None:
-    made = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, TARGETS.argmax(1)), IMAGES)
+    attacked = Pgd(8 / 255, steps=2, seed=3)(Untargeted(linear, TARGETS.argmax(1)), IMAGES)
     terms = Adversarial(attack=ATTACK, honest=0.25).compute_losses(make_batch())
-    expected = F.cross_entropy(linear(made), TARGETS, reduction="none")
+    expected = F.cross_entropy(linear(attacked), TARGETS, reduction="none")
     torch.testing.assert_close(terms["attacked"], 0.75 * expected)
     clean = F.cross_entropy(linear(IMAGES), TARGETS, reduction="none")
     torch.testing.assert_close(terms["honest"], 0.25 * clean)
     behind = Adversarial(attack=ATTACK, behind="floyd_steinberg")
-    shown = behind.make_hard_images(make_batch())
-    assert set(shown.unique().tolist()) <= {0.0, 1.0}
-    expected = F.cross_entropy(linear(shown), TARGETS, reduction="none")
+    images = behind.make_hard_images(make_batch())
+    assert set(images.unique().tolist()) <= {0.0, 1.0}
+    expected = F.cross_entropy(linear(images), TARGETS, reduction="none")
     torch.testing.assert_close(behind.compute_losses(make_batch())["attacked"], expected)
     assert set(behind.prepare_clean(IMAGES).unique().tolist()) <= {
         0.0,
@@ -144,8 +144,8 @@ def test_the_transport_is_that_of_the_published_iterations() -> None:
 
     one, other = first.tolist(), second.tolist()
     expected = printed(one, other, 0.7) - (printed(one, one, 0.7) + printed(other, other, 0.7)) / 2
-    found = sinkhorn_divergence(first, second, 0.7, 3000, threshold=1e-12)
-    assert found.item() == pytest.approx(expected, rel=1e-6)
+    result = sinkhorn_divergence(first, second, 0.7, 3000, threshold=1e-12)
+    assert result.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_mistakes_are_found_before_the_first_step() -> None:

@@ -39,8 +39,8 @@ def by_pillow(pixels: np.ndarray, quality: int) -> np.ndarray:
 def test_jpeg_is_pillows(quality: int, images: torch.Tensor) -> None:
     pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     expected = np.stack([by_pillow(one, quality) for one in pixels])
-    found = Jpeg(quality)(images).permute(0, 2, 3, 1)
-    assert torch.equal((found * 255).round().byte(), torch.from_numpy(expected))
+    result = Jpeg(quality)(images).permute(0, 2, 3, 1)
+    assert torch.equal((result * 255).round().byte(), torch.from_numpy(expected))
 
 
 def test_jpeg_of_other_channels_is_one_grey_file_each(images: torch.Tensor) -> None:
@@ -74,11 +74,11 @@ def test_the_surrogate_of_jpeg_with_hard_rounding_is_nearly_jpeg(
 
 def test_round_softly_meets_round_at_whole_numbers_and_halves() -> None:
     values = torch.linspace(-3, 3, 241, dtype=torch.float64).requires_grad_()
-    found = round_softly(values)
-    torch.testing.assert_close(found[::20], values[::20])
-    assert (found.diff() > 0).all()
-    assert ((found - values.round()).abs() <= 0.5 + 1e-12).all()
-    assert (found - values.round()).abs().mean() < (values - values.round()).abs().mean() / 1.4
+    result = round_softly(values)
+    torch.testing.assert_close(result[::20], values[::20])
+    assert (result.diff() > 0).all()
+    assert ((result - values.round()).abs() <= 0.5 + 1e-12).all()
+    assert (result - values.round()).abs().mean() < (values - values.round()).abs().mean() / 1.4
 
 
 def test_bit_depth_goes_to_the_nearest_level() -> None:
@@ -116,28 +116,28 @@ def test_total_variation_is_scikit_images(weight: float, steps: int, images: tor
         denoise_tv_chambolle(plane.numpy(), weight, eps=0, max_num_iter=steps + 1)
         for plane in images.flatten(0, 1)
     ]
-    found = TotalVariation(weight, steps)(images).flatten(0, 1)
-    torch.testing.assert_close(found, torch.from_numpy(np.stack(expected)))
+    result = TotalVariation(weight, steps)(images).flatten(0, 1)
+    torch.testing.assert_close(result, torch.from_numpy(np.stack(expected)))
 
 
 def test_total_variation_falls_and_means_stay(images: torch.Tensor) -> None:
     def variation(some: torch.Tensor) -> float:
         return sum(some.diff(dim=dim).abs().sum().item() for dim in (2, 3))
 
-    found = [images, *(TotalVariation(weight)(images) for weight in (0.02, 0.1, 0.4))]
-    amounts = [variation(one) for one in found]
+    result = [images, *(TotalVariation(weight)(images) for weight in (0.02, 0.1, 0.4))]
+    amounts = [variation(one) for one in result]
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[2] < 0.5 * amounts[0]
-    torch.testing.assert_close(found[2].mean(dim=(2, 3)), images.mean(dim=(2, 3)))
+    torch.testing.assert_close(result[2].mean(dim=(2, 3)), images.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize("strength", [1e-3, 10.0])
 def test_non_local_means_at_its_ends(strength: float, images: torch.Tensor) -> None:
     """The image itself, and the mean of the window."""
-    found = NonLocalMeans(strength)(images)
+    result = NonLocalMeans(strength)(images)
     mean = ndimage.uniform_filter(images.numpy(), size=(1, 1, 7, 7), mode="nearest")
     expected = images if strength < 1 else torch.from_numpy(mean)
-    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("window", "patch"), [(3, 3), (5, 3), (3, 5)])
@@ -151,10 +151,10 @@ def test_non_local_means_is_its_definition(window: int, patch: int, images: torc
         top, left = row + reach, column + reach
         return wide[:, top : top + patch, left : left + patch]
 
-    found = NonLocalMeans(strength, window, patch)(image[None])[0]
+    result = NonLocalMeans(strength, window, patch)(image[None])[0]
     offsets = [(y, x) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
     for row, column in np.ndindex(10, 8):
         others = [around(row + down, column + across) for down, across in offsets]
         weights = [np.exp(-((o - around(row, column)) ** 2).mean() / strength**2) for o in others]
         expected = np.average([o[:, rim, rim] for o in others], axis=0, weights=weights)
-        np.testing.assert_allclose(found[:, row, column].numpy(), expected, rtol=1e-10)
+        np.testing.assert_allclose(result[:, row, column].numpy(), expected, rtol=1e-10)

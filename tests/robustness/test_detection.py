@@ -59,9 +59,9 @@ def test_every_detector(detector: Detector) -> None:
 def test_mahalanobis_is_the_distance_in_standard_deviations() -> None:
     """Many images of independent features: the sum of squared z-scores."""
     many = torch.randn(20000, 4, generator=torch.Generator().manual_seed(2))
-    shown = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, -2.0, 0.0, 2.0]])
-    found = Mahalanobis().fit(many)(shown)
-    assert found.tolist() == pytest.approx([0.0, 9.0], rel=0.05, abs=0.01)
+    image = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, -2.0, 0.0, 2.0]])
+    result = Mahalanobis().fit(many)(image)
+    assert result.tolist() == pytest.approx([0.0, 9.0], rel=0.05, abs=0.01)
 
 
 def test_the_area_is_that_of_another_library() -> None:

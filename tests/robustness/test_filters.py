@@ -81,19 +81,19 @@ class TestEvery:
     def test_images_stay_images(self, name: str, shape: tuple[int, ...]) -> None:
         images = random_images(*shape)
         for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
-            found = one(images)
-            assert found.shape == images.shape
-            assert found.dtype == images.dtype
-            assert found.isfinite().all()
-            assert found.amin() >= 0 and found.amax() <= 1
-            assert not torch.equal(found, images)
+            result = one(images)
+            assert result.shape == images.shape
+            assert result.dtype == images.dtype
+            assert result.isfinite().all()
+            assert result.amin() >= 0 and result.amax() <= 1
+            assert not torch.equal(result, images)
 
     def test_nothing_leaks(self, name: str) -> None:
         images = random_images(3, 3, 13, 21).requires_grad_()
         before = images.detach().clone()
-        found = FILTERS[name]()(images)
-        assert not found.requires_grad
-        found.zero_()
+        result = FILTERS[name]()(images)
+        assert not result.requires_grad
+        result.zero_()
         assert torch.equal(images, before)
         assert torch.is_grad_enabled()
 
@@ -122,20 +122,20 @@ class TestEvery:
 
     def test_precision_is_kept(self, name: str) -> None:
         images = random_images(3, 3, 8, 8)
-        found = FILTERS[name]()(images.double())
-        assert found.dtype == torch.float64
-        torch.testing.assert_close(found.float(), FILTERS[name]()(images), atol=1e-4, rtol=0)
+        result = FILTERS[name]()(images.double())
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result.float(), FILTERS[name]()(images), atol=1e-4, rtol=0)
 
     def test_the_surrogate_has_gradients_and_resembles_the_filter(self, name: str) -> None:
         ramp = torch.linspace(0.02, 0.98, 32).expand(32, 32)
         images = torch.stack([ramp, ramp.T, torch.full((32, 32), 0.4)])[None].requires_grad_()
         for one in (FILTERS[name](), FILTERS[name](**OTHER[name])):
-            found = one.apply_surrogate(images)
-            assert found.shape == images.shape
-            (gradient,) = torch.autograd.grad(found.square().sum(), images)
+            result = one.apply_surrogate(images)
+            assert result.shape == images.shape
+            (gradient,) = torch.autograd.grad(result.square().sum(), images)
             assert gradient.isfinite().all()
             assert (gradient.abs() > 1e-4).float().mean() > 0.9
-            means = torch.nn.functional.avg_pool2d(found.detach() - one(images), 16)
+            means = torch.nn.functional.avg_pool2d(result.detach() - one(images), 16)
             assert means.abs().amax() < 0.1
 
 

@@ -56,8 +56,8 @@ def images_of(planes: np.ndarray) -> torch.Tensor:
 
 def by_pillow(planes: np.ndarray) -> torch.Tensor:
     dither = Image.Dither.FLOYDSTEINBERG
-    found = [np.array(Image.fromarray(plane).convert("1", dither=dither)) for plane in planes]
-    return torch.from_numpy(np.stack(found))[:, None].float()
+    result = [np.array(Image.fromarray(plane).convert("1", dither=dither)) for plane in planes]
+    return torch.from_numpy(np.stack(result))[:, None].float()
 
 
 def literal(plane: np.ndarray, kind: type[ErrorDiffusion], bits: int, serpentine: bool) -> list:
@@ -66,7 +66,7 @@ def literal(plane: np.ndarray, kind: type[ErrorDiffusion], bits: int, serpentine
     height, width = plane.shape
     levels = [int(255 * k / (2**bits - 1) + 0.5) for k in range(2**bits)]
     owed = {(y, x): 0 for y in range(height) for x in range(width)}
-    found = [[0] * width for _ in range(height)]
+    result = [[0] * width for _ in range(height)]
     for y in range(height):
         ahead = -1 if serpentine and y % 2 else 1
         for x in range(width)[::ahead]:
@@ -74,12 +74,12 @@ def literal(plane: np.ndarray, kind: type[ErrorDiffusion], bits: int, serpentine
             cut = abs(debt) // whole * (1 if debt > 0 else -1)
             value = min(max(int(plane[y, x]) + cut, 0), 255)
             level = levels[(value * (2**bits - 1) + 126) // 255]
-            found[y][x] = level
+            result[y][x] = level
             for (down, across), share in shares.items():
-                place = (y + down, x + ahead * across)
-                if place in owed:
-                    owed[place] += share * (value - level)
-    return found
+                position = (y + down, x + ahead * across)
+                if position in owed:
+                    owed[position] += share * (value - level)
+    return result
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -95,20 +95,20 @@ def test_equals_the_literal_loop(kind: type[ErrorDiffusion], bits: int, serpenti
     scan = "serpentine" if serpentine else "raster"
     for height, width in [(1, 30), (30, 1), (2, 2), (19, 27)]:
         planes = bytes_of(12, height, width)
-        found = kind(bits, scan)(images_of(planes))  # type: ignore[arg-type]
+        result = kind(bits, scan)(images_of(planes))  # type: ignore[arg-type]
         expected = [literal(plane, kind, bits, serpentine) for plane in planes]
-        assert (found[:, 0] * 255).round().int().tolist() == expected
-        assert torch.equal(found, (found * 255).round() / 255)
+        assert (result[:, 0] * 255).round().int().tolist() == expected
+        assert torch.equal(result, (result * 255).round() / 255)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_a_pixel_alone_goes_to_the_nearest_level(bits: int) -> None:
     pixels = torch.arange(256) / 255
     levels = torch.arange(2**bits) / (2**bits - 1)
-    found = Atkinson(bits)(pixels.view(256, 1, 1, 1)).flatten()
+    result = Atkinson(bits)(pixels.view(256, 1, 1, 1)).flatten()
     nearest = (pixels[:, None] - levels).abs().amin(dim=1)
-    assert ((found - pixels).abs() - nearest).amax() < 1.01 / 255
-    assert len(found.unique()) == 2**bits
+    assert ((result - pixels).abs() - nearest).amax() < 1.01 / 255
+    assert len(result.unique()) == 2**bits
 
 
 def test_few_planes_by_pillow_have_the_bits_of_the_compiled_loop() -> None:
@@ -129,8 +129,8 @@ def test_grey_is_the_luma_of_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     grey = np.stack([np.array(Image.fromarray(one).convert("L")) for one in pixels])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    found = FloydSteinberg(channels="grey")(images)
-    assert torch.equal(found, by_pillow(grey).expand_as(found))
+    result = FloydSteinberg(channels="grey")(images)
+    assert torch.equal(result, by_pillow(grey).expand_as(result))
 
 
 def test_grey_of_other_channels_is_their_mean() -> None:
@@ -165,11 +165,11 @@ def test_without_numba_other_settings_are_refused(settings: dict) -> None:
 
 def test_threads_do_not_change_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_of(bytes_of(3 * error_diffusion.LANES, 9, 16))
-    found = []
+    results = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(JarvisJudiceNinke()(images))
-    assert torch.equal(*found)
+        results.append(JarvisJudiceNinke()(images))
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
@@ -189,11 +189,11 @@ def test_bayer_ranks_are_his_recursion(size: int) -> None:
 def test_bayer_meets_each_pixel_with_its_threshold() -> None:
     images = torch.rand(2, 3, 11, 19, generator=torch.Generator().manual_seed(0))
     for bits, size in [(1, 2), (2, 8), (4, 16)]:
-        found, steps, ranks = Bayer(bits, size)(images), 2**bits - 1, compute_bayer_ranks(size)
-        for place in np.ndindex(*images.shape):
-            threshold = (int(ranks[place[2] % size, place[3] % size]) + 0.5) / size**2
-            below, rest = divmod(float(images[place]) * steps, 1)
-            assert found[place].item() == pytest.approx((below + (rest > threshold)) / steps)
+        result, steps, ranks = Bayer(bits, size)(images), 2**bits - 1, compute_bayer_ranks(size)
+        for index in np.ndindex(*images.shape):
+            threshold = (int(ranks[index[2] % size, index[3] % size]) + 0.5) / size**2
+            below, rest = divmod(float(images[index]) * steps, 1)
+            assert result[index].item() == pytest.approx((below + (rest > threshold)) / steps)
 
 
 @pytest.mark.parametrize("kind", [Bayer, BlueNoise])
@@ -201,8 +201,8 @@ def test_a_grey_dither_is_that_of_the_luma(kind: type[Bayer | BlueNoise]) -> Non
     images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     luma = (images * weights).sum(1, keepdim=True)
-    found = kind(channels="grey")(images)
-    assert torch.equal(found, kind()(luma).expand_as(found))
+    result = kind(channels="grey")(images)
+    assert torch.equal(result, kind()(luma).expand_as(result))
     five = torch.rand(1, 5, 8, 8, generator=torch.Generator().manual_seed(1))
     mean = kind()(five.mean(1, keepdim=True))
     assert torch.equal(kind(channels="grey")(five), mean.expand_as(five))
@@ -212,8 +212,8 @@ def test_a_grey_dither_is_that_of_the_luma(kind: type[Bayer | BlueNoise]) -> Non
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_the_mean_of_a_flat_image_is_kept(kind: type[Bayer | BlueNoise], bits: int) -> None:
     for level in (0.0, 0.1, 0.5, 0.77, 1.0):
-        found = kind(bits=bits)(torch.full((1, 1, SIZE, SIZE), level))
-        assert found.mean().item() == pytest.approx(level, abs=1 / 64 / (2**bits - 1))
+        result = kind(bits=bits)(torch.full((1, 1, SIZE, SIZE), level))
+        assert result.mean().item() == pytest.approx(level, abs=1 / 64 / (2**bits - 1))
 
 
 def test_blue_noise_has_each_rank_once_and_follows_its_seed() -> None:

@@ -35,9 +35,9 @@ def test_a_map_moves_and_the_class_stays() -> None:
     objective = MapDistance(by_brightness, by_pixel, LABELS, by_pixel(dark))
     torch.testing.assert_close(objective.score(dark), torch.zeros(2), atol=1e-4, rtol=0)
     assert not objective.is_adversarial(dark).any()
-    found = Pgd(0.3, steps=40, pace=0.1)(objective, dark)
-    assert objective.is_adversarial(found).all()
-    assert (by_brightness(found).argmax(1) == 0).all()
+    result = Pgd(0.3, steps=40, pace=0.1)(objective, dark)
+    assert objective.is_adversarial(result).all()
+    assert (by_brightness(result).argmax(1) == 0).all()
     bright = 1 - dark  # its map is the opposite, but so is its class
     assert not objective.is_adversarial(bright).any()
     assert (objective.score(bright) < 0).all()
@@ -47,21 +47,21 @@ def test_a_map_moves_and_the_class_stays() -> None:
 def test_without_a_random_start_a_map_is_moved_by_its_gradient(attack: Attack) -> None:
     """At the clean images the correlation is highest: its gradient is only rounding."""
     dark, smooth = IMAGES - 0.15, torch.nn.AvgPool2d(3, stride=1, padding=1)
-    found, scores = [], []
+    results, scores = [], []
     for scale in (1.0, 0.3):  # correlations do not depend on it, but roundings do
 
         def explain(images: torch.Tensor, scale: float = scale) -> torch.Tensor:
             return scale * smooth(images)[:, 0]
 
         objective = MapDistance(by_brightness, explain, LABELS, explain(dark))
-        found.append(attack(objective, dark))
-        scores.append(objective.score(found[-1]))
-        assert torch.equal(attack(objective, dark), found[-1])
-    alike = (found[0] - dark).sign() == (found[1] - dark).sign()
+        results.append(attack(objective, dark))
+        scores.append(objective.score(results[-1]))
+        assert torch.equal(attack(objective, dark), results[-1])
+    alike = (results[0] - dark).sign() == (results[1] - dark).sign()
     assert alike.float().mean() > 0.97
     assert (scores[0] > 0.7 * objective.score(Pgd(0.05, steps=20)(objective, dark))).all()
     if isinstance(attack, Fgsm | IFgsm):
-        assert (found[0] - dark).abs().max() <= attack.epsilon + 1e-6
+        assert (results[0] - dark).abs().max() <= attack.epsilon + 1e-6
 
 
 def test_a_map_that_stays_in_place_is_worth_less_than_a_lost_class() -> None:
@@ -97,8 +97,8 @@ def test_a_margin_has_a_gradient_where_the_class_is_certain() -> None:
     dark = IMAGES - 0.25
     flat, steep = Untargeted(certain, LABELS), Untargeted(certain, LABELS, negative_margin)
     assert not compute_gradients(flat, dark)[0].any()
-    found, lead = compute_gradients(steep, dark)
-    assert (found > 0).all()
+    result, lead = compute_gradients(steep, dark)
+    assert (result > 0).all()
     torch.testing.assert_close(lead, 800 * (dark.mean((1, 2, 3)) - 0.5), atol=0.01, rtol=0)
     attack = Pgd(0.4, steps=10)
     assert not flat.is_adversarial(attack(flat, dark - 0.05)).any()

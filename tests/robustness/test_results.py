@@ -48,13 +48,13 @@ def row_of(results: StressResults, job: Job, metric: str, filter: str = NONE) ->
 
 def test_images_that_were_wrong_before_are_not_averaged() -> None:
     attack = job("sparse_evo")
-    found = attack_result(
+    result = attack_result(
         {NONE: [1, 0, 0, 0]},
         l0=[0.2, 0.4, 0.6, 9.0],
         rank_correlation=[0.5, 0.3, 0.1, -9.0],
         queries=[10.0, 20.0, 60.0, 900.0],
     )
-    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: found})
+    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: result})
     for metric, value in (
         ("norm", 0.4),
         ("map_rank_correlation", 0.3),
@@ -72,8 +72,8 @@ def test_images_that_were_wrong_before_are_not_averaged() -> None:
 
 def test_a_map_counts_where_the_class_stayed() -> None:
     attack = job("map_pgd", 0.1)
-    found = attack_result({NONE: [1, 1, 0, 1]}, rank_correlation=[0.2, 0.4, -1.0, -1.0])
-    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: found})
+    result = attack_result({NONE: [1, 1, 0, 1]}, rank_correlation=[0.2, 0.4, -1.0, -1.0])
+    results = summary({CLEAN: attack_result({NONE: [1, 1, 1, 0]}), attack: result})
     moved, stayed = (row_of(results, attack, one) for one in ("map_rank_correlation", "stayed"))
     assert (moved.value, moved.n) == (pytest.approx(0.3), 2)
     assert (stayed.value, stayed.n) == (pytest.approx(2 / 3), 3)
@@ -118,27 +118,27 @@ def test_curves_are_over_the_size_of_the_changes() -> None:
     short = attack_result({NONE: [1, 0, 0]}, linf=[0.0, 0.04, 9.0])  # the last was wrong before
     far = attack_result({"jpeg": [0, 0, 0]}, linf=[0.1, 0.1, 9.0])
     curves = summary({CLEAN: clean, bare: short, behind: far}).curves
-    found = {curve.knowledge: curve for curve in curves}
-    assert found["naive"].sizes == pytest.approx((0, 0.02, 0.1))  # a larger budget does no better
-    assert found["naive"].accuracy == pytest.approx((2 / 3, 1 / 3, 1 / 3))
-    assert found["adaptive"].sizes == pytest.approx((0, 0.1))
+    results = {curve.knowledge: curve for curve in curves}
+    assert results["naive"].sizes == pytest.approx((0, 0.02, 0.1))  # a larger budget does no better
+    assert results["naive"].accuracy == pytest.approx((2 / 3, 1 / 3, 1 / 3))
+    assert results["adaptive"].sizes == pytest.approx((0, 0.1))
 
 
 def test_an_attack_without_gradients_is_warned_of() -> None:
     attack = job("pgd", 8 / 255)
-    found = {CLEAN: attack_result({NONE: [1, 1]}), attack: attack_result({NONE: [1, 0]})}
-    assert not summary(found).warnings
-    found[attack].stuck.extend([True, False])
-    (line,) = summary(found).warnings
+    results = {CLEAN: attack_result({NONE: [1, 1]}), attack: attack_result({NONE: [1, 0]})}
+    assert not summary(results).warnings
+    results[attack].stuck.extend([True, False])
+    (line,) = summary(results).warnings
     assert line.startswith("pgd at 8/255 (naive) finds no gradient at 1 of 2 images")
     assert "; use the margin (margin_pgd), or use an attack that needs only decisions" in line
-    found[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
-    for line in summary(found).warnings:
+    results[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
+    for line in summary(results).warnings:
         assert "images, which it does not fool; use an attack that needs only decisions" in line
     knowing = job("pgd", 8 / 255, known_filter="jpeg")
-    found = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
-    found[knowing].stuck.extend([True, False])
-    (line,) = summary(found).warnings
+    results = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
+    results[knowing].stuck.extend([True, False])
+    (line,) = summary(results).warnings
     assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no gradient at 1 of 2")
 
 
@@ -162,7 +162,7 @@ EIGHT_OF_TEN = [1] * 8 + [0] * 2
 
 
 def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
-    found = {
+    results = {
         CLEAN: attack_result({NONE: [1] * 10}),
         job("fgsm", 0.1): attack_result({NONE: EIGHT_OF_TEN}),
         job("pgd:steps=50", 0.1): attack_result({NONE: [1] * 7 + [0] * 3}),
@@ -173,7 +173,7 @@ def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
         job("mult"): attack_result({NONE: EIGHT_OF_TEN}),
         job("mult:ratio=2"): attack_result({NONE: [0] * 10}),
     }
-    assert summary(found).warnings == (
+    assert summary(results).warnings == (
         "fgsm at 25.5/255 (naive) flatters: it leaves 80.0% right, "
         "square at 25.5/255 (naive) 10.0%",
         "pgd:steps=50 at 25.5/255 (naive) flatters: it leaves 70.0% right, "
@@ -182,12 +182,12 @@ def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
 
 
 def test_images_made_against_a_surrogate_show_hidden_gradients() -> None:
-    found = {
+    results = {
         CLEAN: attack_result({"jpeg": [1] * 10}),
         job("pgd", 0.1, "jpeg"): attack_result({"jpeg": EIGHT_OF_TEN}),
         job("pgd", 0.1, on_surrogate=True): attack_result({"jpeg": [0] * 10}),
     }
-    assert summary(found).warnings == (
+    assert summary(results).warnings == (
         "behind jpeg pgd at 25.5/255 (adaptive) flatters: it leaves 80.0% right, "
         "pgd at 25.5/255 (transfer) 0.0%",
     )
@@ -196,17 +196,17 @@ def test_images_made_against_a_surrogate_show_hidden_gradients() -> None:
 @pytest.mark.parametrize("bare", [True, False])
 def test_a_filter_that_wins_against_the_naive_alone(bare: bool) -> None:
     also = {NONE: [0] * 10} if bare else {}
-    found = {
+    results = {
         CLEAN: attack_result({NONE: [1] * 10, "jpeg": [1] * 10}),
         job("pgd", 0.1): attack_result({**also, "jpeg": EIGHT_OF_TEN}),
         job("pgd", 0.1, "jpeg"): attack_result({"jpeg": [1] + [0] * 9}),
     }
-    assert summary(found).warnings == (
+    assert summary(results).warnings == (
         "jpeg wins only against an attacker who does not know of it: pgd at 25.5/255 (naive) "
         "leaves 80.0% right of 100.0%, through the filter 10.0%",
     )
-    found[job("pgd", 0.1, "jpeg")] = attack_result({"jpeg": EIGHT_OF_TEN})
-    assert not summary(found).warnings
+    results[job("pgd", 0.1, "jpeg")] = attack_result({"jpeg": EIGHT_OF_TEN})
+    assert not summary(results).warnings
 
 
 def test_an_attack_on_the_classifier_itself_is_drawn() -> None:

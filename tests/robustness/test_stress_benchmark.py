@@ -48,7 +48,7 @@ def test_keys_are_those_of_results_that_were_stored_before(tiny_card: Path) -> N
     benchmark = make_benchmark(
         tiny_card, "fgsm mult", "none bayer blue_noise:bits=2", epsilons=(0.25,)
     )
-    shown = "[None, Bayer(bits=1, size=8), BlueNoise(bits=2, seed=0)]"
+    text = "[None, Bayer(bits=1, size=8), BlueNoise(bits=2, seed=0)]"
     fgsm = "Job(name='fgsm', epsilon=0.25, attack=Fgsm(epsilon=0.25)"
     mult = (
         "Job(name='mult', epsilon=None, attack=Multiplicative(ratio=1.1, steps=10, pace=0.25, "
@@ -57,11 +57,11 @@ def test_keys_are_those_of_results_that_were_stored_before(tiny_card: Path) -> N
     one = "[Bayer(bits=1, size=8)] Bayer(bits=1, size=8) "
     other = "[BlueNoise(bits=2, seed=0)] BlueNoise(bits=2, seed=0) "
     assert keys(benchmark) == [
-        f"Job(name='none', epsilon=None, attack=None, behind=None, elsewhere=False) {shown} None ",
-        f"{fgsm}, behind=None, elsewhere=False) {shown} None ",
+        f"Job(name='none', epsilon=None, attack=None, behind=None, elsewhere=False) {text} None ",
+        f"{fgsm}, behind=None, elsewhere=False) {text} None ",
         f"{fgsm}, behind='bayer', elsewhere=False) {one}",
         f"{fgsm}, behind='blue_noise:bits=2', elsewhere=False) {other}",
-        f"{mult}, behind=None, elsewhere=False) {shown} None ",
+        f"{mult}, behind=None, elsewhere=False) {text} None ",
         f"{mult}, behind='bayer', elsewhere=False) {one}",
         f"{mult}, behind='blue_noise:bits=2', elsewhere=False) {other}",
     ]
@@ -166,9 +166,11 @@ def test_without_a_budget_the_smaller_of_two_changes_counts(tiny_card: Path) -> 
             compute_norms(batch.images, one)["l2"].where(objective.is_adversarial(one), never)
         )
     assert (sizes[1] < sizes[0]).any()  # the first backward pass is not always the best
-    found = benchmark.make_images(job, batch.images, batch.targets)
-    assert objectives[0].is_adversarial(found).all()
-    torch.testing.assert_close(compute_norms(batch.images, found)["l2"], torch.stack(sizes).amin(0))
+    result = benchmark.make_images(job, batch.images, batch.targets)
+    assert objectives[0].is_adversarial(result).all()
+    torch.testing.assert_close(
+        compute_norms(batch.images, result)["l2"], torch.stack(sizes).amin(0)
+    )
 
 
 def test_a_second_backward_pass_is_tried_where_the_first_does_not_fool(tiny_card: Path) -> None:
@@ -185,8 +187,8 @@ def test_a_second_backward_pass_is_tried_where_the_first_does_not_fool(tiny_card
     )
     fooled = first_objective.is_adversarial(first)
     assert fooled.any() and not fooled.all()
-    found = benchmark.make_images(job, batch.images, batch.targets)
-    torch.testing.assert_close(found, torch.where(fooled[:, None, None, None], first, second))
+    result = benchmark.make_images(job, batch.images, batch.targets)
+    torch.testing.assert_close(result, torch.where(fooled[:, None, None, None], first, second))
 
 
 def test_queries_are_counted(tiny_card: Path, tmp_path: Path) -> None:

@@ -44,14 +44,14 @@ def images() -> torch.Tensor:
 def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tensor) -> None:
     goal = Untargeted(classifier, classifier(images).argmax(1))
     before, draws = images.clone(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
-    found = attack(goal, images)
-    assert found.shape == images.shape and found.dtype == images.dtype
-    assert found.min() >= 0 and found.max() <= 1 and not found.requires_grad
+    attacked = attack(goal, images)
+    assert attacked.shape == images.shape and attacked.dtype == images.dtype
+    assert attacked.min() >= 0 and attacked.max() <= 1 and not attacked.requires_grad
     assert torch.equal(images, before)
     assert np.array_equal(np.random.get_state()[1], draws)  # type: ignore[arg-type]
-    assert torch.equal(attack(goal, images), found)
+    assert torch.equal(attack(goal, images), attacked)
     if (epsilon := getattr(attack, "epsilon", None)) is not None:
-        assert (found - images).abs().max() <= epsilon + 1e-6
+        assert (attacked - images).abs().max() <= epsilon + 1e-6
 
 
 def test_carlini_and_wagner_reach_the_boundary_of_a_linear_classifier() -> None:
@@ -64,9 +64,9 @@ def test_carlini_and_wagner_reach_the_boundary_of_a_linear_classifier() -> None:
     images = 0.3 + 0.4 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     goal = Untargeted(linear, linear(images).argmax(1))
     nearest = DeepFool()(goal, images)
-    found = CarliniWagner(steps=60, searches=8)(goal, images)
-    assert goal.is_adversarial(found).all()
-    lengths = [(one - images).flatten(1).norm(dim=1) for one in (found, nearest)]
+    attacked = CarliniWagner(steps=60, searches=8)(goal, images)
+    assert goal.is_adversarial(attacked).all()
+    lengths = [(one - images).flatten(1).norm(dim=1) for one in (attacked, nearest)]
     assert (lengths[0] <= 1.3 * lengths[1]).all()
 
 
@@ -82,10 +82,10 @@ def test_decisions_lead_to_the_boundary_of_a_network_of_single_precision() -> No
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         goal = Untargeted(answer, answer(images).argmax(1))
-    found = HopSkipJump(steps=3, queries=100)(goal, images)
-    assert found.dtype == torch.float32
-    assert goal.is_adversarial(found).all()
-    assert (found - images).flatten(1).norm(dim=1).max() < 2.5
+    attacked = HopSkipJump(steps=3, queries=100)(goal, images)
+    assert attacked.dtype == torch.float32
+    assert goal.is_adversarial(attacked).all()
+    assert (attacked - images).flatten(1).norm(dim=1).max() < 2.5
 
 
 def test_other_objectives_are_refused(classifier: Classifier, images: torch.Tensor) -> None:

@@ -115,13 +115,13 @@ def test_base64_as_clients_write_it() -> None:
 
 @pytest.mark.parametrize("text", ["%%", "a", "ä", "YQ==YQ==", "data:image/png;base64", "\0\0\0\0"])
 def test_what_is_no_base64(call, text) -> None:
-    told = call("POST", "/v1/explain", json={"image": text})
-    assert _detail(told, 422).startswith("image: expected ")
+    response = call("POST", "/v1/explain", json={"image": text})
+    assert _detail(response, 422).startswith("image: expected ")
 
 
 def test_an_address_is_not_fetched(call) -> None:
-    told = call("POST", "/v1/explain", json={"image": "https://photos.example/cat.jpg"})
-    assert _detail(told, 422).endswith("got an address; the server fetches nothing")
+    response = call("POST", "/v1/explain", json={"image": "https://photos.example/cat.jpg"})
+    assert _detail(response, 422).endswith("got an address; the server fetches nothing")
 
 
 def _raw_deflate(content: bytes) -> bytes:
@@ -173,8 +173,11 @@ def test_the_second_protocol_of_kserve(call, png, tiny_run) -> None:
     assert call("GET", "/v2/health/live").json() == {"live": True}
     assert call("GET", "/v2/health/ready").json() == {"ready": True}
     assert call("GET", f"{model}/ready").json() == {"name": tiny_run.name, "ready": True}
-    told = call("GET", model).json()
-    assert [one["name"] for one in (*told["inputs"], *told["outputs"])] == ["image", "explanation"]
+    response = call("GET", model).json()
+    assert [one["name"] for one in (*response["inputs"], *response["outputs"])] == [
+        "image",
+        "explanation",
+    ]
     for shape, data in (([2], [text, text]), ([2, 1], [[text], [text]])):
         tensor = {"name": "image", "datatype": "BYTES", "shape": shape, "data": data}
         body = {"id": "7", "inputs": [tensor], "parameters": {"target": "rings"}}
@@ -187,8 +190,8 @@ def test_the_second_protocol_of_kserve(call, png, tiny_run) -> None:
         assert json.loads(output["data"][0])["answers"] == expected["answers"]
     assert call("GET", "/v2/models/other/ready").status_code == 404
     for inputs in ([], None, [{}], [{**tensor, "datatype": "FP32"}], [{**tensor, "data": []}]):
-        told = call("POST", f"{model}/infer", json={"inputs": inputs})
-        assert _detail(told, 400).startswith("inputs: expected one input image")
+        response = call("POST", f"{model}/infer", json={"inputs": inputs})
+        assert _detail(response, 400).startswith("inputs: expected one input image")
     body = {"inputs": [tensor], "parameters": {"targt": "rings"}}
     assert "did you mean target" in _detail(call("POST", f"{model}/infer", json=body), 422)
 
@@ -210,10 +213,10 @@ def test_a_frame_of_several(call, png) -> None:
         assert abs(np.asarray(picture).mean() - grey) < 3
     assert "expected a page below 3, got 3" in _detail(call.explain(content, frame="3"), 422)
     assert call.explain(png).json()["frames"] == 1
-    told = _detail(call.explain(png, frame="1"), 422)
-    assert told == "image: expected frame 0, got 1; only DICOM and TIFF files have others"
-    told = _detail(call.explain(png, frame="-1"), 422)
-    assert told == "frame: expected an index from 0 on, got -1"
+    response = _detail(call.explain(png, frame="1"), 422)
+    assert response == "image: expected frame 0, got 1; only DICOM and TIFF files have others"
+    response = _detail(call.explain(png, frame="-1"), 422)
+    assert response == "frame: expected an index from 0 on, got -1"
 
 
 def _fits(**counts: float) -> bytes:
@@ -249,8 +252,8 @@ def test_bands_of_a_request(call, png) -> None:
 def test_the_host_of_a_stranger(serving, host) -> None:
     call = serving(hosts=())
     for path in ("/", "/page.json", "/v1/explain", "/healthz"):
-        told = call("POST" if path == "/v1/explain" else "GET", path, headers={"host": host})
-        assert _detail(told, 403).startswith("host: without a token only loopback names")
+        response = call("POST" if path == "/v1/explain" else "GET", path, headers={"host": host})
+        assert _detail(response, 403).startswith("host: without a token only loopback names")
     assert serving(hosts=("*",))("GET", "/page.json", headers={"host": host}).status_code == 200
 
 
@@ -275,12 +278,12 @@ def test_hosts_that_are_answered(serving) -> None:
 )
 def test_the_origin_of_a_stranger(call, png, origin) -> None:
     headers = {"origin": origin}
-    told = call("POST", "/v1/explain", files={"image": png}, headers=headers)
-    assert _detail(told, 403).startswith("origin: without a token only pages of loopback names")
-    asked = {**headers, "access-control-request-method": "POST"}
-    told = call("OPTIONS", "/v1/explain", headers=asked)
-    assert told.status_code == 403
-    assert "access-control-allow-origin" not in told.headers
+    response = call("POST", "/v1/explain", files={"image": png}, headers=headers)
+    assert _detail(response, 403).startswith("origin: without a token only pages of loopback names")
+    request_headers = {**headers, "access-control-request-method": "POST"}
+    response = call("OPTIONS", "/v1/explain", headers=request_headers)
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
     for own in ("http://localhost:3000", "http://127.0.0.1:8000", "http://apercu"):
         answered = call("POST", "/v1/explain", files={"image": png}, headers={"origin": own})
         assert answered.status_code == 200
@@ -291,12 +294,12 @@ def test_the_origin_of_a_stranger(call, png, origin) -> None:
 def test_pages_that_are_named_may_read(serving, png, token) -> None:
     call = serving(origins=("https://lab.example",), token=token)
     origin = {"origin": "https://lab.example"}
-    asked = {**origin, "access-control-request-method": "POST"}
-    told = call("OPTIONS", "/v1/explain", headers=asked)
-    assert (told.status_code, told.content) == (204, b"")
-    assert told.headers["access-control-allow-origin"] == "https://lab.example"
-    assert "POST" in told.headers["access-control-allow-methods"]
-    assert "Authorization" in told.headers["access-control-allow-headers"]
+    request_headers = {**origin, "access-control-request-method": "POST"}
+    response = call("OPTIONS", "/v1/explain", headers=request_headers)
+    assert (response.status_code, response.content) == (204, b"")
+    assert response.headers["access-control-allow-origin"] == "https://lab.example"
+    assert "POST" in response.headers["access-control-allow-methods"]
+    assert "Authorization" in response.headers["access-control-allow-headers"]
     bearer = {} if token is None else {"authorization": f"Bearer {token.decode()}"}
     for content in (png, b"no image"):
         answered = call(
@@ -395,7 +398,7 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
     [("127.0.0.1", None, 1), ("0.0.0.0", None, 2), ("::", None, 2), ("0.0.0.0", b"x" * 16, 1)],
 )
 def test_an_open_server_says_what_that_means(host, token, lines) -> None:
-    said: list[str] = []
-    server_module.Server(ServeSettings(Path("run"), host=host, token=token), said.append)._greet()
-    assert len(said) == lines
-    assert all("no token is set" in line and "--allow-host" in line for line in said[1:])
+    result: list[str] = []
+    server_module.Server(ServeSettings(Path("run"), host=host, token=token), result.append)._greet()
+    assert len(result) == lines
+    assert all("no token is set" in line and "--allow-host" in line for line in result[1:])

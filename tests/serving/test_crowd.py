@@ -77,15 +77,15 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
 
 def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
     monkeypatch.setattr("apercu.deploy.serving.limits.UPLOAD_GRACE", 0.01)
-    readers, told = UploadSlots(2), []
+    readers, lines = UploadSlots(2), []
 
     async def read(name: str, come: int, seconds: float) -> None:
         try:
             async with readers.take(lambda: come):
                 await asyncio.sleep(seconds)
-                told.append(f"{name} is read")
+                lines.append(f"{name} is read")
         except BusyError as error:
-            told.append(f"{name}: {str(error)[:31]}")
+            lines.append(f"{name}: {str(error)[:31]}")
 
     async def crowd() -> None:
         others = [asyncio.create_task(read(*one)) for one in (("b", 5, 0.2), ("a", 2, 60))]
@@ -95,7 +95,7 @@ def test_the_slowest_body_gives_its_place_up(monkeypatch) -> None:
         assert readers.taken == 0
 
     asyncio.run(crowd())
-    assert told == ["c is read", "a: uploads: this body came too slo", "b is read"]
+    assert lines == ["c is read", "a: uploads: this body came too slo", "b is read"]
 
 
 def test_no_body_is_given_up_for_another_that_is_no_faster() -> None:
@@ -117,8 +117,8 @@ def test_no_body_is_given_up_for_another_that_is_no_faster() -> None:
         for _ in range(30):
             bodies.append(asyncio.create_task(read()))
             await asyncio.sleep(0.02)
-        found = await asyncio.gather(*bodies)
-        return sum(found), sum(found[:4])
+        result = await asyncio.gather(*bodies)
+        return sum(result), sum(result[:4])
 
     read, first = asyncio.run(crowd())
     assert first == 4 and read >= 8
@@ -149,9 +149,9 @@ def test_slow_callers_shut_nobody_out(listen, png) -> None:
         answered = httpx.post(f"{url}v1/explain", files={"image": png})
         assert answered.status_code == 200
         lines[1].settimeout(20)
-        said = lines[1].recv(4096)
-        assert said.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in said
-        assert b"this body came too slowly while others waited to be read" in said
+        result = lines[1].recv(4096)
+        assert result.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in result
+        assert b"this body came too slowly while others waited to be read" in result
         lines[0].setblocking(False)
         with pytest.raises(BlockingIOError):
             lines[0].recv(1)

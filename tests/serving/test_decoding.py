@@ -86,10 +86,10 @@ class Echo(WorkerClient):
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[DecodingClient]:
-    made = DecodingClient(Echo(), DecoderSetup.from_limit(SPEC, 30_000_000), 30.0)
-    made.start()
-    yield made
-    made.close()
+    result = DecodingClient(Echo(), DecoderSetup.from_limit(SPEC, 30_000_000), 30.0)
+    result.start()
+    yield result
+    result.close()
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -118,11 +118,11 @@ def test_a_picture_is_the_same_wherever_it_is_decoded(client) -> None:
 
 
 def test_what_is_wrong_is_told_in_the_same_words(client) -> None:
-    [told] = _explain(client, b"II*\0no TIFF file")
-    assert told.status == 422
-    assert b"image: damaged or cut short" in told.body
-    [told] = _explain(client, _encode("TIFF"), frame=4)
-    assert b"expected a page below 1, got 4" in told.body
+    [result] = _explain(client, b"II*\0no TIFF file")
+    assert result.status == 422
+    assert b"image: damaged or cut short" in result.body
+    [result] = _explain(client, _encode("TIFF"), frame=4)
+    assert b"expected a page below 1, got 4" in result.body
 
 
 def _bomb() -> bytes:
@@ -138,10 +138,10 @@ def test_too_long_and_too_much_memory(client, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "MIN_SECONDS", 1)
     monkeypatch.setattr(decoding, "PIXELS_PER_SECOND", 10**9)
     started = time.monotonic()
-    [told] = _explain(client, _bomb())
+    [result] = _explain(client, _bomb())
     assert time.monotonic() - started < 20
-    assert told.status == 422
-    assert b"image: takes more than 1 s or " in told.body
+    assert result.status == 422
+    assert b"image: takes more than 1 s or " in result.body
     [fine] = _explain(client, _encode("TIFF"))
     assert fine.status == 200
 

@@ -46,8 +46,8 @@ def test_the_classes_seen_most_come_first_with_their_probabilities(call, explain
     order = shares.argsort(descending=True).tolist()
     assert [one["index"] for one in record["top"]] == order
     assert [one["index"] for one in record["answers"]] == order[:2]
-    told = [one["probability"] for one in record["top"]]
-    assert told == pytest.approx(shares[order].tolist(), abs=1e-5)
+    probabilities = [one["probability"] for one in record["top"]]
+    assert probabilities == pytest.approx(shares[order].tolist(), abs=1e-5)
     assert "array" not in record["answers"][0]["map"]
 
 
@@ -67,16 +67,16 @@ def test_an_export_answers_as_its_run_does(
     call, served = serving(worker=open_worker(tiny_run, str(tiny_card))), serving(worker=worker)
     for fields in ({}, {"top": "3"}, {"target": ["rings", "0"]}):
         expected = call.explain(png, format="array", **fields).json()
-        found = served.explain(png, format="array", **fields).json()
-        assert len(found["answers"]) == len(expected["answers"])
-        for one, other in zip(found["answers"], expected["answers"], strict=True):
+        content = served.explain(png, format="array", **fields).json()
+        assert len(content["answers"]) == len(expected["answers"])
+        for one, other in zip(content["answers"], expected["answers"], strict=True):
             assert (one["index"], one["box"]) == (other["index"], other["box"])
             assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
             maps = (np.array(answer["map"]["array"]) for answer in (one, other))
             np.testing.assert_allclose(*maps, atol=1e-3)
     requests = [ExplainRequest(png, RequestOptions(top=n)) for n in (1, 2, 3)]
-    told = respond(worker, requests)
-    assert [len(json.loads(one.body)["answers"]) for one in told] == [1, 2, 3]
+    response = respond(worker, requests)
+    assert [len(json.loads(one.body)["answers"]) for one in response] == [1, 2, 3]
 
 
 def test_several_targets_in_the_order_asked(call, png) -> None:
@@ -105,8 +105,8 @@ def test_whatever_the_reader_reads(call, pixels, kind, tmp_path) -> None:
         Image.fromarray(pixels).save(buffer, kind)
     answered = call.explain(buffer.getvalue(), picture="true")
     assert answered.status_code == 200, answered.text
-    shown = Image.open(io.BytesIO(base64.b64decode(answered.json()["picture"])))
-    assert (shown.format, shown.size) == ("JPEG", (48, 40))
+    picture = Image.open(io.BytesIO(base64.b64decode(answered.json()["picture"])))
+    assert (picture.format, picture.size) == ("JPEG", (48, 40))
 
 
 def _dicom(pixels: np.ndarray) -> bytes:
@@ -126,9 +126,9 @@ def test_requests_for_several_classes_share_a_batch(worker, respond, png, explai
         RequestOptions((2, 0), format="array"),
     ]
     requests = [ExplainRequest(png, one) for one in options]
-    made = respond(worker, [*requests, ExplainRequest(b"no image")])
-    assert [one.status for one in made] == [200, 200, 200, 200, 422]
-    records = [json.loads(one.body) for one in made]
+    result = respond(worker, [*requests, ExplainRequest(b"no image")])
+    assert [one.status for one in result] == [200, 200, 200, 200, 422]
+    records = [json.loads(one.body) for one in result]
     assert [len(record.get("answers", ())) for record in records] == [2, 1, 0, 2, 0]
     image = explainer.prepare(read_picture(png))[None]
     expected = explainer.attribute_classes(image, torch.tensor([[2, 0]]))[0].numpy()
@@ -155,20 +155,20 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     classifier = tiny_pair.explainer.predictor.classifier
     images = explainer.prepare(read_picture(png))[None]
     logits = classifier(images)
-    seen, *others = logits[0].argsort(descending=True).tolist()
+    predicted, *others = logits[0].argsort(descending=True).tolist()
     record = call.explain(png, top="2", format="array").json()
     assert [one["index"] for one in record["answers"]] == others
     for answer in record["answers"]:
         pair = explainer.counterparts(images, answer["index"], logits=logits)
         assert np.abs(np.array(answer["map"]["array"]) - pair.maps[0].numpy()).max() < 1e-5
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["adversarial"])))) / 255
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["adversarial"])))) / 255
         expected = pair.adversarial[0].permute(1, 2, 0).clamp(0, 1).numpy()
-        assert np.abs(shown - expected).max() <= 0.51 / 255
+        assert np.abs(picture - expected).max() <= 0.51 / 255
         shares = classifier(pair.strip[:, 0]).softmax(1)[:, answer["index"]]
         assert answer["probabilities"] == pytest.approx(shares.tolist(), abs=1e-5)
-        assert answer["seen"] == explainer.classifier_info.classes[seen]
-    told = call.explain(png, target=str(seen))
-    assert told.status_code == 422
-    name = explainer.classifier_info.classes[seen]
+        assert answer["seen"] == explainer.classifier_info.classes[predicted]
+    response = call.explain(png, target=str(predicted))
+    assert response.status_code == 422
+    name = explainer.classifier_info.classes[predicted]
     words = f"target: the predicted class is {name} already; choose another class"
-    assert told.json()["detail"] == words
+    assert response.json()["detail"] == words

@@ -27,17 +27,17 @@ FILES = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "npy", "FITS", "FITS, gzip
 def files() -> dict[str, bytes]:
     """A small file of each kind."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    found = {}
+    results = {}
     for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, kind)
-        found[kind] = buffer.getvalue()
+        results[kind] = buffer.getvalue()
     array, stamp = io.BytesIO(), io.BytesIO()
     np.save(array, pixels)
     fits = pytest.importorskip("astropy.io.fits")
     fits.PrimaryHDU(np.float32(pixels.transpose(2, 0, 1) / 255)).writeto(stamp)
-    found |= {"npy": array.getvalue(), "FITS": stamp.getvalue()}
-    return found | {"FITS, gzip": gzip.compress(stamp.getvalue()), "DICOM": _dicom(pixels)}
+    results |= {"npy": array.getvalue(), "FITS": stamp.getvalue()}
+    return results | {"FITS, gzip": gzip.compress(stamp.getvalue()), "DICOM": _dicom(pixels)}
 
 
 def _dicom(pixels: np.ndarray) -> bytes:
@@ -58,21 +58,21 @@ CHANGES = st.lists(
 
 def _damaged(content: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     """Bytes put over others, put in, left out, doubled; or the end cut off."""
-    made = bytearray(content)
-    for kind, place, given_bytes in changes:
-        at = place % (len(made) + 1)
+    changed = bytearray(content)
+    for kind, position, given_bytes in changes:
+        at = position % (len(changed) + 1)
         match kind:
             case 0:
-                made[at : at + len(given_bytes)] = given_bytes
+                changed[at : at + len(given_bytes)] = given_bytes
             case 1:
-                made[at:at] = given_bytes
+                changed[at:at] = given_bytes
             case 2:
-                del made[at : at + len(given_bytes)]
+                del changed[at : at + len(given_bytes)]
             case 3:
-                made[at:at] = made[at : at + 16 * len(given_bytes)]
+                changed[at:at] = changed[at : at + 16 * len(given_bytes)]
             case _:
-                del made[max(at, 16) :]
-    return bytes(made)
+                del changed[max(at, 16) :]
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -128,10 +128,10 @@ def test_a_damaged_form(call, png, changes, field) -> None:
 def _answered(call, path: str, content: bytes, kind: str) -> None:
     answered = call("POST", path, content=content, headers={"content-type": kind})
     assert answered.status_code in FINE, answered.text
-    told = answered.json()
+    response = answered.json()
     if answered.status_code != 200:
         assert answered.headers["content-type"] == "application/problem+json"
-        assert told["status"] == answered.status_code
+        assert response["status"] == answered.status_code
 
 
 @pytest.mark.slow
@@ -154,8 +154,8 @@ def test_what_the_document_describes(call) -> None:
     ]
 
     document = schemathesis.openapi.from_dict(call("GET", "/openapi.json").json())
-    for found in document.get_all_operations():
-        operation = found.ok()
+    for result in document.get_all_operations():
+        operation = result.ok()
         for mode in schemathesis.GenerationMode:
 
             @settings(QUIET, max_examples=15)

@@ -18,11 +18,11 @@ COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()
 def test_the_options_exist(capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["serve", "--help"])
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     named = set(re.findall(r"--[a-z][a-z-]+", MANUAL))
     assert len(named) >= 9
     for option in named:
-        assert option in shown
+        assert option in output
 
 
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] == "curl"], ids=" ".join)
@@ -42,8 +42,8 @@ def test_the_fields_and_counters_exist(call) -> None:
     document = call("GET", "/openapi.json").json()
     content = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
     fields = content["multipart/form-data"]["schema"]["properties"]
-    told = re.findall(r"^\| `(\w+)` \|", MANUAL, re.MULTILINE)
-    assert set(told) == set(fields)
+    names = re.findall(r"^\| `(\w+)` \|", MANUAL, re.MULTILINE)
+    assert set(names) == set(fields)
     counted = call("GET", "/metrics").text
     for name in re.findall(r"`(apercu_\w+)`", MANUAL):
         assert name.removesuffix("_total") in counted

@@ -26,9 +26,9 @@ def browser() -> Iterator[Any]:
     """Chromium: Playwright's own, or the system's."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="page: no playwright")
     with sync_api.sync_playwright() as playwright:
-        found = (shutil.which(name) for name in BROWSERS)
+        result = (shutil.which(name) for name in BROWSERS)
         own = playwright.chromium.executable_path
-        path = own if Path(own).exists() else next(filter(None, found), None)
+        path = own if Path(own).exists() else next(filter(None, result), None)
         if path is None:
             pytest.skip("page: no Chromium; playwright install chromium")
         words = ["--no-sandbox", *CAMERA]
@@ -102,8 +102,8 @@ def test_classes_maps_and_dials(visit, address, picture) -> None:
     assert page.locator("#classes .share").first.inner_text().endswith("%")
     first = page.inner_text("#views h2")
     evidence, kept, removed = (f"#views figure:nth-child({n}) canvas" for n in (1, 2, 3))
-    seen = {_pixels(page, one) for one in (evidence, kept, removed)}
-    assert len(seen) == 3
+    values = {_pixels(page, one) for one in (evidence, kept, removed)}
+    assert len(values) == 3
     page.locator("#classes .class").nth(1).click()
     _until(page, lambda: page.inner_text("#views h2") != first)
     before = _pixels(page, evidence)
@@ -286,7 +286,7 @@ def test_counterparts(visit, listen, tiny_pair, picture) -> None:
 def test_no_file_names_another_address() -> None:
     for path in FOLDER.iterdir():
         text = path.read_text(encoding="utf-8")
-        found = set(re.findall(r"(?:https?:)?//[a-z][\w.]+", text))
-        assert found <= {"http://www.w3.org"}
+        results = set(re.findall(r"(?:https?:)?//[a-z][\w.]+", text))
+        assert results <= {"http://www.w3.org"}
         assert " style=" not in text
         assert "onclick" not in text

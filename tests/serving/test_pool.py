@@ -214,8 +214,8 @@ def test_a_worker_that_answers_nothing_is_replaced(play, monkeypatch) -> None:
         started[1].send(MessageKind.RESPONSE, 2)
         await task
 
-    told = play(scenario)
-    assert told == ["a worker answered nothing for 0.3 s; another one is started"]
+    response = play(scenario)
+    assert response == ["a worker answered nothing for 0.3 s; another one is started"]
 
 
 def test_errors_while_the_first_worker_is_loaded(play) -> None:
@@ -259,10 +259,10 @@ def test_messages_in_pieces() -> None:
     ]
     packed = b"".join(message.pack() for message in messages)
     for size in (1, 7, 1000):
-        buffer, found = MessageBuffer(), []
+        buffer, results = MessageBuffer(), []
         for first in range(0, len(packed), size):
-            found += buffer.feed(packed[first : first + size])
-        assert found == messages
+            results += buffer.feed(packed[first : first + size])
+        assert results == messages
     ours, theirs = socket.socketpair()
     with ours, theirs.makefile("rb") as stream:
         ours.sendall(packed + packed[:20])

@@ -18,11 +18,11 @@ from apercu.errors import ApercuError
 
 
 def _problem(answered: httpx.Response, status: int) -> str:
-    told = answered.json()
+    response = answered.json()
     assert answered.headers["content-type"] == "application/problem+json"
-    assert answered.status_code == told["status"] == status
-    assert set(told) == {"type", "title", "status", "detail"}
-    detail: str = told["detail"]
+    assert answered.status_code == response["status"] == status
+    assert set(response) == {"type", "title", "status", "detail"}
+    detail: str = response["detail"]
     assert "\n" not in detail
     return detail
 
@@ -54,17 +54,17 @@ def test_a_wrong_field(call, png, fields, words) -> None:
 def test_no_image_in_the_words_of_the_command_line(call, body, tmp_path) -> None:
     from apercu import read_picture
 
-    told = _problem(call.explain(body), 422)
+    response = _problem(call.explain(body), 422)
     with pytest.raises(ApercuError) as expected:
         read_picture(body)
-    assert told == str(expected.value)
+    assert response == str(expected.value)
 
 
 def test_too_many_pixels_are_known_from_the_header(call) -> None:
     buffer = io.BytesIO()
     Image.new("1", (1200, 1200)).save(buffer, "PNG")
-    told = _problem(call.explain(buffer.getvalue()), 422)
-    assert told.startswith("image: too large, expected at most 1 megapixels, got 1200 × 1200")
+    response = _problem(call.explain(buffer.getvalue()), 422)
+    assert response.startswith("image: too large, expected at most 1 megapixels, got 1200 × 1200")
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_too_many_pixels_are_known_from_the_header(call) -> None:
 )
 def test_a_wrong_body(call, kind, content, status, words) -> None:
     headers = {"content-type": kind} if kind else {}
-    told = call("POST", "/v1/explain", content=content, headers=headers)
-    assert _problem(told, status).startswith(words)
+    response = call("POST", "/v1/explain", content=content, headers=headers)
+    assert _problem(response, status).startswith(words)
 
 
 def test_a_form_without_an_image(call, png) -> None:
-    told = call("POST", "/v1/explain", files={"picture": png})
-    assert _problem(told, 422) == "image: expected one file in the field image, got 0"
+    response = call("POST", "/v1/explain", files={"picture": png})
+    assert _problem(response, 422) == "image: expected one file in the field image, got 0"
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_another_method(call) -> None:
 
 def test_another_model(call, png) -> None:
     body = {"instances": [{"b64": base64.b64encode(png).decode()}]}
-    told = _problem(call("POST", "/v1/models/other:predict", json=body), 404)
-    assert told == "model: 'other' is not served here, 'tiny' is"
+    response = _problem(call("POST", "/v1/models/other:predict", json=body), 404)
+    assert response == "model: 'other' is not served here, 'tiny' is"
 
 
 @pytest.mark.parametrize("instances", [None, [], {}, ["x"], [{"b64": "aaaa"}] * 33])
 def test_wrong_instances(call, instances) -> None:
-    told = call("POST", "/v1/models/tiny:explain", json={"instances": instances})
-    assert _problem(told, 400).startswith("instances: expected")
+    response = call("POST", "/v1/models/tiny:explain", json={"instances": instances})
+    assert _problem(response, 400).startswith("instances: expected")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -137,15 +137,15 @@ def test_a_body_that_is_too_large(serving, png, streamed) -> None:
 
     content = pieces() if streamed else form.read()
     headers = {"content-type": form.headers["content-type"]}
-    told = _problem(call("POST", "/v1/explain", content=content, headers=headers), 413)
-    assert told == "body: expected at most 0.001 MB; send a smaller image"
+    response = _problem(call("POST", "/v1/explain", content=content, headers=headers), 413)
+    assert response == "body: expected at most 0.001 MB; send a smaller image"
 
 
 def test_the_token(serving, png) -> None:
     call = serving(token=b"a-secret-of-letters")
-    told = call.explain(png)
-    assert _problem(told, 401).startswith("token: expected Authorization: Bearer")
-    assert told.headers["www-authenticate"] == "Bearer"
+    response = call.explain(png)
+    assert _problem(response, 401).startswith("token: expected Authorization: Bearer")
+    assert response.headers["www-authenticate"] == "Bearer"
     for path in ("/metrics", "/openapi.json", "/page.json", "/examples/0.png", "/v1/models"):
         assert call("GET", path).status_code == 401
     for wrong in ("Bearer a-secret-of-letterz", "Basic a-secret-of-letters", "Bearer", "ü"):
@@ -174,14 +174,16 @@ def test_a_full_queue(serving, png) -> None:
 
 def test_more_instances_than_places(serving, png) -> None:
     body = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
-    told = serving(places=2)("POST", "/v1/models/tiny:predict", json=body)
-    assert _problem(told, 413).startswith("queue: expected at most 2 images in a request, got 3")
+    response = serving(places=2)("POST", "/v1/models/tiny:predict", json=body)
+    assert _problem(response, 413).startswith(
+        "queue: expected at most 2 images in a request, got 3"
+    )
 
 
 def test_the_deadline(serving, png) -> None:
-    told = serving(deadline=0.05, seconds=5).explain(png)
-    assert _problem(told, 504).startswith("no answer within 0.05 s")
-    assert told.headers["retry-after"] == "1"
+    response = serving(deadline=0.05, seconds=5).explain(png)
+    assert _problem(response, 504).startswith("no answer within 0.05 s")
+    assert response.headers["retry-after"] == "1"
 
 
 def test_what_should_not_happen_tells_nothing_of_the_image(call, png, capsys, monkeypatch) -> None:
@@ -189,10 +191,10 @@ def test_what_should_not_happen_tells_nothing_of_the_image(call, png, capsys, mo
         raise ValueError("patient's name")
 
     monkeypatch.setattr("apercu.deploy.serving.prepared_image.read_stored", broken)
-    told = _problem(call.explain(png), 500)
-    said = capsys.readouterr()
-    assert "ValueError" in told
-    assert "patient" not in told + said.out + said.err
+    response = _problem(call.explain(png), 500)
+    result = capsys.readouterr()
+    assert "ValueError" in response
+    assert "patient" not in response + result.out + result.err
 
 
 def test_every_error_has_its_status_in_the_docstring() -> None:
@@ -246,8 +248,8 @@ def test_the_openapi_document_names_every_address(call) -> None:
         "/healthz",
         "/metrics",
     }
-    told = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
-    assert set(told) == {"text/plain"}
+    description = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert set(description) == {"text/plain"}
     fields = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
     form = fields["multipart/form-data"]["schema"]["properties"]
     fields = {"target", "top", "level", "format", "picture", "frame", "bands"}
@@ -260,8 +262,8 @@ def test_the_openapi_document_says_where_a_token_is_asked_for(serving) -> None:
     document = serving(token=b"abc")("GET", "/openapi.json", headers=token).json()
     [(name, scheme)] = document["components"]["securitySchemes"].items()
     assert scheme == {"type": "http", "scheme": "bearer"}
-    for path, [told] in ((path, one.values()) for path, one in document["paths"].items()):
-        assert told.get("security") == (None if path in HEALTH_PATHS else [{name: []}])
+    for path, [description] in ((path, one.values()) for path, one in document["paths"].items()):
+        assert description.get("security") == (None if path in HEALTH_PATHS else [{name: []}])
 
 
 def test_an_address_with_a_slash_too_many_leads_nowhere(call) -> None:

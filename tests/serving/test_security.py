@@ -40,22 +40,22 @@ def _said(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 20.0) 
                 time.sleep(pause)
         except ConnectionError:
             pass  # it hung up first
-        said = b""
+        result = b""
         try:
             while piece := line.recv(65536):
-                said += piece
+                result += piece
         except ConnectionError:
             pass
-        return said
+        return result
 
 
 def _problem(said: bytes) -> tuple[int, str]:
     head, _, body = said.partition(b"\r\n\r\n")
-    told = json.loads(body)
+    content = json.loads(body)
     assert b"application/problem+json" in head
-    assert told["status"] == int(head[9:12])
-    assert "Traceback" not in told["detail"]
-    return told["status"], told["detail"]
+    assert content["status"] == int(head[9:12])
+    assert "Traceback" not in content["detail"]
+    return content["status"], content["detail"]
 
 
 @pytest.mark.parametrize(
@@ -74,83 +74,85 @@ def _problem(said: bytes) -> tuple[int, str]:
     ],
 )
 def test_tricks_with_headers_are_one_refusal(port, lines) -> None:
-    said = _said(port, HEAD + lines)
-    assert said.count(b"HTTP/1.1 ") == 1
-    assert _problem(said) == (400, "request: expected well-formed HTTP/1.1")
+    result = _said(port, HEAD + lines)
+    assert result.count(b"HTTP/1.1 ") == 1
+    assert _problem(result) == (400, "request: expected well-formed HTTP/1.1")
 
 
 @pytest.mark.parametrize(
     "line", [b"", b"GET\r\n", b"GET / HTTP/9.9\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n", b"/\r\n"]
 )
 def test_what_is_no_http(port, line) -> None:
-    said = _said(port, line + b"\r\n\r\nx\r\n\r\n")
-    assert _problem(said)[0] == 400
+    result = _said(port, line + b"\r\n\r\nx\r\n\r\n")
+    assert _problem(result)[0] == 400
 
 
 def test_a_body_that_is_shorter_than_told_is_cut_short(port) -> None:
     with socket.create_connection(("127.0.0.1", port), 20) as line:
         line.sendall(HEAD + b"Content-Length: 50\r\n\r\n{")
         line.shutdown(socket.SHUT_WR)
-        said = line.recv(65536)
-    assert not said.startswith(b"HTTP/1.1 200")
+        result = line.recv(65536)
+    assert not result.startswith(b"HTTP/1.1 200")
 
 
 def test_what_follows_a_body_is_another_request(port) -> None:
-    said = _said(port, HEAD + b"Content-Length: 2\r\n\r\n{}GARBAGE / HTTP/1.1\r\n\r\n")
-    statuses = [one[:3] for one in said.split(b"HTTP/1.1 ")[1:]]
+    result = _said(port, HEAD + b"Content-Length: 2\r\n\r\n{}GARBAGE / HTTP/1.1\r\n\r\n")
+    statuses = [one[:3] for one in result.split(b"HTTP/1.1 ")[1:]]
     assert statuses in ([b"422", b"400"], [b"400"])
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read(port) -> None:
-    said = _said(port, HEAD + b"Content-Length: 2000000\r\nConnection: close\r\n\r\n")
-    assert _problem(said) == (413, "body: expected at most 1 MB; send a smaller image")
+    result = _said(port, HEAD + b"Content-Length: 2000000\r\nConnection: close\r\n\r\n")
+    assert _problem(result) == (413, "body: expected at most 1 MB; send a smaller image")
 
 
 def test_head_lines_without_end(port) -> None:
-    said = _said(port, HEAD, *[b"X-Filler: " + b"a" * 8000 + b"\r\n"] * 40, pause=0.005)
-    assert _problem(said) == (431, "head: expected at most 64 KiB of header lines")
+    result = _said(port, HEAD, *[b"X-Filler: " + b"a" * 8000 + b"\r\n"] * 40, pause=0.005)
+    assert _problem(result) == (431, "head: expected at most 64 KiB of header lines")
 
 
 def test_one_head_line_without_end(port) -> None:
-    said = _said(port, HEAD + b"X-Filler: ", *[b"a" * 8000] * 40, pause=0.005)
-    assert _problem(said)[0] == 431
+    result = _said(port, HEAD + b"X-Filler: ", *[b"a" * 8000] * 40, pause=0.005)
+    assert _problem(result)[0] == 431
 
 
 def test_lines_after_the_body_are_counted_too(port) -> None:
     start = HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
-    said = _said(port, start, *[b"X-Filler: " + b"a" * 8000 + b"\r\n"] * 40, pause=0.005)
-    assert b" 431 " in said
+    result = _said(port, start, *[b"X-Filler: " + b"a" * 8000 + b"\r\n"] * 40, pause=0.005)
+    assert b" 431 " in result
     few = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-    said = _said(port, few + b"2\r\n{}\r\n0\r\nX-Filler: a\r\n\r\n")
-    assert _problem(said)[0] == 422  # they are passed over
+    result = _said(port, few + b"2\r\n{}\r\n0\r\nX-Filler: a\r\n\r\n")
+    assert _problem(result)[0] == 422  # they are passed over
 
 
 def test_a_body_does_not_count_as_the_next_head(port) -> None:
     body = b'{"image": "' + b"A" * 300_000 + b'"}'
     first = HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    said = _said(port, first + last[:20], last[20:], pause=0.3)
-    assert said.startswith(b"HTTP/1.1 422")
-    assert b"HTTP/1.1 200" in said
-    assert b" 431 " not in said
+    result = _said(port, first + last[:20], last[20:], pause=0.3)
+    assert result.startswith(b"HTTP/1.1 422")
+    assert b"HTTP/1.1 200" in result
+    assert b" 431 " not in result
 
 
 def test_a_slow_head_is_hung_up_on(port, monkeypatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.3)
-    said = _said(port, *[bytes([one]) for one in HEAD], pause=0.02)
-    assert _problem(said) == (408, "head: expected all header lines within 0.3 s")
-    assert _said(port) == said  # who says nothing at all is told the same
+    result = _said(port, *[bytes([one]) for one in HEAD], pause=0.02)
+    assert _problem(result) == (408, "head: expected all header lines within 0.3 s")
+    assert _said(port) == result  # who says nothing at all is told the same
     good = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    said = _said(port, good, b"G", b"E", b"T", pause=0.1)  # and a slow second request, too
-    assert said.startswith(b"HTTP/1.1 200")
-    assert b"HTTP/1.1 408" in said
+    result = _said(port, good, b"G", b"E", b"T", pause=0.1)  # and a slow second request, too
+    assert result.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" in result
 
 
 def test_a_slow_body_ends_at_the_deadline(listen, monkeypatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 1.0)
     port = urlsplit(listen(deadline=0.5, places=1)).port
-    said = _said(port, HEAD + b"Content-Length: 500\r\n\r\n", *[b"{"] * 400, pause=0.01, seconds=9)
-    assert said.startswith(b"HTTP/1.1 504")
+    result = _said(
+        port, HEAD + b"Content-Length: 500\r\n\r\n", *[b"{"] * 400, pause=0.01, seconds=9
+    )
+    assert result.startswith(b"HTTP/1.1 504")
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,9 @@ def test_a_slow_body_ends_at_the_deadline(listen, monkeypatch) -> None:
     ],
 )
 def test_paths_lead_nowhere_else(port, path) -> None:
-    said = _said(port, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    assert _problem(said)[0] == 404
-    assert b"root:" not in said
+    result = _said(port, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert _problem(result)[0] == 404
+    assert b"root:" not in result
 
 
 @pytest.mark.parametrize("name", ["../../tmp/planted.png", "/etc/passwd", "a\x00b", "x" * 4000])
@@ -256,10 +258,12 @@ def test_bombs_stay_small(call, name) -> None:
     ids=lambda body: body[:30].decode(),
 )
 def test_json_without_measure(call, body) -> None:
-    told = call("POST", "/v1/explain", content=body, headers={"content-type": "application/json"})
-    assert told.status_code in (400, 422)
-    assert told.headers["content-type"] == "application/problem+json"
-    assert len(told.content) < 2000
+    response = call(
+        "POST", "/v1/explain", content=body, headers={"content-type": "application/json"}
+    )
+    assert response.status_code in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert len(response.content) < 2000
 
 
 class _Bomb:
@@ -279,9 +283,9 @@ def test_no_pickle_is_ever_loaded(call, tmp_path) -> None:
     np.save(array, np.array([_Bomb(trap)], dtype=object), allow_pickle=True)
     np.savez(archive, image=np.array([_Bomb(trap)], dtype=object))
     torch_zip = io.BytesIO()
-    with zipfile.ZipFile(torch_zip, "w") as made:
-        made.writestr("archive/data.pkl", packed)
-        made.writestr("archive/version", "3")
+    with zipfile.ZipFile(torch_zip, "w") as result:
+        result.writestr("archive/data.pkl", packed)
+        result.writestr("archive/version", "3")
     for body in (packed, array.getvalue(), archive.getvalue(), torch_zip.getvalue()):
         assert call.explain(body).status_code == 422
         assert not trap.exists()

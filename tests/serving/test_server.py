@@ -96,8 +96,8 @@ class Running:
     def end(self, how: str = "TERM") -> tuple[int, str]:
         """Stops it; its exit code, and what it said."""
         self.tell(how)
-        said = self.said()
-        return self.process.returncode, said
+        result = self.said()
+        return self.process.returncode, result
 
 
 def _children(pid: int) -> list[int]:
@@ -155,12 +155,12 @@ def test_it_answers_and_finishes_what_is_in_flight(start, tiny_run, png, large, 
             thread.start()
         server.until(lambda: server.holds(6))
         server.tell(how)
-    said = server.said()
+    result = server.said()
     for thread in threads:
         thread.join()
     assert answered == [200] * 6
     assert server.process.returncode == 0
-    greeting, doubt = said.splitlines()
+    greeting, doubt = result.splitlines()
     assert greeting == f"serving {tiny_run}: {server.url}/ (Ctrl-C ends it)"
     assert doubt.startswith(f"warning: {tiny_run}: does not look trained: it had 2 steps")
     assert not _alive(server)
@@ -173,8 +173,8 @@ def test_it_ends_at_once_while_it_loads(start, how) -> None:
     server = start(ready=False)
     server.until(lambda: server.worker() != 0)
     left = _tree(server)
-    code, said = server.end(how)
-    assert (code, said) == (0, "")
+    code, result = server.end(how)
+    assert (code, result) == (0, "")
     _check_gone(left)
 
 
@@ -244,9 +244,9 @@ def test_a_worker_that_freezes_is_replaced(start, png) -> None:
     assert server.worker() not in (0, before)
     assert server.explain(png).status_code == 200
     assert "apercu_workers_replaced 1.0" in httpx.get(f"{server.url}/metrics").text.splitlines()
-    code, said = server.end()
+    code, result = server.end()
     assert code == 0
-    assert said.endswith("\na worker answered nothing for 5 s; another one is started\n")
+    assert result.endswith("\na worker answered nothing for 5 s; another one is started\n")
     assert not _runs(Path(f"/proc/{before}"))
 
 
@@ -283,18 +283,18 @@ def test_what_cannot_be_served_is_one_line(tiny_run, tmp_path, capsys) -> None:
     def ended(*words: str) -> str:
         with pytest.raises(SystemExit, match="2"):
             main(["serve", *words])
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        return said
+        result = capsys.readouterr().err
+        assert result.count("\n") == 1
+        return result
 
     short = tmp_path / "token"
     short.write_text("short")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        said = ended(str(tiny_run), "--port", port)
-        assert said.startswith(f"error: port {port}: cannot be bound to (Address already in use)")
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        result = ended(str(tiny_run), "--port", port)
+        assert result.startswith(f"error: port {port}: cannot be bound to (Address already in use)")
     assert "expected a run folder" in ended(str(tmp_path), "--port", port)
     assert "expected one of 127.0.0.1, 0.0.0.0, ::" in ended(str(tiny_run), "--host", "here")
     assert "expected a token of at least 16" in ended(str(tiny_run), "--token-file", str(short))

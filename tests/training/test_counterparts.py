@@ -39,18 +39,18 @@ def classifier(images: torch.Tensor) -> torch.Tensor:
 
 
 def slow_distance(one: torch.Tensor, other: torch.Tensor) -> list[float]:
-    found = []
+    results = []
     for a, b in zip(one, other, strict=True):
         pixels = [(x - y).item() for x, y in zip(a.flatten(), b.flatten(), strict=True)]
-        found.append(sum(abs(d) + d * d for d in pixels) / len(pixels))
-    return found
+        results.append(sum(abs(d) + d * d for d in pixels) / len(pixels))
+    return results
 
 
 def slow_cross_entropy(images: torch.Tensor, targets: torch.Tensor) -> list[float]:
-    found = []
+    results = []
     for logits, target in zip(classifier(images).tolist(), targets.tolist(), strict=True):
-        found.append(math.log(sum(math.exp(one) for one in logits)) - logits[target])
-    return found
+        results.append(math.log(sum(math.exp(one) for one in logits)) - logits[target])
+    return results
 
 
 def unused(*_: object) -> CounterpartPair:
@@ -61,19 +61,19 @@ def test_terms_of_the_shared_body_are_their_formulas() -> None:
     weights = CounterpartObjective(
         similarity=3, closeness=2, keep=0.5, flip=0.7, smoothness=0.9, scarcity=0.4
     )
-    made = pair()
-    terms = weights.compute_terms(ASKED, made, unused, classifier)
+    generated = pair()
+    terms = weights.compute_terms(ASKED, generated, unused, classifier)
     literal = {
-        "similarity": [3 * d for d in slow_distance(IMAGES, made.similar)],
-        "closeness": [2 * d for d in slow_distance(made.similar, made.adversarial)],
-        "keep": [0.5 * c for c in slow_cross_entropy(made.similar, ASKED.predicted)],
-        "flip": [0.7 * c for c in slow_cross_entropy(made.adversarial, ASKED.targets)],
-        "scarcity": [0.4 * sum(p.flatten().tolist()) / 6 for p in made.change_masks],
+        "similarity": [3 * d for d in slow_distance(IMAGES, generated.similar)],
+        "closeness": [2 * d for d in slow_distance(generated.similar, generated.adversarial)],
+        "keep": [0.5 * c for c in slow_cross_entropy(generated.similar, ASKED.predicted)],
+        "flip": [0.7 * c for c in slow_cross_entropy(generated.adversarial, ASKED.targets)],
+        "scarcity": [0.4 * sum(p.flatten().tolist()) / 6 for p in generated.change_masks],
     }
     assert set(terms) == {*literal, "smoothness"}
     for name, values in literal.items():
         torch.testing.assert_close(terms[name], torch.tensor(values), rtol=1e-4, atol=1e-5)
-    rough = total_variation(made.adversarial - made.similar)
+    rough = total_variation(generated.adversarial - generated.similar)
     torch.testing.assert_close(terms["smoothness"], 0.9 * rough)
 
 
@@ -86,16 +86,16 @@ def test_syce_applies_the_generator_twice_and_back() -> None:
             images, (images + 0.1 * len(asked_of)).clamp(0, 1), torch.zeros(2, 1, 1, 1)
         )
 
-    made = pair()
+    generated = pair()
     weights = CounterpartObjective(
         stable="twice", closeness=0, cycle=2, cycle_keep=0.5, smoothness=0
     )
-    terms = weights.compute_terms(ASKED, made, generate, classifier)
+    terms = weights.compute_terms(ASKED, generated, generate, classifier)
     twice, back = asked_of
-    assert all(torch.equal(one[0], made.adversarial) for one in (twice, back))
+    assert all(torch.equal(one[0], generated.adversarial) for one in (twice, back))
     assert (twice[1], twice[2]) == ([0, 2], [1, 0])
     assert (back[1], back[2]) == ([1, 0], [0, 2])
-    stable, cycled = ((made.adversarial + step).clamp(0, 1) for step in (0.1, 0.2))
+    stable, cycled = ((generated.adversarial + step).clamp(0, 1) for step in (0.1, 0.2))
     torch.testing.assert_close(terms["similarity"], 10 * distance(IMAGES, stable))
     torch.testing.assert_close(terms["cycle"], 2 * distance(IMAGES, cycled))
     kept = torch.tensor(slow_cross_entropy(cycled, ASKED.predicted))
@@ -124,8 +124,8 @@ def test_the_runner_up_is_never_what_is_seen() -> None:
 
 def test_a_change_is_added_within_the_range() -> None:
     change = Change(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2))
-    shown = change(torch.tensor([0.1, 0.8]).view(1, 1, 1, 2).expand(1, 1, 4, 2).contiguous())
-    torch.testing.assert_close(shown[0, 0, 0], torch.tensor([0.6, 1.0]))
+    image = change(torch.tensor([0.1, 0.8]).view(1, 1, 1, 2).expand(1, 1, 4, 2).contiguous())
+    torch.testing.assert_close(image[0, 0, 0], torch.tensor([0.6, 1.0]))
 
 
 CLASSES = torch.tensor([0, 2, 1])
@@ -134,27 +134,27 @@ CLASSES = torch.tensor([0, 2, 1])
 def test_the_judge_learns_from_both_and_only_the_judge() -> None:
     torch.manual_seed(0)
     judge = Discriminator(1, 3)
-    real, made = torch.rand(2, 3, 1, 16, 16)
-    made.requires_grad_()
-    found = discriminator_loss(judge, real, CLASSES, made, CLASSES.flip(0))
-    for place in range(3):
-        on_real = judge(real[place, None], CLASSES[place, None])
-        on_made = judge(made[place, None], CLASSES[2 - place, None])
+    real, generated = torch.rand(2, 3, 1, 16, 16)
+    generated.requires_grad_()
+    result = discriminator_loss(judge, real, CLASSES, generated, CLASSES.flip(0))
+    for index in range(3):
+        on_real = judge(real[index, None], CLASSES[index, None])
+        on_made = judge(generated[index, None], CLASSES[2 - index, None])
         literal = (1 + (-on_real).exp()).log().mean() + (1 + on_made.exp()).log().mean()
-        torch.testing.assert_close(found[place], literal)
-    found.mean().backward()
-    assert made.grad is None
+        torch.testing.assert_close(result[index], literal)
+    result.mean().backward()
+    assert generated.grad is None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in judge.layers.parameters())
 
 
 def test_plausibility_teaches_who_made_the_images_and_not_the_judge() -> None:
     torch.manual_seed(0)
     judge = Discriminator(1, 3)
-    made = torch.rand(3, 1, 16, 16, requires_grad=True)
-    found = generator_loss(judge, made, CLASSES)
-    torch.testing.assert_close(found, (1 + (-judge(made, CLASSES)).exp()).log().mean((1, 2)))
-    found.sum().backward()
-    assert made.grad is not None and made.grad.abs().sum() > 0
+    generated = torch.rand(3, 1, 16, 16, requires_grad=True)
+    result = generator_loss(judge, generated, CLASSES)
+    torch.testing.assert_close(result, (1 + (-judge(generated, CLASSES)).exp()).log().mean((1, 2)))
+    result.sum().backward()
+    assert generated.grad is not None and generated.grad.abs().sum() > 0
     assert all(values.grad is None for values in judge.parameters())
 
 
@@ -194,6 +194,6 @@ def test_weather_lets_slopes_through() -> None:
 def test_figures_of_a_difference() -> None:
     difference = torch.zeros(1, 4, 4)
     difference[0, 0, :2] = torch.tensor([0.8, 0.8 * STRONG_FRACTION / 2])
-    found = {name: value.item() for name, value in measure_difference(difference).items()}
+    results = {name: value.item() for name, value in measure_difference(difference).items()}
     total = 0.8 * (1 + STRONG_FRACTION / 2)
-    assert found == pytest.approx({"change": total / 16, "peak": 0.8, "spread": 1 / 16})
+    assert results == pytest.approx({"change": total / 16, "peak": 0.8, "spread": 1 / 16})

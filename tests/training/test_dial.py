@@ -47,9 +47,9 @@ def test_a_fake_class_must_only_be_small(question, evidence):
     terms = ExtentAndCore(area=3.0).compute_terms(classifier, question, evidence, drawn())
     extent = enlarge(evidence.extent, (SIZE, SIZE)).sigmoid()[2].mean().item()
     core = evidence.core.sigmoid()[2].mean().item()
-    asked = {name: values[2].item() for name, values in terms.items()}
-    assert asked.pop("area") == pytest.approx(3 * (extent + core), rel=1e-5)
-    assert asked == dict.fromkeys(("smoothness", "preserver", "destroyer", "sufficient"), 0.0)
+    weights = {name: values[2].item() for name, values in terms.items()}
+    assert weights.pop("area") == pytest.approx(3 * (extent + core), rel=1e-5)
+    assert weights == dict.fromkeys(("smoothness", "preserver", "destroyer", "sufficient"), 0.0)
 
 
 def test_real_classes_pay_every_term_and_half_of_them_try_crops(question, evidence):

@@ -29,10 +29,10 @@ def test_ridge_is_numpys_least_squares_with_a_penalty() -> None:
         moments.add(features[part : part + 33], logits[part : part + 33])
     weights, bias = moments.solve(0.05)
     x, y = features.double().numpy(), logits.double().numpy()
-    centred, answers = x - x.mean(0), y - y.mean(0)
+    centred, outputs = x - x.mean(0), y - y.mean(0)
     ridge = 0.05 * centred.var(0).mean() * len(x)
     stacked = np.vstack([centred, np.sqrt(ridge) * np.eye(6)])
-    padded = np.vstack([answers, np.zeros((6, 4))])
+    padded = np.vstack([outputs, np.zeros((6, 4))])
     expected = np.linalg.lstsq(stacked, padded, rcond=None)[0].T
     np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bias.numpy(), y.mean(0) - expected @ x.mean(0), atol=1e-4)
@@ -49,8 +49,8 @@ def test_the_gate_answers_like_the_classifier() -> None:
     gate = ClassGate(4, 6)
     parts = (_batches(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
     assert fit_ridge(gate, *parts, (1e-6,)) > 0.9
-    found = gate.predict_logits(features[:, :, None, None])
-    torch.testing.assert_close(found, gate.standardise(logits), rtol=0, atol=0.15)
+    result = gate.predict_logits(features[:, :, None, None])
+    torch.testing.assert_close(result, gate.standardise(logits), rtol=0, atol=0.15)
 
 
 def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
@@ -63,8 +63,8 @@ def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
     for penalty in (1e-4, 0.1, 1.0, 1e4):
         gate = ClassGate(4, 50)
         fit_ridge(gate, fitted, [], (penalty,))
-        answers = gate.predict_logits(features[60:, :, None, None])
-        errors[penalty] = (answers - gate.standardise(logits[60:])).square().mean().item()
+        outputs = gate.predict_logits(features[60:, :, None, None])
+        errors[penalty] = (outputs - gate.standardise(logits[60:])).square().mean().item()
     best = min(errors, key=lambda penalty: errors[penalty])
     assert best in (0.1, 1.0)
     chosen, alone = ClassGate(4, 50), ClassGate(4, 50)

@@ -72,14 +72,14 @@ def blurred(image: Tensor) -> Tensor:
 
 
 def total_variation(mask: Tensor) -> float:
-    found = 0.0
+    result = 0.0
     for y in range(SIDE):
         for x in range(SIDE):
             if y + 1 < SIDE:
-                found += float(mask[y + 1, x] - mask[y, x]) ** 2
+                result += float(mask[y + 1, x] - mask[y, x]) ** 2
             if x + 1 < SIDE:
-                found += float(mask[y, x + 1] - mask[y, x]) ** 2
-    return found
+                result += float(mask[y, x + 1] - mask[y, x]) ** 2
+    return result
 
 
 def mixed(image: Tensor, mask: Tensor, other: Tensor) -> Tensor:
@@ -171,26 +171,26 @@ def test_agreement_is_a_weighted_count_of_boxes() -> None:
          torch.maximum(corners[..., :2], corners[..., 2:])], 2
     )  # fmt: skip
     scores, size = torch.rand(2, 5, generator=generator), torch.Size((6, 7))
-    found = compute_votes(boxes, scores, 0.3, size)
+    result = compute_votes(boxes, scores, 0.3, size)
     for image in range(2):
         weights = [math.exp(-s / 0.3) for s in scores[image].tolist()]
         for y in range(6):
             for x in range(7):
-                held = 0.0
+                total = 0.0
                 for weight, (left, top, right, bottom) in zip(
                     weights, boxes[image].tolist(), strict=True
                 ):
                     if left <= (x + 0.5) / 7 < right and top <= (y + 0.5) / 6 < bottom:
-                        held += weight
-                assert found[image, y, x].item() == pytest.approx(held / sum(weights), abs=1e-5)
+                        total += weight
+                assert result[image, y, x].item() == pytest.approx(total / sum(weights), abs=1e-5)
 
 
 def test_bounding_is_the_box_at_a_height_or_everything() -> None:
     log_odds = torch.full((2, 10, 20), -3.0)
     log_odds[0, 2:7, 4:14] = 2.0
-    found = find_boxes(log_odds, torch.tensor([1.0, 1.0]))
-    torch.testing.assert_close(found[0], torch.tensor([0.2, 0.2, 0.7, 0.7]))
-    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    result = find_boxes(log_odds, torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(result[0], torch.tensor([0.2, 0.2, 0.7, 0.7]))
+    torch.testing.assert_close(result[1], torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
 
 def test_judge_is_the_saliency_metric_of_each_crop() -> None:
@@ -199,10 +199,10 @@ def test_judge_is_the_saliency_metric_of_each_crop() -> None:
     images = torch.rand(2, 3, SIDE, SIDE, generator=Generator().manual_seed(6))
     pixels = torch.tensor([[[2.0, 0, 6, 8], [0, 0, 8, 8]], [[1, 4, 7, 6], [3, 3, 5, 5]]])
     targets = torch.tensor([1, 3])
-    found = score_boxes(classifier, images, pixels / SIDE, targets)
+    maps = score_boxes(classifier, images, pixels / SIDE, targets)
     for trial in range(2):
         expected = saliency_metric(classifier, images, targets, pixels[:, trial])
-        torch.testing.assert_close(found[:, trial], expected, rtol=0, atol=0.15)
+        torch.testing.assert_close(maps[:, trial], expected, rtol=0, atol=0.15)
     torch.testing.assert_close(
-        found[0, 1], saliency_metric(classifier, images, targets, pixels[:, 1])[0]
+        maps[0, 1], saliency_metric(classifier, images, targets, pixels[:, 1])[0]
     )

@@ -18,9 +18,9 @@ IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
 
 def test_a_crop_is_a_slice_stretched_to_the_full_size() -> None:
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.25]])
-    found = crop(IMAGES, boxes)
+    result = crop(IMAGES, boxes)
     slices = (IMAGES[0, :, 6:12, 4:12], IMAGES[1, :, 0:3, 0:8])
-    for one, part in zip(found, slices, strict=True):
+    for one, part in zip(result, slices, strict=True):
         stretched = torch.nn.functional.interpolate(part[None], (12, 16), mode="bilinear")[0]
         inner = (slice(None), slice(3, -3), slice(2, -2))  # the slice knows nothing beyond it
         torch.testing.assert_close(one[inner], stretched[inner], rtol=0, atol=1e-5)
@@ -121,8 +121,8 @@ def test_turning_keeps_angles_in_images_that_are_not_square() -> None:
     wide[0, 0, 10, 28] = 1.0  # eight pixels to the right of the centre
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     turned = crop(wide, whole, rotations=torch.tensor([torch.pi / 2]))
-    place = turned[0, 0].flatten().argmax().item()
-    assert divmod(place, 41) == (2, 20)  # eight pixels above it
+    index = turned[0, 0].flatten().argmax().item()
+    assert divmod(index, 41) == (2, 20)  # eight pixels above it
 
 
 def test_views_turn_by_no_more_than_they_are_told() -> None:

@@ -40,8 +40,8 @@ class KnownEngine(InferenceEngine):
     def predict_logits(
         self, images: Images, targets: Targets | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        found = self(images)
-        return found.probabilities.log(), [found.maps]
+        result = self(images)
+        return result.probabilities.log(), [result.maps]
 
     def compute_masks(self, features: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         return features[0][:, None].expand(-1, targets.shape[1], -1, -1)

@@ -26,8 +26,8 @@ def frame_of(pixels: np.ndarray, matrix: ColourMatrix) -> VideoFrame:
 
 
 def rgb_of(frame: VideoFrame, matrix: ColourMatrix) -> np.ndarray:
-    shown = frame.reformat(format="rgb24", src_colorspace=matrix.swscale_id)
-    return shown.to_ndarray().astype(int)
+    pictures = frame.reformat(format="rgb24", src_colorspace=matrix.swscale_id)
+    return pictures.to_ndarray().astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +139,17 @@ def test_the_label_keeps_to_its_panel() -> None:
 
 def test_the_name_is_the_first_synonym_and_large_enough() -> None:
     label = Caption((1280, 720), BT601)
-    shown = {}
+    displayed = {}
     for title in ("tabby, tabby cat", "tabby", "lynx"):
         frame = frame_of(np.zeros((720, 1280, 3), np.uint8), BT601)
         label.draw_on(frame, title, 0.5)
-        shown[title] = view_plane(frame, 0).copy()
-    np.testing.assert_array_equal(shown["tabby, tabby cat"], shown["tabby"])  # the first synonym
-    assert (shown["tabby"] != shown["lynx"]).any()
+        displayed[title] = view_plane(frame, 0).copy()
+    np.testing.assert_array_equal(
+        displayed["tabby, tabby cat"], displayed["tabby"]
+    )  # the first synonym
+    assert (displayed["tabby"] != displayed["lynx"]).any()
     left, top, right, _ = label.box
-    words = shown["tabby"][top : label.track[1], left:right]
+    words = displayed["tabby"][top : label.track[1], left:right]
     heights = np.flatnonzero((words > 200).any(1))
     assert heights[-1] - heights[0] > 20  # of 720 rows: can be read across a room
     assert (words > 200)[:, : label.gap - 2].sum() == 0

@@ -27,11 +27,11 @@ def test_every_frame_is_there_at_its_time_with_its_heat(clip, player, engine, tm
     assert player.times(out) == player.times(source)
     assert (done.frames, done.explained, done.dropped, done.stopped) == (10, 10, 0, False)
     assert done.seconds == pytest.approx(21 / 25)
-    for place, level in ((0, 30), (9, 230)):
+    for index, level in ((0, 30), (9, 230)):
         heat = render.heat_colours(render.torch.tensor([[level / 255]]))[:, 0, 0].numpy()
         cover = render.HEAT_OPACITY * (level / 255) ** 0.5
         expected = (level / 255 * (1 - cover) + heat * cover) * 255
-        np.testing.assert_allclose(player.pictures(out)[place][4, 32], expected, atol=6)
+        np.testing.assert_allclose(player.pictures(out)[index][4, 32], expected, atol=6)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm"])
@@ -93,8 +93,8 @@ def test_one_frame_of_so_many_is_explained(clip, player, engine, tmp_path) -> No
     settings = VideoSettings(every=4, target="day")
     done = write_video(engine, open_video(str(source)), tmp_path / "out.mp4", settings)
     assert (done.frames, done.explained, engine.asked) == (10, 3, [1, 1, 1])
-    shown = player.pictures(tmp_path / "out.mp4")
-    warmth = [picture[4, 32].astype(int) @ (1, 0, -1) for picture in shown]
+    pictures = player.pictures(tmp_path / "out.mp4")
+    warmth = [picture[4, 32].astype(int) @ (1, 0, -1) for picture in pictures]
     np.testing.assert_allclose(warmth[0:4], warmth[0], atol=8)  # the heat of the map before
     assert abs(warmth[4] - warmth[3]) > 8
 
@@ -108,12 +108,12 @@ def test_the_end_may_come_early(clip, player, engine, tmp_path) -> None:
 
 
 def test_progress_is_told(clip, engine, tmp_path) -> None:
-    told = []
+    lines = []
     source = open_video(str(clip(levels(*[90] * 3))))
     write_video(
-        engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: told.append(far)
+        engine, source, tmp_path / "out.mp4", VideoSettings(), lambda *far: lines.append(far)
     )
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert lines == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_ctrl_c_leaves_a_file_that_plays(clip, player, engine, tmp_path) -> None:

@@ -22,20 +22,20 @@ BLANK = VideoFrame(16, 16, "yuv420p")
 
 
 def test_items_come_in_order_and_the_maker_never_runs_far_ahead() -> None:
-    made = []
+    created = []
 
     def make() -> Iterator[int]:
         for number in range(50):
-            made.append(number)
+            created.append(number)
             yield number
 
     with run_producer(make(), BoundedQueue[int](3)) as items:
-        taken = []
+        times = []
         for item in items:
             time.sleep(0.001)
-            assert len(made) <= len(taken) + 1 + 3 + 1  # taken, waiting, in the maker's hand
-            taken.append(item)
-    assert taken == list(range(50))
+            assert len(created) <= len(times) + 1 + 3 + 1  # taken, waiting, in the maker's hand
+            times.append(item)
+    assert times == list(range(50))
 
 
 def test_what_the_maker_raises_comes_after_what_it_made() -> None:
@@ -43,12 +43,12 @@ def test_what_the_maker_raises_comes_after_what_it_made() -> None:
         yield 1
         raise ValueError("broken")
 
-    taken = []
+    times = []
     with (
         pytest.raises(ValueError, match="broken"),
         run_producer(make(), BoundedQueue[int](3)) as items,
     ):
-        taken.extend(items)
+        times.extend(items)
     with run_producer(make(), BoundedQueue[int](3)) as items:
         assert next(items) == 1
 
@@ -115,10 +115,10 @@ def test_a_file_plays_at_its_own_pace() -> None:
             yield VideoPicture(BLANK, second)
             now[0] += 0.375  # the work of each step
 
-    shown = [
+    displayed = [
         (now[0], one.seconds)
         for one in pace_items(items(), lambda: now[0], sleep)
         if isinstance(one, VideoPicture)
     ]
-    assert shown == [(100.0, 5.0), (100.5, 5.5), (101.5, 6.5), (101.875, 6.75)]  # late, no wait
+    assert displayed == [(100.0, 5.0), (100.5, 5.5), (101.5, 6.5), (101.875, 6.75)]  # late, no wait
     assert waits == [0.125, 0.625]

@@ -23,8 +23,12 @@ def station() -> Iterator[str]:
     server = socket.create_server(("127.0.0.1", 0))
 
     def send() -> None:
-        taken, _ = server.accept()
-        with taken, taken.makefile("wb") as file, av.open(file, "w", format="mpegts") as container:
+        connection, _ = server.accept()
+        with (
+            connection,
+            connection.makefile("wb") as file,
+            av.open(file, "w", format="mpegts") as container,
+        ):
             options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5"}
             stream = container.add_stream("libx264", rate=RATE, options=options)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"

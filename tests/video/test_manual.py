@@ -20,13 +20,13 @@ COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()
 def test_the_options_exist(capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["video", "--help"])
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     table = re.findall(r"^\| `(--[a-z]+)", MANUAL, re.MULTILINE)
     used = [word for command in COMMANDS for word in command if word.startswith("--")]
     assert len(table) == 5
     assert len(used) >= 3
     for option in (*table, *used):
-        assert option in shown
+        assert option in output
 
 
 def test_the_numbers_are_those_of_the_code() -> None:

@@ -33,12 +33,12 @@ def cut_out(world: np.ndarray, down: int, right: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -5), (-12, 8), (1, 0), (20, 20)])
 def test_a_known_motion_is_found(world, down: int, right: int) -> None:
-    found = estimate_motion(cut_out(world, 0, 0), cut_out(world, -down, -right))
-    assert (found.down * MOTION_SIDE, found.right * MOTION_SIDE) == pytest.approx(
+    result = estimate_motion(cut_out(world, 0, 0), cut_out(world, -down, -right))
+    assert (result.down * MOTION_SIDE, result.right * MOTION_SIDE) == pytest.approx(
         (down, right), abs=0.3
     )
-    assert found.change < 0.05  # what came in at the edge
-    assert not found.is_scene_cut
+    assert result.change < 0.05  # what came in at the edge
+    assert not result.is_scene_cut
 
 
 def test_parts_of_a_pixel_are_found(world) -> None:
@@ -48,9 +48,9 @@ def test_parts_of_a_pixel_are_found(world) -> None:
         box = (240 + right, 240, 240 + right + 4 * MOTION_SIDE, 240 + 4 * MOTION_SIDE)
         return np.asarray(large.crop(box).reduce(4))
 
-    found = estimate_motion(reduced(0), reduced(-6))
-    assert found.right * MOTION_SIDE == pytest.approx(1.5, abs=0.3)
-    assert found.down * MOTION_SIDE == pytest.approx(0, abs=0.2)
+    result = estimate_motion(reduced(0), reduced(-6))
+    assert result.right * MOTION_SIDE == pytest.approx(1.5, abs=0.3)
+    assert result.down * MOTION_SIDE == pytest.approx(0, abs=0.2)
 
 
 def test_another_scene_is_a_cut_and_a_flat_one_stands_still(world) -> None:
@@ -67,8 +67,8 @@ def test_another_scene_is_a_cut_and_a_flat_one_stands_still(world) -> None:
 def test_noise_is_not_taken_for_motion() -> None:
     generator = np.random.default_rng(2)
     first, second = generator.random((2, MOTION_SIDE, MOTION_SIDE), np.float32)
-    found = estimate_motion(first, second)
-    assert found.change <= abs(first - second).mean() + 1e-6
+    result = estimate_motion(first, second)
+    assert result.change <= abs(first - second).mean() + 1e-6
 
 
 @pytest.mark.parametrize(("down", "right"), [(0.0, 0.0), (1.0, -2.0), (0.25, 3.5), (-40.0, 0.0)])

@@ -42,10 +42,10 @@ def rgb(frame: VideoPicture) -> np.ndarray:
 def test_a_turned_video_is_upright(clip, rotation: int) -> None:
     path = clip([halves(RED, BLUE)] * 2, rotation=rotation)
     source = open_video(str(path))
-    shown = rgb(next(source.read_items()))
+    pictures = rgb(next(source.read_items()))
     assert source.frame_format.size == ((64, 48) if rotation == 180 else (48, 64))
     expected = np.rot90(halves(RED, BLUE), {90: 1, -90: -1, 180: 2}[rotation])
-    np.testing.assert_allclose(shown[::16, ::16], expected[::16, ::16], atol=8)
+    np.testing.assert_allclose(pictures[::16, ::16], expected[::16, ::16], atol=8)
 
 
 def test_the_turn_is_the_one_that_ffmpeg_makes(clip) -> None:
@@ -92,8 +92,8 @@ def ask_for(path: Path, matrix: tuple[int, ...]) -> None:
         struct.pack(">9i", p * one, q * one, 0, r * one, s * one, 0, 0, 0, 1 << 30)
         for p, q, r, s in ((1, 0, 0, 1), (a, b, c, d))
     )
-    place = before.index(same, before.index(b"tkhd"))
-    path.write_bytes(before[:place] + other + before[place + len(other) :])
+    index = before.index(same, before.index(b"tkhd"))
+    path.write_bytes(before[:index] + other + before[index + len(other) :])
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "bgr0")])
@@ -164,19 +164,19 @@ def test_an_explainer_sees_what_the_still_shows(clip, scene) -> None:
     from apercu.classifiers.preprocessing import fit_image
 
     still = scene[:180, :320]
-    found = prepare_image(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)
+    result = prepare_image(frames(clip([still] * 2, pixels="yuv444p"))[0].picture, (32, 24), 3)
     picture = torch.from_numpy(still / 255.0).permute(2, 0, 1).float()
     expected = fit_image(picture, InputSpec(size=(32, 24)), "squash")
-    assert abs(found - expected.numpy()).mean() < 0.01
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert abs(result - expected.numpy()).mean() < 0.01
+    assert result.min() >= 0
+    assert result.max() <= 1
 
 
 def test_grey_is_brightness(clip) -> None:
-    found = prepare_image(frames(clip([halves(RED, (255, 255, 255))] * 2))[0].picture, (8, 8), 1)
-    assert found.shape == (1, 8, 8)
-    assert found[0, 4, 7] == pytest.approx(1.0, abs=0.01)
-    assert found[0, 4, 0] == pytest.approx((0.299 * 200 + 0.701 * 30) / 255, abs=0.03)
+    result = prepare_image(frames(clip([halves(RED, (255, 255, 255))] * 2))[0].picture, (8, 8), 1)
+    assert result.shape == (1, 8, 8)
+    assert result[0, 4, 7] == pytest.approx(1.0, abs=0.01)
+    assert result[0, 4, 0] == pytest.approx((0.299 * 200 + 0.701 * 30) / 255, abs=0.03)
 
 
 def test_what_is_no_video_is_told(tmp_path) -> None:
@@ -263,6 +263,6 @@ def test_a_source_that_breaks_off_is_read_so_far_and_says_why(clip) -> None:
     path = clip([halves(RED, BLUE)] * 40)
     with av.open(str(path)) as container:
         source = VideoSource("camera", Breaking(container, 30), True)
-        found = sum(isinstance(item, VideoPicture) for item in source.read_items())
-    assert 20 < found <= 30
+        result = sum(isinstance(item, VideoPicture) for item in source.read_items())
+    assert 20 < result <= 30
     assert source.early_end == "no answer within 10 seconds"

@@ -29,13 +29,13 @@ def units() -> list[list[bytes]]:
     coder.width, coder.height, coder.pix_fmt = 64, 48, "yuv420p"
     coder.time_base, coder.framerate = Fraction(1, RATE), Fraction(RATE)
     coder.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "5"}
-    found = []
+    results = []
     for number in range(FRAMES):
         grey = np.full((48, 64, 3), 6 * number, np.uint8)
         packets = coder.encode(av.VideoFrame.from_ndarray(grey, "rgb24"))
         data = b"".join(map(bytes, packets)).replace(b"\0\0\0\1", b"\0\0\1")
-        found.append([unit for unit in data.split(b"\0\0\1") if unit])
-    return found
+        results.append([unit for unit in data.split(b"\0\0\1") if unit])
+    return results
 
 
 def answer(request: bytes) -> bytes:
@@ -60,9 +60,9 @@ def play(taken: socket.socket) -> None:
     sequence, start = 0, time.monotonic()
     for number, frame in enumerate(units()):
         time.sleep(max(0.0, start + number / RATE - time.monotonic()))
-        for place, unit in enumerate(frame):
+        for index, unit in enumerate(frame):
             assert len(unit) < MTU
-            last = 0x80 if place == len(frame) - 1 else 0
+            last = 0x80 if index == len(frame) - 1 else 0
             stamp = number * CLOCK // RATE
             packet = struct.pack(">BBHII", 0x80, last | 96, sequence, stamp, 1) + unit
             taken.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
@@ -75,12 +75,12 @@ def camera() -> Iterator[str]:
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        taken, _ = server.accept()
-        with taken:
-            while request := taken.recv(4096):
-                taken.sendall(answer(request))
+        connection, _ = server.accept()
+        with connection:
+            while request := connection.recv(4096):
+                connection.sendall(answer(request))
                 if request.startswith(b"PLAY"):
-                    play(taken)
+                    play(connection)
                     return
 
     thread = threading.Thread(target=serve, daemon=True)

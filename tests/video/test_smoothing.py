@@ -27,11 +27,11 @@ def maps() -> np.ndarray:
 def test_the_mean_is_that_of_halves(maps) -> None:
     """After equal steps: weights that halve with every half-life, the first map's not reduced."""
     smoothing, step = MapSmoother(0.4), 0.1
-    shown = [smoothing(m, STILL if n else None, step) for n, m in enumerate(maps)]
+    displayed = [smoothing(m, STILL if n else None, step) for n, m in enumerate(maps)]
     kept = 0.5 ** (step / 0.4)
     weights = [kept**5] + [(1 - kept) * kept ** (5 - n) for n in range(1, 6)]
     expected = sum(w * m for w, m in zip(weights, maps, strict=True))
-    np.testing.assert_allclose(shown[-1], expected, atol=1e-6)
+    np.testing.assert_allclose(displayed[-1], expected, atol=1e-6)
 
 
 def test_time_counts_not_frames(maps) -> None:
@@ -48,8 +48,8 @@ def test_maps_follow_the_picture(maps) -> None:
     smoothing = MapSmoother(0.4)
     smoothing(maps[0], None, 0.0)
     since = Motion(down=1 / 8, right=-2 / 10)
-    found = smoothing(maps[1], since, 0.4)
-    np.testing.assert_allclose(found, (shift_values(maps[0], 1.0, -2.0) + maps[1]) / 2, atol=1e-5)
+    result = smoothing(maps[1], since, 0.4)
+    np.testing.assert_allclose(result, (shift_values(maps[0], 1.0, -2.0) + maps[1]) / 2, atol=1e-5)
 
 
 def test_a_beginning_knows_nothing_before_and_zero_changes_nothing(maps) -> None:
@@ -75,17 +75,17 @@ def test_flicker_is_the_change_that_motion_does_not_explain(maps) -> None:
 
 def test_the_meter_adds_up_what_can_be_compared(maps) -> None:
     meter = FlickerMeter()
-    raw, shown = maps, maps * np.float32(0.5)
+    raw, smoothed = maps, maps * np.float32(0.5)
     for number in range(6):
-        meter.add(raw[number], shown[number], None if number in (0, 3) else STILL)
-    found = meter.summary
+        meter.add(raw[number], smoothed[number], None if number in (0, 3) else STILL)
+    result = meter.summary
     pairs = [(0, 1), (1, 2), (3, 4), (4, 5)]  # 3 begins another scene
     expected = np.mean([abs(raw[a] - raw[b]).mean() for a, b in pairs])
-    assert found is not None
-    assert found.pairs == 4
-    assert found.raw == pytest.approx(expected, rel=1e-5)
-    assert found.smoothed == pytest.approx(expected / 2, rel=1e-5)
-    assert found.lag == pytest.approx(abs(raw - shown).mean(), rel=1e-5)
+    assert result is not None
+    assert result.pairs == 4
+    assert result.raw == pytest.approx(expected, rel=1e-5)
+    assert result.smoothed == pytest.approx(expected / 2, rel=1e-5)
+    assert result.lag == pytest.approx(abs(raw - smoothed).mean(), rel=1e-5)
 
 
 def test_without_a_pair_nothing_is_measured(maps) -> None:
@@ -103,10 +103,10 @@ def test_smoothing_lowers_the_flicker_of_noise_as_theory_says(maps) -> None:
         raw = generator.normal(0.5, 0.1, (8, 10)).astype(np.float32)
         since = STILL if number else None
         meter.add(raw, smoothing(raw, since, 0.1), since)
-    found = meter.summary
-    assert found is not None
+    result = meter.summary
+    assert result is not None
     variance = 2 * (1 - kept) ** 3 / (1 - kept**2)  # of a step of the filter, noise of 1
-    assert found.smoothed / found.raw == pytest.approx((variance / 2) ** 0.5, rel=0.08)
+    assert result.smoothed / result.raw == pytest.approx((variance / 2) ** 0.5, rel=0.08)
 
 
 def probabilities(*values: float) -> np.ndarray:
@@ -116,11 +116,11 @@ def probabilities(*values: float) -> np.ndarray:
 def test_the_class_does_not_change_from_frame_to_frame() -> None:
     steady = StableClass()
     assert steady.next_target == TOP
-    shown = [
+    displayed = [
         steady.update(probabilities(*(pair if n % 2 else pair[::-1])), 0.04)[0]
         for n, pair in enumerate([(0.55, 0.45)] * 50)
     ]
-    assert shown == [1] * 50
+    assert displayed == [1] * 50
 
 
 def test_another_class_is_shown_once_its_mean_leads() -> None:
@@ -130,9 +130,11 @@ def test_another_class_is_shown_once_its_mean_leads() -> None:
     while mean[1] <= SWITCH_RATIO * mean[0]:
         mean = kept * mean + (1 - kept) * np.array([0.1, 0.9])
         frames += 1
-    shown = [steady.update(probabilities(0.1, 0.9), 0.04) for _ in range(frames + 1)]
-    assert [index for index, _ in shown] == [0] * frames + [1]  # what was asked for before it led
-    assert shown[frames - 1][1] == pytest.approx(mean[0], rel=1e-5)
+    displayed = [steady.update(probabilities(0.1, 0.9), 0.04) for _ in range(frames + 1)]
+    assert [index for index, _ in displayed] == [0] * frames + [
+        1
+    ]  # what was asked for before it led
+    assert displayed[frames - 1][1] == pytest.approx(mean[0], rel=1e-5)
     assert 0.2 < frames * 0.04 < 1
 
 
