@@ -139,7 +139,8 @@ class ProgressLines:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(min(1.0, self.line_every / 4, self.first_line / 4)):
+        pause = max(0.01, min(1.0, self.line_every / 4, self.first_line / 4))
+        while not self._stop.wait(pause):
             with self._lock:
                 now = time.monotonic()
                 if self._work is not None and now >= self._due:
