@@ -68,8 +68,8 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
     """Throughput of the whole beside the explainer alone."""
     run = written(opened("mobilenetv2_100", SIZE), folder / "run")
     photos = pictures(folder / "photos", count, (375, 500))
-    crew, settings = Workers(threads=threads), BatchSettings(batch=BATCH)
-    order = BatchRequest(ExplainerRef(run), str(photos), folder / "maps", settings, crew)
+    workers, settings = Workers(threads=threads), BatchSettings(batch=BATCH)
+    order = BatchRequest(ExplainerRef(run), str(photos), folder / "maps", settings, workers)
     at_work = order.open()
     torch.set_num_threads(threads)
     ready = [prepared(at_work, start) for start in range(0, count, BATCH)]
@@ -84,7 +84,7 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
         in_a_row = time.perf_counter()
         out = folder / f"maps-{turn}"
         outcome = run_batch(
-            BatchRequest(order.explainer, order.images, out, settings, crew), lambda *_: None
+            BatchRequest(order.explainer, order.images, out, settings, workers), lambda *_: None
         )
         if turn:  # the first one warms up
             rounds["bare"].append(count / (bare - begun))

@@ -125,7 +125,7 @@ class Bench:
         convert_graph(exact, "int8-static", converted, list(noise.split(4)))
 
     def turns(self, calls: Mapping[str, Call]) -> Rounds:
-        """All calls by turns; their seconds are told."""
+        """Run all calls by turns, and print their seconds."""
         rounds = by_turns(calls, self.repeats, CPU, self.clock)
         for name, seconds in rounds.items():
             print(f"  {name:<28} {shown(seconds)}")

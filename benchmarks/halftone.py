@@ -3,7 +3,7 @@
     python benchmarks/halftone.py [--planes 128] [--repeats 25]
 
 On one core, our filter on a batch of images in [0, 1] against Pillow's `convert("1")` on the same
-planes, already pictures of bytes; both take turns, and the median ratio over the rounds is told.
+planes, already pictures of bytes; both take turns, and the median ratio over the rounds is printed.
 Promised: at most 0.60. Then one thread against two, which shows nothing while the second core is
 busy. Full groups of 32 planes do best; from 32 MB on (about 160 planes) each call is given fresh
 memory, page by page, which can cost as much as the loop.

@@ -3,8 +3,9 @@
     python benchmarks/rise.py [--masks 2000] [--batch 64] [--device cuda]
 
 The ratio is the time of the method divided by that of as many bare forwards of the network at the
-same batch, without the door; both take turns, and the median over the rounds is told. Promised: at
-most 1.10. MFPP cuts an image in fragments once, which shows when there are few masks.
+same batch, without the classifier's checks; both take turns, and the median over the rounds is
+printed. Promised: at most 1.10. MFPP cuts an image in fragments once, which matters when there are
+few masks.
 """
 
 from __future__ import annotations

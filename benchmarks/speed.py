@@ -112,7 +112,7 @@ def row(
 
 
 def imagenet(name: str) -> Classifier:
-    """A timm model with random weights behind the door."""
+    """A timm model with random weights, opened as a classifier."""
     statistics_of = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     card = ClassifierCard(
         source=f"timm/{name}", input=InputSpec(channels=3, size=(SIZE, SIZE), **statistics_of)

@@ -21,7 +21,7 @@ Rounds = Mapping[str, Sequence[float]]
 
 
 def opened(name: str, size: int) -> Classifier:
-    """A timm model with random weights behind the door; time does not depend on weights."""
+    """A timm model with random weights, opened as a classifier; time does not depend on weights."""
     spec = InputSpec(
         channels=3, size=(size, size), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )

@@ -19,24 +19,24 @@ from trials.results import TrialResult
 from trials.server_process import ServerProcess, run_server
 from trials.trial_setup import TrialSetup
 
-HONEST, RUDE, SLOW = 4, 16, 96
-"""Callers of each kind."""
+ORDINARY, ABORTING, SLOW = 4, 16, 96
+"""Number of clients of each kind."""
 DEADLINE, LINGER, PIECE = 5.0, 10.0, 0.25
 """Seconds: for an answer; for what is left of a body that was answered; from byte to byte."""
 BEGUN = 2.0
 """Seconds until all slow callers are there."""
 BEHIND, BATCH = 60, 8
-"""Requests that hang up at once, before an honest one; images that are in work meanwhile."""
+"""Requests that disconnect at once, before an ordinary one; images that are in work meanwhile."""
 
 
 def disconnect_clients(setup: TrialSetup) -> TrialResult:
     """Expect that clients that disconnect cost the others only what was in work already."""
-    with run_server(setup.run) as server, spawn_process() as rude:
+    with run_server(setup.run) as server, spawn_process() as aborting:
         usual = setup.measure_latency(server)
-        load = rude.apply_async(
+        load = aborting.apply_async(
             disconnect_early, (server.port, setup.pictures[0], setup.seconds, setup.seed)
         )
-        given = (server.port, setup.pictures, HONEST, setup.seconds)
+        given = (server.port, setup.pictures, ORDINARY, setup.seconds)
         replies = setup.callers.apply(run_closed_loop, given)
         gone = load.get()
         forgotten = _measure_release(server)
@@ -60,20 +60,20 @@ def upload_slowly(setup: TrialSetup) -> TrialResult:
 
     The others are answered, though there are more slow clients than places.
     """
-    with run_server(setup.run, "--deadline", f"{DEADLINE:g}") as server, spawn_process() as slowly:
-        alone = setup.measure_capacity(server, HONEST)
-        load = slowly.apply_async(
+    with run_server(setup.run, "--deadline", f"{DEADLINE:g}") as server, spawn_process() as slow:
+        alone = setup.measure_capacity(server, ORDINARY)
+        load = slow.apply_async(
             send_slowly, (server.port, setup.pictures[0], setup.seconds + BEGUN)
         )
         time.sleep(BEGUN)
-        given = (server.port, setup.pictures, HONEST, setup.seconds)
+        given = (server.port, setup.pictures, ORDINARY, setup.seconds)
         replies = setup.callers.apply(run_closed_loop, given)
         result, longest = load.get()
     share = len(replies) / setup.seconds / alone
     figures = {
         "seconds": f"{setup.seconds:g}",
         "slow callers at a time": SLOW,
-        "what they were told": ", ".join(f"{n} × {code}" for code, n in sorted(result.items())),
+        "their responses": ", ".join(f"{n} × {code}" for code, n in sorted(result.items())),
         "seconds that one lasted at most": f"{longest:.1f}",
         **setup.summarise(replies),
         "of the usual throughput": f"{share:.2f}",
@@ -100,11 +100,11 @@ def disconnect_early(port: int, picture: bytes, seconds: float, seed: int) -> in
             writer.transport.abort()
             times += 1
 
-    async def crowd() -> None:
-        await asyncio.gather(*(call() for _ in range(RUDE)))
+    async def run_all() -> None:
+        await asyncio.gather(*(call() for _ in range(ABORTING)))
 
     end = time.monotonic() + seconds
-    asyncio.run(crowd())
+    asyncio.run(run_all())
     return times
 
 
@@ -133,11 +133,11 @@ def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int]
             longest = max(longest, time.monotonic() - started)
             writer.close()
 
-    async def crowd() -> None:
+    async def run_all() -> None:
         await asyncio.gather(*(call() for _ in range(SLOW)))
 
     end = time.monotonic() + seconds
-    asyncio.run(crowd())
+    asyncio.run(run_all())
     return counts, longest
 
 

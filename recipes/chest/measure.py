@@ -150,8 +150,8 @@ def passing(
     layers: list[nn.Module] = []
     for inputs, outputs in ((1, 24), (24, 48), (48, 96), (96, 96)):
         layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    judge = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
-    optimiser = torch.optim.AdamW(judge.parameters(), RATE)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
+    optimiser = torch.optim.AdamW(network.parameters(), RATE)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS)
     images, truth = halves(train)
     for _ in range(STEPS):
@@ -159,15 +159,15 @@ def passing(
         image = images[chosen]
         mirrored = torch.rand(PART, 1, 1, 1, generator=generator) < 0.5
         image = torch.where(mirrored, image.flip(3), image)
-        loss = F.binary_cross_entropy_with_logits(judge(image - 0.5)[:, 0], truth[chosen])
+        loss = F.binary_cross_entropy_with_logits(network(image - 0.5)[:, 0], truth[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         rate.step()
-    judge.eval()
+    network.eval()
     images, truth = halves(test)
     with torch.inference_mode():
-        scores = torch.cat([judge(part - 0.5)[:, 0] for part in torch.split(images, PART)])
+        scores = torch.cat([network(part - 0.5)[:, 0] for part in torch.split(images, PART)])
     return round(binary_auroc(scores, truth.long()).item(), 4)
 
 

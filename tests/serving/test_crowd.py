@@ -51,8 +51,8 @@ def test_each_address_has_its_share() -> None:
         ):
             callers.take("b").__enter__()
         with callers.take("a"):
-            assert callers.held == {"a": 2, "b": 2}
-    assert not callers.held
+            assert callers.counts == {"a": 2, "b": 2}
+    assert not callers.counts
     with pytest.raises(TooLargeError, match="at most 2 images in a request, got 3"):
         callers.take("a", 3).__enter__()
     with PerClientLimit(None).take("a", 10_000):

@@ -258,12 +258,12 @@ class Endpoints:
         return self._respond(ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies)))
 
     def _respond(self, response: ExplainResponse) -> Response:
-        """Return a response; the bytes of a large one are held until it is sent."""
+        """Return a response; the bytes of a large one count until it is sent."""
         if len(response.body) <= PIECE or response.status != 200:
             return to_http(response)
-        with ExitStack() as held:
-            held.enter_context(self.answers.hold())(len(response.body))
-            return LargeResponse(response, held.pop_all())
+        with ExitStack() as resources:
+            resources.enter_context(self.answers.hold())(len(response.body))
+            return LargeResponse(response, resources.pop_all())
 
     async def _answer(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:
         """Read the body of a request, and explain its images within all limits."""

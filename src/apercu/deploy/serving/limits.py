@@ -77,7 +77,7 @@ class PerClientLimit:
 
     def __init__(self, images: int | None = None) -> None:
         self.images = images
-        self.held: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     @contextmanager
     def take(self, address: str, count: int = 1) -> Iterator[None]:
@@ -92,18 +92,18 @@ class PerClientLimit:
                 f"caller: expected at most {self.images} images in a request, got {count}; "
                 "send them in parts"
             )
-        if self.images is not None and self.held[address] + count > self.images:
+        if self.images is not None and self.counts[address] + count > self.images:
             raise TooManyRequestsError(
                 f"caller: expected at most {self.images} images at a time from one address; "
                 "send the image again when another is answered"
             )
-        self.held[address] += count
+        self.counts[address] += count
         try:
             yield
         finally:
-            self.held[address] -= count
-            if not self.held[address]:
-                del self.held[address]
+            self.counts[address] -= count
+            if not self.counts[address]:
+                del self.counts[address]
 
 
 @final
@@ -130,24 +130,24 @@ class MemoryBudget:
             A function that is called with the bytes that have come; it raises BusyError where
             they are too many for now.
         """
-        size, held = 0, 0
+        size, charge = 0, 0
 
         def add(count: int) -> None:
-            nonlocal size, held
+            nonlocal size, charge
             size += count
-            more = max(0, size - self.free) - held
+            more = max(0, size - self.free) - charge
             if more > self.capacity - self.taken:
                 raise BusyError(
                     "memory: what all requests and their answers take is too much together; send "
                     "the image again later"
                 )
-            held += more
+            charge += more
             self.taken += more
 
         try:
             yield add
         finally:
-            self.taken -= held
+            self.taken -= charge
 
 
 @dataclass(frozen=True, eq=False)

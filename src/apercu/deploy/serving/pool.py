@@ -66,18 +66,18 @@ class WorkerProcess(asyncio.Protocol):
     Attributes:
         loaded: is set to the explainer when it is loaded, or to the error.
         gone: is set when the process has ended, or has closed the connection.
-        held: tickets of the requests that it has, by number.
+        tickets: the requests that it works on, by number.
     """
 
     def __init__(self, setup: WorkerSetup, on_free: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self.loaded: asyncio.Future[ServedExplainer] = loop.create_future()
         self.gone = asyncio.Event()
-        self.held: dict[int, RequestTicket] = {}
+        self.tickets: dict[int, RequestTicket] = {}
         self._setup = setup
         self._on_free = on_free
         self._clock = loop.time
-        self._heard = 0.0
+        self._last_message = 0.0
         self._buffer = MessageBuffer()
 
     async def start(self) -> None:
@@ -105,18 +105,18 @@ class WorkerProcess(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether the worker takes another request: one batch at work, and one decoded ahead."""
-        return self.is_ready and len(self.held) < 2 * self._setup.batch
+        return self.is_ready and len(self.tickets) < 2 * self._setup.batch
 
     def silence(self) -> float:
         """Return the seconds for which the worker has answered nothing although it has work."""
-        return self._clock() - self._heard if self.held else 0.0
+        return self._clock() - self._last_message if self.tickets else 0.0
 
     def give(self, ticket: RequestTicket) -> None:
         """Send a request to the worker."""
-        if not self.held:
-            self._heard = self._clock()
+        if not self.tickets:
+            self._last_message = self._clock()
         ticket.worker = self
-        self.held[ticket.number] = ticket
+        self.tickets[ticket.number] = ticket
         options = pickle.dumps(ticket.request.options)
         message = Message(MessageKind.EXPLAIN, ticket.number, ticket.request.image, options)
         self._transport.write(message.pack())
@@ -138,10 +138,10 @@ class WorkerProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in messages of the worker; asyncio calls this."""
-        self._heard = self._clock()
+        self._last_message = self._clock()
         for message in self._buffer.feed(data):
             self._handle(message)
-        if len(self.held) < 2 * self._setup.batch:
+        if len(self.tickets) < 2 * self._setup.batch:
             self._on_free()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -161,9 +161,9 @@ class WorkerProcess(asyncio.Protocol):
             case MessageKind.FAILED:
                 self.loaded.set_exception(pickle.loads(message.content))
             case MessageKind.BEGUN:
-                self.held[message.number].begun = True
+                self.tickets[message.number].begun = True
             case _:
-                ticket = self.held.pop(message.number)
+                ticket = self.tickets.pop(message.number)
                 if not ticket.response.done():
                     response = ExplainResponse(message.status, message.content, message.batch)
                     ticket.response.set_result(response)
@@ -222,7 +222,9 @@ class WorkerPool(WorkerClient):
                 self._forget(ticket)
 
     def count_waiting(self) -> int:
-        tickets = (ticket for worker in self._workers.values() for ticket in worker.held.values())
+        tickets = (
+            ticket for worker in self._workers.values() for ticket in worker.tickets.values()
+        )
         return len(self._queue) + sum(not ticket.begun for ticket in tickets)
 
     def count_ready(self) -> int:
@@ -255,7 +257,7 @@ class WorkerPool(WorkerClient):
             free = [worker for worker in self._workers.values() if worker.has_room]
             if not free:
                 return
-            min(free, key=lambda worker: len(worker.held)).give(self._queue.popleft())
+            min(free, key=lambda worker: len(worker.tickets)).give(self._queue.popleft())
 
     async def _keep_running(self, place: int, first: asyncio.Future[ServedExplainer]) -> None:
         """Run a worker, and another one whenever it ends."""
@@ -303,7 +305,7 @@ class WorkerPool(WorkerClient):
         not stop all of them.
         """
         returned = []
-        for ticket in worker.held.values():
+        for ticket in worker.tickets.values():
             if ticket.response.done():
                 continue
             if ticket.begun or ticket.was_returned:
@@ -313,7 +315,7 @@ class WorkerPool(WorkerClient):
             else:
                 ticket.worker, ticket.was_returned = None, True
                 returned.append(ticket)
-        worker.held.clear()
+        worker.tickets.clear()
         self._queue.extendleft(reversed(returned))
         self._dispatch()
 

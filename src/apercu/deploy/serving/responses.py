@@ -93,19 +93,19 @@ def to_http(response: ExplainResponse, headers: dict[str, str] | None = None) ->
 
 @final
 class LargeResponse(Response):
-    """A response that is sent in pieces, as fast as its client reads, and whose bytes are held.
+    """A response that is sent in pieces, as fast as its client reads; its bytes count until then.
 
     Args:
         response: what is sent.
-        held: is closed when the client has it, or is gone.
+        resources: are closed when the client has it, or is gone.
     """
 
-    def __init__(self, response: ExplainResponse, held: ExitStack) -> None:
+    def __init__(self, response: ExplainResponse, resources: ExitStack) -> None:
         super().__init__(response.body, response.status, media_type=JSON)
-        self._held = held
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held:
+        with self._resources:
             start = {"type": "http.response.start", "status": self.status_code}
             await send(start | {"headers": self.raw_headers})
             body = memoryview(self.body)
