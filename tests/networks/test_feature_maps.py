@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -236,3 +238,25 @@ def test_a_timm_encoder_is_made_for_the_size_of_the_images() -> None:
     encoder = TimmEncoder("test_vit", size=(64, 64)).eval()
     (features,) = encoder(torch.rand(1, 3, 64, 64))
     assert features.shape[2:] == (4, 4)
+
+
+class SeveralOutputs(nn.Module):
+    """Returns features after its logits, in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.layer(images).relu()
+        return {"logits": self.head(features.mean((2, 3))), "pooled": features.amax((2, 3)).exp()}
+
+
+def test_the_logits_of_several_outputs_come_with_the_maps(tmp_path: Path) -> None:
+    classifier = open_network(SeveralOutputs(), 32)
+    images = torch.rand(2, 3, 32, 32)
+    stored = GraphEncoder(open_classifier(GraphEncoder(classifier).save(tmp_path)))
+    for encoder in (GraphEncoder(classifier), stored):
+        logits, maps = EncoderWithHead(encoder)(images)
+        torch.testing.assert_close(logits, classifier(images))
+        assert maps[-1].shape == (2, 8, 16, 16)

@@ -20,7 +20,6 @@ from apercu.classifiers.positions import (
     find_layout,
     make_probes,
 )
-from apercu.classifiers.sources.exported_program import ExportedNetwork
 from apercu.errors import NoFeatureMapsError
 from apercu.types import Images
 
@@ -58,84 +57,6 @@ class FeatureMaps(nn.Module, ABC):
     @abstractmethod
     def with_output(self) -> nn.Module:
         """Return a module from normalised images to the network's output and its feature maps."""
-
-
-def open_feature_maps(classifier: Classifier, size: tuple[int, int] | None = None) -> FeatureMaps:
-    """Return the feature maps of a classifier's network.
-
-    Transformers of timm, and networks of timm with parts that are no maps, give the maps of their
-    stages. Of all other networks the last map of each stride is taken from a trace.
-
-    Args:
-        classifier: the classifier.
-        size: height and width of the images in pixels; the classifier's own if None.
-
-    Returns:
-        The feature maps.
-
-    Raises:
-        NoFeatureMapsError: the classifier does not show its layers, cannot be traced, or has no
-            feature maps.
-    """
-    forward = classifier.network.forward
-    if isinstance(forward, ExportedNetwork) and forward.strides:
-        return ProgramMaps(forward, classifier)
-    if classifier.module is None:
-        raise NoFeatureMapsError(
-            f"encoder: {classifier.spec} does not show its layers; {OTHER_ENCODER}"
-        )
-    size = size or classifier.size
-    stages = _open_stages(classifier, size)
-    if stages is not None and not stages.ends_in_map:
-        return stages
-    try:
-        traced = GraphMaps(classifier, size)
-    except NoFeatureMapsError:
-        if stages is None:
-            raise
-        return stages
-    return stages if stages is not None and traced.has_other_outputs else traced
-
-
-@final
-class ProgramMaps(FeatureMaps):
-    """The feature maps that an exported program returns after its output.
-
-    Args:
-        exported: the program.
-        classifier: its classifier.
-    """
-
-    def __init__(self, exported: ExportedNetwork, classifier: Classifier) -> None:
-        super().__init__()
-        self.outputs = _ProgramOutputs(exported)
-        self.strides = exported.strides
-        with torch.no_grad():
-            maps = self(classifier.normalise(_make_grey_image(classifier, classifier.size)))
-        self.channels = tuple(features.shape[1] for features in maps)
-
-    def forward(self, images: Images) -> list[Tensor]:
-        return self.outputs(images)[1]
-
-    def with_output(self) -> nn.Module:
-        return self.outputs
-
-
-class _ProgramOutputs(nn.Module):
-    """The output of an exported program and its feature maps, on the device of the images."""
-
-    def __init__(self, exported: ExportedNetwork) -> None:
-        super().__init__()
-        self.exported = [exported]  # in a list, as it is no module
-        self.program: nn.Module = exported.module
-
-    def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
-        exported = self.exported[0]
-        if exported.device != images.device:
-            exported.to(images.device)
-            self.program = exported.module
-        output, *maps = exported.run(images)
-        return output, maps
 
 
 @final
@@ -383,13 +304,19 @@ def _round_stride(side: int, cells: int) -> int:
     return int(2 ** round(math.log2(side / cells)))
 
 
-def _open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | None:
-    """Return the stages of a timm model, or None where it does not give them."""
+def open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | None:
+    """Return the stages of a timm model, or None where it does not give them.
+
+    Args:
+        classifier: a classifier that shows its layers.
+        size: height and width of the images in pixels.
+    """
     module = classifier.module
     if not all(hasattr(module, name) for name in ("forward_intermediates", "forward_head")):
         return None
+    grey = torch.full((1, classifier.channels, *size), 0.5, device=classifier.device)
     try:
-        return StageMaps(module, classifier.normalise(_make_grey_image(classifier, size)))
+        return StageMaps(module, classifier.normalise(grey))
     except _REFUSALS:
         return None
 
@@ -424,7 +351,3 @@ def _build_extractor(module: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
         module, return_nodes={node: node for node in nodes}
     )
     return extractor.eval()
-
-
-def _make_grey_image(classifier: Classifier, size: tuple[int, int]) -> Tensor:
-    return torch.full((1, classifier.channels, *size), 0.5, device=classifier.device)

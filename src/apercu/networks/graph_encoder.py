@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,93 @@ from torch.export import ExportedProgram
 
 from apercu.classifiers import Classifier, InputSpec, save_classifier
 from apercu.classifiers.save import save_program
-from apercu.classifiers.sources.exported_program import export_module, serialise_program
-from apercu.errors import ClassifierError, ConfigError
+from apercu.classifiers.sources.exported_program import (
+    ExportedNetwork,
+    export_module,
+    serialise_program,
+)
+from apercu.errors import ClassifierError, ConfigError, NoFeatureMapsError
 from apercu.networks.encoder import Encoder
-from apercu.networks.feature_maps import OTHER_ENCODER, open_feature_maps
+from apercu.networks.feature_maps import OTHER_ENCODER, FeatureMaps, GraphMaps, open_stages
 from apercu.types import Images, Logits
+
+
+def open_feature_maps(classifier: Classifier, size: tuple[int, int] | None = None) -> FeatureMaps:
+    """Return the feature maps of a classifier's network.
+
+    Transformers of timm, and networks of timm with parts that are no maps, give the maps of their
+    stages. Of all other networks the last map of each stride is taken from a trace.
+
+    Args:
+        classifier: the classifier.
+        size: height and width of the images in pixels; the classifier's own if None.
+
+    Returns:
+        The feature maps.
+
+    Raises:
+        NoFeatureMapsError: the classifier does not show its layers, cannot be traced, or has no
+            feature maps.
+    """
+    forward = classifier.network.forward
+    if isinstance(forward, ExportedNetwork) and forward.strides:
+        return ProgramMaps(forward, classifier)
+    if classifier.module is None:
+        raise NoFeatureMapsError(
+            f"encoder: {classifier.spec} does not show its layers; {OTHER_ENCODER}"
+        )
+    size = size or classifier.size
+    stages = open_stages(classifier, size)
+    if stages is not None and not stages.ends_in_map:
+        return stages
+    try:
+        traced = GraphMaps(classifier, size)
+    except NoFeatureMapsError:
+        if stages is None:
+            raise
+        return stages
+    return stages if stages is not None and traced.has_other_outputs else traced
+
+
+@final
+class ProgramMaps(FeatureMaps):
+    """The feature maps that an exported program returns after its output.
+
+    Args:
+        exported: the program.
+        classifier: its classifier.
+    """
+
+    def __init__(self, exported: ExportedNetwork, classifier: Classifier) -> None:
+        super().__init__()
+        self.outputs = _ProgramOutputs(exported)
+        self.strides = exported.strides
+        with torch.no_grad():
+            maps = self(classifier.normalise(_make_grey_image(classifier)))
+        self.channels = tuple(features.shape[1] for features in maps)
+
+    def forward(self, images: Images) -> list[Tensor]:
+        return self.outputs(images)[1]
+
+    def with_output(self) -> nn.Module:
+        return self.outputs
+
+
+class _ProgramOutputs(nn.Module):
+    """The output of an exported program and its feature maps, on the device of the images."""
+
+    def __init__(self, exported: ExportedNetwork) -> None:
+        super().__init__()
+        self.exported = [exported]  # in a list, as it is no module
+        self.program: nn.Module = exported.module
+
+    def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
+        exported = self.exported[0]
+        if exported.device != images.device:
+            exported.to(images.device)
+            self.program = exported.module
+        output, *maps = exported.run(images)
+        return output, maps
 
 
 class GraphEncoder(Encoder):
@@ -111,8 +194,7 @@ class EncoderWithHead(nn.Module):
         classifier = encoder.classifier[0]
         self.classifier = encoder.classifier
         self.network = encoder.network.with_output()
-        image = torch.full((1, classifier.channels, *classifier.size), 0.5)
-        image = image.to(classifier.device)
+        image = _make_grey_image(classifier)
         with torch.no_grad():
             raw = classifier.network.forward(classifier.normalise(image))
             expected = classifier.network.read_logits_unchecked(raw)
@@ -136,3 +218,8 @@ class _Outputs(nn.Module):
     def forward(self, images: Images) -> tuple[Tensor, ...]:
         output, maps = self.network(images)
         return output, *maps
+
+
+def _make_grey_image(classifier: Classifier) -> Tensor:
+    shape = (1, classifier.channels, *classifier.size)
+    return torch.full(shape, 0.5, device=classifier.device)
