@@ -293,6 +293,8 @@ def _unknown_source_error(source: str) -> ClassifierError:
         )
     elif source.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
         hint = "; weights alone are no network: write a card with `source` and `weights`"
+    elif source.endswith(".py"):
+        hint = f"; name the function in it that returns the module: {source}:FUNCTION"
     elif source.startswith(IN_MEMORY):
         hint = "; it was a module in memory: pass the module, or save it by save_classifier"
     else:
