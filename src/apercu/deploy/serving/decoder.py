@@ -34,6 +34,8 @@ LIBRARIES = ("pydicom.pixels", "astropy.io.fits", "pillow_heif")
 """Optional packages that are loaded once, and not in each child."""
 STATM = Path("/proc/self/statm")
 """Where Linux tells the memory of a process, in pages."""
+BEGUN = b"\1"
+"""What a child sends first."""
 HEAD, LENGTH = struct.Struct("!II"), struct.Struct("!I")
 """Status and length of a result, or seconds of a picture and bytes of its options; a length."""
 
@@ -103,6 +105,7 @@ def _decode_and_end(descriptor: int, setup: DecoderSetup) -> NoReturn:
     """Decode the picture that arrives on a connection, answer, and end."""
     try:
         with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
+            connection.sendall(BEGUN)
             seconds, length = HEAD.unpack(stream.read(HEAD.size))
             options = pickle.loads(stream.read(length))
             _limit(seconds, setup.max_bytes)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import final
 
 from apercu.deploy.serving.app import WorkerClient
-from apercu.deploy.serving.decoder import HEAD, LENGTH, DecoderSetup
+from apercu.deploy.serving.decoder import BEGUN, HEAD, LENGTH, DecoderSetup
 from apercu.deploy.serving.errors import WorkerLostError
 from apercu.deploy.serving.prepared_image import read_pixel_count
 from apercu.deploy.serving.requests import ExplainRequest
@@ -26,7 +26,8 @@ from apercu.deploy.serving.responses import ExplainResponse, describe_error
 from apercu.errors import ImageError
 
 LIGHT_PIXELS, LIGHT_BYTES = 4_000_000, 8_000_000
-"""A picture of at most so many pixels and bytes is decoded by a worker, if its header tells."""
+"""A picture of at most so many pixels and bytes is decoded by a worker, if its header tells; one
+whose header has lied is refused there."""
 CHILDREN = 2
 """Pictures that are decoded at the same time."""
 MIN_SECONDS, PIXELS_PER_SECOND = 3, 5_000_000
@@ -205,14 +206,17 @@ class DecodingClient(WorkerClient):
             answer = b""
         finally:
             writer.close()
-        status, length = HEAD.unpack_from(answer.ljust(HEAD.size, b"\0"))
-        if not status or len(answer) != HEAD.size + length:
+        if not answer.startswith(BEGUN):
+            raise WorkerLostError("the decoder stopped; send the image again")
+        result = answer[len(BEGUN) :]
+        status, length = HEAD.unpack_from(result.ljust(HEAD.size, b"\0"))
+        if not status or len(result) != HEAD.size + length:
             megabytes = self.setup.max_bytes // 1_000_000
             problem = f"image: takes more than {seconds} s or {megabytes} MB to decode; " + (
                 "send a smaller one, or another format"
             )
             return describe_error(ImageError(problem))
-        return ExplainResponse(status, answer[HEAD.size :])
+        return ExplainResponse(status, result[HEAD.size :])
 
     def _hand_over(self, connection: socket.socket) -> None:
         """Hand a connection to the decoder; one that is gone is started again, once."""

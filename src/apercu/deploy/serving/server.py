@@ -13,7 +13,7 @@ import uvicorn
 
 from apercu.deploy.serving.app import Service, build_app
 from apercu.deploy.serving.decoder import DecoderSetup
-from apercu.deploy.serving.decoding import DecodingClient
+from apercu.deploy.serving.decoding import LIGHT_PIXELS, DecodingClient
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.pool import SIGNALS, WorkerPool
 from apercu.deploy.serving.settings import HOSTS, ServeSettings
@@ -175,7 +175,7 @@ def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
         WorkerSetup(
             settings.run,
             settings.classifier,
-            settings.limits.pixels,
+            min(settings.limits.pixels, LIGHT_PIXELS),
             workers.batch,
             threads,
             device,
