@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, field_validator, model_serializer
 from torch import Tensor
 
 from apercu.classifiers import Classifier, ClassNames, InputSpec
@@ -61,7 +56,7 @@ class ClassifierInfo(BaseModel):
         )
 
     @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_defaults(self, serialise: Callable[[Any], Any]) -> dict[str, Any]:
         """Write no output where it is the default, as in older runs."""
         content: dict[str, Any] = serialise(self)
         if self.output.is_plain:
