@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
@@ -173,7 +173,7 @@ class Manifest(_ManifestModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_defaults(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Write no output where it is the default, as older runtimes expect it."""
         content: dict[str, Any] = serialise(self)
         if self.output.is_plain:
