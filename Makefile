@@ -26,7 +26,7 @@ demo: $(READY) ## the whole story on generated images, into demo/
 
 test: export OMP_NUM_THREADS = 1
 test: $(READY) ## all tests of minutes, and the examples in docstrings
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --doctest-modules tests src/apercu
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --doctest-modules tests src/apercu
 
 test-slow: $(READY) ## trainings of minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu'

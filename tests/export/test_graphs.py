@@ -25,9 +25,13 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.images.stretch import Stretch
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 
-PRESETS = [("mask", name) for name in MASK_PRESETS.presets] + [
-    ("counterpart", name) for name in COUNTERPART_PRESETS.presets
+EVERY_TIME = {("mask", "light"), ("mask", "lean"), ("counterpart", "syce")}
+PRESETS = [
+    pytest.param(kind, preset, marks=() if (kind, preset) in EVERY_TIME else pytest.mark.slow)
+    for kind, presets in (("mask", MASK_PRESETS), ("counterpart", COUNTERPART_PRESETS))
+    for preset in presets.presets
 ]
+"""The other presets are exported by the slow tests: each takes ten seconds."""
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 
 
@@ -196,9 +200,8 @@ def test_stretched_counts_are_refused(explainer_of, classifier, tmp_path) -> Non
         write_export(explainer, tmp_path, ExportSettings())
 
 
-@pytest.mark.parametrize("opened", [False, True])
-def test_the_python_call_takes_paths_and_explainers(opened, tiny_run, tiny_card, tmp_path) -> None:
-    explainer = apercu.load_explainer(tiny_run) if opened else str(tiny_run)
+def test_the_python_call_takes_explainers(tiny_run, tiny_card, tmp_path) -> None:
+    explainer = apercu.load_explainer(tiny_run)
     lines: list[str] = []
     manifest = apercu.export(
         explainer, str(tmp_path), ["onnx"], classifier=tiny_card, report=lines.append
