@@ -176,7 +176,7 @@ class GraphMaps(FeatureMaps):
         self.has_other_outputs = finder.last_shaped != dict(
             zip(self.strides, self.nodes, strict=True)
         )
-        self.output = finder.output or names[-1]
+        self.output = finder.logits or names[-1]
         self.module = [module]  # in a list, as the extractor has its layers
         self.network = _build_extractor(module, self.nodes)
 
@@ -224,13 +224,13 @@ class _MapFinder(fx.Interpreter):
 
     Attributes:
         last_shaped: the last node with four axes and the columns of a map, by stride.
-        output: the last node that gives the numbers of the classes.
+        logits: the last node that gives the numbers of the classes.
     """
 
     def __init__(self, network: fx.GraphModule, size: tuple[int, int], expected: Tensor) -> None:
         super().__init__(network)
         self.size, self.expected = size, expected
-        self.output: str | None = None
+        self.logits: str | None = None
         self.image_channels = 0
         nodes = next(node.args[0] for node in network.graph.nodes if node.op == "output")
         self.names = {node: name for name, node in cast(dict[str, fx.Node], nodes).items()}
@@ -245,7 +245,7 @@ class _MapFinder(fx.Interpreter):
         elif n in self.names and isinstance(output, Tensor):
             self._inspect(self.names[n], output)
             if self._is_expected(output):
-                self.output = self.names[n]
+                self.logits = self.names[n]
         return output
 
     def choose(self) -> dict[int, _TracedMap]:
