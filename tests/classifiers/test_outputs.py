@@ -37,12 +37,12 @@ class Net(nn.Module):
 
 
 def opened(
-    classes: int,
+    columns: int,
     output: str | None = None,
     wrap: Callable[[Tensor], Any] = lambda z: z,
     **more: Any,
 ) -> Classifier:
-    return open_classifier(Net(classes, wrap), size=8, output=output, **more)
+    return open_classifier(Net(columns, wrap), size=8, output=output, **more)
 
 
 def numbers(classes: int) -> Tensor:

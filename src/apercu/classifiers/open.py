@@ -52,7 +52,7 @@ def open_classifier(
     channels: int | None = None,
     output: str | None = None,
     output_name: str | None = None,
-    value_range: Sequence[float] | None = None,
+    value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
     copy: bool | None = None,
     trust: bool = False,
