@@ -103,7 +103,10 @@ def shorten(value: object, limit: int = 80) -> str:
     >>> shorten([1, 2, 3]), shorten("a" * 100, 5)
     ('[1, 2, 3]', "'aaaa…")
     """
-    text = reprlib.Repr(maxlevel=3, maxstring=limit, maxother=limit, maxlong=limit).repr(value)
+    shortener = reprlib.Repr()
+    shortener.maxlevel, shortener.maxlong = 3, limit
+    shortener.maxstring = shortener.maxother = limit
+    text = shortener.repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

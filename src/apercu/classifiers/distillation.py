@@ -123,7 +123,7 @@ def distil(
         Phase(name, report, None if folder is None else folder / file, key)
         for name, file, key in (
             ("classifier's logits", LOGITS, subject),
-            ("student steps", STEPS, f"{subject} {replace(settings, floor=0)}"),
+            ("student steps", STEPS, f"{subject} {replace(settings, floor=0.0)}"),
         )
     )
     training = order[len(held_out) :]

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_module
 from apercu.evaluation.cost import describe_environment
-from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample
+from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
 from apercu.io import check_writable, write_file, write_json
 from apercu.progress import ignore_progress
@@ -106,10 +106,11 @@ class DetectionBenchmark:
     sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
+        tune, _ = split_indices(len(self.source), self.limit, self.seed)
+        check_enough(len(tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
         sample = draw_sample(
             self.classifier, self.source, self.limit, self.seed, report=self.report
         )
-        check_enough(len(sample.tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
         object.__setattr__(self, "sample", sample)
 
     def run(self, folder: Path, progress: ProgressFn) -> list[DetectionRow]:
