@@ -105,7 +105,7 @@ def shorten(value: object, limit: int = 80) -> str:
     """
     shortener = reprlib.Repr()
     shortener.maxlevel, shortener.maxlong = 3, limit
-    shortener.maxstring = shortener.maxother = limit
+    shortener.maxstring = shortener.maxother = 2 * limit + 20
     text = shortener.repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
 
