@@ -39,9 +39,8 @@ REPLACEMENTS: tuple[Any, ...] = (
 def list_paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield where each value of a JSON tree stands."""
     yield path
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     if isinstance(tree, dict | list):
-        for key, value in items:
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from list_paths(value, (*path, key))
 
 

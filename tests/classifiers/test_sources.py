@@ -187,7 +187,7 @@ def test_a_module_from_a_factory_shows_layers_and_takes_options_and_weights(tmp_
     save_file(weights, tmp_path / "w.safetensors")
     card = {"source": "my_nets:open_module", "options": {"classes": 2}, "weights": "w.safetensors"}
     (tmp_path / "card.json").write_text(json.dumps(card))
-    loaded = open_classifier(tmp_path / "card.json")
+    loaded = open_classifier(tmp_path / "card.json", trust=True)
     assert loaded(_images()).dtype == torch.float32
     torch.testing.assert_close(loaded(_images())[:, 1], _images().sum((1, 2, 3)))
     assert loaded.fingerprint != classifier.fingerprint

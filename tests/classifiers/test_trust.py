@@ -296,7 +296,7 @@ def test_an_input_of_impossible_size_is_refused(changes: dict[str, Any], tmp_pat
 
 def test_a_network_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(4)}, tmp_path / "w.safetensors")
-    options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 100_000}
+    options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 2000}
     card = {"source": "apercu.classifiers.small_resnet:SmallResNet", "options": options}
     card |= {"weights": "w.safetensors", "input": {"size": [32, 32]}}
     with pytest.raises(ClassifierError, match="more numbers than its weights"):
