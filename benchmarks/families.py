@@ -161,9 +161,9 @@ FAMILIES: tuple[Family, ...] = (
     _timm("Twins", "twins_svt_small"),
     _timm("CaiT", "cait_xxs24_224", depth=3),
     _timm("XCiT", "xcit_nano_12_p16_224", depth=4),
-    _timm("MLP-Mixer", "mixer_s16_224", num_blocks=3),
-    _timm("gMLP", "gmlp_ti16_224", num_blocks=3),
-    _timm("ResMLP", "resmlp_12_224", num_blocks=3),
+    _timm("MLP-Mixer", "mixer_s16_224"),
+    _timm("gMLP", "gmlp_ti16_224"),
+    _timm("ResMLP", "resmlp_12_224"),
     _timm("Hiera", "hiera_tiny_224"),
     _timm("FastViT", "fastvit_t8"),
     _timm("RepViT", "repvit_m0_9"),
@@ -212,8 +212,8 @@ FAMILIES: tuple[Family, ...] = (
     _timm("NextViT", "nextvit_small"),
     _timm("EfficientViT (MIT)", "efficientvit_b0"),
     _timm("EfficientViT (MSRA)", "efficientvit_m0"),
-    _timm("CAFormer", "caformer_s18", depths=[1, 1, 1, 1]),
-    _timm("ConvFormer", "convformer_s18", depths=[1, 1, 1, 1]),
+    _timm("CAFormer", "caformer_s18"),
+    _timm("ConvFormer", "convformer_s18"),
     _timm("SwiftFormer", "swiftformer_xs"),
     _timm("SHViT", "shvit_s1"),
     _timm("Sequencer", "sequencer2d_s", layers=[1, 1, 1, 1]),
@@ -245,7 +245,7 @@ FAMILIES: tuple[Family, ...] = (
     _timm("Xception", "legacy_xception", 96),
     _timm("Inception v4", "inception_v4", 96),
     _timm("Inception-ResNet v2", "inception_resnet_v2", 96),
-    _timm("ConvMixer", "convmixer_768_32", depth=3),
+    _timm("ConvMixer", "convmixer_768_32"),
 )
 
 
@@ -258,10 +258,14 @@ def main() -> int:
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else [family.name for family in FAMILIES]
     for family in (family for family in FAMILIES if family.name in names):
-        if not arguments.again and family.name in read_rows(arguments.out):
+        earlier = None if arguments.again else read_rows(arguments.out).get(family.name)
+        if earlier is not None and (earlier.methods or arguments.no_methods):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            row = try_family(family, Path(folder), methods=not arguments.no_methods)
+            if earlier is None:
+                row = try_family(family, Path(folder), methods=not arguments.no_methods)
+            else:
+                row = add_methods(earlier, family, Path(folder))
         rows = read_rows(arguments.out) | {row.name: row}  # another process may have written
         write_rows(arguments.out, rows)
         print(describe(row), flush=True)
@@ -284,6 +288,17 @@ def try_family(family: Family, folder: Path, *, methods: bool = True) -> Row:
             if methods:
                 row.methods = dict(_try_methods(classifier))
     row.seconds = round(time.monotonic() - start, 1)
+    return row
+
+
+def add_methods(row: Row, family: Family, folder: Path) -> Row:
+    """Call each method for a family that was trained on before."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        classifier = _attempt(row, "opened", _open, family, folder, row)
+        if classifier is not None:
+            row.methods = dict(_try_methods(classifier))
     return row
 
 
@@ -375,7 +390,7 @@ def _train(folder: Path, row: Row) -> Any:
         say=lambda line: None,
     )
     encoder = explainer.network.encoder
-    row.encoder = type(encoder.network).__name__
+    row.encoder = type(encoder.feature_maps[0]).__name__
     row.strides = tuple(encoder.strides)
     return explainer
 

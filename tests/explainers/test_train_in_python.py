@@ -14,7 +14,7 @@ from torch import nn
 
 import apercu
 from apercu.classifiers import StudentSettings, save_classifier
-from apercu.errors import ConfigError, ImageError, RunError
+from apercu.errors import ClassifierError, ConfigError, ImageError, RunError
 from apercu.explainers.encoder import choose_encoder
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.registry import KIND_NAMES, find_kind
@@ -115,6 +115,35 @@ def test_a_black_box_is_explained_through_a_student(tmp_path: Path) -> None:
     assert seen[-1] == ("student", 5, 5)
     assert (tmp_path / "student" / "card.json").is_file()
     assert apercu.load_explainer(tmp_path).facts == explainer.facts
+
+
+def test_the_price_of_a_student_is_said_and_its_steps_are_chosen(tmp_path: Path) -> None:
+    lines: list[str] = []
+    spec = f"{__name__}:Colours"
+    explainer = train(spec, tmp_path / "a", student_steps=3, say=lines.append)
+    assert "48 queries of the classifier and 3 steps of 24 images, about " in lines[0]
+    assert "--student-steps" in lines[0] and lines[0].index("about") > 0
+    assert 0 <= explainer.facts["student_agreement"] <= 1
+    lines.clear()
+    earlier = tmp_path / "a" / "student" / "card.json"
+    again = train(spec, tmp_path / "b", student=str(earlier), say=lines.append)
+    assert f"{earlier} stands in for it" in lines[0] and "queries" not in lines[0]
+    assert 0 <= again.facts["student_agreement"] <= 1
+    assert not (tmp_path / "b" / "student").exists()
+
+
+def test_students_that_do_not_fit(tiny_card: Path, tmp_path: Path) -> None:
+    spec = f"{__name__}:Colours"
+    other = apercu.open_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5)), size=32)
+    with pytest.raises(ClassifierError, match=r"expected images of 3 × 32 × 32 and 3 classes.*5"):
+        train(spec, tmp_path, student=other)
+    with pytest.raises(ClassifierError, match="gives no gradients either"):
+        train(spec, tmp_path, student=spec)
+    with pytest.raises(ConfigError, match=r"none is needed, .*; leave out --student"):
+        train(str(tiny_card), tmp_path, student_steps=3)
+    with pytest.raises(ConfigError, match="a latent explainer needs none"):
+        train(spec, tmp_path, kind="latent", student_steps=3)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_latent_explainer_needs_no_student(tmp_path: Path) -> None:
@@ -234,7 +263,7 @@ def test_the_best_encoder_at_hand_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
 def test_masks_of_a_network_of_one_size_are_scored_at_that_size(tmp_path: Path) -> None:
     import timm
 
-    module = timm.create_model("test_vit", img_size=32, num_classes=3)
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3)
     classifier = apercu.open_classifier(module, size=32, mean=0.5, std=0.5)
     assert classifier.takes_size((32, 32)) and not classifier.takes_size((16, 16))
     lines: list[str] = []

@@ -24,6 +24,8 @@ MIN_SHIFT = 0.12
 """Smallest distance between the centres of two changes, relative to the map; half is exact."""
 MAX_PATCH_ASPECT = 2.0
 """Largest ratio of the sides of a token's patch of pixels."""
+GOOD_SHARE = 0.85
+"""Share of the largest distance from which on grids of tokens fit about as well as the best."""
 SMALL_GRID = 3
 """Rows and columns up to which a map with the channels first is recognised by its shape alone."""
 _NOISE_CELLS = 8
@@ -37,13 +39,13 @@ class MapLayout(NamedTuple):
         rows: rows of the map.
         columns: columns of the map.
         form: where the output has its channels, or `tokens` for a sequence of them.
-        are_first: whether tokens without a position come after those that have one.
+        start: the first token that has a position; None where those with a position are the last.
     """
 
     rows: int
     columns: int
     form: Literal["channels_first", "channels_last", "tokens"]
-    are_first: bool = False
+    start: int | None = None
 
     def read(self, features: Tensor) -> Float[Tensor, "batch channels rows columns"]:
         """Return an output of the layer, or its gradient, as a map with the channels first."""
@@ -52,8 +54,8 @@ class MapLayout(NamedTuple):
         if self.form == "channels_last":
             return features.movedim(3, 1)
         count = self.rows * self.columns
-        positions = features[:, :count] if self.are_first else features[:, -count:]
-        positions = positions.movedim(2, 1)
+        start = features.shape[1] - count if self.start is None else self.start
+        positions = features[:, start : start + count].movedim(2, 1)
         return positions.reshape(*positions.shape[:2], self.rows, self.columns)
 
 
@@ -81,7 +83,8 @@ def find_layout(outputs: Tensor, size: tuple[int, int]) -> MapLayout | None:
     """Return how the output of a layer is read as a map, or None where it is no map.
 
     Outputs can be maps with the channels first or last, or sequences of tokens (`batch × tokens ×
-    channels`) row by row, after or before up to `MAX_EXTRA_TOKENS` without a position.
+    channels`) row by row, with up to `MAX_EXTRA_TOKENS` without a position before them, after them,
+    or one before and the others after.
 
     Args:
         outputs: the output of the layer for the images of `make_probes`.
@@ -109,15 +112,20 @@ def find_layout(outputs: Tensor, size: tuple[int, int]) -> MapLayout | None:
 def _find_token_layout(
     changes: Float[Tensor, "probes tokens"], size: tuple[int, int]
 ) -> MapLayout | None:
-    """Return the grid of tokens in which the changes are where the image was changed."""
-    best, highest = None, MIN_SHIFT
+    """Return the grid of tokens in which the changes are where the image was changed.
+
+    A grid without its first rows fits about as well as the whole one, so of grids that fit about
+    as well as the best one, those that leave the fewest tokens over are taken.
+    """
+    shifts: dict[MapLayout, float] = {}
     for rows, columns in _list_grids(changes.shape[1], size):
-        for are_first in (False, True):
-            layout = MapLayout(rows, columns, "tokens", are_first)
-            shift = _measure_shift(layout.read(changes[:, :, None])[:, 0])
-            if shift > highest:
-                best, highest = layout, shift
-    return best
+        extra = changes.shape[1] - rows * columns
+        for start in (None, 0, 1)[: 1 + min(extra, 2)]:
+            layout = MapLayout(rows, columns, "tokens", start)
+            shifts[layout] = _measure_shift(layout.read(changes[:, :, None])[:, 0])
+    lowest = max(MIN_SHIFT, GOOD_SHARE * max(shifts.values(), default=0.0))
+    fitting = [layout for layout, shift in shifts.items() if shift > lowest]
+    return max(fitting, key=lambda grid: (grid.rows * grid.columns, shifts[grid]), default=None)
 
 
 def _list_grids(tokens: int, size: tuple[int, int]) -> Iterator[tuple[int, int]]:

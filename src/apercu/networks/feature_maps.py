@@ -45,10 +45,12 @@ class FeatureMaps(nn.Module, ABC):
     Attributes:
         strides: pixels of the image per cell of each map, rounded to a power of two.
         channels: channels of each map.
+        network: the module that holds all weights.
     """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    network: nn.Module
 
     @abstractmethod
     def forward(self, images: Images) -> list[Tensor]:
@@ -78,9 +80,11 @@ class StageMaps(FeatureMaps):
         ValueError: no stage has a stride that is the same on both axes.
     """
 
+    network: Any
+
     def __init__(self, module: Any, sample: Images) -> None:
         super().__init__()
-        self.module = module
+        self.network = module
         with torch.no_grad():
             final, maps = module.forward_intermediates(sample, output_fmt="NCHW")
         size = (sample.shape[2], sample.shape[3])
@@ -106,7 +110,7 @@ class StageMaps(FeatureMaps):
 
     def run(self, images: Images) -> tuple[Any, list[Tensor]]:
         """Return what the head of the model receives, and the feature maps."""
-        final, maps = self.module.forward_intermediates(
+        final, maps = self.network.forward_intermediates(
             images, indices=sorted(self.indices), output_fmt="NCHW"
         )
         return final, self._choose(final, maps)
@@ -129,7 +133,7 @@ class _StagesWithHead(nn.Module):
 
     def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
         final, maps = self.stages.run(images)
-        return self.stages.module.forward_head(final), maps
+        return self.stages.network.forward_head(final), maps
 
 
 @final

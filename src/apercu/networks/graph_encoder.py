@@ -70,17 +70,18 @@ class ProgramMaps(FeatureMaps):
 
     def __init__(self, exported: ExportedNetwork, classifier: Classifier) -> None:
         super().__init__()
-        self.outputs = _ProgramOutputs(exported)
+        self.network = _ProgramOutputs(exported)
         self.strides = exported.strides
         with torch.no_grad():
             maps = self(classifier.normalise(_make_grey_image(classifier)))
         self.channels = tuple(features.shape[1] for features in maps)
 
     def forward(self, images: Images) -> list[Tensor]:
-        return self.outputs(images)[1]
+        maps: list[Tensor] = self.network(images)[1]
+        return maps
 
     def with_output(self) -> nn.Module:
-        return self.outputs
+        return self.network
 
 
 class _ProgramOutputs(nn.Module):
@@ -130,15 +131,17 @@ class GraphEncoder(Encoder):
                 f"encoder: {classifier.spec} takes images of {own} pixels only, and these have "
                 f"{other}; {OTHER_ENCODER}"
             )
-        self.network = open_feature_maps(classifier, size)
-        self.strides, self.channels = self.network.strides, self.network.channels
+        maps = open_feature_maps(classifier, size)
+        self.feature_maps = [maps]  # in a list, so that names of weights are those of the network
+        self.network = maps.network
+        self.strides, self.channels = maps.strides, maps.channels
 
     def forward(self, images: Images) -> list[Tensor]:
         if self.stretch is not None and self.image_spec is not None:
             before = self.image_spec.stretch
             counts = images if before is None else before.to_counts(images)
             images = torch.stack([self.stretch(image) for image in counts])
-        maps: list[Tensor] = self.network(self.classifier[0].normalise(images))
+        maps: list[Tensor] = self.feature_maps[0](self.classifier[0].normalise(images))
         return maps
 
     def check_storable(self) -> None:
@@ -193,7 +196,7 @@ class EncoderWithHead(nn.Module):
         super().__init__()
         classifier = encoder.classifier[0]
         self.classifier = encoder.classifier
-        self.network = encoder.network.with_output()
+        self.network = encoder.feature_maps[0].with_output()
         image = _make_grey_image(classifier)
         with torch.no_grad():
             raw = classifier.network.forward(classifier.normalise(image))
