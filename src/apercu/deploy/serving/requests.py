@@ -43,6 +43,7 @@ class RequestOptions:
         bands: names of the bands of a FITS file, one per channel or one for all; None takes those
             that the classifier names.
         only_predicted: whether all predicted classes are explained, in place of `targets`.
+        is_prepared: whether the image was decoded already; no client can say so.
     """
 
     targets: tuple[int, ...] = ()
@@ -53,6 +54,7 @@ class RequestOptions:
     frame: int = 0
     bands: tuple[str, ...] | None = None
     only_predicted: bool = False
+    is_prepared: bool = False
 
 
 @dataclass(frozen=True)
