@@ -22,7 +22,7 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.classifiers.distillation import _distillation_loss
+from apercu.classifiers.decisions import ONE_CLASS
 from apercu.classifiers.distillation_data import DistillationData
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.run_record import Phase
@@ -184,8 +184,8 @@ def test_the_loss_is_the_divergence_by_its_formula() -> None:
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
     expected = 4 * (p * (p / q).log()).sum(1).mean()
-    torch.testing.assert_close(_distillation_loss(student, teacher, 2.0), expected)
-    assert _distillation_loss(teacher, teacher, 2.0).abs() < 1e-6
+    torch.testing.assert_close(ONE_CLASS.divergence(student, teacher, 2.0), expected)
+    assert ONE_CLASS.divergence(teacher, teacher, 2.0).abs() < 1e-6
 
 
 def test_too_few_images() -> None:

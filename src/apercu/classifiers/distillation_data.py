@@ -71,7 +71,7 @@ class DistillationData:
         done = sum(part.shape[1] for part in parts)
         phase.note(done, len(indices))
         with torch.no_grad():
-            for some in torch.split(indices[done:], batch):
+            for some in torch.split(indices[done:], batch) if done < len(indices) else ():
                 stacked = stack_images(images, some).to(teacher.device)
                 parts.append(torch.stack([teacher(stacked), teacher(stacked.flip(3))]).cpu())
                 done += len(some)
