@@ -66,12 +66,13 @@ class Classifier:
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
         self.device = find_device(network.forward)
         self._layout = TensorLayout(find_dtype(network.forward))
-        self.network = self._resolve_output(network)
+        with torch.random.fork_rng(devices=[]):
+            self.network = self._resolve_output(network)
+            self.gradient_fault = self._adapt_to_network()
         self.output = self.network.meaning
         self.decision = self.output.decision
         self.fingerprint = compute_fingerprint(self.network)
         self.names = self._resolve_names()
-        self.gradient_fault = self._adapt_to_network()
         self.differentiable = network.differentiable and not self.gradient_fault
 
     @property

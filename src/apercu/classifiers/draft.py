@@ -78,7 +78,7 @@ def make_card(
     channels: int | None = None,
     output: str | None = None,
     output_name: str | None = None,
-    value_range: Sequence[float] | None = None,
+    value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
     weights: str | Path | None = None,
     trust: bool = False,

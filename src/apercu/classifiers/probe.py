@@ -79,7 +79,7 @@ class NetworkProbe:
             ClassifierError: the network fails.
         """
         try:
-            with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 return self._run(images)
         except ApercuError:
             raise

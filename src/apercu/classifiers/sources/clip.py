@@ -29,6 +29,7 @@ from apercu.classifiers.sources.hf import (
     read_options,
     read_processor,
 )
+from apercu.classifiers.sources.hf_network import StagedModule
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.extras import require_extra
 from apercu.types import Images, Logits
@@ -78,7 +79,7 @@ class ZeroShotQuery:
         return cls(name, texts, template)
 
 
-class ZeroShotClassifier(nn.Module):
+class ZeroShotClassifier(StagedModule):
     """The image half of a model of images and texts, and a linear layer of its texts.
 
     Args:
@@ -93,10 +94,18 @@ class ZeroShotClassifier(nn.Module):
         self.projection: nn.Module = nn.Identity() if projection is None else projection
         width = getattr(projection, "out_features", None) or model.config.vision_config.hidden_size
         self.head = nn.Linear(width, classes)
+        self.config = model.config.vision_config
 
     def forward(self, images: Images) -> Logits:
         """Return the scaled similarity of normalised images to each text."""
-        features = self.projection(self.vision(pixel_values=images).pooler_output)
+        return self._compute_logits(self.vision(pixel_values=images))
+
+    def forward_with_states(self, images: Images) -> tuple[Logits, Any, Any]:
+        output = self.vision(pixel_values=images, output_hidden_states=True)
+        return self._compute_logits(output), output, self.config
+
+    def _compute_logits(self, output: Any) -> Logits:
+        features = self.projection(output.pooler_output)
         logits: Logits = self.head(F.normalize(features, dim=-1))
         return logits
 
