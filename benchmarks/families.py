@@ -35,6 +35,7 @@ from apercu.deploy.export.tracing import Traceable, open_session, run_session, w
 from apercu.errors import ApercuError
 from apercu.methods import get
 from apercu.methods.registry import METHODS
+from apercu.networks.feature_maps import StageMaps
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PAGE = "families.json", "families.md"
@@ -404,6 +405,12 @@ def _explain(classifier: Classifier, explainer: Any, folder: Path, row: Row) -> 
         raise ApercuError(f"maps of shape {tuple(maps.shape)}, or not finite")
     if float((maps - explainer(images, 1)).abs().amax()) > 1e-3:
         raise ApercuError("the opened run gives other maps than the trained explainer")
+    maps = opened.network.encoder.feature_maps[0]
+    if isinstance(maps, StageMaps) and maps.ends_in_map:
+        return  # deep features of convolutions can depend on the whole image
+    layouts = getattr(maps, "layouts", ())
+    if layouts and all(layout.form == "channels_first" for layout in layouts):
+        return
     with torch.no_grad():
         features = opened.network.encode(make_probes(3, classifier.size))
     for stride, outputs in zip(row.strides, features, strict=True):

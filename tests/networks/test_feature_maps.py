@@ -229,7 +229,7 @@ def test_layouts_are_found_by_where_outputs_change() -> None:
     layout = find_layout(with_others, (64, 96))
     assert layout == MapLayout(4, 6, "tokens")
     assert torch.equal(layout.read(with_others), maps)
-    assert find_layout(tokens @ tokens.transpose(1, 2), (64, 96)) is None
+    assert find_layout((tokens @ tokens.transpose(1, 2))[:, None], (64, 96)) is None
     many = nn.functional.avg_pool2d(probes, 4).flatten(2).transpose(1, 2)
     assert find_layout(many, (64, 96)) == MapLayout(16, 24, "tokens")
     assert find_layout(many[:, torch.randperm(16 * 24)], (64, 96)) is None

@@ -81,6 +81,12 @@ class MaskTraining(TrainingModule):
         say: Callable[[str], None],
         report: ProgressCallback = ignore_progress,
     ) -> dict[str, float]:
+        if self.has_fixed_size:
+            rows, columns = self.classifier.size
+            say(
+                f"{self.classifier.spec} takes images of its own size only, so masks are scored at "
+                f"{rows} × {columns} pixels, not at {self.settings.schedule.side}"
+            )
         resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.decoder.resolution:
             say(
