@@ -37,7 +37,7 @@ STATM = Path("/proc/self/statm")
 BEGUN = b"\1"
 """What a child sends first."""
 HEAD, LENGTH = struct.Struct("!II"), struct.Struct("!I")
-"""Status and length of a result, or seconds of a picture and bytes of its options; a length."""
+"""Status and length of a result, or milliseconds of a picture and bytes of its options; a length."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def _decode_and_end(descriptor: int, setup: DecoderSetup) -> NoReturn:
     try:
         with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
             connection.sendall(BEGUN)
-            seconds, length = HEAD.unpack(stream.read(HEAD.size))
+            milliseconds, length = HEAD.unpack(stream.read(HEAD.size))
             options = pickle.loads(stream.read(length))
-            _limit(seconds, setup.max_bytes)
+            _limit(milliseconds / 1000, setup.max_bytes)
             request = ExplainRequest(stream.read(), options)
             result = prepare_request(request, setup.input, setup.max_pixels)
             if isinstance(result, PreparedImage):
@@ -118,11 +118,11 @@ def _decode_and_end(descriptor: int, setup: DecoderSetup) -> NoReturn:
         os._exit(0)
 
 
-def _limit(seconds: int, memory: int) -> None:
+def _limit(seconds: float, memory: int) -> None:
     """Limit the processor time and memory of this process from now on; no core is dumped."""
     if STATM.exists():
         size = int(STATM.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, MAX_WAIT * seconds)

@@ -186,7 +186,7 @@ class DecodingClient(WorkerClient):
         self._free += 1
 
     async def _run_child(self, request: ExplainRequest, cost: int) -> ExplainResponse:
-        seconds = min(MIN_SECONDS + cost // PIXELS_PER_SECOND, max(1, round(self.deadline)))
+        seconds = min(MIN_SECONDS + cost / PIXELS_PER_SECOND, self.deadline)
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -197,7 +197,7 @@ class DecodingClient(WorkerClient):
             raise WorkerLostError("the decoder stopped; send the image again") from error
         try:
             options = pickle.dumps(request.options)
-            writer.write(HEAD.pack(seconds, len(options)) + options)
+            writer.write(HEAD.pack(round(1000 * seconds), len(options)) + options)
             writer.write(request.image)
             with suppress(ConnectionError):
                 writer.write_eof()
@@ -212,10 +212,12 @@ class DecodingClient(WorkerClient):
         status, length = HEAD.unpack_from(result.ljust(HEAD.size, b"\0"))
         if not status or len(result) != HEAD.size + length:
             megabytes = self.setup.max_bytes // 1_000_000
-            problem = f"image: takes more than {seconds} s or {megabytes} MB to decode; " + (
-                "send a smaller one, or another format"
+            return describe_error(
+                ImageError(
+                    f"image: takes more than {seconds:.1f} s or {megabytes} MB to decode; send a "
+                    "smaller one, or another format"
+                )
             )
-            return describe_error(ImageError(problem))
         return ExplainResponse(status, result[HEAD.size :])
 
     def _hand_over(self, connection: socket.socket) -> None:

@@ -66,7 +66,11 @@ class Page:
     async def send_example(self, request: Request) -> Response:
         """Send one of the example images."""
         number, examples = request.path_params["number"], self.served.examples
-        if not number.isdecimal() or len(number) > 4 or int(number) >= len(examples):
+        if (
+            not (number.isascii() and number.isdecimal())
+            or len(number) > 4
+            or int(number) >= len(examples)
+        ):
             raise NotFoundError(f"example: there are {len(examples)}, from 0 on")
         return Response(examples[int(number)], media_type="image/png")
 

@@ -135,7 +135,15 @@ def prepare_request(
     try:
         return PreparedImage.from_request(request, spec, max_pixels)
     except Exception as error:
+        if _lacks_memory(error):
+            error = ImageError("image: takes too much memory to decode; send a smaller one")
         return describe_error(error)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether memory was missing; PyTorch raises no MemoryError for it."""
+    is_pytorch = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return is_pytorch or isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
 
 
 def read_pixel_count(content: bytes) -> int | None:

@@ -122,8 +122,10 @@ def parse_instances(
     for instance in instances:
         if not isinstance(instance, dict):
             raise BadRequestError("instances: expected objects with a field image")
-        fields = {"image": instance} if "b64" in instance else instance
-        requests.append(read_object(fields, names, maps=maps))
+        if "b64" in instance:
+            others = {key: value for key, value in instance.items() if key != "b64"}
+            instance = {**others, IMAGE: instance["b64"]}
+        requests.append(read_object(instance, names, maps=maps))
     return requests
 
 
