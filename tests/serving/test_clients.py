@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apercu.classifiers import InputSpec
 from apercu.deploy.serving import server as server_module
 from apercu.deploy.serving.bodies import decode_base64
 from apercu.deploy.serving.settings import AccessPolicy, ServeSettings
@@ -231,16 +232,16 @@ def _fits(**counts: float) -> bytes:
 
 
 def test_bands_of_a_request(call, png) -> None:
-    content = _fits(g=0.1, r=0.5, i=0.9, z=0.3)
+    content = _fits(G=0.1, R=0.5, I=0.9, Z=0.3)
     assert "expected 3 bands" in _detail(call.explain(content), 422)
-    for bands, colour in (("i,r,g", (0.9, 0.5, 0.1)), (["g", "r", "i"], (0.1, 0.5, 0.9))):
+    for bands, colour in (("I,R,G", (0.9, 0.5, 0.1)), (["G", "R", "I"], (0.1, 0.5, 0.9))):
         record = call.explain(content, bands=bands, picture="true").json()
         picture = Image.open(io.BytesIO(base64.b64decode(record["picture"])))
         assert np.abs(np.asarray(picture).mean((0, 1)) / 255 - colour).max() < 0.03
     text = base64.b64encode(content).decode()
-    answered = call("POST", "/v1/explain", json={"image": text, "bands": "z"})
+    answered = call("POST", "/v1/explain", json={"image": text, "bands": "Z"})
     assert answered.status_code == 200
-    for bands, words in (("i,r", "expected 3 names"), ("i,r,y", "lacks band y")):
+    for bands, words in (("I,R", "expected 3 names"), ("I,R,Y", "lacks band Y")):
         assert words in _detail(call.explain(content, bands=bands), 422)
     assert _detail(call.explain(png, bands="g"), 422).startswith("bands: only FITS files")
     for wrong in ([1], {"a": 1}, [""], ["a"] * 65):
@@ -376,7 +377,7 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
         setups = (None,)
 
         async def start(self) -> object:
-            return SimpleNamespace(input=None)
+            return SimpleNamespace(input=InputSpec(size=(8, 8)))
 
     class Http:
         def __init__(self, config, on_started) -> None:

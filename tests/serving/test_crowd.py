@@ -227,7 +227,7 @@ def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> 
     monkeypatch.setattr(http_protocol, "SEND_TIMEOUT", 0.3)
     port = urlsplit(listen(body=2_000_000, places=40)).port or 0
     text = base64.b64encode(png).decode()
-    body = json.dumps({"instances": [{"b64": text, "format": "array", "top": 3}] * 32}).encode()
+    body = json.dumps({"instances": [{"b64": text, "format": "both", "top": 3}] * 32}).encode()
     head = (
         "POST /v1/models/tiny:explain HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

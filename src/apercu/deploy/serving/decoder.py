@@ -37,7 +37,7 @@ STATM = Path("/proc/self/statm")
 BEGUN = b"\1"
 """What a child sends first."""
 HEAD, LENGTH = struct.Struct("!II"), struct.Struct("!I")
-"""Status and length of a result, or milliseconds of a picture and bytes of its options; a length."""
+"""Status and length of a result, or milliseconds and bytes of options of a picture; a length."""
 
 
 @dataclass(frozen=True)
