@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,11 +18,12 @@ from typing import TYPE_CHECKING, cast, final
 
 from apercu.deploy.serving.channel import Message, MessageKind, read_message
 from apercu.deploy.serving.requests import ExplainRequest
-from apercu.deploy.serving.responses import ExplainResponse, describe_error
+from apercu.deploy.serving.responses import ExplainResponse, describe_error, silence_libraries
 from apercu.errors import ApercuError
 
 if TYPE_CHECKING:
-    from apercu.deploy.serving.batch_explainer import BatchExplainer, Explained, PreparedImage
+    from apercu.deploy.serving.batch_explainer import BatchExplainer, Explained
+    from apercu.deploy.serving.prepared_image import PreparedImage
 
 HELPERS = 2
 """Threads that decode images and encode responses while the network computes."""
@@ -101,12 +100,9 @@ class ImageWorker:
 
     def prepare(self, request: ExplainRequest) -> PreparedImage | ExplainResponse:
         """Decode an image, or return the problem with it: one must not spoil a batch."""
-        from apercu.deploy.serving.batch_explainer import PreparedImage
+        from apercu.deploy.serving.prepared_image import prepare_request
 
-        try:
-            return PreparedImage.from_request(request, self.explainer.served.input, self.max_pixels)
-        except Exception as error:
-            return describe_error(error)
+        return prepare_request(request, self.explainer.served.input, self.max_pixels)
 
     def explain(
         self, batch: Sequence[PreparedImage | ExplainResponse]
@@ -264,9 +260,7 @@ def run_worker(connection: socket, setup: WorkerSetup) -> None:
     """Work until the web process closes the connection. This is the whole worker process."""
     import torch
 
-    warnings.simplefilter("ignore")  # about images of clients: nothing of them goes into a log
-    logging.disable(logging.WARNING)
-    logging.getLogger("pydicom").disabled = True
+    silence_libraries()
     sys.setswitchinterval(SWITCH_INTERVAL)
     torch.set_num_threads(setup.threads)
     loop = BatchingLoop(connection, setup, lambda: os._exit(0))
