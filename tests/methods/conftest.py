@@ -91,6 +91,50 @@ def squeezed() -> Classifier:
     )
 
 
+class Transformer(nn.Module):
+    """Patches, two blocks of attention, logits of the class token or of the mean over positions."""
+
+    def __init__(self, *, mean: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.first, self.second = Block(), Block()
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, CLASSES)
+        self.mean = mean
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat((torch.ones(len(tokens), 1, 8), tokens), dim=1)
+        tokens = self.norm(self.second(self.first(tokens)))
+        return self.head(tokens[:, 1:].mean(dim=1) if self.mean else tokens[:, 0])
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(8)
+        self.attend = nn.Linear(8, 24)
+        self.after = nn.Linear(8, 8)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        parts = self.attend(self.before(tokens)).chunk(3, dim=2)
+        heads = (part.unflatten(2, (2, 4)).transpose(1, 2) for part in parts)
+        results = nn.functional.scaled_dot_product_attention(*heads)
+        return tokens + self.after(results.transpose(1, 2).flatten(2))
+
+
+@pytest.fixture
+def transformer_class() -> type[nn.Module]:
+    return Transformer
+
+
+@pytest.fixture
+def transformer() -> Classifier:
+    """Two blocks of attention and a class token."""
+    return open_module(Transformer(mean=False), mean=0.5, std=0.25)
+
+
 @pytest.fixture
 def linear() -> Classifier:
     torch.manual_seed(0)

@@ -200,6 +200,8 @@ class TestOutputs:
     def test_one_of_several_classes_has_the_maps_that_it_has_alone(
         self, method: Method | Wrapper, subject: Classifier, images: torch.Tensor
     ) -> None:
+        if isinstance(method, methods.AttentionRelevance):
+            pytest.skip("its layers are multiplied, so that half the logit gives another map")
         weights = subject.module.head.weight[:3].detach()  # type: ignore[union-attr]
         several, alone = (
             wrap_module(
@@ -229,6 +231,5 @@ def _is_linear_in_the_logit(method: Method | Wrapper) -> bool:
         methods.Occlusion,
         methods.SmoothGrad,
         methods.SmoothTaylor,
-        methods.ZoomCam,
     )
     return isinstance(first, kinds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 import apercu.methods
@@ -42,3 +45,17 @@ def test_slow_methods_are_known() -> None:
 def test_a_misspelt_method_is_one_clear_line(text: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         apercu.methods.get(text)
+
+
+def test_every_method_stands_in_the_page_of_methods() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == set(METHODS)
+    slow = {
+        name
+        for name in named
+        for row in rows
+        if f"`{name}`" in row.split("|")[1] and "(slow)" in row
+    }
+    assert slow == {name for name, method in METHODS.items() if method.slow}

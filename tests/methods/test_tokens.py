@@ -7,75 +7,94 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
-from apercu.methods.tokens import convert_to_map, find_last_spatial_layer
+from apercu.methods import GradCam, ZoomCam
+from apercu.methods.tokens import find_feature_layouts, find_last_spatial_layer
 
 Opened = Callable[[nn.Module], Classifier]
 
 
-@pytest.mark.parametrize("extra", [0, 1, 2, 5])
-@pytest.mark.parametrize(
-    ("size", "grid"), [((224, 224), (14, 14)), ((24, 32), (3, 4)), ((48, 80), (3, 5))]
-)
-def test_tokens_are_positions_row_by_row_after_the_others(
-    extra: int, size: tuple[int, int], grid: tuple[int, int]
-) -> None:
-    places = torch.rand(2, 7, *grid)
-    tokens = places.flatten(2).transpose(1, 2)
-    found = convert_to_map(torch.cat((torch.rand(2, extra, 7), tokens), dim=1), size)
-    assert found is not None
-    assert torch.equal(found, places)
+class Tokens(nn.Module):
+    """Patches of 8 pixels, a layer that passes their tokens on, and extra tokens around them."""
 
-
-@pytest.mark.parametrize("shape", [(2, 8, 7, 7), (2, 64, 112, 112), (2, 8, 8, 8), (2, 3, 1, 2)])
-def test_maps_with_channels_first_stay(shape: tuple[int, ...]) -> None:
-    features = torch.rand(shape)
-    found = convert_to_map(features, (224, 224))
-    assert found is not None
-    assert torch.equal(found, features)
-
-
-def test_channels_that_come_last_are_brought_forward() -> None:
-    features = torch.rand(2, 3, 4, 96)
-    found = convert_to_map(features, (24, 32))
-    assert found is not None
-    assert torch.equal(found, features.permute(0, 3, 1, 2))
-
-
-@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1), (2, 1, 8), (2, 180, 8)])
-def test_an_output_without_positions_is_no_map(shape: tuple[int, ...]) -> None:
-    assert convert_to_map(torch.rand(shape), (224, 224)) is None
-
-
-class Transformer(nn.Module):
-    """Patches, two blocks of attention, logits of the class token or of the mean over positions."""
-
-    def __init__(self, *, mean: bool) -> None:
+    def __init__(self, before: int = 0, after: int = 0, stride: int = 8) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embed = nn.Conv2d(3, 8, 8, stride=8)
-        self.first, self.second = Block(), Block()
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 4)
-        self.mean = mean
+        self.embed = nn.Conv2d(3, 7, 8, stride=stride)
+        self.before = nn.Parameter(torch.rand(1, before, 7))
+        self.after = nn.Parameter(torch.rand(1, after, 7))
+        self.tokens = nn.Identity()
+        self.head = nn.Linear(7, 4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         tokens = self.embed(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat((torch.ones(len(tokens), 1, 8), tokens), dim=1)
-        tokens = self.norm(self.second(self.first(tokens)))
-        return self.head(tokens[:, 1:].mean(dim=1) if self.mean else tokens[:, 0])
+        extra = (part.expand(len(images), -1, -1) for part in (self.before, self.after))
+        before, after = extra
+        return self.head(self.tokens(torch.cat((before, tokens, after), dim=1)).mean(dim=1))
 
 
-class Block(nn.Module):
+@pytest.mark.parametrize(
+    ("before", "after", "stride"),
+    [(0, 0, 8), (1, 0, 8), (5, 0, 8), (0, 4, 8), (1, 2, 8), (1, 0, 4), (2, 0, 3)],
+)
+def test_tokens_are_positions_row_by_row(
+    before: int, after: int, stride: int, opened: Opened, images: torch.Tensor
+) -> None:
+    network = Tokens(before, after, stride)
+    classifier = opened(network)
+    places = network.embed(images)
+    tokens = places.flatten(2).transpose(1, 2)
+    tokens = torch.cat((torch.rand(3, before, 7), tokens, torch.rand(3, after, 7)), dim=1)
+    maps = find_feature_layouts(classifier, network).read("tokens", tokens)
+    assert maps is not None
+    assert torch.equal(maps, places)
+
+
+class Inner(nn.Module):
+    """Outputs with four axes that are no maps: attention, and values per head."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.before = nn.LayerNorm(8)
-        self.attend = nn.Linear(8, 24)
-        self.after = nn.Linear(8, 8)
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.act, self.norm, self.heads = nn.ReLU(), nn.LayerNorm(8), nn.ReLU()
+        self.head = nn.Linear(8, 4)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.attend(self.before(tokens)).chunk(3, dim=2)
-        seen = nn.functional.scaled_dot_product_attention(query, key, value)
-        return tokens + self.after(seen)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(self.embed(images).flatten(2).transpose(1, 2))
+        heads = self.heads(tokens.unflatten(2, (4, 2)).transpose(1, 2))
+        weights = self.act(heads @ heads.mT)
+        tokens = tokens + (weights @ heads).transpose(1, 2).flatten(2)
+        return self.head(tokens.mean(dim=1))
+
+
+def test_inner_outputs_with_four_axes_are_no_maps(
+    opened: Opened, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    network = Inner()
+    classifier = opened(network)
+    layouts = find_feature_layouts(classifier, network)
+    assert layouts.read("act", torch.rand(3, 4, 12, 12)) is None
+    assert layouts.read("heads", torch.rand(3, 4, 12, 2)) is None
+    expected = ZoomCam(layers=("norm",))(classifier, images, targets)
+    torch.testing.assert_close(ZoomCam()(classifier, images, targets), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3, 4), (2, 64, 12, 16), (2, 3, 1, 2)])
+def test_maps_of_convolutional_networks_stay(shape: tuple[int, ...], residual: Classifier) -> None:
+    assert residual.module is not None
+    features = torch.rand(shape)
+    maps = find_feature_layouts(residual, residual.module).read("layer", features)
+    assert maps is not None
+    assert torch.equal(maps, features)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1), (2, 1, 8), (2, 180, 8), (2, 8, 4, 48)])
+def test_an_output_without_positions_is_no_map(
+    shape: tuple[int, ...], residual: Classifier
+) -> None:
+    assert residual.module is not None
+    layouts = find_feature_layouts(residual, residual.module)
+    assert layouts.read("layer", torch.rand(shape)) is None
 
 
 class ChannelsLast(nn.Module):
@@ -90,20 +109,67 @@ class ChannelsLast(nn.Module):
         return self.head(self.norm(self.embed(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
 
+def test_channels_that_come_last_are_brought_forward(opened: Opened, images: torch.Tensor) -> None:
+    network = ChannelsLast()
+    classifier = opened(network)
+    features = network.norm(network.embed(images).movedim(1, 3))
+    maps = find_feature_layouts(classifier, network).read("norm", features)
+    assert maps is not None
+    assert torch.equal(maps, features.movedim(3, 1))
+
+
+class Latents(nn.Module):
+    """64 latents without a position read the pixels, as in Perceiver."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.latents = nn.Parameter(torch.rand(64, 8))
+        self.pixels, self.norm, self.head = nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = self.pixels(images.flatten(2).transpose(1, 2))
+        latents = self.latents.expand(len(images), -1, -1)
+        return self.head(
+            self.norm(nn.functional.scaled_dot_product_attention(latents, pixels, pixels)).mean(1)
+        )
+
+
 @pytest.mark.parametrize(
-    ("network", "expected"),
+    ("build", "expected"),
     [
-        (Transformer(mean=False), "second.before"),
-        (Transformer(mean=True), "norm"),
-        (ChannelsLast(), "norm"),
-        (nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.Flatten(), nn.Linear(96, 4)), "0"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 4)), None),
+        (lambda transformer: transformer(mean=False), "second.before"),
+        (lambda transformer: transformer(mean=True), "norm"),
+        (lambda _: ChannelsLast(), "norm"),
+        (
+            lambda _: nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.Flatten(), nn.Linear(96, 4)),
+            "0",
+        ),
+        (lambda _: nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 4)), None),
+        (lambda _: Latents(), "pixels"),
     ],
-    ids=["class token", "mean of tokens", "channels last", "convolution", "linear"],
+    ids=["class token", "mean of tokens", "channels last", "convolution", "linear", "latents"],
 )
-def test_the_last_positions_that_matter_are_found(
-    network: nn.Module, expected: str | None, opened: Opened, images: torch.Tensor
+def test_the_last_positions_that_matter_are_recognised(
+    build: Callable[[type[nn.Module]], nn.Module],
+    expected: str | None,
+    transformer_class: type[nn.Module],
+    opened: Opened,
+    images: torch.Tensor,
 ) -> None:
+    network = build(transformer_class)
     classifier = opened(network)
     assert find_last_spatial_layer(classifier, network, images[:1], channels=8) == expected
     assert all(not layer._forward_hooks for layer in network.modules())
+
+
+def test_grad_cam_uses_the_network_s_own_grid(opened: Opened, images: torch.Tensor) -> None:
+    """Patches of 8 pixels every 4: 5 × 7 positions after a class token."""
+    network = Tokens(before=1, stride=4)
+    classifier = opened(network)
+    places = network.embed(images)
+    expected = torch.einsum("c,bchw->bhw", network.head.weight[2], places).clamp(min=0) / 36
+    maps = GradCam(layer="tokens")(classifier, images, 2)
+    size = (images.shape[2], images.shape[3])
+    expected = nn.functional.interpolate(expected[:, None], size, mode="bilinear")[:, 0]
+    torch.testing.assert_close(maps, expected)

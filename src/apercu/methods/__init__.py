@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from apercu.methods.attention_relevance import AttentionRelevance
+from apercu.methods.attention_rollout import AttentionRollout
 from apercu.methods.augmented import Augmented
 from apercu.methods.base import (
     BoundMethod,
@@ -37,6 +39,8 @@ from apercu.methods.smoothed import Smoothed
 from apercu.methods.zoom_cam import ZoomCam
 
 __all__ = [
+    "AttentionRelevance",
+    "AttentionRollout",
     "Augmented",
     "BoundMethod",
     "Cam",

@@ -9,11 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.outputs import Output
 from apercu.errors import ClassifierError
 from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement
-from apercu.methods.layers import attach_hook, find_target_layers, get_layer, is_feature_map
-from apercu.methods.tokens import convert_to_map
+from apercu.methods.layers import (
+    attach_hook,
+    find_target_layers,
+    get_layer,
+    get_open_module,
+    is_feature_map,
+)
+from apercu.methods.tokens import find_feature_layouts
 from apercu.types import Images, Maps, Targets
 
 
@@ -44,33 +51,36 @@ class Cam(Method):
             attach_hook(get_layer(classifier, layers.features), keep_features),
             attach_hook(head, keep_input),
         ):
-            logits = classifier(images)
-            weights = _read_class_weights(head, logits.shape[1])
-        size = (images.shape[2], images.shape[3])
-        features = _find_linear_features(outputs["features"], outputs["pooled"], size)
+            classifier(images)
+            weights = _read_class_weights(head, classifier.output)
+        feature_map = find_feature_layouts(classifier, get_open_module(classifier)).read(
+            layers.features, outputs["features"]
+        )
+        features = _find_linear_features(feature_map, outputs["pooled"])
         if weights is None or features is None or weights.shape[1] != features.shape[1]:
             raise ClassifierError(
                 "cam needs a classifier that ends in a mean over all positions and one linear "
                 f"layer; {classifier.spec} ends otherwise: choose grad_cam"
             )
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
-        return resize_maps(maps, size)
+        return resize_maps(maps, (images.shape[2], images.shape[3]))
 
 
-def _read_class_weights(head: nn.Module, classes: int) -> Tensor | None:
+def _read_class_weights(head: nn.Module, output: Output) -> Tensor | None:
     """Return the final layer as `classes × channels`; None if it is not linear."""
     weight = head.weight
-    if not isinstance(weight, Tensor) or weight.shape[0] != classes:
+    if not isinstance(weight, Tensor) or weight.shape[0] != output.columns:
         return None
-    is_linear = weight.shape[2:].numel() == 1
-    return weight.detach().flatten(1) if is_linear else None
+    if weight.shape[2:].numel() != 1:
+        return None
+    rows = weight.detach().flatten(1)
+    return torch.cat((-rows / 2, rows / 2)) if output.takes_one_number else rows
 
 
-def _find_linear_features(features: Tensor, pooled: Tensor, size: tuple[int, int]) -> Tensor | None:
+def _find_linear_features(feature_map: Tensor | None, pooled: Tensor) -> Tensor | None:
     """Return the feature map whose mean, before or after weighting, gives the logits, if any."""
     if is_feature_map(pooled.shape):
         return pooled
-    feature_map = convert_to_map(features, size)
     if feature_map is None:
         return None
     mean, pooled = feature_map.mean(dim=(2, 3)), pooled.flatten(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, suggest_nearest
-from apercu.methods.tokens import convert_to_map, find_last_spatial_layer
+from apercu.methods.tokens import find_feature_layouts, find_last_spatial_layer
 from apercu.types import Images, Targets
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
@@ -143,14 +143,15 @@ def layer_gradients(
     Raises:
         ClassifierError: no layer gives a feature map that the target's logit depends on.
     """
-    size = (images.shape[2], images.shape[3])
+    module = get_open_module(classifier)
+    layouts = find_feature_layouts(classifier, module)
+    names = {layer: name for name, layer in module.named_modules()}
     outputs: list[tuple[nn.Module, Tensor]] = []
 
-    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> Tensor | None:
-        if not isinstance(output, Tensor) or len(output) != len(images):
+    def keep(layer: nn.Module, inputs: object, output: object) -> Tensor | None:
+        maps = layouts.read(names[layer], output) if isinstance(output, Tensor) else None
+        if maps is None or len(maps) != len(images) or not isinstance(output, Tensor):
             return None  # an output of patches is no feature map of the images
-        if convert_to_map(output, size) is None:
-            return None
         if not output.requires_grad:  # the graph begins here, so nothing before it is stored
             output = output.detach().requires_grad_()
         outputs.append((layer, output))
@@ -167,8 +168,8 @@ def layer_gradients(
     for (layer, output), gradient in zip(outputs, gradients, strict=True):
         if gradient is None:
             continue
-        features = convert_to_map(output.detach(), size)
-        feature_gradients = convert_to_map(gradient, size)
+        features = layouts.read(names[layer], output.detach())
+        feature_gradients = layouts.read(names[layer], gradient)
         if features is not None and feature_gradients is not None:
             results.append(LayerGradients(layer, features, feature_gradients))
     if not results:
@@ -185,7 +186,7 @@ def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
     handles = []
 
     def make_hook(name: str) -> Hook:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 calls.append(_LayerCall(name, layer, output.shape))
 
@@ -208,11 +209,14 @@ def _choose_layers(classifier: Classifier, image: Images, calls: list[_LayerCall
     scoring = [i for i, call in enumerate(calls) if isinstance(call.layer, SCORING_LAYERS)]
     last = scoring[-1] if scoring else 0
     head = calls[last]
-    maps = [i for i in range(last) if is_feature_map(calls[i].shape)]
+    maps = [i for i in range(last) if is_feature_map(calls[i].shape) and calls[i].shape[0] == 1]
     features = calls[maps[-1]].name if maps else None
     channels = head.layer.in_features if isinstance(head.layer, nn.Linear) else None
-    if channels is not None and _has_token_ending(calls[:last], maps, channels):
-        module = get_open_module(classifier)
+    module = get_open_module(classifier)
+    has_tokens = any(len(call.shape) == 3 for call in calls[:last]) and (
+        find_feature_layouts(classifier, module).get_tokens() is not None
+    )
+    if channels is not None and (has_tokens or _has_other_ending(calls, maps, channels)):
         features = find_last_spatial_layer(classifier, module, image, channels)
     if features is None:
         raise ClassifierError(
@@ -222,13 +226,10 @@ def _choose_layers(classifier: Classifier, image: Images, calls: list[_LayerCall
     return TargetLayers(features, head=head.name)
 
 
-def _has_token_ending(calls: list[_LayerCall], maps: list[int], channels: int) -> bool:
-    """Return whether the last features are tokens, or maps whose channels are last."""
-    if not maps:
-        return True
-    shape = calls[maps[-1]].shape
-    tokens_follow = any(len(call.shape) == 3 for call in calls[maps[-1] :])
-    return tokens_follow or shape[3] == channels != shape[1]
+def _has_other_ending(calls: list[_LayerCall], maps: list[int], channels: int) -> bool:
+    """Return whether no output has the shape of a map, or the last has its channels last."""
+    shape = calls[maps[-1]].shape if maps else None
+    return shape is None or shape[3] == channels != shape[1]
 
 
 def is_feature_map(shape: torch.Size) -> bool:

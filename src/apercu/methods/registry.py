@@ -11,6 +11,8 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, suggest_nearest
 from apercu.images import ImageSource
+from apercu.methods.attention_relevance import AttentionRelevance
+from apercu.methods.attention_rollout import AttentionRollout
 from apercu.methods.augmented import Augmented
 from apercu.methods.base import MapExplainer, Method, Wrapper
 from apercu.methods.baselines import CentreBlob, CentreBox, Edges, RandomMap, TrueBox, WholeBox
@@ -48,6 +50,8 @@ METHODS: Final[Mapping[str, type[NamedMethod]]] = {
     "grad_cam": GradCam,
     "grad_cam_pp": GradCamPlusPlus,
     "zoom_cam": ZoomCam,
+    "attention_rollout": AttentionRollout,
+    "attention_relevance": AttentionRelevance,
     "lrp": Lrp,
     "excitation_backprop": ExcitationBackprop,
     "occlusion": Occlusion,

@@ -1,46 +1,131 @@
-"""Feature maps from layers that give tokens, as in vision transformers."""
+"""Which layers of an open network give maps of the image, and how their outputs are read."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.positions import MAX_PATCH_ASPECT, MapLayout, find_layout, make_probes
 from apercu.types import Images
 
-MAX_EXTRA_TOKENS = 16
-"""The largest number of tokens without a position (class, distillation, registers)."""
+_LayoutKey: TypeAlias = tuple[str, tuple[int, ...]]
 
 
-def convert_to_map(
-    features: Tensor, size: tuple[int, int]
-) -> Float[Tensor, "batch channels rows columns"] | None:
-    """Return the output of a layer as a feature map, or None when it has no positions.
+@dataclass(frozen=True)
+class FeatureLayouts:
+    """How the outputs of a network's layers are read as maps, learnt from probe images.
 
-    Outputs can be maps with the channels first or last (Swin), or sequences of tokens (`batch ×
-    tokens × channels`) row by row, after up to `MAX_EXTRA_TOKENS` without a position.
+    Attributes:
+        size: height and width of the images.
+        layouts: the layouts by the name of the layer and the shape of its output for one image, in
+            the order of the calls.
+        batch_second: layers that return `tokens × batch × channels`.
+    """
+
+    size: tuple[int, int]
+    layouts: Mapping[_LayoutKey, MapLayout] = field(repr=False)
+    batch_second: frozenset[str] = frozenset()
+
+    def read(
+        self, name: str, output: Tensor
+    ) -> Float[Tensor, "batch channels rows columns"] | None:
+        """Return the output of a layer, or its gradient, as a map; None if it is no map.
+
+        Sequences of tokens are read as the first of the same length. In a network without tokens,
+        every output with four axes is a map unless its sides are out of proportion: deep features
+        can depend on the whole image.
+
+        Args:
+            name: the name of the layer.
+            output: its output, or the gradient of it.
+
+        Returns:
+            The map, `batch × channels × rows × columns`, or None.
+        """
+        if name in self.batch_second and output.ndim == 3:
+            output = output.transpose(0, 1)
+        if output.ndim == 3:
+            layout = self.get_tokens(output.shape[1])
+        else:
+            layout = self.layouts.get((name, tuple(output.shape[1:])))
+        if layout is not None:
+            return layout.read(output)
+        if output.ndim != 4 or self.get_tokens() or output.shape[2] * output.shape[3] < 2:
+            return None
+        rows, columns = output.shape[2] / self.size[0], output.shape[3] / self.size[1]
+        return output if max(rows / columns, columns / rows) <= MAX_PATCH_ASPECT else None
+
+    def get_tokens(self, count: int | None = None) -> MapLayout | None:
+        """Return the first layout of a sequence of tokens, or of this many; None without any."""
+        return next(
+            (
+                layout
+                for (_, shape), layout in self.layouts.items()
+                if layout.form == "tokens" and count in (None, shape[0])
+            ),
+            None,
+        )
+
+
+_layouts: WeakKeyDictionary[nn.Module, dict[tuple[int, int], FeatureLayouts]] = WeakKeyDictionary()
+
+
+def find_feature_layouts(classifier: Classifier, module: nn.Module) -> FeatureLayouts:
+    """Return how the outputs of all layers are read as maps; the result is kept for each network.
 
     Args:
-        features: the output of a layer.
-        size: the height and width of the images.
+        classifier: an open classifier.
+        module: the network of the classifier.
 
     Returns:
-        The feature map, `batch × channels × rows × columns`, or None.
+        The layouts of the layers' outputs.
     """
-    if features.ndim == 4:
-        first, last = features.shape[2:], features.shape[1:3]
-        if _measure_skew(first, size) > _measure_skew(last, size):
-            features, first = features.movedim(3, 1), last
-        return features if first.numel() > 1 else None
-    grid = _find_grid(features.shape[1], size) if features.ndim == 3 else None
-    if grid is None:
-        return None
-    rows, columns = grid
-    positions = features[:, -rows * columns :].movedim(2, 1)
-    return positions.reshape(*positions.shape[:2], rows, columns)
+    by_size = _layouts.setdefault(module, {})
+    if classifier.size not in by_size:
+        by_size[classifier.size] = _probe_layers(classifier, module)
+    return by_size[classifier.size]
+
+
+@torch.no_grad()
+def _probe_layers(classifier: Classifier, module: nn.Module) -> FeatureLayouts:
+    layouts: dict[_LayoutKey, MapLayout] = {}
+    batch_second: set[str] = set()
+    probes = make_probes(classifier.channels, classifier.size).to(classifier.device)
+
+    def keep(name: str, output: Tensor) -> None:
+        if output.ndim == 3 and len(output) != len(probes) == output.shape[1]:
+            batch_second.add(name)
+            output = output.transpose(0, 1)
+        key = name, tuple(output.shape[1:])
+        layout = None if key in layouts else find_layout(output, classifier.size)
+        if layout is not None:
+            layouts[key] = layout
+
+    with watch_outputs(module, keep):
+        module(classifier.normalise(probes))
+    return FeatureLayouts(classifier.size, layouts, frozenset(batch_second))
+
+
+@contextmanager
+def watch_outputs(module: nn.Module, keep: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Call a function with name and output of every layer within the `with` block."""
+    with ExitStack() as hooks:
+        for name, layer in module.named_modules():
+
+            def hook(layer: nn.Module, inputs: object, output: object, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    keep(name, output)
+
+            hooks.callback(layer.register_forward_hook(hook).remove)
+        yield
 
 
 def find_last_spatial_layer(
@@ -55,44 +140,29 @@ def find_last_spatial_layer(
         classifier: an open, differentiable classifier.
         module: the network of the classifier.
         image: a batch of one image.
-        channels: the number of channels that the classification layer takes.
+        channels: the number of channels that the classification layer takes; a layer with as many
+            is preferred.
 
     Returns:
         The name of the layer, or None.
     """
-    size = (image.shape[2], image.shape[3])
+    layouts = find_feature_layouts(classifier, module)
     outputs: list[tuple[str, Tensor]] = []
-    with ExitStack() as hooks, torch.enable_grad():
-        for name, layer in module.named_modules():
 
-            def keep(
-                layer: nn.Module, inputs: tuple[Tensor, ...], output: object, name: str = name
-            ) -> None:
-                if isinstance(output, Tensor) and output.requires_grad:
-                    outputs.append((name, output))
+    def keep(name: str, output: Tensor) -> None:
+        if output.requires_grad:
+            outputs.append((name, output))
 
-            hooks.callback(layer.register_forward_hook(keep).remove)
-        score = classifier(image.detach().requires_grad_()).amax()
-    gradients = torch.autograd.grad(score, [output for _, output in outputs], allow_unused=True)
+    with torch.enable_grad():
+        with watch_outputs(module, keep):
+            score = classifier(image.detach().requires_grad_()).amax()
+        tensors = [output for _, output in outputs]
+        gradients = torch.autograd.grad(score, tensors, allow_unused=True)
+    others = []
     for (name, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        maps = None if gradient is None else convert_to_map(gradient, size)
-        if maps is not None and maps.shape[1] == channels and maps.any(dim=1).all():
-            return name
-    return None
-
-
-def _measure_skew(grid: torch.Size, size: tuple[int, int]) -> float:
-    """Return the ratio of a grid's aspect to the image's; it is 1 or larger."""
-    aspect = grid[0] * size[1] / (grid[1] * size[0])
-    return max(aspect, 1 / aspect)
-
-
-def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the rows and columns of square patches that leave the fewest tokens over."""
-    sides = (side for side in range(1, min(size) + 1) if size[0] % side == size[1] % side == 0)
-    grids = {
-        rows * columns: (rows, columns)
-        for rows, columns in ((size[0] // side, size[1] // side) for side in sides)
-    }
-    fitting = (tokens - extra for extra in range(MAX_EXTRA_TOKENS + 1))
-    return next((grids[count] for count in fitting if count > 1 and count in grids), None)
+        maps = None if gradient is None else layouts.read(name, gradient)
+        if maps is not None and len(maps) == len(image) and maps.any(dim=1).all():
+            if maps.shape[1] == channels:
+                return name
+            others.append(name)
+    return others[0] if others else None
