@@ -17,6 +17,7 @@ from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.outputs import SOFTMAX
 from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.types import Images, Targets
@@ -153,4 +154,5 @@ def engine() -> KnownEngine:
     about = ExplainerInfo(
         runtime="known", run="", classifier="", fingerprint="", read_by="classifier"
     )
-    return KnownEngine(about, InputSpec(size=(32, 32)), ClassNames.of(("night, dark", "day")))
+    names = ClassNames.of(("night, dark", "day"))
+    return KnownEngine(about, InputSpec(size=(32, 32)), names, SOFTMAX)

@@ -30,12 +30,12 @@ def test_items_come_in_order_and_the_maker_never_runs_far_ahead() -> None:
             yield number
 
     with run_producer(make(), BoundedQueue[int](3)) as items:
-        times = []
+        received = []
         for item in items:
             time.sleep(0.001)
-            assert len(created) <= len(times) + 1 + 3 + 1  # taken, waiting, in the maker's hand
-            times.append(item)
-    assert times == list(range(50))
+            assert len(created) <= len(received) + 1 + 3 + 1  # taken, waiting, in the maker's hand
+            received.append(item)
+    assert received == list(range(50))
 
 
 def test_what_the_maker_raises_comes_after_what_it_made() -> None:
@@ -43,12 +43,12 @@ def test_what_the_maker_raises_comes_after_what_it_made() -> None:
         yield 1
         raise ValueError("broken")
 
-    times = []
+    received = []
     with (
         pytest.raises(ValueError, match="broken"),
         run_producer(make(), BoundedQueue[int](3)) as items,
     ):
-        times.extend(items)
+        received.extend(items)
     with run_producer(make(), BoundedQueue[int](3)) as items:
         assert next(items) == 1
 

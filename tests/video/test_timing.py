@@ -83,7 +83,8 @@ def test_sound_keeps_its_language(engine, tmp_path, ending: str) -> None:
     )
     summary = explain(engine, path, tmp_path / f"out.{ending}")
     with av.open(str(tmp_path / f"out.{ending}")) as container:
-        assert [stream.language for stream in container.streams.audio] == ["eng", "deu"]
+        german = "ger" if ending == "mov" else "deu"  # QuickTime has a list of its own
+        assert [stream.language for stream in container.streams.audio] == ["eng", german]
     assert len(summary.audio) == 2
 
 
@@ -158,7 +159,7 @@ def test_a_sound_time_that_comes_twice_is_moved_on(engine, player, tmp_path, end
 def test_times_that_are_missing_follow_the_ones_before(
     engine, player, tmp_path, missing: str
 ) -> None:
-    path = write_clip(tmp_path / "in.mkv", list(range(25)), sounds=("aac",), codec="mjpeg")
+    path = write_clip(tmp_path / "in.mkv", list(range(25)), sounds=("aac",), codec="mpeg4")
 
     def remove(number: int, packet) -> None:
         if number % 3 == 1:
@@ -243,7 +244,8 @@ def test_hdr_is_told(engine, tmp_path) -> None:
 
 def test_a_timeline_joins_and_fills() -> None:
     timeline = Timeline(Fraction(1, 25))
-    given = [0, None, Fraction(2, 25), 5, Fraction(1, 25), Fraction(2, 25), Fraction(2, 25)]
+    times = [0, None, 2, 125, 1, 2, 2]
+    given = [None if time is None else Fraction(time, 25) for time in times]
     placed = [timeline.place(time, Fraction(0)) * 25 for time in given]
     assert placed == [0, 1, 2, 125, 126, 127, 127]
     assert (timeline.restarts, timeline.untimely) == (1, 1)

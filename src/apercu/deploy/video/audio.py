@@ -11,6 +11,12 @@ import av
 
 OPUS_RATE = 48_000
 """Samples per second that every encoder of sound takes."""
+QUICKTIME_LANGUAGES = {
+    **{"deu": "ger", "nld": "dut", "fre": "fra", "swe": "sve", "ell": "gre", "isl": "ice"},
+    **{"zho": "chi", "sqi": "alb", "mkd": "mac", "rum": "ron", "cze": "ces", "slo": "slk"},
+    **{"hrv": "hr ", "srp": "sr "},
+}
+"""Codes of languages (ISO 639-2) that QuickTime files write in another way."""
 _TAGS = ("language", "title")
 
 
@@ -47,6 +53,8 @@ class AudioTrack:
             self.stream = container.add_stream(encoder, rate=rate)
             self.stream.codec_context.layout = layout
         tags = {name: source.metadata[name] for name in _TAGS if name in source.metadata}
+        if container.format.name == "mov" and "language" in tags:
+            tags["language"] = QUICKTIME_LANGUAGES.get(tags["language"], tags["language"])
         self.stream.metadata.update(tags)
         self.stream.disposition = source.disposition
 
