@@ -46,7 +46,7 @@ def estimate_cost(content: bytes) -> int | None:
     return max(pixels or 0, len(content))
 
 
-class Decoder:
+class DecoderProcess:
     """The decoder process, and the connection to it.
 
     Args:
@@ -99,7 +99,7 @@ class DecodingClient(WorkerClient):
         self.workers = workers
         self.setup = setup
         self.deadline = deadline
-        self._decoder: Decoder | None = None
+        self._decoder: DecoderProcess | None = None
         self._free = CHILDREN
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._last = 0
@@ -107,10 +107,10 @@ class DecodingClient(WorkerClient):
 
     def start(self) -> None:
         """Start the decoder; it loads its libraries meanwhile."""
-        self._decoder = Decoder(self.setup)
+        self._decoder = DecoderProcess(self.setup)
 
     def close(self) -> None:
-        """End the decoder."""
+        """End the decoder process, for example when the server ends."""
         if self._decoder is not None:
             self._decoder.end()
 
@@ -227,5 +227,5 @@ class DecodingClient(WorkerClient):
                 self._decoder.hand_over(connection)
                 return
             self._decoder.end()
-        self._decoder = Decoder(self.setup)
+        self._decoder = DecoderProcess(self.setup)
         self._decoder.hand_over(connection)
