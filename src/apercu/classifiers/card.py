@@ -221,7 +221,8 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     name = strip_source(card.source)
-    if name != card.source and (name.startswith((".", "/", "~")) or (folder / name).is_dir()):
+    needs_model = name != card.source and (card.weights is None or "config" not in card.options)
+    if needs_model and (name.startswith((".", "/", "~")) or (folder / name).is_dir()):
         yield "source", card.source.replace(f"/{name}", f"/{folder / name}", 1)
     if card.weights is not None:
         yield "weights", str(folder / card.weights)

@@ -28,6 +28,7 @@ from apercu.classifiers.sources.hf import (
     make_config,
     read_options,
     read_processor,
+    refuse_lone_config,
 )
 from apercu.classifiers.sources.hf_network import StagedModule
 from apercu.errors import ClassifierError, suggest_nearest
@@ -145,6 +146,7 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
             "save_classifier writes them"
         )
     else:
+        refuse_lone_config(card, options)
         location = find_model(query.name, card.source)
         model = load_model(AutoModel, location, card.source)
         module = _build(model, card.source, len(texts))
@@ -193,14 +195,14 @@ def _read_tokens(
     with catch_errors(source, "its tokeniser cannot be used"):
         tokenizer = AutoTokenizer.from_pretrained(**location)
         counts = [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
+        if max(counts) > longest:
+            text = texts[counts.index(max(counts))]
+            raise ClassifierError(
+                f"classifier {source}: expected texts of at most {longest} tokens, got "
+                f"{max(counts)} in {text!r}"
+            )
         tokens = tokenizer(
             list(texts), padding="max_length", max_length=longest, return_tensors="pt"
-        )
-    if max(counts) > longest:
-        text = texts[counts.index(max(counts))]
-        raise ClassifierError(
-            f"classifier {source}: expected texts of at most {longest} tokens, got {max(counts)} "
-            f"in {text!r}"
         )
     return dict(tokens)
 

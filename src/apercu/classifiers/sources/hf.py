@@ -87,6 +87,7 @@ def open_hf(card: ClassifierCard) -> Network:
         load_weights(module, card.weights)
         spec = card.input
     else:
+        refuse_lone_config(card, options)
         location = find_model(name, card.source)
         model = load_model(AutoModelForImageClassification, location, card.source)
         spec, reverse = card.input, options.reverse_channels
@@ -124,6 +125,15 @@ def read_options(card: ClassifierCard) -> HfOptions:
     except ValidationError as error:
         mistakes = "; ".join(describe_mistakes(error, HfOptions))
         raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
+
+
+def refuse_lone_config(card: ClassifierCard, options: HfOptions) -> None:
+    """Refuse a configuration without weights: a model with its own weights has its own."""
+    if options.config is not None:
+        raise ClassifierError(
+            f"classifier {card.source}: options.config stands beside `weights` and `input`, as "
+            "save_classifier writes them; leave it out"
+        )
 
 
 def find_model(name: str, source: str) -> dict[str, Any]:
