@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -94,7 +95,7 @@ def card(
         say(f"written: {out}")
 
 
-def _read_numbers(name: str, text: str | None, kind: type[float] = float) -> object:
+def _read_numbers(name: str, text: str | None, kind: Callable[[str], float] = float) -> Any:
     """Return the number, or the list of numbers, that an option holds."""
     if text is None:
         return None

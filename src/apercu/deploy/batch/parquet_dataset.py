@@ -203,9 +203,9 @@ def _find_kept_columns(
     """
     import pyarrow as pa
 
-    columns = []
+    columns: list[Any] = []
     for name in dict.fromkeys(keep):
-        types = {}
+        types: dict[Any, str] = {}
         for path, footer in zip(files.paths, footers, strict=True):
             data_type = _find_type(footer.schema, name)
             if data_type is None and name in _read_folder_keys(path):

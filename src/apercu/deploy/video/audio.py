@@ -45,7 +45,7 @@ class AudioTrack:
         self.copied = _can_hold(container.format.name, source)
         self.codec = self._codec if self.copied else encoder
         self._resampler: Any = None
-        self._converted = ()
+        self._kind: tuple[str, str, int] | None = None
         if self.copied:
             self.stream = container.add_stream_from_template(source)
         else:
@@ -93,12 +93,12 @@ class AudioTrack:
         coding = self.stream.codec_context
         before: list[Any] = []
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if kind != self._converted:
+        if kind != self._kind:
             if self._resampler is not None:
                 before = self._resampler.resample(None)
-            self._converted = kind
+            self._kind = kind
             self._resampler = av.AudioResampler(coding.format, coding.layout, coding.sample_rate)
-        return before + self._resampler.resample(frame)
+        return [*before, *self._resampler.resample(frame)]
 
     def _encode_frames(self, frames: Sequence[Any]) -> Iterator[Any]:
         for frame in frames:

@@ -206,7 +206,8 @@ class VideoSource:
         if self._container.format.name.startswith(DECODING_DURATIONS) and self._last_duration:
             # of the others, it says how long it is until the next one is decoded
             lasts = min(lasts or self._last_duration, self._last_duration)
-        return max(1, round((lasts or 1 / Fraction(self.rate)) / picture.time_base))
+        units: Fraction = (lasts or 1 / Fraction(self.rate)) / picture.time_base
+        return max(1, round(units))
 
     def _read_packets(self) -> Iterator[Any]:
         """Yield the packets; damaged ones are left out and counted."""
