@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,8 @@ from apercu.errors import ConfigError
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.registry import KIND_NAMES, find_kind
 from apercu.explainers.train import build_network
-from apercu.images import Planted
+from apercu.images import ImageSource, Planted, open_images
 from apercu.training.data import TrainingImages
-
-IMAGES = "planted:images=24,size=32,classes=3"
 
 
 def convolve(*layers: str, channels: int = 3) -> list[nn.Module]:
@@ -106,7 +105,9 @@ def find_config(kind: str, classifier: Classifier) -> dict[str, Any]:
     if kind == "latent":
         return few | {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
     few["embedding"] = {"steps": 2, "images": 16}
-    if classifier.module is not None and isinstance(classifier.module[0], nn.Flatten):
+    if isinstance(classifier.module, nn.Sequential) and isinstance(
+        classifier.module[0], nn.Flatten
+    ):
         few |= {"encoder": "small", "frozen": False}
     return few
 
@@ -123,10 +124,9 @@ def test_every_kind_learns_from_a_small_network(
     module = chosen.build_training(network, classifier, settings, 0)
     monkeypatch.setattr(module, "step_generator", lambda: torch.Generator().manual_seed(0))
     monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
-    result: list[str] = []
-    source = Planted(images=12, size=32, classes=3)
-    if classifier.channels in (1, 3):
-        module.prepare_network(TrainingImages(source, classifier), tmp_path, result.append)
+    lines: list[str] = []
+    source = _open_noise(tmp_path, classifier, 12)
+    module.prepare_network(TrainingImages(source, classifier), tmp_path, lines.append)
     network.train()
     loss = module.training_step(images, 0)
     loss.backward()
@@ -135,7 +135,15 @@ def test_every_kind_learns_from_a_small_network(
     maps = explainer.attribute(images, 1)
     assert maps.shape == (4, *classifier.size) and maps.isfinite().all()
     if kind != "latent" and name in ("pooled_twice", "stride_1", "one_layer"):
-        assert any("resolution: " in line and "stride" in line for line in result)
+        assert any("resolution: " in line and "stride" in line for line in lines)
+
+
+def _open_noise(folder: Path, classifier: Classifier, count: int) -> ImageSource:
+    """Images of as many channels as the classifier takes, as a stack."""
+    shape = (count, *classifier.size, classifier.channels)
+    stack = np.random.default_rng(0).random(shape).astype(np.float32)
+    np.savez(folder / "noise.npz", images=stack)
+    return open_images(folder / "noise.npz", channels=classifier.channels)
 
 
 def _describe(classifier: Classifier) -> Any:
@@ -174,14 +182,8 @@ def test_the_encoder_from_scratch_suits_small_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_kind_is_trained_for_a_small_network(name: str, kind: str, tmp_path: Path) -> None:
     classifier = open_network(name)
-    images = IMAGES
-    if classifier.channels not in (1, 3):
-        import numpy as np
-
-        images = str(tmp_path / "bands.npz")
-        stack = np.random.default_rng(0).random((24, 24, 24, classifier.channels))
-        np.savez(images, images=stack.astype(np.float32))
-    result: list[str] = []
+    images = _open_noise(tmp_path, classifier, 24)
+    lines: list[str] = []
     explainer = apercu.train(
         classifier,
         images,
@@ -191,7 +193,7 @@ def test_every_kind_is_trained_for_a_small_network(name: str, kind: str, tmp_pat
         batch=4,
         device="cpu",
         workers=0,
-        say=result.append,
+        say=lines.append,
     )
     inputs = torch.rand(2, classifier.channels, *classifier.size)
     again = apercu.load_explainer(tmp_path / "run")
