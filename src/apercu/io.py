@@ -85,10 +85,11 @@ def format_csv_rows(rows: Iterable[Iterable[object]]) -> str:
     "name,value\n'=1+1.png,-0.5\n"
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(
-        [_escape_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
-    )
+    for row in rows:
+        cells = [_escape_cell(cell) if isinstance(cell, str) else cell for cell in row]
+        has_break = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        quoting = csv.QUOTE_ALL if has_break else csv.QUOTE_MINIMAL  # it quotes `\n` alone
+        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
     return text.getvalue()
 
 

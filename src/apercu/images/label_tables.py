@@ -19,6 +19,8 @@ INDEX_COLUMN = "class_index"
 LABEL_COLUMNS = (INDEX_COLUMN, "class", "label", "name", "finding", "wnid")
 """Names of columns that may hold the labels; the first that labels.csv has is used."""
 
+MAX_DIGITS = 9
+"""Digits of a class index."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -120,9 +122,9 @@ class _Row:
         value = self.read_text(column)
         if column != INDEX_COLUMN:
             return value
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > MAX_DIGITS:
             raise ImagesError(
-                f"{self.location}: expected a class_index from 0 upwards, got {value}"
+                f"{self.location}: expected a class_index from 0 upwards, got {value[:80]}"
             )
         return int(value)
 
@@ -134,7 +136,7 @@ class _Row:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise ImagesError(f"{self.location}: expected a number for {column}, got {value}")
+            raise ImagesError(f"{self.location}: expected a number for {column}, got {value[:80]}")
         return number
 
 

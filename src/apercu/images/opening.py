@@ -35,6 +35,8 @@ from apercu.io import is_inside
 DICOM_DIRECTORY = "DICOMDIR"
 """Name of the file that lists the images of a CD; opening it opens its folder."""
 
+MAX_NAME = 200
+"""Letters of a file's name in an error."""
 _PLANTED = "planted"
 _TIFF_SUFFIXES = (".tif", ".tiff")
 _BRACKETS = re.compile(r"(?P<path>.*[^\[\]/])(?P<bands>(\[[^\[\]]+\])+)")
@@ -262,15 +264,23 @@ def _check_present(table: Path, files: Iterable[str]) -> None:
     """Raise ImagesError if a table names files that do not exist, or are outside of its folder."""
     files, folder = list(files), table.parent
     inside = cache(lambda parent: is_inside(parent, folder))
+    missing = []
     for file in files:
         path = folder / file
-        if not inside(path.parent) or (path.is_symlink() and not is_inside(path, folder)):
+        try:
+            stays = inside(path.parent) and (not path.is_symlink() or is_inside(path, folder))
+            is_there = path.is_file()
+        except OSError:  # a name that is too long
+            stays, is_there = True, False
+        if not stays:
             raise ImagesError(
-                f"{table}: {file} leads out of its folder; copy the pictures there, or put the "
-                "table beside them"
+                f"{table}: {file[:MAX_NAME]} leads out of its folder; copy the pictures there, or "
+                "put the table beside them"
             )
-    missing = sorted(file for file in files if not (folder / file).is_file())
+        if not is_there:
+            missing.append(file)
     if missing:
         raise ImagesError(
-            f"{table}: names files that do not exist, {len(missing)} in all, first {missing[0]}"
+            f"{table}: names files that do not exist, {len(missing)} in all, first "
+            f"{min(missing)[:MAX_NAME]}"
         )

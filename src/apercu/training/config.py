@@ -192,13 +192,15 @@ def _count_values(content: Any, limit: int) -> int:
     """Return how many values a tree holds; one that occurs twice counts twice, up to a limit.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number is not finite, or a key is no text.
     """
     if isinstance(content, float) and not isfinite(content):
         raise ValueError(f"expected finite numbers, got {content}")
     parts: Iterable[Any] = ()
     if isinstance(content, dict):
-        parts = [*content, *content.values()]
+        parts = content.values()
+        if other := [key for key in content if not isinstance(key, str)]:
+            raise ValueError(f"expected names before the colons, got {shorten(other[0])}")
     elif isinstance(content, list | tuple | set):
         parts = content
     count = 1
