@@ -244,7 +244,7 @@ def test_bands_of_a_request(call, png) -> None:
     for bands, words in (("I,R", "expected 3 names"), ("I,R,Y", "lacks band Y")):
         assert words in _detail(call.explain(content, bands=bands), 422)
     assert _detail(call.explain(png, bands="g"), 422).startswith("bands: only FITS files")
-    for wrong in ([1], {"a": 1}, [""], ["a"] * 65):
+    for wrong in ([1], {"a": 1}, ["G", ""], ["a"] * 65):
         answered = call("POST", "/v1/explain", json={"image": text, "bands": wrong})
         assert _detail(answered, 422).startswith("bands: expected ")
 
@@ -379,12 +379,17 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
         async def start(self) -> object:
             return SimpleNamespace(input=InputSpec(size=(8, 8)))
 
+    class Decoding:
+        def __init__(self, *settings: object) -> None: ...
+
+        def start(self) -> None: ...
+
     class Http:
         def __init__(self, config, on_started) -> None:
             configured["keep_alive"] = config.timeout_keep_alive
 
     monkeypatch.setattr(server_module, "HttpServer", Http)
-    monkeypatch.setattr(server_module.DecodingClient, "start", lambda self: None)
+    monkeypatch.setattr(server_module, "DecodingClient", Decoding)
     monkeypatch.setattr(server_module, "build_app", lambda service: configured.update(s=service))
     for given, expected in (({}, 5.0), ({"keep_alive": 75.0}, 75.0)):
         access = AccessPolicy(("lab.example",))

@@ -225,6 +225,14 @@ def test_large_bodies_do_not_shut_small_ones_out(serving, png) -> None:
 
 def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> None:
     monkeypatch.setattr(http_protocol, "SEND_TIMEOUT", 0.3)
+    made = http_protocol.HttpProtocol.connection_made
+
+    def connect(self, transport) -> None:  # with a small buffer in the kernel
+        made(self, transport)
+        line = transport.get_extra_info("socket")
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+
+    monkeypatch.setattr(http_protocol.HttpProtocol, "connection_made", connect)
     port = urlsplit(listen(body=2_000_000, places=40)).port or 0
     text = base64.b64encode(png).decode()
     body = json.dumps({"instances": [{"b64": text, "format": "both", "top": 3}] * 32}).encode()
@@ -239,10 +247,11 @@ def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> 
     )
     assert len(whole.content) > 500_000
     assert whole.headers["content-length"] == str(len(whole.content))
-    with socket.create_connection(("127.0.0.1", port)) as line:
+    with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", port))
         line.sendall(head + body)
-        time.sleep(3)
+        time.sleep(2)
         received = b""
         with suppress(ConnectionError):
             while piece := line.recv(65536):

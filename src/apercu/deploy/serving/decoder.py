@@ -74,6 +74,7 @@ def run_decoder(descriptor: int) -> NoReturn:
                 os._exit(0)
             for child_end in descriptors:
                 if os.fork() == 0:
+                    connection.close()  # it is the decoder's, who may die
                     _decode_and_end(child_end, setup)
                 os.close(child_end)
 

@@ -76,6 +76,8 @@ class DecoderProcess:
         Raises:
             OSError: the decoder is gone.
         """
+        if self._process.poll() is not None:
+            raise BrokenPipeError
         socket.send_fds(self._connection, [b"\0"], [connection.fileno()])
 
     def end(self) -> None:

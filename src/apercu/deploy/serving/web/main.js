@@ -76,6 +76,10 @@ function open(blob, frame = 0) {
     const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
     shown = { image: blob, frame, picture, record, answers, views: [null, null] };
     part("result");
+    at("frames").hidden = record.frames < 2;
+    at("frame").max = record.frames;
+    at("frame").value = frame + 1;
+    at("count").textContent = `of ${record.frames}`;
     const reader = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
     at("reader").textContent = record.value === undefined ? reader : `value ${record.value.toPrecision(4)}, ${reader}`;
     await choose(record.answers[0].index, 0);
