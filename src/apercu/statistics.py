@@ -43,7 +43,7 @@ def bootstrap_interval(values: Float[np.ndarray, " images"], seed: int) -> tuple
 def wilson_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]:
     """Return the 95 % score interval of a fraction (Wilson 1927), for values that are 0 or 1.
 
-    A fraction of 0 or 1 has an interval, too, which resampling does not see.
+    A fraction of 0 or 1 has an interval, too, which resampling does not give.
 
     >>> low, high = wilson_interval(np.ones(10))
     >>> round(low, 3), high

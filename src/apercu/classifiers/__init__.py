@@ -1,4 +1,4 @@
-"""Image classifiers from any source, which the rest of the package sees as one kind of object."""
+"""Image classifiers from any source, as one kind of object for the rest of the package."""
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
 from apercu.classifiers.classifier import Classifier

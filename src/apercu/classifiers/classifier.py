@@ -1,4 +1,4 @@
-"""The image classifier as the rest of the package sees it: images in [0, 1] → logits."""
+"""The image classifier as the rest of the package uses it: images in [0, 1] → logits."""
 
 from __future__ import annotations
 

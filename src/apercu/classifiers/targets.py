@@ -1,4 +1,4 @@
-"""Targets: the classes that a user asks about, resolved to one index per image."""
+"""Targets: the classes to explain, resolved to one index per image."""
 
 from __future__ import annotations
 

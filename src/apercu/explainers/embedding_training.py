@@ -50,7 +50,7 @@ MIN_DEVIATION = 1e-6
 """Least deviation of the logits of a classifier that predicts the same for all images."""
 
 MAX_HELD_OUT_IMAGES = 512
-"""Images that a trained encoder does not see, at most; never more than a tenth of all."""
+"""Largest number of images held out from the encoder's training; at most a tenth of all."""
 
 StepResult: TypeAlias = tuple[Tensor, Tensor]
 """The loss of one step, and for each of its images whether it was predicted right."""

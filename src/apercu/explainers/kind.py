@@ -66,7 +66,7 @@ class BuildNetwork(Protocol):
     Args:
         settings: the settings of the kind.
         classifier_info: the explained classifier.
-        backbone: the classifier whose layers become the encoder, if the settings want one.
+        backbone: the classifier whose layers become the encoder, if the settings say so.
         pretrained: whether pretrained weights are fetched.
 
     Raises:

@@ -16,7 +16,7 @@ MIN_SIDE = 2
 """Smallest height and width in pixels; a map of one row or column explains nothing."""
 
 MAX_PIXELS = 100_000_000
-"""Largest height × width; a damaged header may ask for more than fits in memory."""
+"""Largest height × width; a damaged header may claim more than fits in memory."""
 
 DENSE_PIXELS, MAX_PIXELS_PER_BYTE = 16_000_000, 1000
 """A file of any length may hold so many pixels, a longer one so many for each of its bytes."""

@@ -197,7 +197,7 @@ def split_held_out(length: int, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class EndlessSampler(Sampler[int]):
-    """Yields indices in shuffled passes, without end, from any start; each rank sees its own share.
+    """Yields indices in shuffled passes, without end, from any start; each rank gets its own share.
 
     Args:
         length: number of images.

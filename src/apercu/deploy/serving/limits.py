@@ -14,7 +14,7 @@ from apercu.deploy.serving.errors import BusyError, TooLargeError, TooManyReques
 UPLOAD_GRACE = 0.02
 """Seconds that every body is given, however many others wait to be read."""
 MIN_UPLOAD_RATE = 1000
-"""Bytes per second. A slower body gives up its slot when another one wants it; at this rate no
+"""Bytes per second. A slower body gives up its slot when another one waits; at this rate no
 body of more than 30 kB is complete within half a minute."""
 FREE_BYTES, BODIES = 1_000_000, 8
 """Bytes of each request that are not counted; largest requests for which there is memory."""

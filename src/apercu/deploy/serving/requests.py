@@ -19,7 +19,7 @@ MAP_FORMATS: tuple[str, ...] = get_args(MapFormat)
 FORM, JSON = "multipart/form-data", "application/json"
 FIELDS = ("target", "top", "level", "format", "picture", "frame", "bands")
 MAX_CLASSES = 20
-"""Classes that one request may ask about."""
+"""Largest number of classes in one request."""
 MAX_NAME = 200
 """Letters of a class name."""
 MAX_INSTANCES = 32

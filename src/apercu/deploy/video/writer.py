@@ -1,4 +1,4 @@
-"""Write a video file with its sound, in the format that its name asks for."""
+"""Write a video file with its sound, in the format of its ending."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def parse_extractors(
         names = [*(TRAINED if explainer else ()), *((DEEP,) if classifier.module else ())]
         if not names:
             raise ConfigError(
-                f"looks: no look is possible for {classifier.spec}; give --explainer, "
+                f"looks: no features are possible for {classifier.spec}; give --explainer, "
                 "or --looks METHOD"
             )
     else:
