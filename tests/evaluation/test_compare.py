@@ -427,6 +427,21 @@ def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> N
     assert rows_of(results)["whole_box", "saliency_metric"].value < -log(0.5)
 
 
+def test_constant_maps_are_counted(classifier: Classifier, tmp_path: Path) -> None:
+    explainers = {"whole_box": WholeBox(), "right": Contrast()}
+    results = run_comparison(classifier, Squares(), explainers, FAST)
+    images = len(results.scores["whole_box", "iou"])
+    assert results.constant == {"whole_box": images}
+    said = f"Constant maps, which show nothing: whole_box {images} of {images}."
+    assert said in str(results) and said in results.to_markdown()
+    results.save(tmp_path)
+    assert ComparisonResults.load(tmp_path).constant == results.constant
+    content = json.loads((tmp_path / "results.json").read_text())
+    del content["constant"]  # as older versions write it
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert ComparisonResults.load(tmp_path).constant == {}
+
+
 def test_wrong_settings_are_one_line() -> None:
     with pytest.raises(ConfigError, match="got saliency_metrics; did you mean saliency_metric"):
         CompareSettings(metrics=("saliency_metrics",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,18 @@ from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.classifiers import Classifier
 from apercu.cli.root import app
 from apercu.errors import ConfigError, ImageError, TargetError
-from apercu.explain import CounterpartExplanation, MaskExplanation
+from apercu.explain import (
+    CounterpartExplanation,
+    ExplainOptions,
+    MaskExplanation,
+    TargetSelector,
+)
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.registry import find_kind
+from apercu.log import redirect_warnings
 
 
 @pytest.fixture
@@ -191,3 +198,15 @@ def test_what_cannot_be_explained_is_refused(
         changing.explain(photo, target=predicted.index)
     with pytest.raises(ConfigError, match="counterparts are not cut at a level"):
         changing.explain(photo, level=0.3)
+
+
+def test_a_class_called_as_a_word_of_the_target_is_told(explainer: MaskExplainer) -> None:
+    words = ("stripes", "top", "rings")
+    named = {"classes": words, "identifiers": words}
+    renamed = copy.copy(explainer)
+    renamed.classifier_info = explainer.classifier_info.model_copy(update=named)
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        TargetSelector(renamed, ExplainOptions("top"))
+        TargetSelector(renamed, ExplainOptions("all"))
+    assert lines == ["target: top does not mean the class of this name; give its index, 1"]
