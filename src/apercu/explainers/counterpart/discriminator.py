@@ -77,7 +77,7 @@ def discriminator_loss(
 
 
 def generator_loss(discriminator: nn.Module, generated: Images, targets: Targets) -> Scores:
-    """Return the loss of the generator: how certainly the discriminator detects generated images."""
+    """Return the loss of the generator: how surely the discriminator detects generated images."""
     fixed = {name: values.detach() for name, values in discriminator.named_parameters()}
     scores = torch.func.functional_call(discriminator, fixed, (generated, targets))
     return F.softplus(-scores.flatten(1)).mean(1)
