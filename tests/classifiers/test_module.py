@@ -147,13 +147,13 @@ def test_a_function_is_a_black_box() -> None:
         assert not images.requires_grad
         return images.mean((2, 3)).numpy()
 
-    classifier = open_classifier(brightness, size=SIZE, output="probabilities")
+    classifier = open_classifier(brightness, size=SIZE, output="sigmoid_probabilities")
     images = _make_images()
-    torch.testing.assert_close(classifier(images), images.mean((2, 3)).log())
+    torch.testing.assert_close(classifier.predict_probabilities(images), images.mean((2, 3)))
     assert not classifier.differentiable and not classifier.exposes_layers
     assert classifier.spec == "memory/brightness"
     brightness.fingerprint = "second version"  # type: ignore[attr-defined]
-    again = open_classifier(brightness, size=SIZE, output="probabilities")
+    again = open_classifier(brightness, size=SIZE, output="sigmoid_probabilities")
     assert again.fingerprint != classifier.fingerprint
 
 
@@ -167,7 +167,7 @@ def test_a_function_is_a_black_box() -> None:
         ({"size": SIZE, "resize": 3}, "resize: must be at least as large as size"),
         ({"size": SIZE, "classes": ["a"]}, "has 4 classes, but 1 names"),
         ({"size": SIZE, "classes": "no.txt"}, "No such file"),
-        ({"size": SIZE, "output": "logit"}, "output: input should be 'logits'"),
+        ({"size": SIZE, "output": "logit"}, "did you mean sigmoid"),
         ({"size": SIZE, "channels": 1}, "cannot classify an image of 1×6×5: .*; check its input"),
     ],
 )
@@ -209,8 +209,8 @@ def test_a_classifier_is_no_module() -> None:
 
 def test_a_module_without_a_tensor_as_output_is_told_what_to_do() -> None:
     class Wrapped(nn.Module):
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            return {"logits": images.mean((2, 3))}
+        def forward(self, images: Tensor) -> dict[str, str]:
+            return {"logits": "bright"}
 
     with pytest.raises(ClassifierError, match="got dict; wrap it in a module that returns the"):
         open_classifier(Wrapped(), size=SIZE)
