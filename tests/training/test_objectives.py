@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from apercu.classifiers.decisions import ONE_CLASS
 from apercu.explainers.mask.objectives import MaskBatch, Printed, Released
-from apercu.explainers.mask.objectives.base import area, margin, roughness
+from apercu.explainers.mask.objectives.base import area, roughness
 from apercu.explainers.mask.objectives.crop_search import compute_votes, find_boxes, score_boxes
 from apercu.networks.decoder import Evidence
 
@@ -160,7 +161,7 @@ def test_roughness_area_and_margin() -> None:
     assert roughness(mask)[1].item() == pytest.approx(total_variation(mask[1]), rel=1e-5)
     assert area(mask)[0].item() == pytest.approx(mask[0].mean().item())
     logits = torch.tensor([[1.0, 4.0, 2.0], [5.0, 1.0, 0.0]])
-    assert margin(logits, torch.tensor([1, 2])).tolist() == [2.0, -5.0]
+    assert ONE_CLASS.margin(logits, torch.tensor([1, 2])).tolist() == [2.0, -5.0]
 
 
 def test_agreement_is_a_weighted_count_of_boxes() -> None:
