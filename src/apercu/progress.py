@@ -133,7 +133,7 @@ class ProgressLines:
             self._thread.start()
 
     def close(self) -> None:
-        """End the lines."""
+        """Write no more lines, and wait for the thread that writes them."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
