@@ -406,7 +406,7 @@ def _explain(classifier: Classifier, explainer: Any, folder: Path, row: Row) -> 
     if float((maps - explainer(images, 1)).abs().amax()) > 1e-3:
         raise ApercuError("the opened run gives other maps than the trained explainer")
     maps = opened.network.encoder.feature_maps[0]
-    if isinstance(maps, StageMaps) and maps.ends_in_map:
+    if isinstance(maps, StageMaps) and (maps.final is None or maps.ends_in_map):
         return  # deep features of convolutions can depend on the whole image
     layouts = getattr(maps, "layouts", ())
     if layouts and all(layout.form == "channels_first" for layout in layouts):
