@@ -28,8 +28,8 @@ BASE_BYTES, BYTES_PER_PIXEL = 256 << 20, 32
 """Memory of a picture: so many bytes, and so many for each pixel that a picture may have."""
 MAX_WAIT = 10
 """How much longer than its processor time a picture may take on a busy machine."""
-NICENESS = 10
-"""By how much the decoding of costly pictures gives way to everything else."""
+HASTE, NICENESS = 4000, 10
+"""Decoding that may take more milliseconds gives way to everything else, by so much."""
 LIBRARIES = ("pydicom.pixels", "astropy.io.fits", "pillow_heif")
 """Optional packages that are loaded once, and not in each child."""
 STATM = Path("/proc/self/statm")
@@ -62,7 +62,6 @@ class DecoderSetup:
 
 def run_decoder(descriptor: int) -> NoReturn:
     """Fork a child for each connection that arrives. This is the whole decoder process."""
-    os.nice(NICENESS)
     with socket.socket(fileno=descriptor) as connection:
         (length,) = LENGTH.unpack(_receive(connection, LENGTH.size))
         setup = pickle.loads(_receive(connection, length))
@@ -109,6 +108,8 @@ def _decode_and_end(descriptor: int, setup: DecoderSetup) -> NoReturn:
             connection.sendall(BEGUN)
             milliseconds, length = HEAD.unpack(stream.read(HEAD.size))
             options = pickle.loads(stream.read(length))
+            if milliseconds > HASTE:
+                os.nice(NICENESS)
             _limit(milliseconds / 1000, setup.max_bytes)
             request = ExplainRequest(stream.read(), options)
             result = prepare_request(request, setup.input, setup.max_pixels)
