@@ -104,18 +104,17 @@ class NoisyCopies:
         return total / self.samples
 
     def _draw_noise(self, images: Images) -> Iterator[Images]:
-        """Return noise of standard deviation 1, as many draws at a time as fit into a batch."""
-        generator = torch.Generator(images.device).manual_seed(self.seed)
+        """Return noise of standard deviation 1, as many draws at a time as fit into a batch.
+
+        It is drawn on the CPU, so that it is the same on every device.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
         at_once = max(1, self.batch // len(images))
         for first in range(0, self.samples, at_once):
             count = min(at_once, self.samples - first)
             # one by one, so that a draw does not depend on the size of the batch
-            yield torch.stack(
-                [
-                    torch.randn(images.shape[1:], generator=generator, device=images.device)
-                    for _ in range(count)
-                ]
-            )
+            draws = [torch.randn(images.shape[1:], generator=generator) for _ in range(count)]
+            yield torch.stack(draws).to(images.device)
 
 
 def compute_input_gradients(classifier: Classifier, images: Images, targets: Targets) -> Images:

@@ -38,7 +38,9 @@ class ScriptedNetwork:
     """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
-        self.module = module.eval().requires_grad_(False)
+        self.module = module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
 
     def __call__(self, images: Tensor) -> Any:
         return self.module(images)
