@@ -74,8 +74,9 @@ class Network:
     @property
     def meaning(self) -> Output:
         """What the numbers mean, and how they become logits."""
-        stated = Output(name=self.output, value_range=self.value_range)
-        return self.resolved_output or stated
+        if self.resolved_output is not None:
+            return self.resolved_output
+        return Output(name=self.output, value_range=self.value_range)
 
     def pick_tensor(self, raw: object) -> Tensor:
         """Return the tensor that holds the numbers, from all that the network returned.
