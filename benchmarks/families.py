@@ -343,7 +343,7 @@ def _open(family: Family, folder: Path, row: Row) -> Classifier:
 
 def _write_card(family: Family, side: int, folder: Path) -> Path:
     module = _build(family, (side, side))
-    _settle_batch_norms(module, side)
+    _settle(module, side)
     weights = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
     content = {
@@ -371,8 +371,11 @@ def _build(family: Family, size: tuple[int, int]) -> nn.Module:
 
 
 @torch.no_grad()
-def _settle_batch_norms(module: nn.Module, side: int) -> None:
-    """Let batch norms see images, so that deep features are neither zero nor huge."""
+def _settle(module: nn.Module, side: int) -> None:
+    """Let batch norms see images, and draw heads that begin as zeros, so that logits differ."""
+    for values in module.parameters():
+        if values.ndim > 1 and not values.any():
+            values.normal_(std=0.1)
     module.train()
     for _ in range(3):
         module(torch.randn(4, 3, side, side))

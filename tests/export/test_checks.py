@@ -12,7 +12,7 @@ from apercu.deploy.export.checks import BATCH_SIZES, make_class_trials, make_tri
 from apercu.deploy.export.checks import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.export.settings import ImageSubset
-from apercu.deploy.export.tracing import Traceable, write_onnx
+from apercu.deploy.export.tracing import Traceable, describe_trace_failure, write_onnx
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import open_images
@@ -192,3 +192,10 @@ def test_a_missing_or_damaged_manifest_is_one_line(tmp_path) -> None:
     (tmp_path / "explainer.json").write_text("{}")
     with pytest.raises(RunError, match="damaged; export the run again"):
         read_manifest(tmp_path)
+
+
+def test_a_trace_that_fails_names_its_first_cause() -> None:
+    error = RuntimeError("\x1b[96mstep 3/3\x1b[0m failed")
+    error.__cause__ = ValueError("\n\x1b[1mno function for unfold\x1b[0m\nmore")
+    line = str(describe_trace_failure(error))
+    assert line.startswith("export: the network cannot be traced (no function for unfold); train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from apercu.io import write_file
 GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """A function from images and targets to the outputs of a graph, by name."""
 INPUTS = ("images", "targets")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _SAMPLE_SIZE = 2
 """Number of images that a graph is traced with; a single one would be taken for a constant."""
 
@@ -133,9 +135,12 @@ def run_session(session: Any, images: Tensor, targets: Tensor) -> dict[str, Tens
 
 
 def describe_trace_failure(error: Exception) -> ConfigError:
-    """Return the error for a network that cannot be traced."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0][:200] if lines else type(error).__name__
+    """Return the error for a network that cannot be traced, with its first cause."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in _COLOURS.sub("", str(cause)).splitlines() if line.strip()]
+    reason = lines[0][:200] if lines else type(cause).__name__
     return ConfigError(
         f"export: the network cannot be traced ({reason}); train with another --encoder, or "
         "leave the prediction out with --no-combined"
