@@ -167,13 +167,18 @@ def check_arrays(name: str, found: dict[str, Any], tolerance: float = TOLERANCE)
 def differences(
     golden: Any, now: Any, where: str = "", tolerance: float = TOLERANCE
 ) -> Iterator[str]:
-    """Everything that is lost, or another; what has been added to a dictionary is no matter."""
+    """Everything that is lost, or another.
+
+    What has been added to a dictionary, or to the words of an option, is no matter.
+    """
     if isinstance(golden, dict) and isinstance(now, dict):
         for key in golden.keys() - OF_MACHINE:
             if key in now:
                 yield from differences(golden[key], now[key], f"{where}/{key}", tolerance)
             else:
                 yield f"{where}/{key} is lost"
+    elif where.endswith("/words") and isinstance(golden, list) and isinstance(now, list):
+        yield from (f"{where}: {word} is lost" for word in golden if word not in now)
     elif isinstance(golden, list) and isinstance(now, list) and len(golden) == len(now):
         for index, (one, other) in enumerate(zip(golden, now, strict=True)):
             yield from differences(one, other, f"{where}/{index}", tolerance)

@@ -117,7 +117,7 @@ def test_a_row_without_a_picture_and_a_damaged_group_are_rows_with_errors(
     path.write_bytes(content)
     rows = read_rows(explain(images=path))
     assert [row["error"] is None for row in rows] == [True, False, True, False] + [False] * 4
-    assert "expected the picture's bytes, got nothing" in rows[1]["error"]
+    assert "expected the picture's bytes or its path, got nothing" in rows[1]["error"]
     assert "row group 1 is damaged" in rows[4]["error"]
 
 

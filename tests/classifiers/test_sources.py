@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from apercu.errors import (
     OutputError,
     UntrustedError,
 )
+from apercu.log import redirect_warnings
 
 SIZE = (6, 5)
 FACTORY = """
@@ -308,6 +310,54 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
         open_classifier(card)
 
 
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("timm/test_resnet", {"pretrained": False, "num_classes": 3}),
+        ("torchvision/squeezenet1_1", {"weights": None, "num_classes": 3}),
+        (
+            "apercu.classifiers.small_resnet:SmallResNet",
+            {"channels": 3, "classes": 3, "size": [32, 32]},
+        ),
+    ],
+)
+def test_random_weights_are_told(tmp_path: Path, source: str, options: Any) -> None:
+    card = tmp_path / "card.json"
+    content = {"source": source, "options": options, "input": {"size": [32, 32]}}
+    card.write_text(json.dumps(content))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        first, second = open_classifier(card), open_classifier(card)
+    assert "its weights are random, as" in lines[0]
+    assert first.classes == ("class 0", "class 1", "class 2")
+    if "small_resnet" not in source:
+        assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "match"),
+    [
+        ("timm/resnet18", {"num_classes": 5}, r"are for 1000 classes, so a head of 5 .* random"),
+        (
+            "torchvision/squeezenet1_1",
+            {"weights": "V9"},
+            "expected .*DEFAULT or null, got 'V9'",
+        ),
+    ],
+)
+def test_weights_that_do_not_exist(tmp_path: Path, source: str, options: Any, match: str) -> None:
+    (tmp_path / "card.json").write_text(json.dumps({"source": source, "options": options}))
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(tmp_path / "card.json")
+
+
+def test_torchscript_files_are_told_from_weights(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        archive.writestr("net/code/__torch__.py", "")
+    with pytest.raises(ClassifierError, match=r"holds TorchScript: pass the module of torch\.jit"):
+        open_classifier(tmp_path / "net.pt")
+
+
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apercu.classifiers.sources.timm.is_reachable", lambda url: False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
@@ -408,7 +458,7 @@ def nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pack_nearby").mkdir()
     (tmp_path / "pack_nearby" / "__init__.py").write_text("")
     (tmp_path / "pack_nearby" / "inner.py").write_text(
-        NEARBY.replace("from layers_nearby", "from ..pack_nearby.width")
+        NEARBY.replace("from layers_nearby", "from .width")
     )
     (tmp_path / "pack_nearby" / "width.py").write_text("WIDTH = 12\n")
     for name in ("net_nearby", "far_nearby", "layers_nearby", "pack_nearby.inner", "pack_nearby"):
@@ -450,7 +500,7 @@ def test_only_a_person_lets_a_module_in_this_folder_be_found(nearby: Path) -> No
         ("nett_nearby:make", MissingModuleError, r"nett_nearby, neither in this folder \(/"),
         ("nets/nett.py:make", MissingModuleError, "no such file as /"),
         ("nets.nett:make", MissingModuleError, "no module named nets.nett"),
-        ("net_nearby:make", ClassifierError, "did you mean make"),
+        ("net_nearby:mak", ClassifierError, "did you mean make"),
         ("needy_nearby:make", ClassifierError, "needs the module nowhere_nearby, which is not"),
         ("broken_nearby.py:make", ClassifierError, "the factory fails: SyntaxError"),
         ("json.py:loads", ClassifierError, "another module is called json"),

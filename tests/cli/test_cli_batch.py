@@ -56,7 +56,7 @@ def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
     settings = json.loads((out / "manifest.json").read_text())["settings"]
     assert settings == {
         **{"target": "dots", "level": 0.3, "format": "zarr", "map": "float16"},
-        **{"shard": 5, "batch": 3, "limit": 7, "seed": 3},
+        **{"shard": 5, "batch": 3, "limit": 7, "seed": 3, "keep": []},
     }
 
 

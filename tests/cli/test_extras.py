@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "video": ("av", "video RUN in.mp4 out.mp4"),
     "serve": ("uvicorn", "serve RUN"),
     "export": ("onnxscript", "export RUN --out out"),
-    "exported": ("onnxruntime", "explain EXPORT photo.png --out out"),
+    "exported": ("onnxruntime", "batch EXPORT planted --out out"),
     "onnx": ("onnxruntime", "compare --classifier net.onnx --images planted --out out"),
     "hf": ("transformers", "compare --classifier hf/none --images planted --out out"),
     "clip": (
