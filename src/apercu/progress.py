@@ -168,7 +168,7 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
             reporter.close()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (
@@ -179,7 +179,7 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
     )
     console, together = Console(stderr=True), sys.stdout.isatty()
     with Bars(*columns, console=console, transient=True, redirect_stdout=together) as bars:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:
             if name not in tasks:
