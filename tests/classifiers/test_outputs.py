@@ -243,6 +243,35 @@ def test_a_saved_classifier_means_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(again(IMAGES), 2 * numbers(3))
 
 
+def test_two_names_of_one_logit_build_a_network_of_one_number(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    for columns, names, output in (
+        (1, ["cat"], "sigmoid"),
+        (1, ["not cat", "cat"], "sigmoid"),
+        (2, ["cat", "dog"], "sigmoid"),
+        (1, ["low", "high"], "value"),
+    ):
+        import timm
+
+        net = timm.create_model("test_resnet", num_classes=columns)
+        save_file(net.state_dict(), tmp_path / "net.safetensors")
+        card = {
+            "source": "timm/test_resnet",
+            "weights": "net.safetensors",
+            "input": {"size": [32, 32]},
+            "output": output,
+            "classes": names,
+        }
+        if output == "value":
+            card["value_range"] = [0, 1]
+        (tmp_path / "card.json").write_text(json.dumps(card))
+        classifier = open_classifier(tmp_path / "card.json")
+        assert classifier.output.columns == columns and len(classifier.classes) == 2
+        again = open_classifier(save_classifier(classifier, tmp_path / f"{columns}{output}{names}"))
+        assert again.fingerprint == classifier.fingerprint
+
+
 def test_outputs_have_their_own_fingerprints() -> None:
     prints = {
         opened(1, "sigmoid").fingerprint,

@@ -141,7 +141,7 @@ class OneClass(Decision):
         return divergence * temperature**2
 
     def restore_logits(self, probabilities: Float[Tensor, "batch classes"]) -> Logits:
-        return probabilities.log()
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
     def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
         return logits.argmax(1)

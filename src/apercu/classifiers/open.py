@@ -199,11 +199,26 @@ def open_network(card: ClassifierCard, spec: str) -> Network:
     return network.with_output_of(card)
 
 
-def _count_columns(card: ClassifierCard, names: ClassNames | None) -> int | None:
-    """Return how many numbers a network with these class names gives; None without names."""
+def _open_by_count(
+    open_source: Callable[[ClassifierCard, int | None], Network],
+    card: ClassifierCard,
+    names: ClassNames | None,
+) -> Network:
+    """Open a source that is told how many numbers its network gives.
+
+    Two names may be those of one logit: the class and its absence. The weights show which it is.
+    """
     if names is None:
-        return None
-    return 1 if card.output in ("probability", "value") else len(names.names)
+        return open_source(card, None)
+    if card.output in ("probability", "value"):
+        return open_source(card, 1)
+    count = len(names.names)
+    if count != 2 or not card.output.startswith("sigmoid"):
+        return open_source(card, count)
+    try:
+        return open_source(card, count)
+    except ClassifierError:
+        return open_source(card, 1)
 
 
 def _check_hashes(spec: str, card: ClassifierCard) -> None:
@@ -228,7 +243,6 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
 
 
 def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
-    class_count = _count_columns(card, names)
     if card.source.startswith(FOLDER_PREFIXES):
         check_config(card.source, card.options)
     elif not _FACTORY.fullmatch(card.source):
@@ -238,11 +252,11 @@ def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
     if card.source.startswith("timm/"):
         from apercu.classifiers.sources.timm import open_timm
 
-        return open_timm(card, class_count)
+        return _open_by_count(open_timm, card, names)
     if card.source.startswith("torchvision/"):
         from apercu.classifiers.sources.torchvision import open_torchvision
 
-        return open_torchvision(card, class_count)
+        return _open_by_count(open_torchvision, card, names)
     if card.source.startswith("hf/"):
         from apercu.classifiers.sources.hf import open_hf
 
