@@ -140,7 +140,7 @@ def test_every_kind_learns_from_a_small_network(
 
 def _open_noise(folder: Path, classifier: Classifier, count: int) -> ImageSource:
     """Images of as many channels as the classifier takes, as a stack."""
-    shape = (count, *classifier.size, classifier.channels)
+    shape = (count, classifier.channels, *classifier.size)
     stack = np.random.default_rng(0).random(shape).astype(np.float32)
     np.savez(folder / "noise.npz", images=stack)
     return open_images(folder / "noise.npz", channels=classifier.channels)
