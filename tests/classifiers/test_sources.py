@@ -317,7 +317,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
         ("torchvision/squeezenet1_1", {"weights": None, "num_classes": 3}),
         (
             "apercu.classifiers.small_resnet:SmallResNet",
-            {"channels": 3, "classes": 3, "size": [32, 32]},
+            {"channels": 3, "classes": 3, "size": [32, 32], "width": 4},
         ),
     ],
 )
