@@ -116,6 +116,7 @@ def _decode_and_end(descriptor: int, setup: DecoderSetup) -> NoReturn:
             if isinstance(result, PreparedImage):
                 result = ExplainResponse(200, result.pack())
             connection.sendall(HEAD.pack(result.status, len(result.body)) + result.body)
+            connection.shutdown(socket.SHUT_WR)  # the answer is whole before this process has ended
     finally:
         os._exit(0)
 
