@@ -47,6 +47,7 @@ class Classifier:
         module: the network, where its layers can be reached by hooks; else None.
         fingerprint: identity of weights, preprocessing and kind of output, a SHA-256.
         gradient_fault: why an open network gives no gradients; else empty.
+        layout: the precision and the order in memory in which the network takes its images.
         output: what the numbers of the network mean.
         decision: how logits become probabilities and predicted classes.
 
@@ -65,7 +66,7 @@ class Classifier:
         self._forward = network.forward
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
         self.device = find_device(network.forward)
-        self._layout = TensorLayout(find_dtype(network.forward))
+        self.layout = TensorLayout(find_dtype(network.forward))
         with torch.random.fork_rng(devices=[]):
             self.network = self._resolve_output(network)
             self.gradient_fault = self._adapt_to_network()
@@ -164,7 +165,7 @@ class Classifier:
 
     def normalise(self, images: Images) -> Images:
         """Return what `module` receives for these images."""
-        return self._layout.normalise(images, self.network.input)
+        return self.layout.normalise(images, self.network.input)
 
     def prepare(
         self, image: Picture, fit: FitMode = "squash"
@@ -220,14 +221,14 @@ class Classifier:
         if self.module is not None:
             freeze_module(self.module)
         grey = torch.full((1, self.channels, *self.size), 0.5, device=self.device)
-        probe = NetworkProbe(self._forward, network.input, self.spec, self.device, self._layout)
+        probe = NetworkProbe(self._forward, network.input, self.spec, self.device, self.layout)
         return resolve_output(network, probe.run, grey, self.spec)
 
     def _adapt_to_network(self) -> str:
         """Choose the layout of the images; return why no gradients reach them, if that is so."""
         probe = self._make_probe()
         if self.module is not None:
-            self._layout = probe.choose_layout(self.module)
+            self.layout = probe.choose_layout(self.module)
         fault = probe.find_gradient_fault() if self.network.differentiable else ""
         if fault:
             warn(
@@ -243,7 +244,7 @@ class Classifier:
             raw = self._forward(images)
             return self.network.read_logits(raw, len(images))
 
-        return NetworkProbe(compute, self.network.input, self.spec, self.device, self._layout)
+        return NetworkProbe(compute, self.network.input, self.spec, self.device, self.layout)
 
     def _resolve_names(self) -> ClassNames:
         """Return the network's class names, or numbered ones, and check how many there are."""

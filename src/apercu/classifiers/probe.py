@@ -53,6 +53,10 @@ class TensorLayout:
         return arranged.clone() if arranged is images else arranged
 
 
+CHANNELS_LAST = TensorLayout(memory_format=torch.channels_last)
+"""The layout in which convolutions are fastest."""
+
+
 @dataclass(eq=False)
 class NetworkProbe:
     """Runs of a network on images, with errors that name the classifier.

@@ -147,7 +147,8 @@ def pretrain(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trainer.seed)
             parts = nn.ModuleDict(settings.pretext.build_parts(sample))
-        network = PretextNetwork(backbone, trainer.classifier.network.input, parts)
+        start = trainer.classifier
+        network = PretextNetwork(backbone, start.network.input, parts, start.layout)
         training = PretrainTraining(
             network, trainer.classifier, settings, trainer.seed, images.targets
         )
@@ -166,9 +167,8 @@ def pretrain(
                     f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}; train on "
                     "with --resume and a larger --steps"
                 )
-        start = trainer.classifier.network
-        digest = digest_module(backbone, start.source, start.options)
-        pretrained = Classifier(replace(start, forward=backbone, digest=digest))
+        digest = digest_module(backbone, start.network.source, start.network.options)
+        pretrained = Classifier(replace(start.network, forward=backbone, digest=digest))
         if trainer.is_main_process:
             save_classifier(pretrained, trainer.run)
             write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
 from apercu.classifiers import InputSpec
-from apercu.classifiers.preprocessing import normalise
+from apercu.classifiers.probe import CHANNELS_LAST, TensorLayout
 from apercu.render import Tile
 from apercu.types import Images, Scores
 
@@ -28,19 +28,26 @@ class PretextNetwork(nn.Module):
     Args:
         backbone: normalised images → features.
         input: size and normalisation of the backbone's images.
+        layout: precision and order in memory in which the backbone takes them.
         parts: parts by name; only the backbone is kept after the training.
     """
 
-    def __init__(self, backbone: nn.Module, input: InputSpec, parts: nn.ModuleDict) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        input: InputSpec,
+        parts: nn.ModuleDict,
+        layout: TensorLayout = CHANNELS_LAST,
+    ) -> None:
         super().__init__()
+        self.layout = layout
         self.backbone = backbone
         self.input = input
         self.parts = parts
 
     def forward(self, images: Images) -> Features:
         """Compute the features of images in [0, 1], `batch × features`."""
-        inputs = normalise(images, self.input).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.backbone(inputs)
+        features: Tensor = self.backbone(self.layout.normalise(images, self.input))
         return features
 
 

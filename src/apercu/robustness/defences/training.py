@@ -18,7 +18,6 @@ from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import DecidedLogits
 from apercu.classifiers.fingerprint import digest_module
-from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ImagesError
 from apercu.io import write_file
@@ -118,9 +117,8 @@ class DefenceTraining(TrainingModule):
 
     def compute_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in its present mode, `batch × classes`."""
-        network = self.classifier.network
-        inputs = normalise(images, network.input).contiguous(memory_format=torch.channels_last)
-        return network.read_logits(self.network(inputs), len(images))
+        raw = self.network(self.classifier.normalise(images))
+        return self.classifier.network.read_logits(raw, len(images))
 
     def compute_inference_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in inference mode, `batch × classes`."""
