@@ -8,6 +8,8 @@ import gzip
 import io
 import json
 import socket
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -408,3 +410,17 @@ def test_an_open_server_says_what_that_means(host, token, lines) -> None:
     server_module.Server(ServeSettings(Path("run"), host=host, token=token), result.append)._greet()
     assert len(result) == lines
     assert all("no token is set" in line and "--allow-host" in line for line in result[1:])
+
+
+def test_what_libraries_write_about_pictures_reaches_no_log() -> None:
+    code = """
+import logging, os, sys, warnings
+from apercu.deploy.serving.responses import silence_libraries
+silence_libraries()
+os.write(2, b"TIFFReadDirectory: a secret")
+warnings.warn("a secret")
+logging.getLogger("pydicom").error("a secret")
+print("error: ours", file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "error: ours\n")
