@@ -172,7 +172,7 @@ FAMILIES: tuple[Family, ...] = (
     _timm("LeViT", "levit_128s"),
     _timm("PoolFormer", "poolformer_s12"),
     _timm("NFNet", "nf_regnet_b0"),
-    _torchvision("vit_b_16", num_layers=2),
+    _torchvision("vit_b_16"),
     _torchvision("swin_t"),
     _torchvision("swin_v2_t"),
     _torchvision("convnext_tiny"),
@@ -485,9 +485,9 @@ def render_page(rows: Mapping[str, Row]) -> str:
         "One small architecture of each family, with random weights, on planted images at the",
         "smallest side tried that it takes: it is opened from a card, a mask explainer is trained",
         "for two steps with the classifier as its own encoder, the run is opened again and gives",
-        "maps, prediction and maps are exported as one ONNX graph, and each method is called. A",
-        "number is the note with the reason, as the command line tells it. `make families`",
-        "measures what is not in families.json yet, and writes this page.",
+        "maps, prediction and maps are exported as one ONNX graph, and each method is called.",
+        "Where something does not work, the note holds the reason, as the command line tells it.",
+        "`make families` measures what is not in families.json yet, and writes this page.",
         "",
         "*Encoder*: `stages` are the stages that a model of timm gives by `forward_intermediates`;",
         "`trace` is the last map of each stride in a trace of the network. *ONNX*: the largest",
@@ -526,9 +526,15 @@ def _render_row(row: Row, notes: dict[str, int]) -> str:
         trained,
         "–" if ended else _mark(row.explained, row, notes),
         "–" if ended else exported or _mark(row.exported, row, notes),
-        f"{sum(not reason for reason in row.methods.values())} of {len(row.methods)}",
+        _count_methods(row),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _count_methods(row: Row) -> str:
+    if not row.methods:
+        return "–"
+    return f"{sum(not reason for reason in row.methods.values())} of {len(row.methods)}"
 
 
 def _mark(reason: str | None, row: Row, notes: dict[str, int]) -> str:
@@ -542,7 +548,7 @@ def _mark(reason: str | None, row: Row, notes: dict[str, int]) -> str:
         if part in general:
             words = general.split()
             general = " ".join("CARD" if part in word else word for word in words)
-    return str(notes.setdefault(general, len(notes) + 1))
+    return f"note {notes.setdefault(general, len(notes) + 1)}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.export import ExportSettings, read_manifest, write_export
@@ -12,7 +13,13 @@ from apercu.deploy.export.checks import BATCH_SIZES, make_class_trials, make_tri
 from apercu.deploy.export.checks import check_outputs as compare
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.export.settings import ImageSubset
-from apercu.deploy.export.tracing import Traceable, describe_trace_failure, write_onnx
+from apercu.deploy.export.tracing import (
+    Traceable,
+    describe_trace_failure,
+    open_session,
+    run_session,
+    write_onnx,
+)
 from apercu.errors import ApercuError, ConfigError, ImageError, RunError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import open_images
@@ -199,3 +206,21 @@ def test_a_trace_that_fails_names_its_first_cause() -> None:
     error.__cause__ = ValueError("\n\x1b[1mno function for unfold\x1b[0m\nmore")
     line = str(describe_trace_failure(error))
     assert line.startswith("export: the network cannot be traced (no function for unfold); train")
+
+
+class _Windows(torch.nn.Module):
+    """Attention inside of windows, with five axes."""
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+        windows = images.unflatten(2, (2, 4)).movedim(2, 1)
+        mask = torch.eye(4)
+        attended = F.scaled_dot_product_attention(windows, windows, windows, attn_mask=mask)
+        return (attended.mean(2) + targets[:, None, None, None],)
+
+
+def test_attention_with_five_axes_is_exported(tmp_path) -> None:
+    traceable = Traceable.for_images(_Windows(), ("maps",), InputSpec(size=(8, 8)))
+    session = open_session(write_onnx(traceable, tmp_path / "windows.onnx"))
+    images, targets = torch.rand(3, 3, 8, 8), torch.arange(3)
+    expected = traceable(images, targets)["maps"]
+    torch.testing.assert_close(run_session(session, images, targets)["maps"], expected)

@@ -98,7 +98,8 @@ class StageMaps(FeatureMaps):
         self.strides = tuple(sorted(last))
         self.indices = [last[stride] for stride in self.strides]
         self.final = _find_final_layout(final, maps[self.indices[-1]])
-        self.ends_in_map = self.final is not None and self.final.form == "channels_first"
+        is_whole = self.final is not None and self.final.form == "channels_first"
+        self.ends_in_map = is_whole or _has_channels_first(final, module)
         chosen = self._choose(final, [maps[index] for index in sorted(self.indices)])
         self.channels = tuple(features.shape[1] for features in chosen)
 
@@ -323,6 +324,13 @@ def open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | No
         return StageMaps(module, classifier.normalise(grey))
     except _REFUSALS:
         return None
+
+
+def _has_channels_first(final: Any, module: Any) -> bool:
+    """Return whether the last features of a model are a map of another grid, channels first."""
+    channels = getattr(module, "num_features", None)
+    is_map = isinstance(final, Tensor) and final.ndim == 4
+    return is_map and final.shape[1] == channels != final.shape[3]
 
 
 def _find_final_layout(final: Any, deepest: Tensor) -> MapLayout | None:

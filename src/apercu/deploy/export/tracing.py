@@ -6,14 +6,16 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from apercu.classifiers import InputSpec
 from apercu.classifiers.sources.archive import copy_checked_archive
@@ -81,7 +83,7 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     """
     require_extra("export", "export")
     try:
-        with torch.no_grad(), silence_exporter():
+        with torch.no_grad(), silence_exporter(), _FlatAttention():
             program = torch.onnx.export(
                 traceable.module,
                 traceable.inputs,
@@ -97,6 +99,33 @@ def write_onnx(traceable: Traceable, path: Path) -> Path:
     _check_axes(model, traceable)
     _strip_debug_info(model)
     return write_file(path, model.SerializeToString(deterministic=True))
+
+
+class _FlatAttention(TorchFunctionMode):
+    """Within the `with` block, attention has four axes, as the exporter knows no other number."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention or len(args) < 3 or args[0].ndim == 4:
+            return func(*args, **options)
+        query, key, value, *rest = args
+        mask = rest.pop(0) if rest else options.pop("attn_mask", None)
+        if mask is not None:
+            mask = _flatten_leading(mask.expand(*query.shape[:-1], key.shape[-2]))
+        flat = (_flatten_leading(values) for values in (query, key, value))
+        attended = func(*flat, mask, *rest, **options)
+        return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def _flatten_leading(values: Tensor) -> Tensor:
+    """Return a tensor with four axes: all before the last three become one."""
+    return values.reshape(-1, *values.shape[-3:])
 
 
 def open_session(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
