@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from apercu import open_classifier
+from apercu import make_card, open_classifier
 from apercu.classifiers import save_classifier
 from apercu.errors import ClassifierError, MissingExtraError, UntrustedError
 from apercu.log import redirect_warnings
@@ -237,6 +237,19 @@ def test_folders_that_hold_no_classifier(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("apercu.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'apercu\[hf\]'"):
         open_classifier(f"hf/{tmp_path}")
+
+
+def test_the_card_of_a_model_opens_again(tmp_path: Path) -> None:
+    _write(tmp_path / "model")
+    path = tmp_path / "card.json"
+    make_card(f"hf/{tmp_path / 'model'}").write(path)
+    fingerprint = open_classifier(f"hf/{tmp_path / 'model'}").fingerprint
+    assert open_classifier(path).fingerprint == fingerprint
+    content = json.loads(path.read_text())
+    content["options"]["config"]["hidden_size"] = 16
+    path.write_text(json.dumps(content))
+    with pytest.raises(ClassifierError, match="is not the configuration of the model"):
+        open_classifier(path)
 
 
 def test_a_card_names_a_folder_beside_it(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from apercu.classifiers.network import Network, load_weights
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf import (
     catch_errors,
+    check_config_of_model,
     describe_config,
     find_model,
     load_model,
     make_config,
     read_options,
     read_processor,
-    refuse_lone_config,
 )
 from apercu.classifiers.sources.hf_network import StagedModule
 from apercu.errors import ClassifierError, suggest_nearest
@@ -146,9 +146,9 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
             "save_classifier writes them"
         )
     else:
-        refuse_lone_config(card, options)
         location = find_model(query.name, card.source)
         model = load_model(AutoModel, location, card.source)
+        check_config_of_model(card.source, options, model.config)
         module = _build(model, card.source, len(texts))
         spec = card.input
         if spec is None:

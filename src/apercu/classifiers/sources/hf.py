@@ -87,9 +87,9 @@ def open_hf(card: ClassifierCard) -> Network:
         load_weights(module, card.weights)
         spec = card.input
     else:
-        refuse_lone_config(card, options)
         location = find_model(name, card.source)
         model = load_model(AutoModelForImageClassification, location, card.source)
+        check_config_of_model(card.source, options, model.config)
         spec, reverse = card.input, options.reverse_channels
         if spec is None:
             spec, reverse = read_processor(location, card.source, model.config)
@@ -127,12 +127,12 @@ def read_options(card: ClassifierCard) -> HfOptions:
         raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
 
 
-def refuse_lone_config(card: ClassifierCard, options: HfOptions) -> None:
-    """Refuse a configuration without weights: a model with its own weights has its own."""
-    if options.config is not None:
+def check_config_of_model(source: str, options: HfOptions, config: Any) -> None:
+    """Refuse a configuration of a card that is not the one of the model with its own weights."""
+    if options.config not in (None, describe_config(config)):
         raise ClassifierError(
-            f"classifier {card.source}: options.config stands beside `weights` and `input`, as "
-            "save_classifier writes them; leave it out"
+            f"classifier {source}: options.config is not the configuration of the model; leave it "
+            "out"
         )
 
 
