@@ -309,6 +309,25 @@ def test_a_network_of_a_million_layers_is_not_built() -> None:
     nn.Sequential(*(nn.ReLU() for _ in range(40_000)))  # the limit ends with its block
 
 
+def test_layers_of_an_open_network_do_not_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of a network holds the weights that it uses by name once more."""
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(values, self.layer.weight)
+
+    monkeypatch.setattr("apercu.classifiers.trust.SPARE_NUMBERS", 0)
+    network = Functional()
+    with limit_network("net", 10, network):
+        torch.fx.symbolic_trace(network)
+    with pytest.raises(ClassifierError, match="more numbers"), limit_network("net", 10):
+        torch.fx.symbolic_trace(network)
+
+
 def test_a_run_of_impossible_settings_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)

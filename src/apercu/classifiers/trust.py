@@ -177,17 +177,20 @@ def _is_plain(value: Any) -> bool:
 
 
 @contextmanager
-def limit_network(subject: str, numbers: int) -> Iterator[None]:
+def limit_network(subject: str, numbers: int, known: nn.Module | None = None) -> Iterator[None]:
     """Stop the building of a network that grows too large, before its memory is used.
 
     Args:
         subject: what is built, for the error.
         numbers: how many numbers its weights may have.
+        known: a network that is open already; its layers do not count where they are used again.
 
     Raises:
         ClassifierError: the network has more numbers, or more layers than `MAX_MODULES`.
     """
     left = {"numbers": numbers + SPARE_NUMBERS, "layers": MAX_MODULES}
+    parts = () if known is None else (*known.modules(), *known.parameters(), *known.buffers())
+    is_known = {id(part) for part in parts}.__contains__
 
     def count(kind: str, amount: int) -> None:
         left[kind] -= amount
@@ -198,10 +201,10 @@ def limit_network(subject: str, numbers: int) -> Iterator[None]:
             )
 
     def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        count("numbers", 0 if tensor is None else tensor.numel())
+        count("numbers", 0 if tensor is None or is_known(id(tensor)) else tensor.numel())
 
     def count_module(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
-        count("layers", 1)
+        count("layers", 0 if is_known(id(submodule)) else 1)
 
     handles = [
         hooks.register_module_parameter_registration_hook(count_tensor),

@@ -101,7 +101,8 @@ def load_explainer(
         backbone = open_classifier(card, trust=trust) if card.is_file() else None
         weights = load_file(folder / WEIGHTS)
         check_finite(weights, folder / WEIGHTS)
-        with limit_network(str(folder), (folder / WEIGHTS).stat().st_size):
+        size, known = (folder / WEIGHTS).stat().st_size, backbone.module if backbone else None
+        with limit_network(str(folder), size, known):
             network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
         missing, unknown = network.load_state_dict(weights, strict=False)
     except (UntrustedError, MissingModuleError, MissingExtraError):
