@@ -168,7 +168,7 @@ class ExplainerKind:
         if facts.get("student_agreement", 1.0) < StudentSettings.floor:
             doubts.append(
                 "its student agrees with the classifier on only "
-                f"{facts['student_agreement']:.0%} of images"
+                f"{facts['student_agreement']:.0%} of images (a better one needs another --out)"
             )
         enough = facts["measured_images"] >= FEWEST_JUDGED
         doubts += self.find_doubts(facts) if enough else []
