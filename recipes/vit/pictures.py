@@ -1,9 +1,8 @@
 """Draws images beside the maps of several methods, one row for each image.
 
-    python recipes/vit/pictures.py CLASSIFIER RUN IMAGES OUT.png [--methods A,B] [--indices 0,1,…]
+    python recipes/vit/pictures.py CLASSIFIER RUN IMAGES OUT.png [--methods A B …] [--indices 0 1 …]
 
-IMAGES is what `apercu compare` takes, or `scikit-image`: three of its photographs in the public
-domain, for classifiers of ImageNet's classes.
+IMAGES is what `apercu compare` takes, with labels.
 """
 
 from __future__ import annotations
@@ -12,9 +11,6 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from skimage import data
 from torch import Tensor
 
 from apercu import load_explainer, render
@@ -24,12 +20,6 @@ from apercu.maps import min_max_scale
 from apercu.methods import get
 
 METHODS = "attention_rollout attention_relevance grad_cam rise:masks=400 gradient:smoothed=0.03"
-PHOTOGRAPHS = {
-    "chelsea": ("Egyptian cat",),
-    "coffee": ("espresso",),
-    "rocket": ("missile",),
-    "chelsea and coffee": ("Egyptian cat", "espresso"),
-}
 
 
 def main() -> None:
@@ -45,12 +35,8 @@ def main() -> None:
     arguments = words.parse_args()
     classifier = open_classifier(arguments.classifier)
     explainer = load_explainer(arguments.run)
-    if arguments.images == "scikit-image":
-        rows = take_photographs(classifier)
-    else:
-        rows = take_items(classifier, arguments.images, arguments.indices)
     sheet = []
-    for title, image, target in rows:
+    for title, image, target in take_items(classifier, arguments.images, arguments.indices):
         tiles = [render.Tile(render.to_image(image), title)]
         mask = explainer(image[None], target=target)[0]
         tiles.append(render.Tile(render.draw_overlay(image, mask), "mask"))
@@ -59,23 +45,6 @@ def main() -> None:
             tiles.append(render.Tile(render.draw_overlay(image, heat), name.partition(":")[0]))
         sheet.append(tiles)
     render.save_image(arguments.out, render.draw_contact_sheet(sheet, arguments.side))
-
-
-def take_photographs(classifier: Classifier) -> Iterator[tuple[str, Tensor, int]]:
-    """Yield title, image and target of scikit-image's photographs; the last is made of two."""
-    images: dict[str, Tensor] = {}
-    for name, targets in PHOTOGRAPHS.items():
-        if " and " not in name:
-            pixels = np.ascontiguousarray(getattr(data, name)()[..., :3])
-            picture = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-            images[name] = classifier.prepare(picture)
-        else:
-            width = classifier.size[1]
-            middle = slice(width // 4, width // 4 + width // 2)
-            halves = [images[part][:, :, middle] for part in name.split(" and ")]
-            images[name] = torch.cat(halves, 2)
-        for target in targets:
-            yield target, images[name], classifier.index_of(target)
 
 
 def take_items(

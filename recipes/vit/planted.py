@@ -3,7 +3,7 @@
     python recipes/vit/planted.py OUT [--images N] [--epochs N] [--seed N]
 
 64 × 64 pixels, patches of 8, six blocks of three heads. Leaves a classifier card with weights, and
-`facts.json`, in OUT. About ten minutes of one core.
+`facts.json`, in OUT. About twenty minutes of one core.
 """
 
 from __future__ import annotations
