@@ -220,8 +220,8 @@ def _say_summary(out: Path, facts: dict[str, float]) -> None:
         )
         say(
             f"probability of that class: {facts['kept_probability']:.3f} where only the mask is "
-            f"left, {facts['removed_probability']:.3f} where it is removed (the first should be far "
-            f"higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
+            f"left, {facts['removed_probability']:.3f} where it is removed (the first should be "
+            f"far higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
         )
     if "flipped" in facts:
         say(
