@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -263,7 +263,7 @@ def differentiate(
     Raises:
         ClassifierError: no gradient reaches a matrix, or all of them are 0.
     """
-    edges = [attention.edge for attention in attentions]
+    edges = cast("Sequence[Tensor]", [attention.edge for attention in attentions])
     gradients = torch.autograd.grad(score, edges, allow_unused=True) if score.requires_grad else ()
     parts = [gradient for gradient in gradients if gradient is not None]
     if len(parts) < len(edges) or not any(part.any() for part in parts):
