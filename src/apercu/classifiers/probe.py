@@ -112,13 +112,13 @@ class NetworkProbe:
         expected = self.run(images)
         plain, beside = self.layout, torch.stack([images[1], 1 - images[1]])
         try:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
             self.layout = replace(plain, memory_format=torch.channels_last)
             if self._gives(expected[1:], beside):
                 return self.layout
         except RuntimeError:  # weights of five dimensions
             pass
-        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        module.to(memory_format=torch.contiguous_format)
         self.layout = plain
         if not self._gives(expected, images):
             warn(

@@ -162,7 +162,7 @@ def measure_agreement(
     images = TrainingImages(source, classifier, indices)
     batches = (
         stack_images(images, rows).to(classifier.device)
-        for rows in torch.arange(len(images)).split(_BATCH)
+        for rows in torch.split(torch.arange(len(images)), _BATCH)
     )
     return compute_agreement(classifier, student, batches)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apercu.classifiers.card import ClassifierCard
+from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -88,7 +88,7 @@ class ZeroShotClassifier(StagedModule):
         classes: number of classes.
     """
 
-    def __init__(self, model: nn.Module, classes: int) -> None:
+    def __init__(self, model: Any, classes: int) -> None:
         super().__init__()
         self.vision: nn.Module = model.vision_model
         projection = getattr(model, "visual_projection", None)
@@ -135,10 +135,11 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
             f"classifier {card.source}: expected two or more texts, one per class: "
             f"{CLIP_PREFIX}NAME?texts=a photo of a cat,a photo of a dog"
         )
-    if card.weights is not None and options.config is not None and card.input is not None:
+    spec: InputSpec | None = card.input
+    if card.weights is not None and options.config is not None and spec is not None:
         with catch_errors(card.source):
             model = AutoModel.from_config(make_config(options.config))
-        module, spec = _build(model, card.source, len(texts)), card.input
+        module = _build(model, card.source, len(texts))
         load_weights(module, card.weights)
     elif card.weights is not None:
         raise ClassifierError(
@@ -150,7 +151,6 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
         model = load_model(AutoModel, location, card.source)
         check_config_of_model(card.source, options, model.config)
         module = _build(model, card.source, len(texts))
-        spec = card.input
         if spec is None:
             spec, is_reversed = read_processor(location, card.source, model.config.vision_config)
             if is_reversed:

@@ -89,4 +89,5 @@ def _read_map(state: Tensor, config: Any, size: tuple[int, int]) -> Tensor | Non
     rows, columns = size[0] // height, size[1] // width
     if not 0 <= state.shape[1] - rows * columns <= _MAX_EXTRA_TOKENS:
         return None
-    return state[:, -rows * columns :].movedim(2, 1).unflatten(2, (rows, columns))
+    positions = state[:, -rows * columns :].movedim(2, 1)
+    return positions.reshape(*positions.shape[:2], rows, columns)

@@ -211,7 +211,7 @@ def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput
 def _choose_outputs(outputs: Sequence[Any], card: ClassifierCard) -> list[str]:
     """Return the names of the outputs that are tensors, or the one that the card names."""
     names = [output.name for output in outputs if str(output.type).startswith("tensor(")]
-    return [card.output_name] if card.output_name in names else names
+    return [name for name in names if name == card.output_name] or names
 
 
 def _digest_graph(path: Path) -> str:
