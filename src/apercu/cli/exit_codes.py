@@ -117,7 +117,7 @@ def _find_exit_code(error: BaseException) -> int:
     return code if isinstance(code, int) else 1
 
 
-def _find_missing_module(error: Exception) -> str | None:
+def _find_missing_module(error: BaseException) -> str | None:
     """Return what to install if an optional package is missing that nothing asked for before."""
     return describe_missing(error.name) if isinstance(error, ModuleNotFoundError) else None
 

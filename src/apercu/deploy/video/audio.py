@@ -127,14 +127,15 @@ def _choose_input(encoder: str, source: Any) -> tuple[int, str]:
 
     They are those of the source, or the nearest that the encoder takes.
     """
-    rates = av.Codec(encoder, "w").audio_rates or [source.sample_rate]
+    codec: Any = av.Codec(encoder, "w")
+    rates = codec.audio_rates or [source.sample_rate]
     rate = source.sample_rate if source.sample_rate in rates else OPUS_RATE
     fewer = "mono" if source.layout.nb_channels == 1 else "stereo"
     for layout in (source.layout.name, fewer):
         coding: Any = av.CodecContext.create(encoder, "w")
         with contextlib.suppress(av.error.FFmpegError, ValueError):
             coding.sample_rate, coding.layout = rate, layout
-            coding.format = av.Codec(encoder, "w").audio_formats[0]
+            coding.format = codec.audio_formats[0]
             coding.open()
             return rate, layout
     return rate, fewer
