@@ -149,8 +149,8 @@ def parse_options(
     for key in fields:
         if key not in FIELDS:
             hint = suggest_nearest(key[:MAX_NAME], FIELDS)
-            names = ", ".join(("image", *FIELDS))
-            raise ConfigError(f"{key[:MAX_NAME]}: no such field{hint or f'; known: {names}'}")
+            words = ", ".join(("image", *FIELDS))
+            raise ConfigError(f"{key[:MAX_NAME]}: no such field{hint or f'; known: {words}'}")
     options = ExplainOptions(
         top=_parse_number(fields, "top", int, 1),
         level=_parse_number(fields, "level", float, ExplainOptions.level),
