@@ -149,8 +149,7 @@ def test_exports_and_runtime_give_the_sigmoid(several: tuple[Path, Path], tmp_pa
     expected = classifier.predict_probabilities(IMAGES)
     loaded = apercu_runtime.load_explainer(tmp_path)
     np.testing.assert_allclose(loaded.predict(IMAGES.numpy()), expected, atol=1e-5)
-    picture = IMAGES[0].permute(1, 2, 0).numpy()
-    names = [one.name for one in loaded.explain(picture).predicted_classes]
+    names = [one.name for one in loaded.explain(IMAGES[0].numpy()).predicted_classes]
     order = expected[0].argsort(descending=True).tolist()
     assert names == [NAMES[index] for index in order if expected[0, index] >= 0.5]
     engine = open_engine(tmp_path)
@@ -190,8 +189,9 @@ def test_the_value_of_a_regression_arrives_everywhere(
         explainer, tmp_path / "out", ExportSettings(combined=True), ExportInputs(classifier)
     )
     loaded = apercu_runtime.load_explainer(tmp_path / "out")
-    picture = IMAGES[0].permute(1, 2, 0).numpy()
-    assert loaded.explain(picture, "lower").value == pytest.approx(float(raw[0]), abs=1e-3)
+    assert loaded.explain(IMAGES[0].numpy(), "lower").value == pytest.approx(
+        float(raw[0]), abs=1e-3
+    )
     record = _respond(run, card, RequestOptions())
     grey = torch.tensor([200, 90, 30]).div(255).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     expected = float(classifier.module(classifier.normalise(grey)))
