@@ -485,8 +485,9 @@ def render_page(rows: Mapping[str, Row]) -> str:
         "One small architecture of each family, with random weights, on planted images at the",
         "smallest side tried that it takes: it is opened from a card, a mask explainer is trained",
         "for two steps with the classifier as its own encoder, the run is opened again and gives",
-        "maps, prediction and maps are exported as one ONNX graph, and each method is called.",
-        "Where something does not work, the note holds the reason, as the command line tells it.",
+        "maps, prediction and maps are exported as one ONNX graph, and (where the last column counts",
+        "them) each method is called. Where something does not work, the note holds the reason, as",
+        "the command line tells it.",
         "`make families` measures what is not in families.json yet, and writes this page.",
         "",
         "*Encoder*: `stages` are the stages that a model of timm gives by `forward_intermediates`;",
@@ -502,8 +503,9 @@ def render_page(rows: Mapping[str, Row]) -> str:
     ]
     lines += [_render_row(row, notes) for row in rows.values()]
     methods = list(dict.fromkeys(name for row in rows.values() for name in row.methods))
-    lines += ["", "## Methods", "", f"| family | {' | '.join(methods)} |"]
-    lines += ["|---" * (len(methods) + 1) + "|"]
+    if methods:
+        lines += ["", "## Methods", "", f"| family | {' | '.join(methods)} |"]
+        lines += ["|---" * (len(methods) + 1) + "|"]
     for row in (row for row in rows.values() if row.methods):
         cells = [_mark(row.methods.get(name), row, notes) for name in methods]
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
