@@ -384,7 +384,7 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
     class Decoding:
         def __init__(self, *settings: object) -> None: ...
 
-        def start(self) -> None: ...
+        async def start(self) -> None: ...
 
     class Http:
         def __init__(self, config, on_started) -> None:
@@ -392,6 +392,7 @@ def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
 
     monkeypatch.setattr(server_module, "HttpServer", Http)
     monkeypatch.setattr(server_module, "DecodingClient", Decoding)
+    monkeypatch.setattr(server_module, "Service", lambda *all: SimpleNamespace(access=all[-1]))
     monkeypatch.setattr(server_module, "build_app", lambda service: configured.update(s=service))
     for given, expected in (({}, 5.0), ({"keep_alive": 75.0}, 75.0)):
         access = AccessPolicy(("lab.example",))

@@ -87,7 +87,7 @@ class Echo(WorkerClient):
 @pytest.fixture(scope="module")
 def client() -> Iterator[DecodingClient]:
     result = DecodingClient(Echo(), DecoderSetup.from_limit(SPEC, 30_000_000), 30.0)
-    result.start()
+    asyncio.run(result.start())
     yield result
     result.close()
 

@@ -34,6 +34,8 @@ LIBRARIES = ("pydicom.pixels", "astropy.io.fits", "pillow_heif")
 """Optional packages that are loaded once, and not in each child."""
 STATM = Path("/proc/self/statm")
 """Where Linux tells the memory of a process, in pages."""
+LOADED = b"\1"
+"""What the decoder sends when it has loaded all libraries."""
 BEGUN = b"\1"
 """What a child sends first."""
 HEAD, LENGTH = struct.Struct("!II"), struct.Struct("!I")
@@ -66,6 +68,7 @@ def run_decoder(descriptor: int) -> NoReturn:
         (length,) = LENGTH.unpack(_receive(connection, LENGTH.size))
         setup = pickle.loads(_receive(connection, length))
         _load_libraries()
+        connection.sendall(LOADED)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
         while True:
             start, descriptors, _, _ = socket.recv_fds(connection, 1, 1)

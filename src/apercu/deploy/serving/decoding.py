@@ -70,6 +70,10 @@ class DecoderProcess:
         content = pickle.dumps(setup)
         ours.sendall(LENGTH.pack(len(content)) + content)
 
+    def wait_until_loaded(self) -> None:
+        """Wait until it has loaded all libraries, or has ended."""
+        self._connection.recv(1)
+
     def hand_over(self, connection: socket.socket) -> None:
         """Let a new child work for the other end of a connection.
 
@@ -82,9 +86,9 @@ class DecoderProcess:
 
     def end(self) -> None:
         """End the process; children that decode end at their limits."""
-        self._connection.close()
         self._process.kill()
         self._process.wait()
+        self._connection.close()
 
 
 @final
@@ -107,9 +111,10 @@ class DecodingClient(WorkerClient):
         self._last = 0
         self._tasks: set[asyncio.Task[ExplainResponse]] = set()
 
-    def start(self) -> None:
-        """Start the decoder; it loads its libraries meanwhile."""
+    async def start(self) -> None:
+        """Start the decoder, and wait until it has loaded its libraries."""
         self._decoder = DecoderProcess(self.setup)
+        await asyncio.to_thread(self._decoder.wait_until_loaded)
 
     def close(self) -> None:
         """End the decoder process, for example when the server ends."""

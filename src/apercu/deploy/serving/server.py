@@ -122,7 +122,7 @@ class Server:
         capacity = limits.queue + len(pool.setups) * settings.workers.batch
         setup = DecoderSetup.from_limit(served.input, limits.pixels)
         self._decoding = client = DecodingClient(pool, setup, limits.deadline)
-        client.start()
+        await client.start()
         config = uvicorn.Config(
             build_app(Service(served, client, limits, capacity, settings.token, settings.access)),
             http=HttpProtocol,
