@@ -81,15 +81,18 @@ def format_csv_rows(rows: Iterable[Iterable[object]]) -> str:
     A text that begins with `=`, `+`, `-`, `@`, a tab or a line break gets a `'` in front, which
     `unescape_cell` takes away; numbers stay as they are.
 
-    >>> format_csv_rows([["name", "value"], ["=1+1.png", -0.5]])
-    "name,value\n'=1+1.png,-0.5\n"
+    >>> print(format_csv_rows([["name", "value"], ["=1+1.png", -0.5]]), end="")
+    name,value
+    '=1+1.png,-0.5
     """
     text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    all_quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
         cells = [_escape_cell(cell) if isinstance(cell, str) else cell for cell in row]
         has_break = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-        quoting = csv.QUOTE_ALL if has_break else csv.QUOTE_MINIMAL  # it quotes `\n` alone
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
+        writer = all_quoted if has_break else plain  # `plain` quotes `\n` alone
+        writer.writerow(cells)
     return text.getvalue()
 
 

@@ -183,8 +183,12 @@ def train_student(
     phase.note(first, settings.steps)
 
     def make_state(step: int) -> dict[str, Any]:
-        parts = {"module": module, "optimiser": optimiser, "schedule": schedule}
-        return {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
+        return {
+            "step": step,
+            "module": module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+        }
 
     batches = islice(data.draw_batches(settings.batch, generator, first), settings.steps - first)
     for step, (images, teacher_logits) in enumerate(batches, start=first + 1):

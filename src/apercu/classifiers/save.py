@@ -129,8 +129,9 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
     try:
         if card.classes == CLASSES_FILE:
             classifier.names.write(path.with_name(CLASSES_FILE))
-        names = {card.weights, card.classes, card.source}
-        write_hashes(path.parent, sorted(names & {WEIGHTS_FILE, CLASSES_FILE, PROGRAM_FILE}))
+        named = (card.weights, card.classes, card.source)
+        own = [name for name in (CLASSES_FILE, PROGRAM_FILE, WEIGHTS_FILE) if name in named]
+        write_hashes(path.parent, own)
         write_card(card, path)
     except OSError as error:
         raise _write_error(folder, error) from error

@@ -143,7 +143,9 @@ def explain_masks(
             level,
             predicted=NamedClass(predicted, classes[predicted]),
             probability=selector.find_probability(logits, target),
-            predicted_classes=several and tuple(NamedClass(i, classes[i]) for i in several),
+            predicted_classes=several
+            if several is None
+            else tuple(NamedClass(index, classes[index]) for index in several),
             value=selector.find_value(logits),
             explainer_record=explainer_record,
         )

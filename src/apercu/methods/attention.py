@@ -129,7 +129,7 @@ class AttentionRecorder(TorchFunctionMode):
         if name == "einsum":
             if len(args) < 2 or not isinstance(args[0], str) or not _is_matrix_product(args[0]):
                 return
-            args = args[1] if isinstance(args[1], list | tuple) else args[1:]
+            args = tuple(args[1]) if isinstance(args[1], list | tuple) else args[1:]
         left = args[0] if len(args) > 1 else None
         if (
             isinstance(left, Tensor)
@@ -143,7 +143,7 @@ class AttentionRecorder(TorchFunctionMode):
     def _keep(self, matrix: Tensor, edge: Tensor | GradientEdge) -> None:
         """Pass a matrix on; heads that are counted among the images are told apart."""
         if matrix.ndim == 3 and len(matrix) % self._images == 0:
-            matrix = matrix.unflatten(0, (self._images, -1))
+            matrix = matrix.reshape(self._images, -1, *matrix.shape[1:])
         self._receive(Attention(matrix, edge))
 
 

@@ -38,7 +38,9 @@ class AttentionRelevance(Method):
         flow = find_token_flow(classifier, get_open_module(classifier), "attention_relevance")
         size = (images.shape[2], images.shape[3])
         maps = []
-        for batch, target in zip(images.split(MAX_BATCH), targets.split(MAX_BATCH), strict=True):
+        for batch, target in zip(
+            torch.split(images, MAX_BATCH), torch.split(targets, MAX_BATCH), strict=True
+        ):
             attentions: list[Attention] = []
             with torch.enable_grad():
                 with AttentionRecorder(len(batch), attentions.append):

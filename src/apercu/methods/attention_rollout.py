@@ -31,7 +31,7 @@ class AttentionRollout(Method):
         flow = find_token_flow(classifier, get_open_module(classifier), "attention_rollout")
         size = (images.shape[2], images.shape[3])
         maps = []
-        for batch in images.split(MAX_BATCH):
+        for batch in torch.split(images, MAX_BATCH):
             rollout = flow.start(batch)
 
             def mix(attention: Attention) -> None:

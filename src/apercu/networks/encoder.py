@@ -93,14 +93,16 @@ class TimmEncoder(Encoder):
 
         super().__init__()
         cached = find_cached_weights(name) if pretrained and timm.is_model(name) else None
+        options: dict[str, Any] = {} if size is None else dict(find_size_option(name, size))
+        if cached is not None:
+            options["pretrained_cfg_overlay"] = {"file": cached}
         try:
             self.network = timm.create_model(
                 name,
                 features_only=True,
                 pretrained=pretrained,
                 in_chans=image_channels,
-                **({} if size is None else find_size_option(name, size)),
-                **({} if cached is None else {"pretrained_cfg_overlay": {"file": cached}}),
+                **options,
             )
         except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0]

@@ -170,7 +170,7 @@ class Endpoints:
     async def explain(self, request: Request) -> Response:
         """Explain the image of a form or a JSON object."""
         names = self.served.names
-        [response] = await self._answer(request, lambda *sent: [parse_body(*sent, names)])
+        [response] = await self._answer(request, lambda kind, body: [parse_body(kind, body, names)])
         return self._respond(response)
 
     async def predict(self, request: Request) -> Response:
@@ -250,7 +250,7 @@ class Endpoints:
         self._check_model(request)
         names, maps = self.served.names, key == "explanations"
         responses = await self._answer(
-            request, lambda *sent: parse_instances(*sent, names, maps=maps)
+            request, lambda kind, body: parse_instances(kind, body, names, maps=maps)
         )
         if problem := _first_problem(responses):
             return to_http(problem)

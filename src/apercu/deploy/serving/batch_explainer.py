@@ -207,7 +207,8 @@ class BatchExplainer(ABC):
 
     def _describe_prediction(self, logits: Logits) -> Record:
         """Return all predicted classes of one image, or its value; nothing where one is sure."""
-        output, record = self.served.output, {}
+        output = self.served.output
+        record: Record = {}
         if output.decision.is_multiple:
             predicted = output.decision.find_predicted(logits)[0].nonzero()[:, 0].tolist()
             order = sorted(predicted, key=lambda index: -float(logits[0, index]))
