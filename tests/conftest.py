@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their length: files that hold a time would change the name of the test."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 8 else None
+
+
 @pytest.fixture(scope="session")
 def apercu_data() -> Path:
     """The folder that holds `data/` and `models/`, from APERCU_DATA or beside the repository."""

@@ -80,7 +80,7 @@ class WorkProgress:
 def format_seconds(seconds: float) -> str:
     """Return a time for people.
 
-    >>> format_seconds(4.2), format_seconds(200), format_seconds(9000)
+    >>> format_seconds(4.2), format_seconds(200.0), format_seconds(9000.0)
     ('4 s', '3.3 min', '2.5 h')
     """
     if seconds < 100:

@@ -187,6 +187,7 @@ def test_another_explainer_is_refused(explain, make_request, tiny_run, tmp_path)
     weights = load_file(other / "weights.safetensors")
     save_file({k: v + (v.dtype.is_floating_point) for k, v in weights.items()}, other / "w")
     (other / "w").replace(other / "weights.safetensors")
+    (other / "sha256.json").unlink()
     with pytest.raises(RunError, match=r"the batch begun here had explainer.run .* now"):
         run_batch(make_request(run=other), lambda done, total: None)
 

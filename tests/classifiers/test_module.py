@@ -253,6 +253,9 @@ def test_a_saved_program_that_was_replaced_is_refused(tmp_path: Path) -> None:
     card = save_classifier(open_classifier(_make_module(), size=SIZE), tmp_path / "a")
     other = save_classifier(open_classifier(_make_module(classes=2), size=SIZE), tmp_path / "b")
     card.with_name("classifier.pt2").write_bytes(other.with_name("classifier.pt2").read_bytes())
+    with pytest.raises(ClassifierError, match="damaged, or not the file that was saved here"):
+        open_classifier(card)
+    card.with_name("sha256.json").unlink()
     with pytest.raises(ClassifierError, match="not the one that its card describes"):
         open_classifier(card)
     content = json.loads(other.read_text())

@@ -130,7 +130,9 @@ def test_misspelt_methods(text: str, match: str) -> None:
 def test_only_what_a_black_box_allows(tiny_card: Path) -> None:
     classifier = open_classifier(tiny_card)
     methods = find_allowed_methods(classifier, Planted(size=32))
-    assert list(methods) == [name for name in METHODS if not METHODS[name].slow]
+    for_transformers = {"attention_rollout", "attention_relevance"}
+    fast = [name for name in METHODS if not METHODS[name].slow]
+    assert list(methods) == [name for name in fast if name not in for_transformers]
     black = open_classifier(tiny_card)
     black.module, black.differentiable = None, False
     methods = find_allowed_methods(black, Planted(size=32))

@@ -231,9 +231,10 @@ def test_one_class_is_not_enough(classifier: Classifier, tmp_path: Path) -> None
     spec, options = InputSpec(size=(32, 32)), {"channels": 3, "classes": 1, "size": [32, 32]}
     network = SmallResNet(3, 1, (32, 32), width=4)
     card = ClassifierCard(source="tests:one", options=options, input=spec, classes=("one",))
-    single = wrap_module(network, card)
-    with pytest.raises(ClassifierError, match="tests:one: expected at least 2 classes"):
-        train_explainer(settings(), fit, single)
+    with pytest.raises(ClassifierError, match="tests:one: it gives one number per image"):
+        wrap_module(network, card)
+    yes_or_no = wrap_module(network, card.model_copy(update={"output": "sigmoid"}))
+    assert yes_or_no.classes == ("not one", "one")
 
 
 def test_settings_that_do_not_fit(classifier: Classifier) -> None:
@@ -243,7 +244,7 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
         settings(generators={"places": False})
     with pytest.raises(ConfigError, match="set similarity and keep to 0"):
         settings(objective={"stable": "itself"})
-    with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two below"):
+    with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two, got 3"):
         build_network(settings(generators={"resolution": 3}), classifier, 0)
 
 

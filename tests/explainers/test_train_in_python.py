@@ -93,8 +93,8 @@ def test_a_begun_training_is_continued_on_request(
         train(card, tmp_path)
     with pytest.raises(RunError, match="continue it with --resume"):
         train(card, tmp_path)
-    with pytest.raises(RunError, match=r"had schedule\.steps 2, now 3"):
-        train(card, tmp_path, steps=3, resume=True)
+    with pytest.raises(RunError, match=r"had schedule\.batch \d+, now 3"):
+        train(card, tmp_path, batch=3, resume=True)
     explainer = train(card, tmp_path, config=None, steps=None, batch=None, resume=True)
     assert explainer.facts["steps"] == 2
     with pytest.raises(RunError, match="holds a finished training"):
@@ -112,7 +112,7 @@ def test_a_black_box_is_explained_through_a_student(tmp_path: Path) -> None:
     )
     assert explainer.classifier_info.spec == f"{__name__}:Colours"
     assert 0 <= explainer.facts["student_agreement"] <= 1
-    assert seen[-1] == ("student", 5, 5)
+    assert any(one[1:] == (5, 5) for one in seen if "student" in one[0])
     assert (tmp_path / "student" / "card.json").is_file()
     assert apercu.load_explainer(tmp_path).facts == explainer.facts
 

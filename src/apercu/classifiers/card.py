@@ -146,7 +146,9 @@ class ClassifierCard(BaseModel):
     def _check_output(cls, output: object) -> object:
         if output in get_args(OutputName):
             return output
-        raise ValueError(f"expected {describe_words()}{suggest_word(output)}")
+        if hint := suggest_word(output):
+            raise ValueError(f"expected one of {', '.join(get_args(OutputName))}{hint}")
+        raise ValueError(f"expected {describe_words()}")
 
     @field_validator("value_range")
     @classmethod

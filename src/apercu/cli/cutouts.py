@@ -13,7 +13,6 @@ from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import DebugOption, OutOption
 from apercu.cli.terminal import say, warn
 from apercu.errors import ConfigError, ImagesError, InputError
-from apercu.io import format_csv_rows
 from apercu.progress import show_progress
 
 if TYPE_CHECKING:
@@ -143,4 +142,6 @@ def _describe_statuses(statuses: list[CutoutStatus]) -> str:
 
 def _format_labels(rows: list[tuple[str, str | None]]) -> str:
     """Return the content of labels.csv."""
+    from apercu.io import format_csv_rows
+
     return format_csv_rows([("file", "class"), *rows])

@@ -40,7 +40,7 @@ class ScriptedNetwork:
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module.eval()
         for parameter in module.parameters():
-            parameter.requires_grad_(False)
+            parameter.detach_()  # a copy of a scripted module is no leaf
 
     def __call__(self, images: Tensor) -> Any:
         return self.module(images)

@@ -235,7 +235,7 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def remove_output(self) -> None:
-        """Remove all shards."""
+        """Remove all shards that the folder holds."""
 
     @abstractmethod
     def write_shard(self, shard: int) -> ShardRecord:
