@@ -62,7 +62,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_keys(tmp_path: Path)
         "input.size is missing",
         "input.channels: input should be greater than or equal to 1, got 0",
         "input.normalise: input should be 'l2_per_channel', got 'l3'",
-        "output: expected logits (",
+        "output: expected one of logits, ",
         "did you mean sigmoid?",
         "classes: expected the name of a file or a list of names, got 7",
     ):
