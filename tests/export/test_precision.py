@@ -45,6 +45,7 @@ def _top_maps(folder: Path, images: torch.Tensor) -> torch.Tensor:
     return run_session(open_session(folder / "explainer.onnx"), images, targets)["maps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision: str) -> None:
     manifest = read_manifest(lower[precision])
@@ -64,6 +65,7 @@ def test_the_loss_is_that_of_the_written_graphs(light, lower, source, precision:
         assert score.n == 6 and np.isfinite([score.exact, score.exported]).all()
 
 
+@pytest.mark.slow
 def test_precisions_lose_what_their_bits_are(light, lower) -> None:
     loss = {
         name: read_manifest(folder).files["explainer"].loss.mean_difference
@@ -76,6 +78,7 @@ def test_precisions_lose_what_their_bits_are(light, lower) -> None:
     assert (lower["fp16"] / "explainer.onnx").stat().st_size < 0.7 * exact
 
 
+@pytest.mark.slow
 def test_every_graph_is_measured(light, lower, source) -> None:
     for folder in lower.values():
         files = read_manifest(folder).files
@@ -99,6 +102,7 @@ def _tops(folder: Path, images: torch.Tensor) -> torch.Tensor:
     ].argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
 def test_inputs_and_outputs_stay_as_they_are(light, lower, images, precision: str) -> None:
     for name in ("explainer.onnx", "combined.onnx"):
@@ -112,6 +116,7 @@ def test_inputs_and_outputs_stay_as_they_are(light, lower, images, precision: st
         assert result.isfinite().all() and result.amin() >= 0 and result.amax() <= 1
 
 
+@pytest.mark.slow
 def test_weights_are_stored_in_the_bits_that_were_asked_for(lower) -> None:
     def kinds(precision: str) -> dict[int, int]:
         results: dict[int, int] = {}
