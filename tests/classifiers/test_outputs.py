@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_with_the_words_that_would_be_right(
 
 def test_unknown_words_list_the_known_ones() -> None:
     for word, meant in (("multilabel", "sigmoid"), ("logit", "sigmoid"), ("logitz", "logits")):
-        with pytest.raises(ClassifierError, match=rf"softmax.*did you mean {meant}\?"):
+        with pytest.raises(ClassifierError, match=rf"logits, .*did you mean {meant}\?"):
             opened(3, word)
     with pytest.raises(ClassifierError, match="belongs to output: value"):
         opened(3, "logits", value_range=(0, 1))

@@ -175,6 +175,7 @@ def test_chance_and_the_other_images_of_a_batch_are_told() -> None:
             logits = super().forward(images)
             return logits - logits.mean(0) if len(logits) > 1 else logits
 
+    torch.manual_seed(0)
     assert "other numbers each time" in _open(Noisy)[1][0]
     assert "other numbers beside other images" in _open(Together)[1][0]
 
