@@ -383,7 +383,9 @@ def test_a_saved_classifier_is_the_same_when_opened(tmp_path: Path) -> None:
         classes=("a", "b", "c"),
     )
     classifier = wrap_module(SmallResNet(**options), card)
-    again = open_classifier(save_classifier(classifier, tmp_path / "new" / "folder"))
+    card = save_classifier(classifier, tmp_path / "new" / "folder")
+    again = open_classifier(card)
+    assert open_classifier(card.parent).spec == again.spec == str(card)
     assert again.fingerprint == classifier.fingerprint
     assert again.classes == classifier.classes
     assert torch.equal(again(_images()), classifier(_images()))

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -428,11 +428,17 @@ def test_without_labels_the_top_class_is_the_target(classifier: Classifier) -> N
 
 
 def test_constant_maps_are_counted(classifier: Classifier, tmp_path: Path) -> None:
-    explainers = {"whole_box": WholeBox(), "right": Contrast()}
+    class Flat(Contrast):
+        cache_key = "flat"
+
+        def __call__(self, *given: Any) -> torch.Tensor:
+            return torch.ones_like(super().__call__(*given))
+
+    explainers = {"whole_box": WholeBox(), "right": Contrast(), "flat": Flat()}
     results = run_comparison(classifier, Squares(), explainers, FAST)
     images = len(results.scores["whole_box", "iou"])
-    assert results.constant == {"whole_box": images}
-    said = f"Constant maps, which show nothing: whole_box {images} of {images}."
+    assert results.constant == {"whole_box": images, "flat": images}
+    said = f"Constant maps, which show nothing: flat {images} of {images}."
     assert said in str(results) and said in results.to_markdown()
     results.save(tmp_path)
     assert ComparisonResults.load(tmp_path).constant == results.constant

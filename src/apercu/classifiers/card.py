@@ -15,6 +15,8 @@ from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_near
 from apercu.images.stretch import Stretch
 from apercu.io import is_inside, parse_json
 
+CARD_FILE = "card.json"
+"""Name of the card in the folder of a saved classifier."""
 FILE_ENDINGS = (".pt2", ".onnx")
 """Endings of the sources that are files."""
 FOLDER_PREFIXES = ("hf/", "clip/")

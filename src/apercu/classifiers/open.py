@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from apercu.classifiers.card import FILE_ENDINGS, FOLDER_PREFIXES, ClassifierCard, read_card
+from apercu.classifiers.card import (
+    CARD_FILE,
+    FILE_ENDINGS,
+    FOLDER_PREFIXES,
+    ClassifierCard,
+    read_card,
+)
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, Network
@@ -35,6 +41,8 @@ PerChannel: TypeAlias = float | int | Sequence[float | int]
 MAX_WEIGHTS = 2_000_000_000
 """Numbers of a network whose card names no weights."""
 
+_PREFIXES = ("timm/", "torchvision/", *FOLDER_PREFIXES)
+"""Beginnings of SPECs that name a model of a library, also where a folder is called so."""
 _FACTORY = re.compile(
     r"(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
 )
@@ -69,8 +77,8 @@ def open_classifier(
     Args:
         source: `timm/NAME`, `torchvision/NAME`, `hf/NAME_OR_FOLDER` (transformers),
             `clip/NAME_OR_FOLDER?texts=a cat,a dog` (zero-shot), `FILE.pt2`, `FILE.onnx`,
-            `package.module:factory` or `FILE.py:factory`, `CARD.json` (a classifier card), a
-            module or a function.
+            `package.module:factory` or `FILE.py:factory`, `CARD.json` (a classifier card) or
+            its folder, a module or a function.
         device: device on which it shall run; by default the CPU for a SPEC, and for a module the
             device where it is.
         size: height and width of the images in pixels, or one number for both. Without it, the
@@ -164,6 +172,8 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
             f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; "
             "write a classifier card to describe a SPEC"
         )
+    if not spec.startswith(_PREFIXES) and (Path(spec) / CARD_FILE).is_file():
+        spec = str(Path(spec) / CARD_FILE)
     is_file = spec.endswith(".json")
     if not is_file:
         spec = remember_typed(name_module(spec))
@@ -315,7 +325,8 @@ def _unknown_source_error(source: str) -> ClassifierError:
         hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision", "clip"))
     return ClassifierError(
         "classifier: expected timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, "
-        f"FILE.pt2, FILE.onnx, package.module:factory or CARD.json, got {source!r}{hint}"
+        "FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder, got "
+        f"{source!r}{hint}"
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from apercu.classifiers.card import ClassifierCard, write_card
+from apercu.classifiers.card import CARD_FILE, ClassifierCard, write_card
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.sources.exported_program import (
     ExportedNetwork,
@@ -23,7 +23,6 @@ from apercu.classifiers.sources.exported_program import (
 from apercu.errors import ClassifierError, OutputError
 from apercu.io import write_file, write_hashes
 
-CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.safetensors"
 PROGRAM_FILE = "classifier.pt2"
 CLASSES_FILE = "classes.txt"

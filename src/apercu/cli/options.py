@@ -89,7 +89,7 @@ ClassifierOption: TypeAlias = Annotated[
         "--classifier",
         metavar="SPEC",
         help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, FILE.pt2, "
-        "FILE.onnx, package.module:factory or CARD.json.",
+        "FILE.onnx, package.module:factory, CARD.json or its folder.",
     ),
 ]
 ImagesOption: TypeAlias = Annotated[

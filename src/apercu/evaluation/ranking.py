@@ -142,9 +142,16 @@ def write_headline(results: ComparisonResults) -> str:
 
 
 def describe_constant_maps(results: ComparisonResults) -> str:
-    """Return a sentence that counts constant maps by explainer; empty where there are none."""
+    """Return a sentence that counts constant maps by explainer; empty where there are none.
+
+    Baselines, which need nothing of the classifier, are left out: some are constant by design.
+    """
     images = max(count_images(results).values(), default=0)
-    counts = [f"{name} {count} of {images}" for name, count in results.constant.items()]
+    counts = [
+        f"{name} {count} of {images}"
+        for name, count in results.constant.items()
+        if results.needs[name]
+    ]
     return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
 
 
