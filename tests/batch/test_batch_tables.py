@@ -172,6 +172,29 @@ def test_columns_are_kept_beside_the_result(explain, tmp_path) -> None:
     assert rows[5]["error"] is not None
 
 
+def test_a_column_with_a_dot_in_its_name_is_kept(explain, tmp_path) -> None:
+    columns = {"image": encode_all(2), "patient": ["a", "b"], "patient.age": [40, 50]}
+    rows = read_rows(
+        explain(images=write_columns(tmp_path / "a.parquet", columns), keep=("patient.age",))
+    )
+    assert [row["patient.age"] for row in rows] == [40, 50]
+
+
+@pytest.mark.parametrize("cell", ["a\0.png", "../a.png"])
+def test_a_path_that_is_none_is_an_error_of_its_row(explain, tmp_path, cell: str) -> None:
+    cells = [{"bytes": encode_noise(0), "path": None}, {"bytes": None, "path": cell}]
+    path = write_columns(tmp_path / "a.parquet", {"image": pa.array(cells, STRUCT)})
+    errors = [row["error"] for row in read_rows(explain(images=path))]
+    assert errors[0] is None and "leads out of" in errors[1]
+
+
+def test_a_list_that_is_no_bytes_is_an_error_of_its_row(explain, tmp_path) -> None:
+    numbers = [[*encode_noise(0)], [1, None, 3]]
+    path = write_columns(tmp_path / "a.parquet", {"image": pa.array(numbers, pa.list_(pa.uint8()))})
+    errors = [row["error"] for row in read_rows(explain(images=path))]
+    assert errors[0] is None and "expected numbers of bytes" in errors[1]
+
+
 def test_keys_of_folders_are_kept(explain, tmp_path) -> None:
     for split in ("train", "test"):
         path = tmp_path / "set" / f"split={split}" / "0.parquet"
@@ -189,6 +212,9 @@ def test_columns_that_cannot_be_kept_are_refused(tmp_path, photos) -> None:
     write_columns(tmp_path / "set" / "b.parquet", {"image": encode_all(2), "label": ["a", "b"]})
     with pytest.raises(ConfigError, match=r"label is int64 in a.parquet and string in b.parquet"):
         open_dataset(str(tmp_path / "set"), INPUT, BatchSettings(keep=("label",)))
+    write_columns(path, {"image": encode_all(2), "id": [1, 2], "source.id": [3, 4]})
+    with pytest.raises(ConfigError, match="two columns would be called source"):
+        open_dataset(str(path), INPUT, BatchSettings(keep=("id", "source.id")))
     with pytest.raises(ConfigError, match="keep: Zarr's arrays have no missing values"):
         BatchSettings(format="zarr", map="uint8", keep=("label",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from astropy.io import fits
 
 from apercu.errors import ImageError, ImagesError, MissingExtraError
 from apercu.images import open_images
+from apercu.images.alerts import open_alerts
 
 fastavro = pytest.importorskip("fastavro")
 
@@ -60,6 +62,46 @@ def test_stamps_are_bands(tmp_path: Path, codec: str) -> None:
     assert source[3].picture.shape == (3, 5, 4)
     assert source[3].picture[:, 0, 0].tolist() == [300, 301, 302]
     assert open_images(path, channels=1)[-1].picture[:, 0, 0].tolist() == [400]
+
+
+def test_one_image_is_read_without_the_blocks_before_it(tmp_path: Path) -> None:
+    path = write_alerts(tmp_path / "a.avro", [make_alert(number) for number in range(60)])
+    source = open_alerts(path, 3)
+    assert len(set(source.offsets)) > 2
+    content = bytearray(path.read_bytes())
+    content[source.offsets[0] + 40] ^= 0xFF
+    content[source.offsets[-1] - 1] ^= 0xFF  # the end of the block before
+    path.write_bytes(content)
+    assert source[-1].picture[:, 0, 0].tolist() == [5900, 5901, 5902]
+
+
+@pytest.mark.parametrize(
+    ("schema", "match"),
+    [
+        ({"type": "record", "name": "a", "fields": [{"name": "x", "type": "a"}]}, "own kind"),
+        ({"type": "record", "fields": []}, "damaged"),
+        ({"type": "record", "name": "a", "fields": [{"name": "x"}]}, "damaged"),
+        ({"type": "enum", "name": "a", "symbols": ["1"]}, "damaged"),
+        ("null", "expected alerts with cutoutScience"),
+    ],
+)
+def test_headers_that_describe_no_alerts(tmp_path: Path, schema: Any, match: str) -> None:
+    key, text, mark = b"avro.schema", json.dumps(schema).encode(), bytes(16)
+    header = b"\x02" + bytes([2 * len(key)]) + key + encode_long(len(text)) + text + b"\0" + mark
+    path = tmp_path / "a.avro"
+    path.write_bytes(b"Obj\x01" + header + b"\x02\0" + mark)
+    with pytest.raises(ImagesError, match=match):
+        open_images(path)
+
+
+def encode_long(number: int) -> bytes:
+    """A positive number in zigzag encoding."""
+    number *= 2
+    content = b""
+    while number > 0x7F:
+        content += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return content + bytes([number])
 
 
 def test_alerts_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -15,7 +17,7 @@ from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.unpacking import inflate
-from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.images.source import Item, UnlabelledFile, normalise_index
 from apercu.io import parse_json
 
 AVRO_MAGIC = b"Obj\x01"
@@ -31,37 +33,23 @@ _MAX_METADATA = 1 << 22  # bytes of one entry of the header
 
 
 @dataclass(frozen=True, eq=False)
-class AlertImages(ImageSource):
-    """The alerts of one Avro file; their ids are in memory, their stamps are not."""
+class AlertImages(UnlabelledFile):
+    """The alerts of one Avro file; their ids are in memory, their stamps are not.
 
-    path: Path
-    ids: tuple[str, ...] = field(repr=False)
+    Attributes:
+        channels: how many of the stamps are read.
+        offsets: where the block of each alert begins in the file, in bytes.
+    """
+
     channels: int
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @property
-    def class_names(self) -> None:
-        return None
-
-    @property
-    def labelled(self) -> bool:
-        return False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    offsets: tuple[int, ...] = field(repr=False)
 
     def __getitem__(self, index: int) -> Item:
         index = normalise_index(index, len(self))
-        for number, alert in enumerate(read_alerts(self.path)):
-            if number == index:
-                return Item(self.ids[index], self._read_stamps(alert, index), None, None, None)
+        offset = self.offsets[index]
+        row = index - bisect_left(self.offsets, offset)
+        for _, alert in islice(read_alerts(self.path, offset), row, None):
+            return Item(self.ids[index], self._read_stamps(alert, index), None, None, None)
         raise ImageError(f"{self.path}: damaged, has no alert {index + 1}")
 
     def _read_stamps(self, alert: dict[str, Any], index: int) -> torch.Tensor:
@@ -101,49 +89,75 @@ def open_alerts(path: Path, channels: int) -> AlertImages:
             f"{len(STAMPS)} channels, got {channels}"
         )
     ids: list[str] = []
-    for alert in read_alerts(path):
-        if not all(keyword in alert for keyword in STAMPS[:channels]):
+    offsets: list[int] = []
+    taken: set[str] = set()
+    for offset, alert in read_alerts(path):
+        if not isinstance(alert, dict) or not all(key in alert for key in STAMPS[:channels]):
             raise ImagesError(f"{path}: expected alerts with {', '.join(STAMPS[:channels])}")
         name = next((str(alert[key]) for key in IDS if alert.get(key) is not None), "")
-        ids.append(name if name and name not in ids else f"{name or 'alert'}-{len(ids) + 1}")
+        ids.append(name if name and name not in taken else f"{name or 'alert'}-{len(ids) + 1}")
+        taken.add(ids[-1])
+        offsets.append(offset)
     if not ids:
         raise ImagesError(f"{path}: no images, the file has no alerts")
-    return AlertImages(path, tuple(ids), channels)
+    return AlertImages(path, tuple(ids), channels, tuple(offsets))
 
 
-def read_alerts(path: Path) -> Iterator[dict[str, Any]]:
+def read_alerts(path: Path, start: int | None = None) -> Iterator[tuple[int, Any]]:
     """Yield the records of an Avro file, one block in memory at a time.
 
     Args:
         path: The file, in the codec null or deflate.
+        start: Where the first block that is read begins, in bytes; None reads all of them.
 
     Yields:
-        The records.
+        Where the block of a record begins, in bytes, and the record.
 
     Raises:
         ImagesError: the file is damaged, cut short, unpacks to too much, or has another codec.
     """
     from fastavro import parse_schema, schemaless_reader
+    from fastavro.schema import SchemaParseException
 
     try:
         with path.open("rb") as stream:
             metadata = _read_metadata(stream, path)
-            schema = parse_schema(parse_json(metadata["avro.schema"]))
+            content = parse_json(metadata["avro.schema"])
+            if _is_recursive(content):
+                raise ImagesError(f"{path}: expected alerts, got records within their own kind")
+            schema = parse_schema(content)
             sync = stream.read(_SYNC_BYTES)
+            if start is not None:
+                stream.seek(start)
             while stream.peek(1):
+                offset = stream.tell()
                 count, size = _read_long(stream), _read_long(stream)
                 packed = stream.read(size) if size >= 0 else b""
                 if len(packed) != size or stream.read(_SYNC_BYTES) != sync:
                     raise ImagesError(f"{path}: damaged or cut short, a block has no end")
                 block = _unpack(packed, metadata.get("avro.codec", b"null"), path)
                 for _ in range(count):
-                    yield cast("dict[str, Any]", schemaless_reader(block, schema, None))
+                    yield offset, schemaless_reader(block, schema, None)
     except OSError as error:
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ImageError as error:  # of a block that unpacks to too much
         raise ImagesError(str(error)) from error
-    except DECODER_ERRORS as error:
+    except (*DECODER_ERRORS, SchemaParseException) as error:
         raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
+
+
+def _is_recursive(schema: Any, outer: frozenset[str] = frozenset()) -> bool:
+    """Return whether records hold records of their own kind, on which fastavro crashes."""
+    if isinstance(schema, str):
+        return schema.rpartition(".")[2] in outer
+    if isinstance(schema, list):
+        return any(_is_recursive(part, outer) for part in schema)
+    if not isinstance(schema, dict):
+        return False
+    if isinstance(schema.get("fields"), list):
+        outer |= {str(schema.get("name")).rpartition(".")[2]}
+        return any(_is_recursive(part, outer) for part in schema["fields"])
+    return any(_is_recursive(schema.get(key), outer) for key in ("type", "items", "values"))
 
 
 def _unpack(packed: bytes, codec: bytes, path: Path) -> BytesIO:

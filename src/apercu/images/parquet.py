@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from apercu.errors import ImageError, ImagesError
 from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item, normalise_index
-from apercu.io import parse_json
+from apercu.io import is_inside, parse_json
 
 Schema: TypeAlias = Any  # pyarrow.Schema; pyarrow is imported only when a Parquet file is opened
 Table: TypeAlias = Any  # pyarrow.Table
@@ -209,7 +209,7 @@ def split_cell(cell: Any) -> tuple[bytes | None, str | None]:
             dictionary of `bytes` and `path`, or a list with one of these.
 
     Raises:
-        ImageError: it is a list of several pictures.
+        ImageError: it is a list of several pictures, or of what are no bytes.
     """
     if isinstance(cell, list) and not (cell and isinstance(cell[0], int)):
         if len(cell) > 1:
@@ -221,7 +221,10 @@ def split_cell(cell: Any) -> tuple[bytes | None, str | None]:
     if isinstance(cell, dict):
         path, cell = cell.get("path"), cell.get("bytes")
     if isinstance(cell, list):
-        cell = bytes(number & 255 for number in cell)
+        try:
+            cell = bytes(number & 255 for number in cell)
+        except TypeError:
+            raise ImageError("expected numbers of bytes, got a list with other values") from None
     return (bytes(cell) if cell else None), (str(path) if path else None)
 
 
@@ -240,10 +243,9 @@ def find_picture(cell: Any, folder: Path) -> bytes | Path:
         return data
     if path is None:
         raise ImageError("expected the picture's bytes or its path, got nothing")
-    inside, target = folder.resolve(), (folder / path).resolve()
-    if not target.is_relative_to(inside):
+    if not is_inside(folder / path, folder):
         raise outside_error(path, folder)
-    return target
+    return (folder / path).resolve()
 
 
 def outside_error(path: str, folder: str | Path) -> ImageError:

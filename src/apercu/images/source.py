@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -75,6 +76,33 @@ def normalise_index(index: int, length: int) -> int:
     if not -length <= index < length:
         raise IndexError(f"image {index} of a source of {length}")
     return index % length
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledFile(ImageSource):
+    """The images of one file, whose ids are in memory and which have no labels."""
+
+    path: Path
+    ids: tuple[str, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def class_names(self) -> None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, eq=False)

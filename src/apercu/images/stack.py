@@ -17,7 +17,7 @@ from apercu.errors import ImageError, ImagesError
 from apercu.images.formats.npy import FULL_SCALE
 from apercu.images.formats.npz import ArrayHeader, load_array, read_array_headers
 from apercu.images.limits import check_size
-from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.images.source import Item, UnlabelledFile, normalise_index
 
 ID_ARRAYS = ("id", "ids", "candid", "name", "names")
 """Names of arrays that may hold the ids; the first that an archive has is used."""
@@ -51,31 +51,10 @@ class LazyArray:
 
 
 @dataclass(frozen=True, eq=False)
-class StackImages(ImageSource):
+class StackImages(UnlabelledFile):
     """The rows of an array, `images × [channels ×] height × width`, as images."""
 
-    path: Path
-    ids: tuple[str, ...] = field(repr=False)
     pixels: LazyArray = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @property
-    def class_names(self) -> None:
-        return None
-
-    @property
-    def labelled(self) -> bool:
-        return False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __getitem__(self, index: int) -> Item:
         name = self.ids[normalise_index(index, len(self))]

@@ -6,8 +6,8 @@ import hashlib
 import posixpath
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.remote_files import RemoteFiles, read_with_retries
+from apercu.deploy.batch.shard_writer import name_kept_column
 from apercu.errors import (
     ConfigError,
     ImageError,
@@ -93,7 +94,7 @@ class ParquetDataset(Dataset):
 
     def read_picture(self, index: int) -> Picture:
         file, row = self._locate_row(index)
-        cell = self._read_cells(file, row)[self.footers[file].column]
+        cell = self._read_cell(file, row, self.footers[file].column)
         name = self.get_name(index)
         try:
             return read_picture(self._find_content(cell, file), channels=self.channels)
@@ -104,10 +105,11 @@ class ParquetDataset(Dataset):
         if not self._kept:
             return {}
         file, row = self._locate_row(index)
-        cells = self._read_cells(file, row)
-        keys = _read_folder_keys(self.files.paths[file])
+        schema, keys = self.footers[file].schema, _read_folder_keys(self.files.paths[file])
         return {
-            column.name: _follow_path(cells, column.name, keys.get(column.name))
+            column.name: keys[column.name]
+            if _find_type(schema, column.name) is None
+            else self._read_cell(file, row, column.name)
             for column in self._kept
         }
 
@@ -127,12 +129,17 @@ class ParquetDataset(Dataset):
         file = bisect_right(self.starts, index) - 1
         return file, index - self.starts[file]
 
-    def _read_cells(self, file: int, row: int) -> dict[str, Any]:
-        """Return the cells of a row that are needed, by their columns."""
-        starts = self.footers[file].starts
-        group = bisect_right(starts, row) - 1
-        table = self._read_row_group(file, group)
-        return {name: table[name][row - starts[group]].as_py() for name in table.column_names}
+    def _read_cell(self, file: int, row: int, name: str) -> Any:
+        """Return the value of a column, or of a field in a struct, in one row."""
+        footer = self.footers[file]
+        group = bisect_right(footer.starts, row) - 1
+        column, *fields = _split_name(footer.schema, name)
+        cell = self._read_row_group(file, group)[column][row - footer.starts[group]]
+        for field in fields:
+            if not cell.is_valid:
+                return None
+            cell = cell[field]
+        return cell.as_py()
 
     def _find_content(self, cell: Any, file: int) -> bytes | Path:
         """Return the bytes of a picture, or its path on this machine."""
@@ -161,7 +168,7 @@ class ParquetDataset(Dataset):
         with self._lock:
             if file not in self._open_files:
                 path, footer = self.files.full_path(self.files.paths[file]), self.footers[file]
-                kept = (column.name.partition(".")[0] for column in self._kept)
+                kept = (_split_name(footer.schema, column.name)[0] for column in self._kept)
                 names = dict.fromkeys(
                     (footer.column, *(name for name in kept if name in footer.schema.names))
                 )
@@ -221,6 +228,9 @@ def _find_kept_columns(
             kinds = " and ".join(f"{kind} in {path}" for kind, path in list(types.items())[:2])
             raise ConfigError(f"keep: {name} is {kinds}; write it as one type, or leave it out")
         columns.append(pa.field(name, next(iter(types))))
+    for name, count in Counter(name_kept_column(column.name) for column in columns).items():
+        if count > 1:
+            raise ConfigError(f"keep: two columns would be called {name} in the result; keep one")
     return tuple(columns)
 
 
@@ -228,7 +238,7 @@ def _find_type(schema: Schema, name: str) -> Any:
     """Return the Arrow type of a column or of a field in a struct; None if there is none."""
     from pyarrow import types
 
-    first, *fields = [name] if name in schema.names else name.split(".")
+    first, *fields = _split_name(schema, name)
     if first not in schema.names:
         return None
     data_type = schema.field(first).type
@@ -239,17 +249,9 @@ def _find_type(schema: Schema, name: str) -> Any:
     return data_type.value_type if types.is_dictionary(data_type) else data_type
 
 
-def _follow_path(cells: Mapping[str, Any], name: str, default: str | None) -> Any:
-    """Return the value of a column or of a field in a struct, or else the default."""
-    if name in cells:
-        return cells[name]
-    first, *fields = name.split(".")
-    if first not in cells:
-        return default
-    value = cells[first]
-    for field in fields:
-        value = None if value is None else value[field]
-    return value
+def _split_name(schema: Schema, name: str) -> list[str]:
+    """Return a column, and the fields of structs below it, by the name that was typed."""
+    return [name] if name in schema.names else name.split(".")
 
 
 def _read_folder_keys(path: str) -> dict[str, str]:
