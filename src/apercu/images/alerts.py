@@ -119,6 +119,7 @@ def read_alerts(path: Path, start: int | None = None) -> Iterator[tuple[int, Any
     from fastavro import parse_schema, schemaless_reader
     from fastavro.schema import SchemaParseException
 
+    errors: tuple[type[Exception], ...] = (*DECODER_ERRORS, SchemaParseException)
     try:
         with path.open("rb") as stream:
             metadata = _read_metadata(stream, path)
@@ -142,7 +143,7 @@ def read_alerts(path: Path, start: int | None = None) -> Iterator[tuple[int, Any
         raise ImagesError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ImageError as error:  # of a block that unpacks to too much
         raise ImagesError(str(error)) from error
-    except (*DECODER_ERRORS, SchemaParseException) as error:
+    except errors as error:
         raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
 
 
