@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images.catalogue.sky import Wcs, pixel_to_sky, read_celestial_wcs, sky_to_pixels
+from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits import read_planes
 from apercu.images.formats.fits_hdus import Hdu, check_bands_fit, height_width, open_fits
-from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header

@@ -14,11 +14,11 @@ from apercu.errors import ImageError, ImagesError
 from apercu.extras import require_extra
 from apercu.images.catalogue.labels import LabelledImages
 from apercu.images.folder import FolderImages
+from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits import SUFFIXES
 from apercu.images.formats.fits_hdus import open_fits
 from apercu.images.names import has_suffix
 from apercu.images.source import ChosenImages, ImageSource
-from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header

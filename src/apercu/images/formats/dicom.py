@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.errors import ImageError
+from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.dicom_header import (
     apply_functional_groups,
     dicom_errors,
@@ -29,7 +30,6 @@ from apercu.images.formats.dicom_rendering import (
     render_grey,
 )
 from apercu.images.limits import check_size
-from apercu.images.warnings import silence_warnings
 
 PREAMBLE = 128
 DICOM_MAGIC = b"DICM"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImageError
 from apercu.extras import require_extra
-from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.decoder_errors import DECODER_ERRORS, silence_warnings
 from apercu.images.formats.fits_compression import (
     GZIP_MAGIC,
     check_compression,
@@ -21,7 +21,6 @@ from apercu.images.formats.fits_compression import (
     gunzip,
 )
 from apercu.images.limits import check_size
-from apercu.images.warnings import silence_warnings
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header

@@ -14,9 +14,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from apercu.errors import ImagesError
-from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.decoder_errors import DECODER_ERRORS, silence_warnings
 from apercu.images.formats.unpacking import unpacked_limit
-from apercu.images.warnings import silence_warnings
 
 MAX_ARRAY_BYTES = 8 << 30
 """Largest size of one array in memory."""

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from apercu.errors import ImageError, InputError
 from apercu.extras import require_extra
-from apercu.images.formats.decoder_errors import DECODER_ERRORS
+from apercu.images.formats.decoder_errors import DECODER_ERRORS, silence_warnings
 from apercu.images.formats.jpeg import (
     JPEG_MAGIC,
     check_scans,
@@ -34,7 +34,6 @@ from apercu.images.formats.tiff import (
 )
 from apercu.images.limits import MAX_PIXELS, check_density, check_size
 from apercu.images.orientation import UPRIGHT
-from apercu.images.warnings import silence_warnings
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")
 
