@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImagesError, suggest_nearest
-from apercu.images.csv_text import open_csv
 from apercu.io import unescape_cell
 
 Label: TypeAlias = str | int
@@ -172,3 +173,33 @@ def _read_table(path: Path) -> _Table:
         for line, cells in numbered
     )
     return _Table(path, columns, rows)
+
+
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_DELIMITERS = (",", ";", "\t")
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator[Any]:
+    """Open a CSV file as a `csv.reader` within a `with` block.
+
+    The byte-order mark tells UTF-16 from UTF-8. Cells are separated by what stands most often in
+    the header: a comma, a semicolon or a tab.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The reader, before the header.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeError: it is in another encoding.
+    """
+    with path.open("rb") as raw:
+        encoding = _MARKS.get(raw.read(2), "utf-8-sig")
+    with path.open(newline="", encoding=encoding) as stream:
+        header = stream.readline()
+        stream.seek(0)
+        delimiter = max(_DELIMITERS, key=header.count)
+        yield csv.reader(stream, delimiter=delimiter)

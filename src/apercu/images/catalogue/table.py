@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, suggest_nearest
 from apercu.extras import require_extra
-from apercu.images.csv_text import open_csv
 from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
 from apercu.images.formats.fits_hdus import FITS_MAGIC, fits_errors
+from apercu.images.label_tables import open_csv
 from apercu.images.names import has_suffix
 
 MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
