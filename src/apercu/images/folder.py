@@ -14,8 +14,8 @@ from torch import Tensor
 from apercu.errors import ImagesError
 from apercu.images.formats.dicom import DicomReference, read_dicom_reference
 from apercu.images.label_tables import BoxRow, Label
-from apercu.images.orientation import turn_boxes, turn_picture
 from apercu.images.reader import ReadOptions, StoredPicture, read_mask, read_stored
+from apercu.images.resizing import turn_boxes, turn_picture
 from apercu.images.source import ImageSource, Item, normalise_index
 from apercu.images.stream import resize_region, scale_boxes
 from apercu.types import Boxes, Picture

@@ -22,8 +22,7 @@ from apercu.images.formats.npy import NPY_MAGIC, decode_npy
 from apercu.images.formats.pillow import DecodedPicture, decode_mask, decode_pillow
 from apercu.images.formats.tiff import is_tiff
 from apercu.images.names import has_suffix
-from apercu.images.orientation import UPRIGHT, turn_picture
-from apercu.images.resizing import make_pixels_square
+from apercu.images.resizing import UPRIGHT, make_pixels_square, turn_picture
 from apercu.types import Picture
 
 SUFFIXES = (

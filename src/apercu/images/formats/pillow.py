@@ -33,7 +33,7 @@ from apercu.images.formats.tiff import (
     read_pages,
 )
 from apercu.images.limits import MAX_PIXELS, check_density, check_size
-from apercu.images.orientation import UPRIGHT
+from apercu.images.resizing import UPRIGHT
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")
 
