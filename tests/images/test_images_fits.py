@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, MissingExtraError
+from apercu.images import limits as unpacking
 from apercu.images import open_images, read_picture
 from apercu.images.folder import FolderImages
-from apercu.images.formats import unpacking
 from apercu.images.formats.fits import decode_fits
 
 RAMP = np.arange(30, dtype=np.float32).reshape(5, 6) - 7

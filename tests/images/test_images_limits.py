@@ -28,9 +28,9 @@ from pydicom.uid import (
 )
 
 from apercu.errors import ImageError, ImagesError
+from apercu.images import limits as unpacking
 from apercu.images import open_images, read_picture
 from apercu.images import parquet as parquet_module
-from apercu.images.formats import unpacking
 from apercu.images.resizing import resize_picture
 
 

@@ -16,7 +16,7 @@ from apercu.errors import ImageError, ImagesError
 from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
 from apercu.images.formats.fits import decode_fits
-from apercu.images.formats.unpacking import inflate
+from apercu.images.limits import inflate
 from apercu.images.source import Item, UnlabelledFile, normalise_index
 from apercu.io import parse_json
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from apercu.errors import ImageError, NoPixelsError
 from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS
-from apercu.images.formats.unpacking import inflate
+from apercu.images.limits import inflate
 
 if TYPE_CHECKING:
     from pydicom import Dataset

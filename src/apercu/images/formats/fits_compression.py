@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from apercu.errors import ImageError
-from apercu.images.formats.unpacking import count_inflated, unpacked_limit
-from apercu.images.limits import MAX_PIXELS
+from apercu.images.limits import MAX_PIXELS, count_inflated, unpacked_limit
 
 SAFE_COMPRESSIONS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")
 """Compressions of images that are read; hostile bytes make other decoders corrupt memory."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImagesError
 from apercu.images.formats.decoder_errors import DECODER_ERRORS, silence_warnings
-from apercu.images.formats.unpacking import unpacked_limit
+from apercu.images.limits import unpacked_limit
 
 MAX_ARRAY_BYTES = 8 << 30
 """Largest size of one array in memory."""

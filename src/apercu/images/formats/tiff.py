@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError
 from apercu.images.formats.jpeg import check_scans, read_codestream
-from apercu.images.formats.unpacking import inflate
-from apercu.images.limits import check_density, check_size
+from apercu.images.limits import check_density, check_size, inflate
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 1000
