@@ -1,7 +1,13 @@
 """Catalogues: read them, match their rows to images, and label images by them."""
 
-from apercu.images.catalogue.labels import LabelledImages, label_images, read_classes
-from apercu.images.catalogue.match import CatalogueMatch, match_by_id, match_by_position
+from apercu.images.catalogue.match import (
+    CatalogueMatch,
+    LabelledImages,
+    label_images,
+    match_by_id,
+    match_by_position,
+    read_classes,
+)
 from apercu.images.catalogue.sky import SkyPositions, read_sky_positions
 from apercu.images.catalogue.table import Catalogue, read_catalogue
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ImageError, ImagesError
 from apercu.extras import require_extra
-from apercu.images.catalogue.labels import LabelledImages
+from apercu.images.catalogue.match import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits import SUFFIXES
