@@ -12,8 +12,8 @@ import torch
 
 import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
+from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import Output, OutputName
-from apercu.classifiers.targets import TOP
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.graphs import build_predictor
 from apercu.deploy.export.settings import ExportInputs

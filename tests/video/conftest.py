@@ -17,8 +17,8 @@ from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import SOFTMAX
-from apercu.classifiers.targets import TOP
 from apercu.deploy.inference import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.types import Images, Targets
 

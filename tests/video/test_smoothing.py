@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apercu.classifiers.targets import TOP
+from apercu.classifiers.names import TOP
 from apercu.deploy.video.frame_explainer import CLASS_HALF_LIFE, SWITCH_RATIO, StableClass
 from apercu.deploy.video.motion import (
     FlickerMeter,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias, final
 from uuid import uuid4
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer

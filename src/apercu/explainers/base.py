@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from apercu.classifiers.targets import Target
+from apercu.classifiers.names import Target
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.inputs import ImagesLike, batch_images
 from apercu.explainers.settings import ExplainerSettings

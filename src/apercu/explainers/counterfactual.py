@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import ClassChoice, Target, resolve_targets
+from apercu.classifiers.names import ClassChoice, Target, resolve_targets
 from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.inputs import ImagesLike

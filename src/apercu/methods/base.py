@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.types import Images, Maps, Targets
 

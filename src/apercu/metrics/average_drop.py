@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.maps import min_max_scale
 from apercu.metrics.flipping import target_probability
 from apercu.metrics.record import Metric

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.maps import min_max_scale
 from apercu.metrics.record import Metric

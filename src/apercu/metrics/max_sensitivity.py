@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.images import value_range
 from apercu.metrics.record import Metric

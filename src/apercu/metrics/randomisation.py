@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ClassifierError
 from apercu.metrics.record import Metric
 from apercu.statistics import spearman

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
-from apercu.classifiers.targets import Target, choose_targets
+from apercu.classifiers.names import Target, choose_targets
 from apercu.metrics.record import LevelBoxes, LevelScores, Metric
 from apercu.types import Boxes, Images, LogitsFn, Scores
 

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import torch
 
-from apercu.classifiers import Classifier, open_classifier, targets
+from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers import names as targets
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_shards import ParquetShards

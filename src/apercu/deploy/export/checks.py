@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import TOP
+from apercu.classifiers.names import TOP
 from apercu.deploy.export.manifest import GraphCheck, PrecisionLoss, ScorePair
 from apercu.deploy.export.settings import ImageSubset
 from apercu.deploy.export.tracing import GraphFn, open_session, run_session

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import Output
 from apercu.classifiers.preprocessing import prepare_image
-from apercu.classifiers.targets import TOP
 from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
 
 

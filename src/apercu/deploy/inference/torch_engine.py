@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.targets import TOP
+from apercu.classifiers.names import TOP
 from apercu.deploy.export.graphs import find_explained_classifier
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
-from apercu.classifiers.targets import TOP
+from apercu.classifiers.names import TOP
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.prepared_image import PreparedImage
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions

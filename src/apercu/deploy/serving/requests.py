@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from apercu.classifiers import ClassNames
-from apercu.classifiers.targets import find_class_indices
+from apercu.classifiers.names import find_class_indices
 from apercu.deploy.serving.bodies import IMAGE, FormPart, decode_base64, parse_form
 from apercu.deploy.serving.errors import BadRequestError, UnsupportedMediaError
 from apercu.errors import ConfigError, ImageError, TargetError, suggest_nearest

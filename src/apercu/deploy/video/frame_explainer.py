@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apercu.classifiers.targets import TOP
+from apercu.classifiers.names import TOP
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.frames import prepare_image
 from apercu.deploy.video.motion import (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apercu import maps
-from apercu.classifiers.targets import Target, find_class_indices, resolve_targets
+from apercu.classifiers.names import Target, find_class_indices, resolve_targets
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.inputs import ImagesLike
