@@ -26,8 +26,8 @@ from apercu.explain import (
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.kind import find_kind
 from apercu.explainers.latent.settings import LATENT_PRESETS
-from apercu.explainers.registry import find_kind
 from apercu.log import redirect_warnings
 
 

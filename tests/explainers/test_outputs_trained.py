@@ -32,8 +32,8 @@ from apercu.evaluation.sample import draw_sample
 from apercu.explain.explain_images import ExplainRun, select_images
 from apercu.explain.options import ExplainOptions
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.registry import find_kind
 from apercu.explainers.train import train_explainer
 from apercu.maps import min_max_scale
 from apercu.methods import Gradient

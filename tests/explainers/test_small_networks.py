@@ -15,7 +15,7 @@ import apercu
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ConfigError
 from apercu.explainers.embedding_training import EmbeddingPhase
-from apercu.explainers.registry import KIND_NAMES, find_kind
+from apercu.explainers.kind import KIND_NAMES, find_kind
 from apercu.explainers.train import build_network
 from apercu.images import ImageSource, Planted, open_images
 from apercu.training.data import TrainingImages

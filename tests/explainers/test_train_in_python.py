@@ -16,8 +16,8 @@ import apercu
 from apercu.classifiers import StudentSettings, save_classifier
 from apercu.errors import ClassifierError, ConfigError, ImageError, RunError
 from apercu.explainers.encoder import choose_encoder
+from apercu.explainers.kind import KIND_NAMES, find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.registry import KIND_NAMES, find_kind
 from apercu.explainers.settings import ExplainerSettings
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"

@@ -12,9 +12,9 @@ import torch
 from apercu.classifiers import Classifier, open_classifier
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.kind import find_kind
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.registry import find_kind
 from apercu.explainers.settings import ExplainerSettings
 
 FAMILIES = {"mask": MASK_PRESETS, "counterpart": COUNTERPART_PRESETS, "latent": LATENT_PRESETS}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from apercu.classifiers import BlackBox, Classifier, ClassNames, InputSpec, Network
+from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.levels import measure_advantage
 from apercu.explainers.mask.network import enlarge
@@ -15,7 +16,6 @@ from apercu.explainers.mask.objectives import ExtentAndCore, MaskBatch
 from apercu.explainers.mask.objectives.base import edge_aware_roughness
 from apercu.explainers.mask.objectives.crop_search import find_boxes, propose_boxes
 from apercu.explainers.mask.settings import MaskSettings
-from apercu.explainers.registry import find_kind
 from apercu.networks.decoder import Evidence
 
 SIZE, CLASSES = 12, 4

@@ -126,8 +126,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
     @property
     def doubts(self) -> tuple[str, ...]:
         """Why the explainer does not look trained; empty where it does, or where nothing tells."""
-        from apercu.explainers.kind import LOOKS_TRAINED
-        from apercu.explainers.registry import find_kind
+        from apercu.explainers.kind import LOOKS_TRAINED, find_kind
 
         if self.facts.get(LOOKS_TRAINED, 1.0):
             return ()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
@@ -188,3 +189,22 @@ class ExplainerKind:
                 f"{classifier.spec}: expected at least {self.min_classes} classes to tell apart, "
                 f"got {len(classifier.classes)}"
             )
+
+
+KIND_NAMES = ("mask", "counterpart", "latent")
+"""Folders beside this file whose module `kind` holds a record, named as the folder in capitals."""
+
+
+def find_kind(name: str) -> ExplainerKind:
+    """Return the record of a kind, whose folder is imported when it is first needed.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if name not in KIND_NAMES:
+        raise ConfigError(
+            f"kind: no explainer {name!r}, expected one of {', '.join(KIND_NAMES)}"
+            f"{suggest_nearest(name, KIND_NAMES)}"
+        )
+    kind: ExplainerKind = getattr(import_module(f"apercu.explainers.{name}.kind"), name.upper())
+    return kind

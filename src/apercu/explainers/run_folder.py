@@ -34,8 +34,7 @@ from apercu.errors import (
 )
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts
-from apercu.explainers.registry import find_kind
+from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts, find_kind
 from apercu.explainers.settings import ExplainerSettings
 from apercu.io import HASHES, find_changed_file, is_inside, parse_json, write_file, write_hashes
 from apercu.networks.graph_encoder import GraphEncoder

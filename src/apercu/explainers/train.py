@@ -19,8 +19,7 @@ from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import choose_encoder
-from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts
-from apercu.explainers.registry import find_kind
+from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts, find_kind
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import (
     StudentPlan,
