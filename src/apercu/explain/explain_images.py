@@ -19,9 +19,8 @@ from apercu.explain.counterpart_explanation import CounterpartExplanation, expla
 from apercu.explain.explanation import StoredImage, describe_image, write_record
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, TargetSelector
-from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.base import TrainedExplainer, convert_picture
 from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.explainers.inputs import convert_picture
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import ClassChoice, Target, resolve_targets
 from apercu.errors import ImagesError, TargetError
-from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.inputs import ImagesLike
+from apercu.explainers.base import ImagesLike, TrainedExplainer
 from apercu.explainers.settings import ExplainerSettings
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, iterate_batches, report_batches

@@ -10,8 +10,7 @@ from torch import Tensor
 from apercu import maps
 from apercu.classifiers.names import Target, find_class_indices, resolve_targets
 from apercu.errors import ConfigError, TargetError
-from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.inputs import ImagesLike
+from apercu.explainers.base import ImagesLike, TrainedExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.types import Logits, Maps, Regions, Targets
