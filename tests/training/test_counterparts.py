@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from apercu.explainers.counterfactual import STRONG_FRACTION, measure_difference, runner_up
-from apercu.explainers.counterpart.discriminator import (
+from apercu.explainers.counterpart.network import (
+    Change,
+    CounterpartPair,
     Discriminator,
     discriminator_loss,
     generator_loss,
     randomly_perturb,
 )
-from apercu.explainers.counterpart.network import Change, CounterpartPair
 from apercu.explainers.counterpart.objective import (
     CounterpartBatch,
     CounterpartObjective,

@@ -12,13 +12,14 @@ from torch import Generator, Tensor
 from apercu import render
 from apercu.classifiers import Classifier
 from apercu.explainers.counterfactual import exclude_class, measure_difference, runner_up
-from apercu.explainers.counterpart.discriminator import (
+from apercu.explainers.counterpart.network import (
+    CounterpartNetwork,
+    CounterpartPair,
     Discriminator,
     discriminator_loss,
     generator_loss,
     randomly_perturb,
 )
-from apercu.explainers.counterpart.network import CounterpartNetwork, CounterpartPair
 from apercu.explainers.counterpart.objective import CounterpartBatch
 from apercu.explainers.counterpart.settings import CounterpartSettings
 from apercu.explainers.embedding_training import EmbeddingPhase
