@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from apercu.networks.diffusion import DIFFUSION_STEPS, affinity_features, diffuse
+from apercu.networks.gate import DIFFUSION_STEPS, affinity_features, diffuse
 
 
 def test_diffusion_is_the_literal_random_walk():

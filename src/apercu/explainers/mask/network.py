@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.networks.decoder import Decoder, DecoderShape, Evidence, SharedFeatures
-from apercu.networks.diffusion import affinity_features, diffuse
 from apercu.networks.encoder import Encoder
-from apercu.networks.gate import GatedNetwork, GateKind
+from apercu.networks.gate import GatedNetwork, GateKind, affinity_features, diffuse
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
