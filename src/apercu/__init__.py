@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apercu.classifiers import make_card as make_card
     from apercu.classifiers import open_classifier as open_classifier
     from apercu.deploy.batch.explain_dataset import explain_dataset as explain_dataset
-    from apercu.deploy.export.export import export as export
+    from apercu.deploy.export.export_run import export as export
     from apercu.deploy.video.explain_video import explain_video as explain_video
     from apercu.evaluation import ComparisonResults as ComparisonResults
     from apercu.evaluation.compare import compare as compare
@@ -59,7 +59,7 @@ _HOMES = {
     "evaluate_features": "apercu.pretraining",
     "explain_dataset": "apercu.deploy.batch.explain_dataset",
     "explain_video": "apercu.deploy.video.explain_video",
-    "export": "apercu.deploy.export.export",
+    "export": "apercu.deploy.export.export_run",
     "load_explainer": "apercu.explainers.run_folder",
     "make_card": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",

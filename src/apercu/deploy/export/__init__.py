@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from apercu.deploy.export.export import export
-from apercu.deploy.export.export_run import write_export
+from apercu.deploy.export.export_run import export, write_export
 from apercu.deploy.export.manifest import MANIFEST, Manifest, read_manifest
 from apercu.deploy.export.settings import FORMATS, PRECISIONS, ExportInputs, ExportSettings
 
