@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from apercu.robustness.defences.adversarial import Adversarial
-from apercu.robustness.defences.base import Defence, DefenceBatch
+from apercu.robustness.defences.base import Defence, DefenceBatch, Standard
 from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn, sinkhorn_divergence
-from apercu.robustness.defences.standard import Standard
 
 __all__ = [
     "Adversarial",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, final
 
 from jaxtyping import Float
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -106,3 +106,16 @@ def _check_parses(parse: Callable[[str], object], text: str) -> str:
 
 AttackName = Annotated[str, AfterValidator(_check_attack)]
 FilterName = Annotated[str, AfterValidator(_check_filter)]
+
+
+@final
+class Standard(Defence):
+    """Trains with clean images alone."""
+
+    form: Literal["standard"] = "standard"
+
+    def compute_losses(self, batch: DefenceBatch) -> dict[str, Scores]:
+        return {"honest": batch.compute_loss(batch.training_logits(batch.images))}
+
+    def make_hard_images(self, batch: DefenceBatch) -> Images:
+        return batch.images

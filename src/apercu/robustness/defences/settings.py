@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from apercu.robustness.defences.adversarial import Adversarial
+from apercu.robustness.defences.base import Standard
 from apercu.robustness.defences.hybrid import Hybrid
 from apercu.robustness.defences.sinkhorn import Sinkhorn
-from apercu.robustness.defences.standard import Standard
 from apercu.training.augment import RandomViews
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
