@@ -18,7 +18,7 @@ from apercu.robustness.filters import (
     TotalVariation,
     jpeg,
 )
-from apercu.robustness.filters.pixel_ops import round_softly
+from apercu.robustness.filters.base import round_softly
 
 
 @pytest.fixture

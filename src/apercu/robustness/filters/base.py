@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import tanh
 from typing import Literal, TypeAlias, final, get_args
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
 from apercu.errors import ConfigError
 from apercu.robustness.checks import check_choice
@@ -86,3 +89,76 @@ class FilterLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.filter!r}, backward={self.backward_mode}"
+
+
+SHARPNESS = 5.0
+"""Sharpness of the soft steps: the slope is 2.5 on an edge and 0.07 between two, never 0."""
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
+LUMA_BYTES = (19595, 38470, 7471)
+"""The same weights in 65536ths, as in Pillow's mode L."""
+
+
+def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Round each pixel to the nearest of 0, 1 / 255, … 1, and return it as a byte.
+
+    >>> to_bytes(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    [0, 128, 255]
+    """
+    return images.detach().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_bytes(pixels: UInt8[Tensor, "batch channels height width"], like: Images) -> Images:
+    """Return bytes as values in [0, 1], with the device and type of the images `like`."""
+    return (pixels / 255).to(like)
+
+
+def round_softly(values: Tensor) -> Tensor:
+    """Round by a staircase of tanh steps, which has gradients (Agustsson & Theis 2020).
+
+    Whole numbers and their halves stay as they are.
+
+    >>> import torch
+    >>> round_softly(torch.tensor([0.0, 0.5, 1.0, 2.0])).tolist()
+    [0.0, 0.5, 1.0, 2.0]
+    """
+    below = values.floor()
+    within = (SHARPNESS * (values - below - 0.5)).tanh() / tanh(SHARPNESS / 2)
+    return below + 0.5 + 0.5 * within
+
+
+def convert_to_grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
+    """Return the luma of three channels, or the mean of any other number of channels."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    weights = torch.tensor(LUMA_WEIGHTS).to(images)
+    return (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def convert_bytes_to_grey(
+    pixels: UInt8[Tensor, "batch channels height width"],
+) -> UInt8[Tensor, "batch 1 height width"]:
+    """Return the grey value of bytes, rounded to bytes; three channels as Pillow does it."""
+    if pixels.shape[1] != 3:
+        return pixels.float().mean(dim=1, keepdim=True).round().to(torch.uint8)
+    weights = torch.tensor(LUMA_BYTES).view(3, 1, 1)
+    sums = (pixels.int() * weights).sum(dim=1, keepdim=True)
+    return ((sums + 2**15) // 2**16).to(torch.uint8)
+
+
+def pad_border(images: Images, reach: int) -> Float[Tensor, "batch channels tall wide"]:
+    """Repeat the outermost pixels of images `reach` times on all four sides."""
+    return F.pad(images, (reach,) * 4, mode="replicate")
+
+
+def extract_windows(
+    images: Images, width: int
+) -> Float[Tensor, "batch channels height width neighbours"]:
+    """Return the square of odd `width` around every pixel, row by row; borders are repeated."""
+    padded = pad_border(images, width // 2)
+    return padded.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
+
+
+def average_windows(images: Images, width: int) -> Float[Tensor, "batch channels low narrow"]:
+    """Return the mean of the square of odd `width` around every pixel that has a whole one."""
+    return F.avg_pool2d(images, width, stride=1)

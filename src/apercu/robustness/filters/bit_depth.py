@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.checks import check_whole
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.pixel_ops import round_softly
+from apercu.robustness.filters.base import Filter, round_softly
 from apercu.types import Images
 
 

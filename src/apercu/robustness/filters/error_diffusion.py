@@ -22,9 +22,14 @@ from torch import Tensor
 
 from apercu.extras import is_installed, require_extra
 from apercu.robustness.checks import check_choice, check_whole
-from apercu.robustness.filters.base import Channels, Filter
+from apercu.robustness.filters.base import (
+    Channels,
+    Filter,
+    convert_bytes_to_grey,
+    convert_to_grey,
+    to_bytes,
+)
 from apercu.robustness.filters.gaussian import blur
-from apercu.robustness.filters.pixel_ops import convert_bytes_to_grey, convert_to_grey, to_bytes
 from apercu.types import Images
 
 LANES = 32

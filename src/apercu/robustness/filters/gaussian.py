@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from apercu.robustness.checks import check_between
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.pixel_ops import pad_border
+from apercu.robustness.filters.base import Filter, pad_border
 from apercu.types import Images
 
 

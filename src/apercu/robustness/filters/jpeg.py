@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.robustness.checks import check_whole
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.pixel_ops import from_bytes, round_softly, to_bytes
+from apercu.robustness.filters.base import Filter, from_bytes, round_softly, to_bytes
 from apercu.types import Images
 
 

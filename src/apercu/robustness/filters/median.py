@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from apercu.robustness.checks import check_width
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.pixel_ops import average_windows, extract_windows, pad_border
+from apercu.robustness.filters.base import Filter, average_windows, extract_windows, pad_border
 from apercu.types import Images
 
 

@@ -9,8 +9,7 @@ from typing import final
 import torch
 
 from apercu.robustness.checks import check_between, check_width
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.pixel_ops import average_windows, pad_border
+from apercu.robustness.filters.base import Filter, average_windows, pad_border
 from apercu.types import Images
 
 

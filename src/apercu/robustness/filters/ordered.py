@@ -12,8 +12,13 @@ from torch import Tensor
 
 from apercu.errors import ConfigError
 from apercu.robustness.checks import check_choice, check_whole
-from apercu.robustness.filters.base import ADDED_LATER, Channels, Filter
-from apercu.robustness.filters.pixel_ops import convert_to_grey, round_softly
+from apercu.robustness.filters.base import (
+    ADDED_LATER,
+    Channels,
+    Filter,
+    convert_to_grey,
+    round_softly,
+)
 from apercu.types import Images
 
 SIZES = (2, 4, 8, 16)
