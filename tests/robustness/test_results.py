@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apercu.robustness.jobs import Job
+from apercu.robustness.jobs import AttackResult, Job
 from apercu.robustness.plan import NONE, parse_attack
 from apercu.robustness.report import choose_job_to_draw
-from apercu.robustness.result_cache import AttackResult
 from apercu.robustness.results import StressResults, StressRow, summarise
 
 CLEAN = Job(NONE, None, None, None)

@@ -21,9 +21,15 @@ from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefe
 from apercu.robustness.attacks import Attack
 from apercu.robustness.curves import compute_norms, overlap_of_strongest
 from apercu.robustness.filters import Filter
-from apercu.robustness.jobs import Job, find_test_filters, plan_jobs
+from apercu.robustness.jobs import (
+    AttackResult,
+    Job,
+    ResultCache,
+    find_test_filters,
+    format_cache_key,
+    plan_jobs,
+)
 from apercu.robustness.plan import NONE, StressPlan, find_objective_name
-from apercu.robustness.result_cache import AttackResult, ResultCache, format_cache_key
 from apercu.statistics import spearman
 from apercu.types import Images, Targets
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from apercu.robustness.jobs import Job
-from apercu.robustness.result_cache import AttackResult
+from apercu.robustness.jobs import AttackResult, Job
 from apercu.types import Images, Maps, Scores
 
 POINTS = 41

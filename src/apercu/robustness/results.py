@@ -13,9 +13,8 @@ from jaxtyping import Float
 from apercu.io import write_json
 from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.jobs import Job
+from apercu.robustness.jobs import AttackResult, Job
 from apercu.robustness.plan import NONE
-from apercu.robustness.result_cache import AttackResult
 from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
 RESULTS = "results.json"
