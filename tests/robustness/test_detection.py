@@ -29,7 +29,7 @@ from apercu.robustness.detection.calibration import (
     auroc,
     cross_validated_scores,
 )
-from apercu.robustness.detection.option_strings import parse_extractors
+from apercu.robustness.detection.features import parse_extractors
 from apercu.robustness.filters import BitDepth, Jpeg
 
 TRAINING = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from apercu.robustness.defences.training import train_defence as train_defence
     from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark
     from apercu.robustness.detection.benchmark import detect_attacks as detect_attacks
-    from apercu.robustness.detection.option_strings import parse_detectors as parse_detectors
-    from apercu.robustness.detection.option_strings import parse_extractors as parse_extractors
+    from apercu.robustness.detection.features import parse_detectors as parse_detectors
+    from apercu.robustness.detection.features import parse_extractors as parse_extractors
     from apercu.robustness.filters import Filter as Filter
     from apercu.robustness.filters import FilterLayer as FilterLayer
     from apercu.robustness.jobs import expand_budgets as expand_budgets

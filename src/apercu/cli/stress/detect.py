@@ -72,7 +72,7 @@ def detect(
     from apercu.images import open_images
     from apercu.io import check_writable
     from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks
-    from apercu.robustness.detection.option_strings import (
+    from apercu.robustness.detection.features import (
         parse_class_attacks,
         parse_detectors,
         parse_extractors,
