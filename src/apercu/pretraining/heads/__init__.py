@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from apercu.option_strings import parse_named, split_names
 from apercu.pretraining.heads.base import ClassPredictor, FeatureHead, LabelledFeatures, Learner
-from apercu.pretraining.heads.dense import Dense
 from apercu.pretraining.heads.fine_tuning import FineTuning
-from apercu.pretraining.heads.linear import Linear
+from apercu.pretraining.heads.linear import Dense, Linear
 from apercu.pretraining.heads.nearest import Nearest
 
 HEADS: dict[str, type[Learner]] = {
