@@ -1,4 +1,4 @@
-"""Class names: read from a file, or numbered, and found by the words that people type."""
+"""Class names, from a file or numbered, and the targets that people name by them."""
 
 from __future__ import annotations
 

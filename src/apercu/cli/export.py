@@ -67,7 +67,7 @@ def export(
     Example: apercu export runs/mobilenet --out exported --format onnx,triton
     """
     from apercu.deploy.export import FORMATS
-    from apercu.deploy.export import export_run as export_explainer
+    from apercu.deploy.export import export as export_explainer
     from apercu.option_strings import split_names
 
     with on_interrupt("what is written is not complete; the same command writes it again"):

@@ -34,7 +34,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
     """An explainer that was trained for one classifier, and no longer needs it.
 
     Wherever images are taken, they are a tensor of images in [0, 1] at the classifier's size, or
-    numpy arrays, Pillow images or lists of pictures of any size; see `apercu.explainers.base`.
+    numpy arrays, Pillow images or lists of pictures of any size.
 
     Args:
         network: the trained network.

@@ -1,4 +1,4 @@
-"""Read labels.csv and boxes.csv, and check every row."""
+"""Read labels.csv and boxes.csv in any encoding, and check every row."""
 
 from __future__ import annotations
 

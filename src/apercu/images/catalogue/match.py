@@ -1,4 +1,4 @@
-"""Match the rows of a catalogue to images, by an id or by the position on the sky."""
+"""Match rows of a catalogue to images, by an id or by position on the sky; read labels."""
 
 from __future__ import annotations
 

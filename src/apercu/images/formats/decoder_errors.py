@@ -1,4 +1,4 @@
-"""Exceptions that decoders raise for damaged bytes."""
+"""Exceptions and warnings of decoders that read damaged bytes."""
 
 from __future__ import annotations
 
