@@ -13,9 +13,9 @@ from apercu import open_classifier
 from apercu.classifiers import Classifier
 from apercu.classifiers.positions import MapLayout, find_layout, make_probes
 from apercu.errors import ConfigError, NoFeatureMapsError
-from apercu.networks.encoder import TimmEncoder
 from apercu.networks.feature_maps import GraphMaps, StageMaps, find_stride
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
+from apercu.networks.timm_encoder import TimmEncoder
 
 
 class Transformer(nn.Module):

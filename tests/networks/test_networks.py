@@ -15,10 +15,11 @@ from apercu.errors import ConfigError
 from apercu.explainers.mask.network import CORE_PEAK_FRACTION, MaskNetwork, combine_fields
 from apercu.images.stretch import Stretch
 from apercu.networks.decoder import Decoder, DecoderShape
-from apercu.networks.encoder import SmallEncoder, TimmEncoder
+from apercu.networks.encoder import SmallEncoder
 from apercu.networks.gate import ClassGate
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
+from apercu.networks.timm_encoder import TimmEncoder
 
 
 def make_small_classifier(size: int = 32):

@@ -9,8 +9,9 @@ from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings
-from apercu.networks.encoder import Encoder, SmallEncoder, TimmEncoder
+from apercu.networks.encoder import Encoder, SmallEncoder
 from apercu.networks.graph_encoder import GraphEncoder
+from apercu.networks.timm_encoder import TimmEncoder
 
 TIMM_ENCODERS = ("resnet50", "resnet34", "resnet18", "efficientnet_b0", "mobilenetv2_100")
 """Models of timm that are taken where a classifier cannot be its own encoder, the best first."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from apercu.networks.blocks import build_conv_block
 from apercu.networks.decoder import (
     Evidence,
     SharedFeatures,
@@ -19,7 +20,6 @@ from apercu.networks.decoder import (
     initialise_as_gate,
     upsample_bilinear,
 )
-from apercu.networks.encoder import build_conv_block
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from apercu.networks.blocks import build_conv_block
 from apercu.networks.decoder import DecoderShape, UpStep, compute_strides
-from apercu.networks.encoder import Encoder, build_conv_block
+from apercu.networks.encoder import Encoder
 from apercu.networks.gate import GatedNetwork
 from apercu.types import Images, Scores, Targets
 

@@ -1,0 +1,76 @@
+"""The blocks of encoders and decoders: convolutions, residual blocks, doubled resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def build_conv_block(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Build a convolution with batch normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """ReLU of a stack of convolutions plus its input, which is projected if the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, stack: nn.Sequential) -> None:
+        super().__init__()
+        self.stack = stack
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same resolution, with `outputs` channels."""
+        return F.relu(self.stack(features) + self.shortcut(features))
+
+
+def build_bottleneck(inputs: int, outputs: int) -> Residual:
+    """Build the bottleneck of ResNet: 1 × 1 to a quarter, 3 × 3, 1 × 1 back."""
+    inner = max(1, outputs // 4)
+    return Residual(
+        inputs,
+        outputs,
+        nn.Sequential(
+            build_conv_block(inputs, inner, size=1),
+            build_conv_block(inner, inner),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ),
+    )
+
+
+def build_compact(inputs: int, outputs: int) -> Residual:
+    """Build a residual block of two 3 × 3 convolutions."""
+    return Residual(
+        inputs,
+        outputs,
+        nn.Sequential(
+            build_conv_block(inputs, outputs),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ),
+    )
+
+
+def _build_transposed(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _build_pixel_shuffle(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(build_conv_block(inputs, 4 * outputs), nn.PixelShuffle(2))
+
+
+UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "transposed": _build_transposed,
+    "pixel_shuffle": _build_pixel_shuffle,
+}
