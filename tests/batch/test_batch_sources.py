@@ -17,8 +17,8 @@ from pyarrow import fs
 from apercu.classifiers import InputSpec
 from apercu.deploy.batch import remote_files
 from apercu.deploy.batch.dataset import Dataset, UrlDataset
-from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.remote_files import RemoteFiles
+from apercu.deploy.batch.request import open_dataset
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.errors import ImageError, ImagesError, UnreachableError
 from apercu.images import open_images

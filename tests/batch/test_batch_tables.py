@@ -16,9 +16,9 @@ from pyarrow import fs
 
 from apercu.classifiers import InputSpec
 from apercu.deploy.batch import BatchSettings, explain_dataset
-from apercu.deploy.batch.open_dataset import open_dataset
 from apercu.deploy.batch.parquet_dataset import ParquetDataset
 from apercu.deploy.batch.remote_files import RemoteFiles
+from apercu.deploy.batch.request import open_dataset
 from apercu.errors import ConfigError, ImageError, ImagesError
 
 from .conftest import encode_noise, read_rows
