@@ -15,9 +15,11 @@ from torch import nn
 
 from apercu import open_classifier
 from apercu.classifiers import trust as trust_module
-from apercu.classifiers.trust import check_options, limit_network
+from apercu.classifiers.card import read_card, strip_source
+from apercu.classifiers.trust import check_options, check_spec_of_file, limit_network
 from apercu.errors import ClassifierError, InputError, RunError, UntrustedError
 from apercu.explainers.run_folder import load_explainer
+from apercu.robustness.plan import read_stress_settings
 
 GOLDEN_RUN = Path(__file__).resolve().parents[1] / "golden/runs/mask-own"
 TIMM = {"source": "timm/resnet10t", "weights": "w.safetensors"}
@@ -224,6 +226,27 @@ def test_a_file_of_settings_does_not_call_functions(
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        *("os:getcwd", "net.py:make", "./net (1).py:make", "sub/a+b.py:make", "a,b.py:make"),
+        *("/abs/néť@2.py:make", "~/net.py:make", "a\nb.py:make", "..\\net.py:make"),
+    ],
+)
+def test_no_factory_in_a_file_of_settings_is_called(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = write_json(tmp_path / "plan.yaml", {"classifier": spec, "images": "planted"})
+    with pytest.raises(UntrustedError, match=r"plan\.yaml: classifier: refused"):
+        read_stress_settings(plan, {})
+    with pytest.raises(UntrustedError, match="setting: refused"):
+        check_spec_of_file(spec, "setting")
+    card = write_json(tmp_path / "card.json", {"source": spec})
+    with pytest.raises(UntrustedError, match=r"card\.json: refused"):
+        open_classifier(card)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"pretrained_cfg": {"url": "x"}},
@@ -276,6 +299,68 @@ def test_paths_stay_in_the_folder_of_the_card(key: str, way: str, tmp_path: Path
     with pytest.raises(ClassifierError) as trusted:
         open_classifier(card, trust=True)
     assert "leads out" not in str(trusted.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("~/secret", {}), ("src/../../outside", {}), ("in_working_folder", {}), ("..", {})),
+        *(("models/m", {}), ("ok?/../../outside", {}), ("link", {})),
+        *(("~/secret", {"config": None}), ("../outside", {"config": None})),
+    ],
+)
+@pytest.mark.parametrize("kind", ["hf", "clip"])
+def test_models_of_a_card_are_in_its_folder(
+    kind: str,
+    name: str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers")
+    folder, work = tmp_path / "a/card", tmp_path / "work"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for path in ("home/secret", "outside", "a/outside", "work/in_working_folder", "work/models/m"):
+        write_json(tmp_path / path / "config.json", {"secret": True})
+    for inner in ("src", "ok?", "a"):
+        (folder / inner).mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "outside")
+    monkeypatch.chdir(work)
+    read: list[str] = []
+    monkeypatch.setattr(
+        "apercu.classifiers.sources.hf.check_config_of_model", lambda *args: read.append("config")
+    )
+    monkeypatch.setattr(
+        "apercu.classifiers.sources.hf.load_model", lambda kind, location, source: read.append(name)
+    )
+    monkeypatch.setattr(
+        "apercu.classifiers.sources.clip.load_model",
+        lambda kind, location, source: read.append(name),
+    )
+    save_file({"a": torch.zeros(4)}, folder / "w.safetensors")
+    content = {"source": f"{kind}/{name}", "options": options, "classes": ["a", "b"]}
+    if options:
+        content["weights"] = "w.safetensors"
+    with pytest.raises(ClassifierError, match=r"leads out|no such folder|after the question mark"):
+        open_classifier(write_json(folder / "card.json", content))
+    assert not read
+
+
+@pytest.mark.parametrize("name", ["m", "sub/m", "./m", "sub/../m", "deep/er/m", "m?"])
+def test_models_beside_a_card_are_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home/sub").mkdir(parents=True)
+    (tmp_path / "home" / name).mkdir(parents=True)
+    card = read_card(write_json(tmp_path / "home/card.json", {"source": f"hf/{name}"}))
+    assert Path(strip_source(card.source)).samefile(tmp_path / "home" / name)
+
+
+@pytest.mark.parametrize("name", ["google/vit-base-patch16-224", "resnet"])
+def test_names_of_the_hub_stay_names(name: str, tmp_path: Path) -> None:
+    for source in (f"hf/{name}", f"clip/{name}?texts=a,b/c"):
+        assert read_card(write_json(tmp_path / "card.json", {"source": source})).source == source
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from math import isfinite, prod
 from pathlib import Path
@@ -225,9 +226,12 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
     if card.source.endswith(FILE_ENDINGS):
         yield "source", str(folder / card.source)
     name = strip_source(card.source)
-    needs_model = name != card.source and (card.weights is None or "config" not in card.options)
-    if needs_model and (name.startswith((".", "/", "~")) or (folder / name).is_dir()):
-        yield "source", card.source.replace(f"/{name}", f"/{folder / name}", 1)
+    needs_model = name != card.source and (
+        card.weights is None or card.options.get("config") is None
+    )
+    if needs_model and (is_folder_name(name) or any(map(os.path.isdir, (folder / name, name)))):
+        path = (folder / os.path.expanduser(name)).absolute()
+        yield "source", move_source(card.source, str(path))
     if card.weights is not None:
         yield "weights", str(folder / card.weights)
     if isinstance(card.classes, str):
@@ -236,8 +240,31 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
 
 def strip_source(source: str) -> str:
     """Return the folder, or the name, in `hf/FOLDER` and `clip/FOLDER?…`; other text as it is."""
-    prefix = next(filter(source.startswith, FOLDER_PREFIXES), None)
-    return source if prefix is None else source.removeprefix(prefix).partition("?")[0]
+    return _split_source(source)[1]
+
+
+def move_source(source: str, path: str) -> str:
+    """Return a source with another folder, or another file.
+
+    >>> move_source("clip/model?texts=a,b", "/data/model")
+    'clip//data/model?texts=a,b'
+    """
+    prefix, _, tail = _split_source(source)
+    return f"{prefix}{path}{tail}"
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether what stands after `hf/` or `clip/` can be no name of the hub, but a folder only."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name.split("/")
+
+
+def _split_source(source: str) -> tuple[str, str, str]:
+    """Return the prefix of a source, its folder or name, and the texts after it."""
+    prefix = next(filter(source.startswith, FOLDER_PREFIXES), "")
+    name, mark, texts = source.removeprefix(prefix), "", ""
+    if prefix == "clip/":
+        name, mark, texts = name.partition("?")
+    return prefix, name, mark + texts
 
 
 def make_input(subject: str, **values: Any) -> InputSpec:

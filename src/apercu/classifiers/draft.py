@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from apercu.classifiers.card import ClassifierCard, describe_mistakes, read_card, strip_source
+from apercu.classifiers.card import ClassifierCard, describe_mistakes, move_source, read_card, strip_source
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.open import PerChannel, name_module, open_network
 from apercu.classifiers.trust import remember_typed, trust_files
@@ -41,7 +41,7 @@ class CardDraft:
         content = {key: value for key, value in content.items() if value != {}}
         for key, path in self._list_files():
             moved = Path(os.path.relpath(path, folder)).as_posix()
-            content[key] = content[key].replace(str(path), moved, 1)
+            content[key] = move_source(content[key], moved) if key == "source" else moved
         lines = (f" {json.dumps(key)}: {_format_value(value)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -62,10 +62,11 @@ class CardDraft:
 
     def _list_files(self) -> list[tuple[str, str]]:
         """Return the keys that hold paths of files or folders, and these paths."""
-        values = {"source": strip_source(self.card.source), "weights": self.card.weights}
+        source = os.path.expanduser(strip_source(self.card.source))
+        values: dict[str, str | None] = {"source": source, "weights": self.card.weights}
         values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
         paths = ((key, value) for key, value in values.items() if value is not None)
-        return [(key, path) for key, path in paths if key != "source" or Path(path).exists()]
+        return [(key, path) for key, path in paths if key != "source" or os.path.exists(path)]
 
 
 def make_card(

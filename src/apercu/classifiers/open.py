@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, Network
 from apercu.classifiers.sources.module import open_in_memory, open_module
 from apercu.classifiers.trust import (
+    FACTORY,
     check_config,
     check_options,
     is_trusting,
@@ -43,10 +43,6 @@ MAX_WEIGHTS = 2_000_000_000
 
 _PREFIXES = ("timm/", "torchvision/", *FOLDER_PREFIXES)
 """Beginnings of SPECs that name a model of a library, also where a folder is called so."""
-_FACTORY = re.compile(
-    r"(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
-)
-"""`package.module:factory`, or `FILE.py:factory`."""
 
 
 def open_classifier(
@@ -255,7 +251,7 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
 def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
     if card.source.startswith(FOLDER_PREFIXES):
         check_config(card.source, card.options)
-    elif not _FACTORY.fullmatch(card.source):
+    elif not FACTORY.fullmatch(card.source):
         check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
         raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
@@ -283,7 +279,7 @@ def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
         from apercu.classifiers.sources.onnx import open_onnx
 
         return open_onnx(card)
-    if _FACTORY.fullmatch(card.source):
+    if FACTORY.fullmatch(card.source):
         from apercu.classifiers.sources.factory import open_factory
 
         return open_factory(card)
@@ -304,7 +300,7 @@ def name_module(spec: str) -> str:
     module, _, factory = spec.rpartition(":")
     path = Path(module)
     is_here = path.name == module and path.suffix == ".py" and path.is_file()
-    if _FACTORY.fullmatch(spec) and is_here and path.stem not in sys.stdlib_module_names:
+    if FACTORY.fullmatch(spec) and is_here and path.stem not in sys.stdlib_module_names:
         return f"{path.stem}:{factory}"
     return spec
 

@@ -41,7 +41,10 @@ _REFUSED_KEYS = frozenset(
     {"checkpoint_path", "cache_dir", "custom_load", "trust_remote_code", "code_revision"}
 )
 """Keys of a configuration that load other files, or run code."""
-_FACTORY = re.compile(r"[\w./\\ -]*:[A-Za-z_]\w*")
+FACTORY = re.compile(
+    r"(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
+)
+"""SPECs that run code: `package.module:factory`, or `FILE.py:factory`."""
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=False)
 _TYPED: set[str] = set()
 """Factories that were typed in this process; their code has run already."""
@@ -113,7 +116,7 @@ def check_spec_of_file(spec: str, origin: str) -> None:
     Raises:
         UntrustedError: it is a factory that may not be called.
     """
-    if _FACTORY.fullmatch(spec):
+    if FACTORY.fullmatch(spec):
         try:
             check_factory(spec, {})
         except UntrustedError as error:

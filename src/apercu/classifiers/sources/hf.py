@@ -8,6 +8,7 @@ no code of the hub is run.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
+from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes, is_folder_name
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -152,8 +153,8 @@ def find_model(name: str, source: str) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
     common: dict[str, Any] = {"trust_remote_code": False}
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise ClassifierError(
                 f"classifier {source}: {folder} holds no config.json; expected a folder written by "
@@ -162,7 +163,7 @@ def find_model(name: str, source: str) -> dict[str, Any]:
         with catch_errors(source):
             check_config(source, parse_json((folder / "config.json").read_bytes()))
         return {**common, "pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_folder_name(name):
         raise ClassifierError(f"classifier {source}: no such folder")
     with catch_errors(source):
         is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
