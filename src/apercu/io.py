@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -161,31 +161,37 @@ def digest_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_writable(folder: Path) -> None:
-    """Create a folder and check that a file can be written there, before long work starts.
+@contextlib.contextmanager
+def create_folder(folder: Path) -> Iterator[None]:
+    """Create a folder that can be written, for the work inside; if it stays empty, remove it again.
+
+    Folders above it that were created, and hold nothing else, are removed as well.
 
     Raises:
         OutputError: the folder cannot be created or written.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    folders = (folder, *folder.absolute().parents)
+    missing = [path for path in folders if not path.exists()]
+    existing = next(path for path in folders if path.exists())
     if not existing.is_dir():
         raise OutputError(f"{folder}: expected a folder, but {existing} is a file; choose another")
-    write_file(folder / ".probe", b"").unlink(missing_ok=True)
+    try:
+        write_file(folder / ".probe", b"").unlink(missing_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
 
 
-def check_out_folder(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Check that a folder can be written, or created, and leave nothing behind.
 
     Raises:
         OutputError: the folder cannot be created or written.
     """
-    missing = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    try:
-        check_writable(folder)
-    finally:
-        with contextlib.suppress(OSError):
-            for path in missing:
-                path.rmdir()
+    with create_folder(folder):
+        pass
 
 
 def write_map(path: Path, map: Float[Tensor, "height width"]) -> Path:

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from apercu.errors import ConfigError, OutputError, RunError
-from apercu.io import check_writable, write_file
+from apercu.io import create_folder, write_file
 from apercu.progress import ProgressCallback, ignore_progress
 
 LOCK = ".lock"
@@ -94,7 +94,6 @@ class RunRecord:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             yield RunState.RESUMED
             return
-        check_writable(self.folder)
         with lock_folder(self.folder):
             state = self._check(resume=resume)
             if state is not RunState.EXTENDED:  # else they describe the result that is still there
@@ -254,15 +253,20 @@ def read_part(path: Path, model: type[BaseModel]) -> BaseModel:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes of this machine, and other calls of this one, out of a folder.
 
-    The system releases the lock when the process ends, even if it is killed and processes that it
-    started live on.
+    The folder is created, and removed again where nothing was written there. The system releases
+    the lock when the process ends, even if it is killed and processes that it started live on.
 
     Raises:
         RunError: another process or call works there.
         OutputError: the folder cannot be written.
     """
-    with _lock(folder.resolve() / LOCK, folder):
-        yield
+    is_new = not folder.exists()
+    with create_folder(folder), _lock(folder.resolve() / LOCK, folder):
+        try:
+            yield
+        finally:  # before it is released; see _open_lock
+            if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -277,9 +281,9 @@ def lock_output(out: Path) -> Iterator[None]:
         OutputError: the folder around it cannot be written.
     """
     path = out.resolve()
-    check_writable(path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
     lock = path / LOCK if path.is_dir() else path.with_name(f".{path.name}{LOCK}")
-    with _lock(lock, out):
+    with create_folder(folder), _lock(lock, out):
         try:
             yield
         finally:  # before it is released; see _open_lock

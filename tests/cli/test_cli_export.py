@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from apercu import MaskExplainer
 from apercu.deploy.export.tracing import open_session, run_session
+from apercu.errors import RunError
+from apercu.io import write_file
 
 PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
 
@@ -58,4 +61,37 @@ def test_mistakes_are_one_line(apercu, tiny_run, tmp_path) -> None:
     )
     assert "give --images" in failed(tiny_run, "--precision", "fp16")
     assert "give --classifier" in failed(tiny_run, "--combined")
-    assert not [path for path in out.rglob("*") if path.stat().st_size]
+    assert not out.exists()
+
+
+VERBS = {
+    "explain": "explain EXPORT IMAGES --out out",
+    "export": "export EXPORT --out out",
+    "compare": "compare --classifier CARD --images IMAGES --explainer EXPORT --out out",
+    "stress": "stress --classifier CARD --images IMAGES --explainer EXPORT --out out",
+    "detect": "stress detect --classifier CARD --images IMAGES --explainer EXPORT --out out",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_export_instead_of_a_run_is_told(
+    apercu, verb: str, tiny_export, tiny_card, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {"EXPORT": str(tiny_export), "CARD": str(tiny_card), "IMAGES": PLANTED}
+    result = apercu(*(words.get(word, word) for word in VERBS[verb].split()))
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert f"{tiny_export}: expected a run folder, got an export; give the run that" in result.err
+    assert "apercu_runtime, or masks with apercu serve, video and batch" in result.err
+    assert not Path("out").exists()
+
+
+def test_a_file_instead_of_a_run_is_told(tiny_run, tiny_export, tmp_path) -> None:
+    for path, reason in (
+        (tiny_export / "explainer.onnx", "got an export; give the run that it was made of"),
+        (tiny_run / "weights.safetensors", f"got a file; give its folder, {tiny_run}"),
+        (write_file(tmp_path / "photo.png", b""), "got a file; give a folder"),
+    ):
+        with pytest.raises(RunError) as error:
+            MaskExplainer.from_pretrained(path)
+        assert str(error.value).startswith(f"{path}: expected a run folder, {reason}")

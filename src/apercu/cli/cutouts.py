@@ -63,7 +63,7 @@ def cutouts(
     """
     from apercu.images.catalogue import read_catalogue, read_classes
     from apercu.images.catalogue.cutouts import CutoutStatus, cut_stamps, read_objects
-    from apercu.io import check_writable, write_file
+    from apercu.io import create_folder, write_file
     from apercu.run_record import lock_output
 
     columns, in_pixels = _choose_columns((ra, dec), (x, y))
@@ -73,10 +73,14 @@ def cutouts(
     files = _make_file_names(objects.ids)
     if label is None and (out / "labels.csv").exists():
         raise ConfigError(f"{out}: has a labels.csv already; give --label, or another folder")
-    check_writable(out)
     message = f"{out} holds the stamps that were cut; the same command makes all of them again"
     errors: list[InputError] = []
-    with lock_output(out), on_interrupt(message), show_progress() as report:
+    with (
+        create_folder(out),
+        lock_output(out),
+        on_interrupt(message),
+        show_progress() as report,
+    ):
         statuses = cut_stamps(
             frames,
             objects,

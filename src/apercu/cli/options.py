@@ -48,9 +48,9 @@ class Device(StrEnum):
 def check_out(out: Path | None) -> Path | None:
     """Check that a folder can be written, before the work begins; raises OutputError."""
     if out is not None:
-        from apercu.io import check_out_folder
+        from apercu.io import check_writable
 
-        check_out_folder(out)
+        check_writable(out)
     return out
 
 

@@ -17,7 +17,7 @@ from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource, open_images
-from apercu.io import check_out_folder
+from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 
 REPORT_FILE = "report.html"
@@ -96,7 +96,7 @@ def compare(
     """
     settings = CompareSettings(_split_metrics(metrics), limit, seed, steps=steps)
     if out is not None:
-        check_out_folder(Path(out))
+        check_writable(Path(out))
     check_names(explainers, methods)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, device=device, trust=trust)

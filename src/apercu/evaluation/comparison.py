@@ -23,7 +23,6 @@ from apercu.evaluation.results import (
 from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
-from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics.registry import METRICS, is_threshold_needed
 from apercu.run_record import RunRecord
@@ -67,8 +66,6 @@ def run_comparison(
         ClassifierError: randomisation is named, and the classifier has no accessible weights.
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
-    if out is not None:
-        check_writable(out)
     with nullcontext() if out is None else RunRecord(out, {}, "comparison").begin():
         halves = is_threshold_needed(settings.metrics or METRICS)
         sample = draw_sample(

@@ -43,7 +43,8 @@ from apercu.training.config import CONFIG
 CLASSIFIER, WEIGHTS = "classifier.json", "weights.safetensors"
 FACTS, CARD = "facts.json", "card.md"
 ENCODER = "encoder"
-
+EXPORT = "explainer.json"
+"""File of a folder that `apercu export` wrote, which is no run folder."""
 
 _FILES = (CONFIG, CLASSIFIER, FACTS, WEIGHTS, f"{ENCODER}/card.json")
 _DAMAGE = (
@@ -73,7 +74,7 @@ def load_explainer(
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
-        raise RunError(f"{folder}: expected a run folder, found no {CONFIG}")
+        raise RunError(_describe_other_folder(folder))
     if not (folder / WEIGHTS).is_file():
         raise RunError(
             f"{folder}: training has not finished ({WEIGHTS} is missing); "
@@ -114,6 +115,22 @@ def load_explainer(
     if unknown or any(not name.startswith("encoder.") for name in missing):
         raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
     return kind.explainer(network, classifier_info, settings, facts).to(device)
+
+
+def _describe_other_folder(path: Path) -> str:
+    """Return one line on a path that is no run folder."""
+    folder = path.parent if path.is_file() else path
+    if (folder / EXPORT).is_file():
+        return (
+            f"{path}: expected a run folder, got an export; give the run that it was made of, or "
+            "open the export with apercu_runtime, or masks with apercu serve, video and batch"
+        )
+    if path.is_file():
+        advice = f"give its folder, {folder}" if (folder / CONFIG).is_file() else "give a folder"
+        return f"{path}: expected a run folder, got a file; {advice}"
+    return (
+        f"{path}: expected a run folder, found no {CONFIG}; give the --out of an `apercu train …`"
+    )
 
 
 def load_doubts(run: str | Path) -> str | None:

@@ -31,7 +31,7 @@ from apercu.explainers.student import (
     plan_student,
 )
 from apercu.images import ImageSource, open_images
-from apercu.io import check_out_folder
+from apercu.io import check_writable
 from apercu.progress import ProgressCallback, ignore_progress, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
@@ -110,7 +110,7 @@ def train(
         OutputError: the folder cannot be written.
     """
     run, chosen = Path(out), find_kind(kind)
-    check_out_folder(run)
+    check_writable(run)
     base = _choose_settings(run, config, chosen)
     begun = find_begun_steps(run) if resume else None
     settings = base.with_schedule(steps=steps, batch=batch, begun=begun)

@@ -16,7 +16,7 @@ from apercu.errors import ConfigError, RunError
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
-from apercu.io import check_writable, parse_json, write_json
+from apercu.io import parse_json, write_json
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
@@ -193,7 +193,6 @@ def evaluate_features(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
-    check_writable(out)
     with lock_folder(out):
         return _write_evaluation(evaluation, out, progress, command)
 

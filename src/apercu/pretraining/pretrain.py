@@ -10,7 +10,7 @@ from typing import NamedTuple
 from apercu.classifiers import Classifier
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
-from apercu.io import check_out_folder
+from apercu.io import check_writable
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
     CatalogueJoin,
@@ -102,7 +102,7 @@ def pretrain_backbone(
         RunError: the folder holds another training.
         OutputError: the folder cannot be written.
     """
-    check_out_folder(run)
+    check_writable(run)
     news = NewsReceiver(progress=lambda count, total: report("images", count, total))
     prepared = prepare_pretraining(settings, inputs, seed, news)
     trainer = Trainer(

@@ -10,7 +10,6 @@ from apercu.classifiers import Classifier
 from apercu.evaluation.cost import describe_environment
 from apercu.explainers.base import TrainedExplainer
 from apercu.images import ImageSource
-from apercu.io import check_writable
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
 from apercu.robustness.report import write_report
@@ -65,7 +64,6 @@ def run_stress_test(
         "plan": plan.model_dump(mode="json"),
         "command": command,
     }
-    check_writable(out)
     with lock_folder(out):
         benchmark = StressBenchmark(
             classifier, source, plan, attacks, filters, explainer, surrogate, progress

@@ -27,7 +27,7 @@ from apercu.errors import ImagesError, RunError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.extras import require_extra
-from apercu.io import check_out_folder, check_writable
+from apercu.io import check_writable
 from apercu.run_record import RunRecord
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -175,9 +175,8 @@ def run_batch(
         OutputError: the result cannot be written.
         UnreachableError: the images or the cluster cannot be reached now.
     """
-    check_out_folder(request.out)
-    opened = request.open()
     check_writable(request.out)
+    opened = request.open()
     record = RunRecord(
         request.out,
         {RECORD_FILE: opened.record},

@@ -64,7 +64,7 @@ from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import load_explainer
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
-from apercu.io import check_writable, write_file
+from apercu.io import create_folder, write_file
 from apercu.methods.base import MapScale
 from apercu.run_record import lock_output
 
@@ -99,8 +99,7 @@ def write_export(
         ApercuError: the outputs of a graph differ from those of PyTorch.
         OutputError: the folder cannot be written.
     """
-    check_writable(out)
-    with lock_output(out), tempfile.TemporaryDirectory() as exact:
+    with create_folder(out), lock_output(out), tempfile.TemporaryDirectory() as exact:
         run = ExportRun(explainer.to("cpu"), settings, inputs or ExportInputs(), report)
         return run.write(out, Path(exact))
 

@@ -111,6 +111,7 @@ class VideoWriter:
 
     def __init__(self, out: Path, format: OutputFormat, source: VideoSource) -> None:
         check_writable(out.parent)
+        out.parent.mkdir(parents=True, exist_ok=True)
         self.out = out
         self._part = out.with_name(f".{out.name}.{os.getpid()}.part")
         self.unwritten = 0

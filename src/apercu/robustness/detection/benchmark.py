@@ -19,7 +19,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
-from apercu.io import check_writable, write_file, write_json
+from apercu.io import write_file, write_json
 from apercu.progress import ignore_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
@@ -262,7 +262,6 @@ def detect_attacks(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
-    check_writable(out)
     with lock_folder(out):
         return _write_detection(benchmark, out, progress, command)
 
