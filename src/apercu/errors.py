@@ -97,6 +97,13 @@ class UnreachableError(ApercuError):
     status = 503
 
 
+LIBRARY_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+"""What libraries raise for names, options and files that are wrong."""
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """Return a value as text of one line for an error; a long one is cut.
 
@@ -108,6 +115,16 @@ def shorten(value: object, limit: int = 80) -> str:
     shortener.maxstring = shortener.maxother = 2 * limit + 20
     text = shortener.repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error, or its kind where it has no message.
+
+    >>> first_line(ValueError("\\n no such file \\n at all")), first_line(AssertionError())
+    ('no such file', 'AssertionError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def suggest_nearest(word: str, candidates: Iterable[str]) -> str:

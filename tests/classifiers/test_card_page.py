@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 import apercu
-from apercu.classifiers import ClassifierCard, InputSpec, make_card, open_classifier
+from apercu.classifiers import (
+    ClassifierCard,
+    InputSpec,
+    make_card,
+    open_classifier,
+    save_classifier,
+)
+from apercu.classifiers.card import move_source, strip_source
+from apercu.classifiers.draft import CardDraft
 from apercu.classifiers.outputs import MEANINGS
 from apercu.classifiers.sources.exported_program import ProgramOptions
 from apercu.classifiers.sources.hf import HfOptions
@@ -279,3 +287,38 @@ def test_values_that_do_not_fit_are_refused(tmp_path, monkeypatch) -> None:
     ):
         with pytest.raises(ClassifierError, match=words):
             make_card("net.onnx", **options)
+
+
+@pytest.mark.parametrize(
+    ("source", "moved"),
+    [
+        ("hf/h", "hf/../h"),
+        ("clip/c?texts=c,clip", "clip/../c?texts=c,clip"),
+        ("hf/./h", "hf/../h"),
+        ("hf/~/h", "hf/../home/h"),
+        ("n", "../n"),
+    ],
+)
+def test_only_the_folder_in_a_source_is_moved(source, moved, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("h", "c", "n", "home/h"):
+        (tmp_path / folder).mkdir(parents=True)
+    draft = CardDraft(ClassifierCard(source=source), ())
+    assert json.loads(draft.format_json("out"))["source"] == moved
+    assert draft.list_outside("out") == ["source"]
+    assert move_source(draft.card.source, "x") == moved.replace(strip_source(moved), "x", 1)
+
+
+def test_a_card_is_made_of_the_folder_of_another_card_as_it_is_opened(tmp_path) -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    first = open_classifier(module, size=8, classes=["a", "b"])
+    card = save_classifier(first, tmp_path / "saved")
+    draft = make_card(card.parent, classes=["cat", "dog"])
+    draft.write(card)
+    assert open_classifier(card.parent).classes == ("cat", "dog")
+    names = json.loads(card.with_name("sha256.json").read_text())
+    card.with_name("sha256.json").write_text(json.dumps(dict.fromkeys(names, "0" * 64)))
+    for spec in (card, card.parent):
+        with pytest.raises(ClassifierError, match="damaged, or not the file that was saved here"):
+            make_card(spec)

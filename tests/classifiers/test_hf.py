@@ -220,6 +220,10 @@ def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
 def test_problem_types(tmp_path: Path) -> None:
     _write(tmp_path, problem_type="multi_label_classification")
     assert open_classifier(f"hf/{tmp_path}").network.output == "sigmoid"
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({"source": "hf/.", "output": "logits"}))
+    saved = save_classifier(open_classifier(card), tmp_path / "saved")
+    assert open_classifier(saved).output.name == "logits"
 
 
 def test_folders_that_hold_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +254,41 @@ def test_the_card_of_a_model_opens_again(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(ClassifierError, match="is not the configuration of the model"):
         open_classifier(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "no such"},
+        {"model_type": 3},
+        {},
+        {"model_type": "vit", "hidden_size": "wide"},
+        {"model_type": "vit", "num_attention_heads": 0},
+        {"model_type": "vit", "hidden_size": 7, "num_attention_heads": 2},
+        {"model_type": "vit", "patch_size": 0},
+        {"model_type": "vit", "hidden_act": "no such"},
+        {"model_type": "vit", "num_hidden_layers": None},
+        {"model_type": "vit", "image_size": [1]},
+        {"model_type": "convnext", "depths": []},
+        {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [4]},
+        {"model_type": "swin", "depths": 3},
+        {"model_type": "bert"},
+    ],
+)
+def test_configurations_that_do_not_fit(config: dict[str, Any], tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(4)}, tmp_path / "w.safetensors")
+    content = {"source": "hf/x", "options": {"config": config}, "weights": "w.safetensors"}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({**content, "input": {"size": 32}}))
+    with pytest.raises(ClassifierError):
+        open_classifier(card)
+
+
+def test_weights_of_a_folder_that_are_damaged(tmp_path: Path) -> None:
+    _write(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ClassifierError, match=r"classifier hf/.*: "):
+        open_classifier(f"hf/{tmp_path}")
 
 
 def test_a_card_names_a_folder_beside_it(tmp_path: Path) -> None:

@@ -261,7 +261,12 @@ def test_a_saved_program_that_was_replaced_is_refused(tmp_path: Path) -> None:
     content = json.loads(other.read_text())
     content["options"]["strides"] = "wide"
     other.write_text(json.dumps(content))
-    with pytest.raises(ClassifierError, match=r"its options\.strides is wrong"):
+    with pytest.raises(ClassifierError, match=r"options: strides: input should be a valid tuple"):
+        open_classifier(other)
+    del content["options"]["strides"]
+    content["options"]["stride"] = [4]
+    other.write_text(json.dumps(content))
+    with pytest.raises(ClassifierError, match=r"stride is no key .*; did you mean strides\?"):
         open_classifier(other)
 
 

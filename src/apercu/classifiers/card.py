@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator, Sequence
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,6 +15,8 @@ from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_nearest
 from apercu.images.stretch import Stretch
 from apercu.io import is_inside, parse_json
+
+M = TypeVar("M", bound=BaseModel)
 
 CARD_FILE = "card.json"
 """Name of the card in the folder of a saved classifier."""
@@ -197,12 +199,7 @@ def read_card(path: str | Path) -> ClassifierCard:
         raise ClassifierError(f"{path}: expected a classifier card in JSON ({error})") from None
     if not isinstance(content, dict):
         raise ClassifierError(f"{path}: expected a JSON object with the key source")
-    try:
-        card = ClassifierCard.model_validate(content)
-    except ValidationError as error:
-        raise ClassifierError(
-            f"{path}: {'; '.join(describe_mistakes(error, ClassifierCard))}"
-        ) from None
+    card = validate(ClassifierCard, content, str(path))
     paths = dict(_resolve_paths(card, path.parent))
     for key, target in paths.items():
         if not (is_trusting() or is_inside(Path(strip_source(target)), path.parent)):
@@ -214,11 +211,15 @@ def read_card(path: str | Path) -> ClassifierCard:
 
 
 def write_card(card: ClassifierCard, path: str | Path) -> None:
-    """Write a card as JSON, without the values that are at their defaults."""
-    Path(path).write_text(
-        card.model_dump_json(indent=1, exclude_defaults=True, exclude_none=True) + "\n",
-        encoding="utf-8",
-    )
+    """Write a card as JSON, without the values that are at their defaults.
+
+    An `output` that was said is kept, since a source may say another one.
+    """
+    content = card.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    if "output" in card.model_fields_set:
+        content["output"] = card.output
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, str]]:
@@ -229,8 +230,8 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
     needs_model = name != card.source and (
         card.weights is None or card.options.get("config") is None
     )
-    if needs_model and (is_folder_name(name) or any(map(os.path.isdir, (folder / name, name)))):
-        path = (folder / os.path.expanduser(name)).absolute()
+    if needs_model and (is_folder_name(name) or is_folder(folder / name) or is_folder(Path(name))):
+        path = (folder / expand_home(name)).absolute()
         yield "source", move_source(card.source, str(path))
     if card.weights is not None:
         yield "weights", str(folder / card.weights)
@@ -258,6 +259,22 @@ def is_folder_name(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name.split("/")
 
 
+def expand_home(name: str) -> Path:
+    """Return a folder with `~` as the home of the user; without one, `~` is a name like others."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; none has a name that is too long, or holds a NUL."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _split_source(source: str) -> tuple[str, str, str]:
     """Return the prefix of a source, its folder or name, and the texts after it."""
     prefix = next(filter(source.startswith, FOLDER_PREFIXES), "")
@@ -280,10 +297,27 @@ def make_input(subject: str, **values: Any) -> InputSpec:
     Raises:
         ClassifierError: they do not fit each other, or are impossible.
     """
+    return validate(InputSpec, values, subject)
+
+
+def validate(model: type[M], content: Any, subject: str) -> M:
+    """Return a record of values that come from a file or from what was typed.
+
+    Args:
+        model: the record, such as a card or the options of a source.
+        content: the values, by the keys of the record.
+        subject: where they come from, for the error.
+
+    Returns:
+        The record.
+
+    Raises:
+        ClassifierError: they hold mistakes, which are all listed.
+    """
     try:
-        return InputSpec.model_validate(values)
+        return model.model_validate(content)
     except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, InputSpec))
+        mistakes = "; ".join(describe_mistakes(error, model))
         raise ClassifierError(f"{subject}: {mistakes}") from None
 
 

@@ -25,7 +25,7 @@ from apercu.classifiers.probe import (
     find_dtype,
     freeze_module,
 )
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, first_line
 from apercu.log import warn
 from apercu.types import Images, Logits, Picture
 
@@ -205,7 +205,7 @@ class Classifier:
             try:
                 self._forward.to(target)
             except (AssertionError, TypeError, RuntimeError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise ClassifierError(
                     f"classifier {self.spec} cannot be moved to {target}: {reason}"
                 ) from error

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from apercu.classifiers.card import ClassifierCard, describe_mistakes, move_source, read_card, strip_source
+from apercu.classifiers.card import ClassifierCard, expand_home, move_source, strip_source, validate
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.open import PerChannel, name_module, open_network
-from apercu.classifiers.trust import remember_typed, trust_files
+from apercu.classifiers.open import PerChannel, open_network, read_spec
+from apercu.classifiers.trust import trust_files
 from apercu.errors import ClassifierError
 from apercu.io import is_inside, write_file
 
@@ -62,11 +60,11 @@ class CardDraft:
 
     def _list_files(self) -> list[tuple[str, str]]:
         """Return the keys that hold paths of files or folders, and these paths."""
-        source = os.path.expanduser(strip_source(self.card.source))
+        source = str(expand_home(strip_source(self.card.source)))
         values: dict[str, str | None] = {"source": source, "weights": self.card.weights}
         values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
         paths = ((key, value) for key, value in values.items() if value is not None)
-        return [(key, path) for key, path in paths if key != "source" or os.path.exists(path)]
+        return [(key, path) for key, path in paths if key != "source" or Path(path).exists()]
 
 
 def make_card(
@@ -112,7 +110,6 @@ def make_card(
         >>> draft = apercu.make_card("net.onnx", size=224, output="sigmoid")  # doctest: +SKIP
         >>> draft.write("card.json")  # doctest: +SKIP
     """
-    spec = str(spec)
     stated = {
         "output": output,
         "output_name": output_name,
@@ -122,10 +119,7 @@ def make_card(
     }
     said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
     with trust_files(trust):
-        is_file = spec.endswith(".json")
-        if not is_file:
-            spec = remember_typed(name_module(spec))
-        card = read_card(spec) if is_file else ClassifierCard(source=spec)
+        spec, card = read_spec(str(spec))
         card = _complete(card, stated)
         if any(value is not None for value in said.values()):
             card = _complete(card, {"input": _describe_input(card, spec, said)})
@@ -137,7 +131,8 @@ def make_card(
         "input": network.input.model_dump(exclude_none=True),
         "output": classifier.output.name,
     }
-    return CardDraft(_validate(content, spec), tuple(_list_gaps(classifier, card)))
+    made = validate(ClassifierCard, content, f"classifier {spec}")
+    return CardDraft(made, tuple(_list_gaps(classifier, card)))
 
 
 def _describe_input(card: ClassifierCard, spec: str, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,15 +149,8 @@ def _describe_input(card: ClassifierCard, spec: str, said: Mapping[str, Any]) ->
 def _complete(card: ClassifierCard, values: Mapping[str, Any]) -> ClassifierCard:
     """Return a card with the values that are not None."""
     changes = {key: value for key, value in values.items() if value is not None}
-    return _validate({**card.model_dump(exclude_unset=True), **changes}, card.source)
-
-
-def _validate(content: Mapping[str, Any], subject: str) -> ClassifierCard:
-    try:
-        return ClassifierCard.model_validate(content)
-    except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, ClassifierCard))
-        raise ClassifierError(f"classifier {subject}: {mistakes}") from None
+    content = {**card.model_dump(exclude_unset=True), **changes}
+    return validate(ClassifierCard, content, f"classifier {card.source}")
 
 
 def _list_gaps(classifier: Classifier, card: ClassifierCard) -> list[str]:

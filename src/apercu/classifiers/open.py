@@ -168,15 +168,32 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
             f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; "
             "write a classifier card to describe a SPEC"
         )
+    spec, card = read_spec(spec)
+    return Classifier(open_network(card, spec), spec=spec)
+
+
+def read_spec(spec: str) -> tuple[str, ClassifierCard]:
+    """Return what a SPEC names and its card, which holds the source only where there is no file.
+
+    Args:
+        spec: SPEC that a person typed, also the folder of a card.
+
+    Returns:
+        The file of the card, or the source; and the card, whose paths are relative to the working
+        directory.
+
+    Raises:
+        UntrustedError: a path leads out of the folder of the card, which is not trusted.
+        ClassifierError: the card has mistakes, or a file beside it has changed.
+    """
     if not spec.startswith(_PREFIXES) and (Path(spec) / CARD_FILE).is_file():
         spec = str(Path(spec) / CARD_FILE)
-    is_file = spec.endswith(".json")
-    if not is_file:
+    if not spec.endswith(".json"):
         spec = remember_typed(name_module(spec))
-    card = read_card(spec) if is_file else ClassifierCard(source=spec)
-    if is_file:
-        _check_hashes(spec, card)
-    return Classifier(open_network(card, spec), spec=spec)
+        return spec, ClassifierCard(source=spec)
+    card = read_card(spec)
+    _check_hashes(spec, card)
+    return spec, card
 
 
 def open_network(card: ClassifierCard, spec: str) -> Network:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.preprocessing import normalise
-from apercu.errors import ApercuError, ClassifierError
+from apercu.errors import ApercuError, ClassifierError, first_line
 from apercu.log import warn
 from apercu.types import Images
 
@@ -91,7 +91,7 @@ class NetworkProbe:
             count = "an image" if len(images) == 1 else f"{len(images)} images"
             raise ClassifierError(
                 f"classifier {self.spec} cannot classify {count} of "
-                f"{'×'.join(map(str, images.shape[1:]))}: {_shorten(error)}; check its input"
+                f"{'×'.join(map(str, images.shape[1:]))}: {first_line(error)}; check its input"
             ) from error
 
     def choose_layout(self, module: nn.Module) -> TensorLayout:
@@ -148,7 +148,7 @@ class NetworkProbe:
                 score = (numbers * weights).sum()
                 (gradient,) = torch.autograd.grad(score, images, allow_unused=True)
         except (RuntimeError, TypeError) as error:
-            return _shorten(error)
+            return first_line(error)
         if gradient is not None and gradient.any():
             return ""
         if torch.equal(numbers[0], numbers[1]):
@@ -203,8 +203,3 @@ def _make_images(spec: InputSpec, device: torch.device) -> Images:
     shape = (1, spec.channels, *spec.size)
     dots = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.full(shape, 0.5), dots]).to(device)
-
-
-def _shorten(error: Exception) -> str:
-    """Return the first line of an error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

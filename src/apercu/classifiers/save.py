@@ -138,9 +138,9 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
 
 
 def _describe_output(classifier: Classifier) -> dict[str, Any]:
-    """Return what a card says of the output, without what is so by default or was measured."""
+    """Return what a card says of the output, without what is assumed or was measured."""
     content = {"output_name": classifier.network.output_name}
-    if classifier.output.name != "logits":
+    if classifier.output.name != "logits" or classifier.network.output_is_stated:
         content["output"] = classifier.output.name
     return content | {"value_range": classifier.network.value_range}
 

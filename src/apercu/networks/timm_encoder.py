@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers.sources.timm import find_cached_weights, find_size_option
-from apercu.errors import ConfigError
+from apercu.errors import LIBRARY_ERRORS, ConfigError, first_line
 from apercu.networks.encoder import Encoder
 from apercu.types import Images
 
@@ -55,10 +55,10 @@ class TimmEncoder(Encoder):
                 in_chans=image_channels,
                 **options,
             )
-        except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+        except LIBRARY_ERRORS as error:
             raise ConfigError(
-                f"encoder: expected a timm model with features_only, got timm/{name} ({reason})"
+                "encoder: expected a timm model with features_only, got "
+                f"timm/{name} ({first_line(error)})"
             ) from error
         info = self.network.feature_info
         last = {stride: i for i, stride in enumerate(info.reduction()) if 4 <= stride <= 32}

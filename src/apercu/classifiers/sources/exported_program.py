@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import GraphInput, resolve_input
 from apercu.classifiers.trust import is_trusting
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, first_line
 from apercu.io import digest_file
 
 
@@ -38,7 +38,7 @@ class ProgramOptions(BaseModel):
             first.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str | None = None
     sha256: str | None = None
@@ -96,7 +96,8 @@ def open_exported(card: ClassifierCard) -> Network:
     path = Path(card.source)
     if not path.is_file():
         raise ClassifierError(f"classifier {path}: no such file")
-    options, digest = _read_options(card), digest_file(path)
+    options = validate(ProgramOptions, card.options, f"classifier {path}: options")
+    digest = digest_file(path)
     if options.sha256 not in (None, digest):
         raise ClassifierError(
             f"classifier {path}: the file is not the one that its card describes; save it again"
@@ -105,7 +106,7 @@ def open_exported(card: ClassifierCard) -> Network:
     try:
         program = torch.export.load(archive)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ClassifierError(
             f"classifier {path}: torch {torch.__version__} cannot read it ({reason}); "
             "export it again with this version, or use ONNX"
@@ -146,7 +147,7 @@ def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedPr
             except Exception:
                 program = torch.export.export(module, (images[:1],))
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ClassifierError(
                 f"classifier {source}: torch.export cannot trace it ({reason}); put the code that "
                 "builds it into a function, and open package.module:function"
@@ -167,14 +168,6 @@ def serialise_program(program: ExportedProgram, source: str) -> bytes:
         warnings.simplefilter("ignore")
         torch.export.save(move_to_device_pass(program, "cpu"), buffer)
     return copy_checked_archive(f"classifier {source}", buffer.getvalue()).getvalue()
-
-
-def _read_options(card: ClassifierCard) -> ProgramOptions:
-    try:
-        return ProgramOptions.model_validate(card.options)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ClassifierError(f"classifier {card.source}: its options.{where} is wrong") from None
 
 
 def _build_module(program: ExportedProgram) -> Any:

@@ -8,17 +8,23 @@ no code of the hub is run.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes, is_folder_name
+from apercu.classifiers.card import (
+    ClassifierCard,
+    InputSpec,
+    expand_home,
+    is_folder,
+    is_folder_name,
+    validate,
+)
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -26,15 +32,11 @@ from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
 from apercu.classifiers.sources.timm import is_reachable
 from apercu.classifiers.trust import check_config
-from apercu.errors import ClassifierError
+from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line
 from apercu.extras import require_extra
 from apercu.io import parse_json
 
 HF_PREFIX = "hf/"
-LIBRARY_ERRORS = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError),
-)
-"""What transformers raises for files and settings that are wrong."""
 
 _HUB = "https://huggingface.co"
 _OUTPUTS: dict[str, OutputName] = {
@@ -121,11 +123,7 @@ def read_options(card: ClassifierCard) -> HfOptions:
     Raises:
         ClassifierError: they hold mistakes.
     """
-    try:
-        return HfOptions.model_validate(card.options)
-    except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, HfOptions))
-        raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
+    return validate(HfOptions, card.options, f"classifier {card.source}: options")
 
 
 def check_config_of_model(source: str, options: HfOptions, config: Any) -> None:
@@ -153,8 +151,8 @@ def find_model(name: str, source: str) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
     common: dict[str, Any] = {"trust_remote_code": False}
-    folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):
+    folder = expand_home(name)
+    if is_folder(folder):
         if not (folder / "config.json").is_file():
             raise ClassifierError(
                 f"classifier {source}: {folder} holds no config.json; expected a folder written by "
@@ -274,6 +272,7 @@ def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tup
 @contextmanager
 def catch_errors(source: str, advice: str = "") -> Iterator[None]:
     """Turn errors of transformers into one line, and keep it quiet."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers.utils import logging
 
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -281,8 +280,8 @@ def catch_errors(source: str, advice: str = "") -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except LIBRARY_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (*LIBRARY_ERRORS, SafetensorError, StrictDataclassError) as error:
+        reason = first_line(error)
         advice = f"; {advice}" if advice else ""
         raise ClassifierError(f"classifier {source}: {reason}{advice}") from error
     finally:

@@ -8,23 +8,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes
+from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.fingerprint import digest_function, digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, first_line
 from apercu.log import warn
-
-M = TypeVar("M", bound=BaseModel)
 
 _INPUT_KEYS = ("channels", "size", "resize", "mean", "std")
 """Keys of the input that a caller may describe."""
@@ -131,7 +128,7 @@ def open_in_memory(
     elif output := read_output_attribute(forward, source):
         content["output"] = output
     content |= {k: description[k] for k in ("output_name", "value_range") if k in description}
-    card = _validate(ClassifierCard, content, source)
+    card = validate(ClassifierCard, content, f"classifier {source}")
     forward = unwrap_module(forward)
     if isinstance(forward, nn.Module):
         _check_weights(forward, source)
@@ -196,7 +193,9 @@ def read_input_attribute(forward: Any, source: str) -> InputSpec | None:
         ClassifierError: it has mistakes.
     """
     value = _read_attribute(forward, "input", InputSpec | Mapping)
-    return None if value is None else _validate(InputSpec, value, f"{source}: its attribute input")
+    if value is None:
+        return None
+    return validate(InputSpec, value, f"classifier {source}: its attribute input")
 
 
 def read_classes_attribute(forward: Any) -> list[str] | None:
@@ -264,21 +263,12 @@ def _find_input(forward: Any, source: str, description: Mapping[str, Any]) -> In
     for key in ("mean", "std"):
         if key in values:
             values[key] = _repeat(values[key], values.get("channels", 3))
-    return _validate(InputSpec, values, source)
+    return validate(InputSpec, values, f"classifier {source}")
 
 
 def _repeat(value: Any, count: Any) -> Any:
     """Return a number as often as it is needed, and anything else as it is."""
     return (value,) * count if isinstance(value, int | float) else value
-
-
-def _validate(model: type[M], content: Any, subject: str) -> M:
-    """Return a validated record; a mistake becomes one line about the subject."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, model))
-        raise ClassifierError(f"classifier {subject}: {mistakes}") from None
 
 
 def _copy_module(module: nn.Module, source: str) -> nn.Module:
@@ -288,7 +278,7 @@ def _copy_module(module: nn.Module, source: str) -> nn.Module:
         copied.zero_grad()
         return copied
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ClassifierError(
             f"classifier {source}: the module cannot be copied ({reason}); pass copy=False to "
             "use it itself, in evaluation mode and with frozen parameters"

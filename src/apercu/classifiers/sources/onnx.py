@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, describe_mistakes, make_input
+from apercu.classifiers.card import ClassifierCard, InputSpec, make_input, validate
 from apercu.classifiers.network import BlackBox, Network
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, first_line
 from apercu.extras import require_extra
 from apercu.io import digest_file
 
@@ -187,11 +187,7 @@ def _join(outputs: Sequence[Any], count: int) -> Any:
 
 def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput, Any]:
     """Return the input of a session, and the type of its numbers."""
-    try:
-        options = GraphOptions.model_validate(card.options)
-    except ValidationError as error:
-        mistakes = "; ".join(describe_mistakes(error, GraphOptions))
-        raise ClassifierError(f"classifier {card.source}: options: {mistakes}") from None
+    options = validate(GraphOptions, card.options, f"classifier {card.source}: options")
     if len(inputs) != 1 or inputs[0].type not in _DTYPES:
         got = ", ".join(f"{i.name}: {i.type}" for i in inputs)
         raise ClassifierError(
@@ -282,7 +278,7 @@ def _open_session(path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ClassifierError(f"classifier {path}: not a usable ONNX file ({reason})") from None
 
 

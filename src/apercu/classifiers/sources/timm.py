@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
 from apercu.log import warn
 
 TIMM_PREFIX = "timm/"
@@ -86,9 +87,10 @@ def create_model(name: str, options: Mapping[str, Any]) -> Any:
     _check_name(name)
     try:
         return timm.create_model(name, **options)
-    except (TypeError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ClassifierError(f"classifier timm/{name}: {reason}; check its options") from error
+    except (*LIBRARY_ERRORS, SafetensorError) as error:
+        raise ClassifierError(
+            f"classifier timm/{name}: {first_line(error)}; check its options"
+        ) from error
 
 
 def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -171,8 +173,10 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
         raise _download_error(name, "the hub cannot be reached")
     try:
         return create_model(name, {**options, "pretrained": True})
-    except OSError as error:
-        raise _download_error(name, str(error).splitlines()[0]) from error
+    except ClassifierError as error:
+        if isinstance(error.__cause__, OSError):
+            raise _download_error(name, first_line(error.__cause__)) from error
+        raise
 
 
 def is_reachable(url: str) -> bool:

@@ -11,7 +11,7 @@ from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
 from apercu.classifiers.sources.timm import warn_random
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
 
 
 def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
@@ -52,12 +52,12 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         module = models.get_model(name, weights=weights, **options)
     except OSError as error:
         raise ClassifierError(
-            f"classifier {card.source}: its pretrained weights cannot be downloaded ({error}); "
-            "write a classifier card with `weights`, a safetensors file"
+            f"classifier {card.source}: its pretrained weights cannot be downloaded "
+            f"({first_line(error)}); write a classifier card with `weights`, a safetensors file"
         ) from error
-    except (TypeError, ValueError) as error:
+    except LIBRARY_ERRORS as error:
         raise ClassifierError(
-            f"classifier {card.source}: {str(error).splitlines()[0]}; check its options"
+            f"classifier {card.source}: {first_line(error)}; check its options"
         ) from error
     if card.weights is not None:
         load_weights(module, card.weights)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import INPUTS, silence_exporter
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, first_line
 from apercu.io import write_file
 
 QUANTISED_OPERATORS = ["Conv", "Gemm"]
@@ -53,7 +53,7 @@ def convert_graph(exact: Path, precision: Precision, path: Path, calibration: li
                 _write_static_int8(exact, converted, calibration)
             return write_file(path, converted.read_bytes())
     except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise ConfigError(
             f"precision: onnxruntime cannot convert this graph to {precision} ({reason}); "
             "use --precision fp32"
