@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from apercu.errors import RunError
+from apercu.errors import InputError, RunError
 from apercu.evaluation.demo import DemoPlan
 from apercu.explainers.latent.settings import LatentSettings
 from apercu.explainers.mask.settings import MaskSettings
+from apercu.io import write_file
 from apercu.pretraining.settings import PretrainSettings
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.run_record import LOCK, RunRecord, RunState, lock_folder
@@ -152,6 +153,24 @@ def test_a_process_that_lightning_started_takes_part(
         with plain(tmp_path, seed=1).begin():
             pass
     assert '"seed": 0' in (tmp_path / "plan.json").read_text()
+
+
+def test_refused_work_leaves_a_record_only_where_it_wrote_something(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InputError), plain(run).begin():
+        raise InputError("no images")
+    assert not run.exists()
+    with pytest.raises(KeyboardInterrupt), plain(run).begin():
+        raise KeyboardInterrupt
+    assert (run / "plan.json").is_file()
+    with pytest.raises(InputError), plain(run).begin():
+        raise InputError("of a later attempt")
+    assert (run / "plan.json").is_file()
+    other = tmp_path / "other"
+    with pytest.raises(InputError), plain(other).begin():
+        write_file(other / "errors.csv", b"")
+        raise InputError("none could be read")
+    assert (other / "plan.json").is_file()
 
 
 HOLDER = """

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from apercu.errors import ConfigError, OutputError, RunError
+from apercu.errors import ConfigError, InputError, OutputError, RunError
 from apercu.io import create_folder, write_file
 from apercu.progress import ProgressCallback, ignore_progress
 
@@ -77,7 +77,8 @@ class RunRecord:
     def begin(self, *, resume: bool = True) -> Iterator[RunState]:
         """Begin or continue the work, and keep other processes out of the folder until it ends.
 
-        A process that Lightning started for a further device works without the lock, and neither
+        Work that is refused (InputError) before it writes anything leaves no record. A process
+        that Lightning started for a further device works without the lock, and neither
         writes nor checks anything.
 
         Args:
@@ -98,7 +99,12 @@ class RunRecord:
             state = self._check(resume=resume)
             if state is not RunState.EXTENDED:  # else they describe the result that is still there
                 self._write_parts()
-            yield state
+            try:
+                yield state
+            except InputError:
+                if state is RunState.NEW:
+                    self._remove_parts()
+                raise
             self._write_parts()
 
     def _write_parts(self) -> None:
@@ -107,6 +113,12 @@ class RunRecord:
             path = self.folder / name
             if not path.is_file() or (self.growing and self._has_grown(name, part)):
                 write_file(path, part.model_dump_json(indent=1) + "\n")
+
+    def _remove_parts(self) -> None:
+        """Remove the record of work that was refused before anything else was written."""
+        if {path.name for path in self.folder.iterdir()} <= {LOCK, *self.parts}:
+            for name in self.parts:
+                (self.folder / name).unlink(missing_ok=True)
 
     def _has_grown(self, name: str, part: BaseModel) -> bool:
         before = _flatten(read_part(self.folder / name, type(part)).model_dump(mode="json"))

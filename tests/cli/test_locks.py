@@ -46,6 +46,7 @@ def test_a_folder_in_work_is_left_alone(
 
 LATE_MISTAKES = {
     "train": f"train mask --classifier CARD --images {PLANTED} --out a/out --encoder timm/none",
+    "training images": "train mask --classifier CARD --images DAMAGED --out a/out --steps 2",
     "compare": f"compare --classifier CARD --images {PLANTED} --methods nothing --out a/out",
     "metric": "compare --classifier CARD --images UNLABELLED --metrics pointing_game --out a/out",
     "stress": "stress --classifier CARD --images DAMAGED --attacks fgsm --out a/out",
