@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import shutil
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ import torch
 from pyarrow import parquet
 
 from apercu import open_classifier
-from apercu.classifiers import ClassifierCard, InputSpec
+from apercu.classifiers import ClassifierCard, InputSpec, read_card, write_card
 from apercu.cli import main
 from apercu.images.stretch import Stretch
 from apercu.pretraining.settings import PRETEXTS
@@ -78,20 +79,26 @@ def test_flux_is_what_stands_out_of_the_noise_of_the_difference() -> None:
     assert (result > 0).float().mean() < 0.05
 
 
-def test_imagenet_features_get_the_stretch_of_stamps() -> None:
+def test_imagenet_features_get_the_stretch_of_stamps(tiny_card: Path, tmp_path: Path) -> None:
     stretch = Stretch(low=(-1.0,) * 3, high=(9.0,) * 3, noise=(1.0,) * 3)
-    imagenet = ClassifierCard(
-        source="timm/x", weights="w.safetensors", input=InputSpec(size=(224, 224), mean=(0.5,) * 3)
-    )
+    models, out = tmp_path / "models", tmp_path / "run" / "imagenet.json"
+    shutil.copytree(tiny_card.parent, models)
+    out.parent.mkdir()
+    (models / "classes.txt").write_text("stripes\ndots\nrings\n")
+    (out.parent / "weights.safetensors").write_bytes(b"of another classifier")
+    card = read_card(models / "card.json").model_copy(update={"classes": "classes.txt"})
+    write_card(card.model_copy(update={"weights": "weights.safetensors"}), models / "card.json")
     other = ClassifierCard(source="timm/y", input=InputSpec(size=(63, 63), stretch=stretch))
-    joined = _recipe("imagenet").joined(imagenet, other)
-    assert joined.input is not None
-    assert (joined.input.stretch, joined.input.size, joined.input.mean) == (
-        stretch,
-        (224, 224),
-        (0.5,) * 3,
-    )
-    assert joined.weights == str(Path("w.safetensors").resolve())
+    write_card(_recipe("imagenet").joined(read_card(models / "card.json"), other, out), out)
+    shutil.rmtree(models)
+    classifier, expected = open_classifier(out), open_classifier(tiny_card)
+    card = read_card(out)
+    assert card.input is not None and card.input.stretch == stretch
+    assert classifier.size == expected.size
+    assert classifier.classes == ("stripes", "dots", "rings")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(classifier(images), expected(images))
+    assert (out.parent / "weights.safetensors").read_bytes() == b"of another classifier"
 
 
 def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Path) -> None:

@@ -140,34 +140,35 @@ def passing(
     def halves(films: Films) -> tuple[Tensor, Tensor]:
         real, changed = films.images[::2], films.images[1::2]
         pairs = counterparts(classifier, explainer, changed)
-        result = torch.cat([pair.adversarial.clone() for _, pair in pairs])
-        return torch.cat([real, result]), torch.cat(
-            [torch.zeros(len(real)), torch.ones(len(result))]
-        )
+        adversarial = torch.cat([pair.adversarial.clone() for _, pair in pairs])
+        truth = torch.cat([torch.zeros(len(real)), torch.ones(len(adversarial))])
+        return torch.cat([real, adversarial]), truth
 
     generator = Generator().manual_seed(seed)
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inputs, outputs in ((1, 24), (24, 48), (48, 96), (96, 96)):
         layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
-    optimiser = torch.optim.AdamW(network.parameters(), RATE)
+    discriminator = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
+    optimiser = torch.optim.AdamW(discriminator.parameters(), RATE)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS)
     images, truth = halves(train)
     for _ in range(STEPS):
         chosen = torch.randint(len(images), (PART,), generator=generator)
-        image = images[chosen]
+        batch = images[chosen]
         mirrored = torch.rand(PART, 1, 1, 1, generator=generator) < 0.5
-        image = torch.where(mirrored, image.flip(3), image)
-        loss = F.binary_cross_entropy_with_logits(network(image - 0.5)[:, 0], truth[chosen])
+        batch = torch.where(mirrored, batch.flip(3), batch)
+        logits = discriminator(batch - 0.5)[:, 0]
+        loss = F.binary_cross_entropy_with_logits(logits, truth[chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         rate.step()
-    network.eval()
+    discriminator.eval()
     images, truth = halves(test)
     with torch.inference_mode():
-        scores = torch.cat([network(part - 0.5)[:, 0] for part in torch.split(images, PART)])
+        parts = torch.split(images, PART)
+        scores = torch.cat([discriminator(part - 0.5)[:, 0] for part in parts])
     return round(binary_auroc(scores, truth.long()).item(), 4)
 
 

@@ -40,7 +40,7 @@ def behind_a_stretch(card: ClassifierCard, stamps: str, out: Path) -> Classifier
         noise=(BENDS,) * card.input.channels,
         sky=False,
     )
-    program = Path(shutil.copy(card.source, out.parent))
+    program = shutil.copy(card.source, out.with_name(f"{out.stem}-{Path(card.source).name}"))
     input = card.input.model_copy(update={"stretch": stretch})
     return card.model_copy(update={"source": program.name, "input": input})
 

@@ -71,8 +71,7 @@ def main(run: Path, limit: int) -> None:
     pictures = [source[index].picture for index in range(0, len(source), step)]
     images = torch.stack([classifier.prepare(picture) for picture in pictures])
     light = torch.stack([flux(picture) for picture in pictures])
-    logits = classifier.predict_probabilities(images)
-    targets = logits.argmax(1)
+    targets = classifier.predict_probabilities(images).argmax(1)
     results: dict[str, Scores] = {}
     for name in ("mask", "counterpart"):
         explainer = load_explainer(run / name)
