@@ -26,8 +26,8 @@ def frame_of(pixels: np.ndarray, matrix: ColourMatrix) -> VideoFrame:
 
 
 def rgb_of(frame: VideoFrame, matrix: ColourMatrix) -> np.ndarray:
-    pictures = frame.reformat(format="rgb24", src_colorspace=matrix.swscale_id)
-    return pictures.to_ndarray().astype(int)
+    picture = frame.reformat(format="rgb24", src_colorspace=matrix.swscale_id)
+    return picture.to_ndarray().astype(int)
 
 
 @pytest.fixture(scope="module")

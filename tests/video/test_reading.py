@@ -42,10 +42,10 @@ def rgb(frame: VideoPicture) -> np.ndarray:
 def test_a_turned_video_is_upright(clip, rotation: int) -> None:
     path = clip([halves(RED, BLUE)] * 2, rotation=rotation)
     source = open_video(str(path))
-    pictures = rgb(next(source.read_items()))
+    picture = rgb(next(source.read_items()))
     assert source.frame_format.size == ((64, 48) if rotation == 180 else (48, 64))
     expected = np.rot90(halves(RED, BLUE), {90: 1, -90: -1, 180: 2}[rotation])
-    np.testing.assert_allclose(pictures[::16, ::16], expected[::16, ::16], atol=8)
+    np.testing.assert_allclose(picture[::16, ::16], expected[::16, ::16], atol=8)
 
 
 def test_the_turn_is_the_one_that_ffmpeg_makes(clip) -> None:
