@@ -12,7 +12,6 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,10 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apercu.classifiers import InputSpec
 from apercu.deploy.serving import server as server_module
 from apercu.deploy.serving.bodies import decode_base64
+from apercu.deploy.serving.decoding import DecodingClient
+from apercu.deploy.serving.pool import WorkerPool
+from apercu.deploy.serving.served_explainer import ServedExplainer
 from apercu.deploy.serving.settings import AccessPolicy, ServeSettings
+from apercu.deploy.serving.worker import WorkerSetup
 from apercu.errors import ConfigError
 
 JSON = {"content-type": "application/json"}
@@ -371,35 +373,33 @@ def test_a_client_that_only_listens_gets_its_answer(listen, png, seconds, more) 
     assert _answer(port, b"GET /healthz HTT") == b""
 
 
-def test_a_connection_is_kept_as_long_as_is_set(serving, monkeypatch) -> None:
+def test_a_connection_is_kept_as_long_as_is_set(worker, monkeypatch) -> None:
     """The option reaches the server that listens; how long the default is, too."""
     configured = {}
 
-    class Pool:
-        setups = (None,)
+    async def start_workers(pool: WorkerPool) -> ServedExplainer:
+        return worker.explainer.served
 
-        async def start(self) -> object:
-            return SimpleNamespace(input=InputSpec(size=(8, 8)))
-
-    class Decoding:
-        def __init__(self, *settings: object) -> None: ...
-
-        async def start(self) -> None: ...
+    async def start_decoder(client: DecodingClient) -> None: ...
 
     class Http:
         def __init__(self, config, on_started) -> None:
             configured["keep_alive"] = config.timeout_keep_alive
 
     monkeypatch.setattr(server_module, "HttpServer", Http)
-    monkeypatch.setattr(server_module, "DecodingClient", Decoding)
-    monkeypatch.setattr(server_module, "Service", lambda *all: SimpleNamespace(access=all[-1]))
+    monkeypatch.setattr(WorkerPool, "start", start_workers)
+    monkeypatch.setattr(DecodingClient, "start", start_decoder)
     monkeypatch.setattr(server_module, "build_app", lambda service: configured.update(s=service))
     for given, expected in (({}, 5.0), ({"keep_alive": 75.0}, 75.0)):
         access = AccessPolicy(("lab.example",))
-        settings = ServeSettings(Path("run"), access=access, **given)
-        asyncio.run(server_module.Server(settings, print)._load(Pool()))
+        settings = ServeSettings(Path("run"), token=b"x" * 16, access=access, **given)
+        pool = WorkerPool([WorkerSetup(Path("run"))], 30.0, print)
+        asyncio.run(server_module.Server(settings, print)._load(pool))
         assert configured["keep_alive"] == expected
-        assert configured["s"].access is access
+        service = configured["s"]
+        assert (service.access, service.token) == (access, b"x" * 16)
+        assert service.client.workers is pool
+        assert service.capacity == 64 + 8  # what waits, and a batch at work
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,11 @@ from apercu.classifiers import InputSpec
 from apercu.deploy.serving import decoding
 from apercu.deploy.serving.app import WorkerClient
 from apercu.deploy.serving.decoder import DecoderSetup
-from apercu.deploy.serving.decoding import DecodingClient, estimate_cost
+from apercu.deploy.serving.decoding import DecoderProcess, DecodingClient, estimate_cost
 from apercu.deploy.serving.prepared_image import PreparedImage, read_pixel_count
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
 from apercu.deploy.serving.responses import ExplainResponse
+from apercu.errors import ApercuError
 from apercu.images.stretch import Stretch
 
 SPEC = InputSpec(size=(24, 32))
@@ -187,6 +191,63 @@ def test_the_cheapest_goes_first(client, monkeypatch) -> None:
 
     _run(crowd)
     assert order == [500, 400, 100, 300, 900]
+
+
+def _count_processes(group: int) -> int:
+    """Return how many processes of a group run."""
+    count = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of = stat.read_text().rpartition(") ")[2].split()[:3]
+            count += int(of) == group and state != "Z"
+    return count
+
+
+@contextmanager
+def _begin_picture(decoder: DecoderProcess) -> Iterator[int]:
+    """Let a decoder begin with a picture that does not arrive; yields its process group."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            decoder.hand_over(theirs)
+        ours.recv(1)
+        group = decoder._process.pid
+        assert _count_processes(group) == 2
+        yield group
+
+
+def _wait_until_gone(group: int) -> None:
+    end = time.monotonic() + 20
+    while _count_processes(group):
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="/proc tells of processes")
+def test_no_child_outlives_the_web_process_or_the_server(client) -> None:
+    with _begin_picture(client._decoder) as group:
+        client._decoder._connection.close()  # as the kernel does when the web process is killed
+        _wait_until_gone(group)
+    [fine] = _explain(client, _encode("TIFF"))
+    assert fine.status == 200
+    with _begin_picture(client._decoder) as group:
+        client.close()
+        _wait_until_gone(group)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_a_decoder_that_dies_while_it_loads_is_an_error(seconds) -> None:
+    client = DecodingClient(Echo(), DecoderSetup.from_limit(SPEC, 1_000_000), 30.0)
+
+    async def start() -> None:
+        starting = asyncio.create_task(client.start())
+        await asyncio.sleep(seconds)
+        client._decoder._process.kill()
+        await starting
+
+    with pytest.raises(ApercuError, match="the decoder ended before it was ready; is there"):
+        _run(start)
+    client.close()
 
 
 def test_a_decoder_that_died_is_started_again(client) -> None:

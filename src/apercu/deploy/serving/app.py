@@ -234,7 +234,7 @@ class Endpoints:
             return inference.images
 
         responses = await self._answer(request, parse)
-        return to_http(
+        return self._respond(
             _first_problem(responses) or write_inference(self.served.name, id, responses)
         )
 

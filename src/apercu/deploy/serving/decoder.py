@@ -63,17 +63,21 @@ class DecoderSetup:
 
 
 def run_decoder(descriptor: int) -> NoReturn:
-    """Fork a child for each connection that arrives. This is the whole decoder process."""
+    """Fork a child for each connection that arrives. This is the whole decoder process.
+
+    It leads a process group, and ends with its children when the web process is gone.
+    """
     with socket.socket(fileno=descriptor) as connection:
         (length,) = LENGTH.unpack(_receive(connection, LENGTH.size))
         setup = pickle.loads(_receive(connection, length))
         _load_libraries()
-        connection.sendall(LOADED)
+        with suppress(ConnectionError):  # the web process is gone, as the loop notices
+            connection.sendall(LOADED)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
         while True:
             start, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
             if not start:
-                os._exit(0)
+                os.killpg(os.getpid(), signal.SIGKILL)  # with all children
             for child_end in descriptors:
                 if os.fork() == 0:
                     connection.close()  # it is the decoder's, who may die

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import pickle
 import signal
 import socket
@@ -23,7 +24,7 @@ from apercu.deploy.serving.errors import WorkerLostError
 from apercu.deploy.serving.prepared_image import read_pixel_count
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse, describe_error
-from apercu.errors import ImageError
+from apercu.errors import ApercuError, ImageError
 
 LIGHT_PIXELS, LIGHT_BYTES = 4_000_000, 8_000_000
 """A picture of at most so many pixels and bytes is decoded by a worker, if its header tells; one
@@ -54,25 +55,39 @@ class DecoderProcess:
     """
 
     def __init__(self, setup: DecoderSetup) -> None:
-        ours, theirs = socket.socketpair()
+        self._connection, theirs = socket.socketpair()
         words = ("from apercu.deploy.serving.decoder import run_decoder", "run_decoder({})")
         code = "; ".join(words).format(theirs.fileno())
         blocked = (signal.SIGINT, signal.SIGTERM)  # the web process ends it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,
             )
+        except OSError:
+            self._connection.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self._connection = ours
         content = pickle.dumps(setup)
-        ours.sendall(LENGTH.pack(len(content)) + content)
+        with suppress(ConnectionError):  # it has ended, as whoever uses it will notice
+            self._connection.sendall(LENGTH.pack(len(content)) + content)
 
     def wait_until_loaded(self) -> None:
-        """Wait until it has loaded all libraries, or has ended."""
-        self._connection.recv(1)
+        """Wait until it has loaded all libraries.
+
+        Raises:
+            ApercuError: it has ended before.
+        """
+        answer = b""
+        with suppress(ConnectionError):
+            answer = self._connection.recv(1)
+        if not answer:
+            raise ApercuError("the decoder ended before it was ready; is there enough memory?")
 
     def hand_over(self, connection: socket.socket) -> None:
         """Let a new child work for the other end of a connection.
@@ -85,8 +100,9 @@ class DecoderProcess:
         socket.send_fds(self._connection, [b"\0"], [connection.fileno()])
 
     def end(self) -> None:
-        """End the process; children that decode end at their limits."""
-        self._process.kill()
+        """End the process, and its children with it."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._connection.close()
 
@@ -112,7 +128,11 @@ class DecodingClient(WorkerClient):
         self._tasks: set[asyncio.Task[ExplainResponse]] = set()
 
     async def start(self) -> None:
-        """Start the decoder, and wait until it has loaded its libraries."""
+        """Start the decoder, and wait until it has loaded its libraries.
+
+        Raises:
+            ApercuError: it has ended before.
+        """
         self._decoder = DecoderProcess(self.setup)
         await asyncio.to_thread(self._decoder.wait_until_loaded)
 

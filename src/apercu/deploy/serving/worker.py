@@ -64,7 +64,6 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     """
     from apercu.classifiers import open_classifier
     from apercu.deploy.inference import Predictor, is_export, open_engine
-    from apercu.deploy.inference.torch_engine import TorchEngine
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
     from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
@@ -82,7 +81,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
         predictor = Predictor(explainer, classifier).to(device)
         return CounterpartBatchExplainer(name, predictor, explainer)
     masks = cast(MaskExplainer, explainer)
-    return MaskBatchExplainer(name, TorchEngine.from_explainer(masks, classifier))
+    return MaskBatchExplainer(name, open_engine(masks, classifier, device))
 
 
 @final
