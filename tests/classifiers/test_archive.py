@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -167,20 +168,24 @@ def test_a_structure_that_imports_a_module_is_refused(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = tmp_path / "ran"
-    (tmp_path / "evil_of_archive.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    (tmp_path / "evil_of_archive.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     change = _replace(r"\"context\": \"[]\"", ENUM)
     path = _change_entry(plain, tmp_path / "bad.pt2", "models/model.json", change)
     with pytest.raises(UntrustedError, match="in_spec"):
         open_classifier(path)
     assert not trace.exists()
+    sys.modules.pop("evil_of_archive", None)
+    with pytest.raises(ClassifierError, match="cannot read it"):
+        open_classifier(path, trust=True)
+    assert trace.exists()
 
 
 def test_code_that_checks_shapes_is_not_run(plain: Path, tmp_path: Path) -> None:
     trace = tmp_path / "ran"
     change = _replace('"guards_code": [', f'"guards_code": ["open({str(trace)!r}, \'w\')", ')
     path = _change_entry(plain, tmp_path / "bad.pt2", "models/model.json", _end_list(change))
-    open_classifier(path)
+    torch.export.load(copy_checked_archive(path)).module()(torch.rand(2, 1, 4, 4))
     assert not trace.exists()
 
 

@@ -324,6 +324,17 @@ def test_decisions_agree_with_their_definitions() -> None:
     assert find_decision(lambda x: x) is ONE_CLASS
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_logits_of_certain_probabilities_are_finite(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[20.0, -120.0], [0.0, 1.0]], dtype=dtype)
+    for decision in (ONE_CLASS, EACH_CLASS):
+        expected = decision.probabilities(logits)
+        restored = decision.restore_logits(expected)
+        assert restored.isfinite().all()
+        assert torch.equal(restored.argsort(1), logits.argsort(1))
+        torch.testing.assert_close(decision.probabilities(restored), expected, atol=1e-4, rtol=0.01)
+
+
 def test_classes_are_drawn_from_those_that_are_predicted_or_absent() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5, -2.0], [-3.0, -1.0, -2.0, -4.0]]).repeat(50, 1)
     generator = torch.Generator().manual_seed(0)
@@ -387,3 +398,16 @@ def test_names_of_one_number() -> None:
     with pytest.raises(ClassifierError, match="has 2 classes, but 3 names"):
         opened(1, "sigmoid", classes=["a", "b", "c"])
     assert apercu.open_classifier is open_classifier
+
+
+@pytest.mark.parametrize("said", [None, "logits", "sigmoid"])
+def test_what_was_said_of_the_output_is_saved(said: str | None, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    classifier = open_classifier(network, size=2, output=said)
+    card = save_classifier(classifier, tmp_path / "first")
+    assert json.loads(card.read_text()).get("output") == said
+    again = open_classifier(save_classifier(open_classifier(card), tmp_path / "second"))
+    assert again.output == classifier.output
+    assert again.fingerprint == classifier.fingerprint
+    images = torch.rand(2, 3, 2, 2)
+    torch.testing.assert_close(again(images), classifier(images))

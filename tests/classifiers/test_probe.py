@@ -165,19 +165,43 @@ def test_gradients_that_never_arrive_are_told(kind: Callable[[], nn.Module]) -> 
     assert Occlusion()(classifier, _images(1)).any()
 
 
-def test_chance_and_the_other_images_of_a_batch_are_told() -> None:
-    class Noisy(Plain):
-        def forward(self, images: Tensor) -> Any:
-            return super().forward(F.dropout(images, 0.5, training=True))
+class Noisy(Plain):
+    """Keeps a dropout on."""
 
-    class Together(Plain):
-        def forward(self, images: Tensor) -> Any:
-            logits = super().forward(images)
-            return logits - logits.mean(0) if len(logits) > 1 else logits
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(F.dropout(images, 0.5, training=True))
 
-    torch.manual_seed(0)
-    assert "other numbers each time" in _open(Noisy)[1][0]
-    assert "other numbers beside other images" in _open(Together)[1][0]
+
+class Together(Plain):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, images: Tensor) -> Any:
+        logits = super().forward(images)
+        return logits - logits.mean(0) if len(logits) > 1 else logits
+
+
+FORMS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": lambda module: module,
+    "script": lambda module: torch.jit.trace(module.eval(), _images(), check_trace=False),
+    "function": lambda module: lambda images: module(images).detach(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_chance_and_the_other_images_of_a_batch_are_told(form: str) -> None:
+    lines: list[str] = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with redirect_warnings(lines.append):
+            open_classifier(FORMS[form](Noisy()), size=SIDE, copy=True)
+    assert sum("other numbers each time" in line for line in lines) == 20
+    lines.clear()
+    for kind in (Plain, Together):
+        with redirect_warnings(lines.append):
+            open_classifier(FORMS[form](_build(kind)), size=SIDE)
+    (line,) = (line for line in lines if "other numbers" in line)
+    assert "other numbers beside other images" in line
 
 
 def test_a_network_that_sees_nothing_is_told() -> None:

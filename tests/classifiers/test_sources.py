@@ -290,11 +290,66 @@ def test_a_timm_card_builds_for_its_channels_and_classes(tmp_path: Path) -> None
     [
         ({"num_classes": 5}, r"2 of another shape: .*fc\.weight \(2, 96\) instead of \(5, 96\)"),
         ({"in_chanz": 5}, r"in_chanz.*check its options"),
+        ({"act_layer": "no such"}, "check its options"),
+        ({"output_stride": 7}, "check its options"),
+        ({"base_width": 0, "cardinality": 0}, "check its options"),
+        ({"global_pool": "no such"}, "check its options"),
+        ({"layers": 3}, "check its options"),
+        ({"block": 3}, "check its options"),
+        ({"norm_layer": 3}, "check its options"),
+        ({"in_chans": "three"}, "check its options"),
     ],
 )
 def test_timm_options_that_do_not_fit(tmp_path: Path, options: Any, match: str) -> None:
     with pytest.raises(ClassifierError, match=match):
         open_classifier(_timm_card(tmp_path, options=options))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"groups": 0}),
+        ("resnet18", {"norm_layer": "batch"}),
+        ("resnet18", {"replace_stride_with_dilation": [True]}),
+        ("resnet18", {"num_classes": "ten"}),
+        ("resnet18", {"num_classes": -1}),
+        ("vit_b_16", {"image_size": 17}),
+        ("vit_b_16", {"image_size": 16, "patch_size": 0}),
+        ("squeezenet1_0", {"version": "9"}),
+        ("mobilenet_v2", {"inverted_residual_setting": []}),
+        ("mobilenet_v2", {"inverted_residual_setting": [[1]]}),
+        ("densenet121", {"block_config": 3}),
+        ("densenet121", {"growth_rate": None}),
+    ],
+)
+def test_torchvision_options_that_do_not_fit(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    content = {"source": f"torchvision/{name}", "options": {"weights": None, **options}}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({**content, "input": {"size": [32, 32]}}))
+    with (
+        redirect_warnings(lambda line: None),
+        pytest.raises(ClassifierError, match=r"check its options$"),
+    ):
+        open_classifier(card)
+
+
+def test_random_weights_of_our_factories_are_the_same_each_time(tmp_path: Path) -> None:
+    options = {"channels": 2, "classes": 3, "size": [6, 5], "width": 4}
+    content = {"source": "apercu.classifiers.small_resnet:SmallResNet", "options": options}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({**content, "input": {"channels": 2, "size": [6, 5]}}))
+    fingerprints, lines = set(), list[str]()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with redirect_warnings(lines.append):
+            fingerprints.add(open_classifier(card).fingerprint)
+        before = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(torch.rand(1), before)  # the caller's generator is as it was
+    assert len(fingerprints) == 1
+    assert all("its weights are random, as its card names no `weights`" in line for line in lines)
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -227,8 +227,7 @@ class Classifier:
     def _adapt_to_network(self) -> str:
         """Choose the layout of the images; return why no gradients reach them, if that is so."""
         probe = self._make_probe()
-        if self.module is not None:
-            self.layout = probe.choose_layout(self.module)
+        self.layout = probe.choose_layout(self.module)
         fault = probe.find_gradient_fault() if self.network.differentiable else ""
         if fault:
             warn(

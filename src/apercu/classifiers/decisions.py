@@ -18,6 +18,9 @@ from torch import Generator, Tensor
 
 from apercu.types import Images, Logits, LogitsFn, Scores, Targets
 
+SMALLEST_PROBABILITY = 1e-12
+"""What a probability of 0 is taken for, so that its logarithm is finite."""
+
 
 class Decision(ABC):
     """How the logits of an image become probabilities and predicted classes.
@@ -117,8 +120,7 @@ class OneClass(Decision):
         return F.cross_entropy(logits, targets, reduction="none")
 
     def find_predicted(self, logits: Logits) -> Bool[Tensor, "batch classes"]:
-        top = logits.argmax(1, keepdim=True)
-        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
+        return _mark_top(logits)
 
     def is_predicted(self, logits: Logits, targets: Targets) -> Bool[Tensor, " batch"]:
         return logits.argmax(1) == targets
@@ -191,22 +193,18 @@ class EachClass(Decision):
         return (distance - lowest).mean() * temperature**2
 
     def restore_logits(self, probabilities: Float[Tensor, "batch classes"]) -> Logits:
-        return probabilities.log() - torch.log1p(-probabilities)
+        inside = clamp_probability(probabilities)
+        return inside.log() - torch.log1p(-inside)
 
     def draw_predicted(self, logits: Logits, generator: Generator) -> Targets:
-        top = self._mark_top(logits)
+        top = _mark_top(logits)
         present = self.find_predicted(logits)
         return _draw_allowed(torch.where(present.any(1, keepdim=True), present, top), generator)
 
     def draw_absent(self, logits: Logits, generator: Generator) -> Targets:
-        absent = ~(self.find_predicted(logits) | self._mark_top(logits))
-        others = ~self._mark_top(logits)
+        absent = ~(self.find_predicted(logits) | _mark_top(logits))
+        others = ~_mark_top(logits)
         return _draw_allowed(torch.where(absent.any(1, keepdim=True), absent, others), generator)
-
-    @staticmethod
-    def _mark_top(logits: Logits) -> Bool[Tensor, "batch classes"]:
-        top = logits.argmax(1, keepdim=True)
-        return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
 
 
 ONE_CLASS, EACH_CLASS = OneClass(), EachClass()
@@ -241,6 +239,18 @@ def find_decision(logits_fn: object) -> Decision:
     """
     decision = getattr(logits_fn, "decision", None)
     return decision if isinstance(decision, Decision) else ONE_CLASS
+
+
+def clamp_probability(probability: Tensor) -> Tensor:
+    """Return probabilities a little inside of 0 and 1, so that both logarithms are finite."""
+    limits = torch.finfo(probability.dtype)
+    return probability.clamp(max(SMALLEST_PROBABILITY, limits.tiny), 1 - limits.eps / 2)
+
+
+def _mark_top(logits: Logits) -> Bool[Tensor, "batch classes"]:
+    """Return which class of each image has the largest logit, `batch × classes`."""
+    top = logits.argmax(1, keepdim=True)
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
 
 
 def _draw_allowed(allowed: Bool[Tensor, "batch classes"], generator: Generator) -> Targets:

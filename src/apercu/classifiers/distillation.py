@@ -222,19 +222,25 @@ def estimate_seconds(teacher: Classifier, count: int, settings: StudentSettings)
     data = DistillationData(
         list(images), torch.arange(len(images)), torch.zeros(2, len(images), len(teacher.classes))
     )
-    few = replace(settings, steps=1, batch=len(images))
-    with torch.no_grad():
-        per_query = _time_call(lambda: teacher(images.to(teacher.device))) / len(images)
-    per_image = _time_call(
-        lambda: train_student(teacher, data, few, Generator().manual_seed(0), None)
-    ) / len(images)
+
+    @torch.no_grad()
+    def ask() -> None:
+        teacher(images.to(teacher.device))
+
+    def train(steps: int) -> None:
+        few = replace(settings, steps=steps, batch=len(images))
+        train_student(teacher, data, few, Generator().manual_seed(0), None)
+
+    ask(), train(1)  # the first calls are slower
+    per_query = _time_call(ask) / len(images)
+    start, longer = _time_call(partial(train, 1)), _time_call(partial(train, 3))
+    per_image = max(0.0, longer - start) / (2 * len(images))
     teacher.queries = queries
     return 2 * count * per_query + settings.steps * min(count, settings.batch) * per_image
 
 
 def _time_call(call: Callable[[], object]) -> float:
-    """Return the seconds that the second of two calls takes."""
-    call()
+    """Return the seconds that a call takes."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin

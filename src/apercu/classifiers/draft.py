@@ -34,6 +34,9 @@ class CardDraft:
 
         Args:
             folder: the folder in which the file will be.
+
+        Returns:
+            The text of the file, which ends in a line break.
         """
         content = self.card.model_dump(mode="json", exclude_none=True)
         content = {key: value for key, value in content.items() if value != {}}

@@ -17,7 +17,13 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
+from apercu.classifiers.decisions import (
+    EACH_CLASS,
+    ONE_CLASS,
+    SMALLEST_PROBABILITY,
+    Decision,
+    clamp_probability,
+)
 from apercu.classifiers.names import ClassNames
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.types import Logits
@@ -58,7 +64,6 @@ SYNONYMS = {
 _ONE_NUMBER: tuple[OutputName, ...] = ("sigmoid", "probability", "value")
 _PER_CLASS: tuple[OutputName, ...] = ("logits", "probabilities", "sigmoid", "sigmoid_probabilities")
 _PROBABILITIES = ("probabilities", "probability", "sigmoid_probabilities")
-_SMALLEST_PROBABILITY = 1e-12
 _LARGEST_MISS = 0.02
 """By how much a sum of probabilities may miss 1, with numbers of half precision."""
 LOGIT_RANGE = 4.0
@@ -297,28 +302,23 @@ def _convert_logits(raw: Tensor, output: Output) -> Logits:
 
 
 def _convert_probabilities(raw: Tensor, output: Output) -> Logits:
-    return raw.clamp_min(_SMALLEST_PROBABILITY).log()
+    return raw.clamp_min(SMALLEST_PROBABILITY).log()
 
 
 def _convert_probability(raw: Tensor, output: Output) -> Logits:
-    probability = _clamp_probability(raw)
+    probability = clamp_probability(raw)
     return torch.cat((torch.log1p(-probability), probability.log()), dim=1)
 
 
 def _convert_sigmoid_probabilities(raw: Tensor, output: Output) -> Logits:
     if output.takes_one_number:
         return _convert_probability(raw, output)
-    probability = _clamp_probability(raw)
-    return probability.log() - torch.log1p(-probability)
+    return EACH_CLASS.restore_logits(raw)
 
 
 def _convert_value(raw: Tensor, output: Output) -> Logits:
     low, high = output.value_range or (-LOGIT_RANGE / 2, LOGIT_RANGE / 2)
     return _split_logit((raw - (low + high) / 2) * (LOGIT_RANGE / (high - low)))
-
-
-def _clamp_probability(raw: Tensor) -> Tensor:
-    return raw.clamp(_SMALLEST_PROBABILITY, 1 - torch.finfo(raw.dtype).eps / 2)
 
 
 def _split_logit(logit: Tensor) -> Logits:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard
@@ -53,6 +54,9 @@ def open_factory(card: ClassifierCard) -> Network:
             neither it nor the card has an `input`.
     """
     check_factory(card.source, card.options)
+    is_random = card.source in OWN_FACTORIES and card.weights is None
+    if is_random:
+        torch.manual_seed(0)
     try:
         built = _import_factory(card.source)(**card.options)
     except ClassifierError:
@@ -68,7 +72,7 @@ def open_factory(card: ClassifierCard) -> Network:
         if not isinstance(built, nn.Module):
             raise ClassifierError(f"classifier {card.source}: a plain callable takes no weights")
         load_weights(unwrap_module(built), card.weights)
-    elif card.source in OWN_FACTORIES:
+    elif is_random:
         warn_random(card.source, "its card names no `weights`")
     spec = card.input or read_input_attribute(built, card.source)
     if spec is None:

@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from apercu.classifiers.positions import MAX_EXTRA_TOKENS, MapLayout
 from apercu.types import Images, Logits
-
-_MAX_EXTRA_TOKENS = 16
-"""Largest number of tokens without a position."""
 
 
 class StagedModule(nn.Module):
@@ -87,7 +85,6 @@ def _read_map(state: Tensor, config: Any, size: tuple[int, int]) -> Tensor | Non
         return None
     height, width = (patch, patch) if isinstance(patch, int) else patch
     rows, columns = size[0] // height, size[1] // width
-    if not 0 <= state.shape[1] - rows * columns <= _MAX_EXTRA_TOKENS:
+    if not 0 <= state.shape[1] - rows * columns <= MAX_EXTRA_TOKENS:
         return None
-    positions = state[:, -rows * columns :].movedim(2, 1)
-    return positions.reshape(*positions.shape[:2], rows, columns)
+    return MapLayout(rows, columns, "tokens").read(state)

@@ -102,6 +102,9 @@ def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
     Args:
         name: name of the model.
         size: height and width in pixels.
+
+    Returns:
+        The option `img_size` by its name, or an empty dictionary.
     """
     import timm
 
@@ -118,6 +121,9 @@ def find_cached_weights(name: str) -> str | None:
 
     Args:
         name: name of the model.
+
+    Returns:
+        The path of the file; None where it is not in the cache.
     """
     import timm
     from huggingface_hub import try_to_load_from_cache

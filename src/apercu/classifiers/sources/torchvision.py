@@ -99,6 +99,9 @@ def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
     Args:
         name: name of the model.
         size: height and width in pixels.
+
+    Returns:
+        The option by its name, or an empty dictionary.
     """
     if name.startswith("vit_") and size[0] == size[1]:
         return {"image_size": size[0]}
