@@ -13,6 +13,7 @@ from PIL import Image
 
 from apercu.errors import ImageError
 from apercu.images import read_picture
+from apercu.images.formats import tiff
 
 RAMP = (np.arange(64)[:, None] + np.arange(40) + 100).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
@@ -21,7 +22,7 @@ SHORT, LONG, RATIONAL = 3, 4, 5
 Tag = tuple[int, int, tuple[object, ...]]
 
 
-def encode_tiff(strips: list[bytes], rows: int, *tags: Tag) -> bytes:
+def encode_tiff(strips: list[bytes], rows: int, *tags: Tag, order: str = "<") -> bytes:
     """A TIFF of 40 × 64 pixels of one byte, whose tags may be replaced."""
     offsets = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
     default: list[Tag] = [
@@ -39,14 +40,15 @@ def encode_tiff(strips: list[bytes], rows: int, *tags: Tag) -> bytes:
     body, start = b"".join(strips), 8 + sum(map(len, strips))
     entries, extra = b"", b""
     for number, kind, values in (merged[key] for key in sorted(merged)):
-        form = {SHORT: "<H", LONG: "<I", RATIONAL: "<II"}[kind]
+        form = order + {SHORT: "H", LONG: "I", RATIONAL: "II"}[kind]
         raw = b"".join(struct.pack(form, *(v if isinstance(v, tuple) else (v,))) for v in values)
         if len(raw) > 4:
             at = start + 2 + 12 * len(merged) + 4 + len(extra)
-            extra, raw = extra + raw, struct.pack("<I", at)
-        entries += struct.pack("<HHI", number, kind, len(values)) + raw.ljust(4, b"\0")
-    directory = struct.pack("<H", len(merged)) + entries + bytes(4) + extra
-    return b"II*\0" + struct.pack("<I", start) + body + directory
+            extra, raw = extra + raw, struct.pack(f"{order}I", at)
+        entries += struct.pack(f"{order}HHI", number, kind, len(values)) + raw.ljust(4, b"\0")
+    directory = struct.pack(f"{order}H", len(merged)) + entries + bytes(4) + extra
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}I", start) + body + directory
 
 
 def read_row(data: bytes) -> torch.Tensor:
@@ -106,6 +108,23 @@ def test_missing_rows_of_a_png() -> None:
     assert read_row(encode_png(0, 64, interlaced=True)).shape == (1, 40)
     with pytest.raises(ImageError, match="a part of its pixels is missing"):
         read_picture(encode_png(60, 64, interlaced=True))
+
+
+def test_the_directories_of_a_tiff_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    offsets: list[int] = []
+    read_directory = tiff._read_directory
+
+    def count(stream: object, order: str, offset: int, *others: object) -> object:
+        offsets.append(offset)
+        return read_directory(stream, order, offset, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiff, "_read_directory", count)
+    pages = [Image.fromarray(RAMP + 10 * number) for number in range(3)]
+    stream = io.BytesIO()
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:])
+    picture = read_picture(stream.getvalue(), channels=1)
+    torch.testing.assert_close(picture[0], torch.from_numpy(RAMP / 255).float())
+    assert len(offsets) == len(set(offsets)) == 3
 
 
 def test_missing_strips_of_a_tiff() -> None:
@@ -174,6 +193,30 @@ def test_white_is_zero_at_every_depth(
     inverted = read_picture(encode_tiff([pixels.tobytes()], 64, *tags, WHITE_IS_ZERO), channels=1)
     torch.testing.assert_close(plain, torch.full((1, 64, 40), low))
     torch.testing.assert_close(inverted, torch.full((1, 64, 40), 1 - low))
+
+
+def test_white_is_zero_in_words_of_either_byte_order() -> None:
+    for order in ("<", ">"):
+        content = np.full((64, 40), 0x4000, f"{order}u2").tobytes()
+        data = encode_tiff([content], 64, (258, SHORT, (16,)), WHITE_IS_ZERO, order=order)
+        picture = read_picture(data, channels=1)
+        torch.testing.assert_close(picture, torch.full((1, 64, 40), 1 - 0x4000 / 65535))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_colours_of_words_in_separate_planes(packed: bool, order: str) -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (3, 64, 40)).astype(f"{order}u2")
+    tags: tuple[Tag, ...] = (
+        (258, SHORT, (16,) * 3),
+        (262, SHORT, (2,)),
+        (277, SHORT, (3,)),
+        (284, SHORT, (2,)),
+        (259, SHORT, (DEFLATE if packed else 1,)),
+    )
+    strips = [zlib.compress(plane.tobytes()) if packed else plane.tobytes() for plane in values]
+    picture = read_picture(encode_tiff(strips, 64, *tags, order=order), channels=None)
+    torch.testing.assert_close(picture, torch.from_numpy(values.astype(np.float32) / 65535))
 
 
 @pytest.mark.parametrize("packed", [False, True])

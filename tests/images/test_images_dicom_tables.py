@@ -152,6 +152,7 @@ def palette(entries: NDArray[Any], bits: int, vr: str = "OW") -> dict[str, objec
     [
         (np.arange(256, dtype=np.uint8), 8),
         (np.arange(256, dtype="<u2"), 8),
+        (np.arange(256, dtype="<u2") << 8, 8),
         (np.arange(256, dtype="<u2"), 16),
         (np.arange(256, dtype="<u2") * 257, 16),
     ],

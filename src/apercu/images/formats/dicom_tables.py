@@ -88,7 +88,10 @@ def _read_entries(
     if isinstance(value, bytes | bytearray):
         if len(value) >= 2 * count:
             entries = _read_words(item, bytes(value))[:count]
-            return entries & 0xFF if bits <= 8 and entries.max() > 0xFF else entries
+            if bits > 8 or entries.max() <= 0xFF:
+                return entries
+            low = entries & 0xFF
+            return low if low.any() else entries >> 8
         entries = np.frombuffer(value, np.uint8).astype(np.int64)
     else:
         entries = np.array(read_numbers(item, keyword, name)).astype(np.int64)

@@ -146,13 +146,25 @@ def read_planes(hdu: Hdu) -> NDArray[np.float32]:
         stored = np.asarray(hdu.data).reshape(-1, *hdu.shape[-2:])
         values: NDArray[np.float32] = stored.astype(np.float32)
     values[np.isinf(values)] = np.nan
-    blank = header.get("BLANK", header.get("ZBLANK"))
-    if type(blank) is int and blank == 0 and int(header.get("BITPIX", 0)) > 0:
-        values[stored == header.get("BZERO", 0)] = np.nan  # astropy passes over this one
+    card = header.get("BLANK", header.get("ZBLANK"))
+    blank = _read_blank(card)
+    is_passed_over = blank == 0 or type(card) is not int  # by astropy
+    if blank is not None and is_passed_over and int(header.get("BITPIX", 0)) > 0:
+        scaled = blank * float(header.get("BSCALE", 1)) + float(header.get("BZERO", 0))
+        values[stored == np.asarray(scaled).astype(stored.dtype)] = np.nan
     limit = header.get("SATURATE")
     if isinstance(limit, float | int) and limit is not True and 0 < limit < math.inf:
         values[values >= np.float64(limit)] = np.nan
     return values
+
+
+def _read_blank(card: object) -> int | None:
+    """Return the stored value of unknown pixels; some write it as a float or a text."""
+    try:
+        number = float(card) if isinstance(card, int | float | str) else math.nan
+    except ValueError:
+        return None
+    return int(number) if type(card) is not bool and number.is_integer() else None
 
 
 def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:

@@ -62,8 +62,10 @@ def check_tiles(stream: BytesIO | BufferedReader, hdu: Any, name: str) -> None:
     """
     from astropy.io import fits
 
-    stream.seek(hdu.fileinfo()["hdrLoc"])
-    table = fits.BinTableHDU.readfrom(stream)
+    at = hdu.fileinfo()
+    stream.seek(at["hdrLoc"])
+    content = stream.read(at["datLoc"] + at["datSpan"] - at["hdrLoc"])
+    table = fits.BinTableHDU.readfrom(BytesIO(content))  # of a file on disk it reads the start
     header = table.header
     axes = range(1, int(header["ZNAXIS"]) + 1)
     default = {1: int(header["ZNAXIS1"])}
@@ -71,9 +73,9 @@ def check_tiles(stream: BytesIO | BufferedReader, hdu: Any, name: str) -> None:
     limit = tile * _LARGEST_PIXEL + _STEP
     for column in ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA"):
         for packed in table.data[column] if column in table.columns.names else ():
-            content = np.asarray(packed).tobytes()
-            if content[:2] == GZIP_MAGIC and len(content) * _GZIP_RATIO > limit:
-                count_inflated(content, name, _GZIP_WBITS, limit)
+            tile_bytes = np.asarray(packed).tobytes()
+            if tile_bytes[:2] == GZIP_MAGIC and len(tile_bytes) * _GZIP_RATIO > limit:
+                count_inflated(tile_bytes, name, _GZIP_WBITS, limit)
     stream.seek(0)
 
 

@@ -98,9 +98,16 @@ class TiffPage(NamedTuple):
 
     @property
     def needs_own_decoder(self) -> bool:
-        """Whether Pillow cannot read the values: floats in other ways than one of 32 bits."""
+        """Whether Pillow cannot read the values, or reads others.
+
+        It reads floats only as one of 32 bits, and takes words in separate planes for bytes.
+        """
         if self.is_float:
             return (self.bits, self.samples) != (32, 1)
+        if self.bits == 16 and self.samples > 1 and self.first(PLANAR, 1) == 2:
+            return True
+        if self.bits == 16 and self.samples == 1 and self.is_white_zero and self.order == ">":
+            return True
         return self.samples > 4 and self.bits in (8, 16)
 
 
@@ -356,8 +363,3 @@ def _undo_predictor(
         summed = np.cumsum(unsigned.astype(native), axis=1, dtype=native)
         return summed.view(f"{dtype.kind}{dtype.itemsize}")
     return values
-
-
-def count_pages(stream: BytesIO | BufferedReader, name: str) -> int:
-    """Return the number of pages; raises ImageError like `read_pages`."""
-    return len(read_pages(stream, name))
