@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -273,12 +274,15 @@ def test_a_damaged_catalogue_stays_in_the_error_tree(suffix: str, tmp_path: Path
     path = tmp_path / f"table{suffix}"
     content = write_catalogue(path)
     assert set(read_catalogue(path).columns) == {"id", "ra", "count"}
+    refused = 0
     for variant in damage_bytes(content):
         path.write_bytes(variant)
         try:
             read_catalogue(path)
         except ImagesError as error:
             assert "\n" not in str(error)
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("way", ["above", "absolute", "link", "folder"])
@@ -300,7 +304,9 @@ def test_labels_stay_in_their_folder(way: str, tmp_path: Path) -> None:
         "folder": "linked/a.png",
     }[way]
     (folder / "labels.csv").write_text(f"file,class\nown.png,x\n{name},y\n")
-    with pytest.raises(ImagesError, match=r"labels\.csv: .*a?\.?p?n?g? leads out of its folder"):
+    with pytest.raises(
+        ImagesError, match=rf"labels\.csv: {re.escape(name)} leads out of its folder"
+    ):
         open_images(folder)
     (folder / "labels.csv").write_text("file,class\nown.png,x\n./own.png,y\n")
     assert len(open_images(folder)) == 2
@@ -386,12 +392,15 @@ def test_a_damaged_manifest_of_a_batch_is_told(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(content))
     assert read_finished(tmp_path) == content
+    refused = 0
     for variant in damage_json(json.dumps(content).encode()):
         path.write_bytes(variant)
         try:
             read_finished(tmp_path)
         except RunError as error:
             assert "\n" not in str(error)
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file"])

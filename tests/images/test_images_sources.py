@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,17 @@ EXAMPLES: dict[type, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 }
 
 
+def list_subclasses(parent: type) -> Iterator[type]:
+    """Yield the classes below a class, at any depth."""
+    for child in parent.__subclasses__():
+        yield child
+        yield from list_subclasses(child)
+
+
 def test_every_source_has_an_example() -> None:
     classes = {
         source_class
-        for source_class in ImageSource.__subclasses__()
+        for source_class in list_subclasses(ImageSource)
         if source_class.__module__.startswith("apercu.images")
         and not inspect.isabstract(source_class)
     }

@@ -113,6 +113,9 @@ def unpacked_limit(packed_bytes: int, most: int | None = None) -> int:
         most: Largest number of unpacked bytes, whatever the packed bytes are; None for
             `MAX_UNPACKED_BYTES`.
 
+    Returns:
+        The number of bytes.
+
     >>> unpacked_limit(1000) >> 20, unpacked_limit(2 << 20) >> 20, unpacked_limit(1 << 30) >> 20
     (64, 200, 1024)
     """

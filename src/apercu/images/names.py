@@ -31,6 +31,9 @@ def shorten_name(name: str, most: int = 150) -> str:
         name: The name, without folders.
         most: Largest number of bytes; file systems take 255 with all suffixes.
 
+    Returns:
+        The name, or its beginning with eight digits of its SHA-256.
+
     >>> shorten_name("scan"), len(shorten_name("x" * 244))
     ('scan', 150)
     """

@@ -28,6 +28,7 @@ MAX_GROUP_BYTES = 2 << 30
 
 _ROWS = 64  # that are unpacked at once
 _IMAGE_COLUMNS = ("image", "img")
+_PATH_COLUMNS = ("file_name", "filename", "image_path", "filepath", "path")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 _MAX_COLUMNS_SHOWN = 8  # in an error message
 
@@ -129,11 +130,14 @@ def find_image_column(path: str | Path, schema: Schema) -> str:
     """Return the name of the column of pictures; raises ImagesError if there is none.
 
     It is called `image` or `img`, or the schema says that it holds pictures, or it is the only
-    column of structs with bytes in them.
+    column of structs with bytes in them, or the only one of bytes, or one of paths, which is called
+    `file_name` (as in the metadata of Hugging Face), `image_path` or the like.
     """
     pictures = [name for name in schema.names if _holds_pictures(schema.field(name).type)]
     structs = [name for name in pictures if _holds_struct_of_bytes(schema.field(name).type)]
-    candidates = [*_IMAGE_COLUMNS, *_read_features(schema), *(structs if len(structs) == 1 else ())]
+    binary = [name for name in pictures if _holds_bytes(schema.field(name).type)]
+    alone = [each[0] for each in (structs, binary) if len(each) == 1]
+    candidates = [*_IMAGE_COLUMNS, *_read_features(schema), *alone, *_PATH_COLUMNS]
     for name in candidates:
         if name in pictures:
             return name
@@ -208,6 +212,9 @@ def split_cell(cell: Any) -> tuple[bytes | None, str | None]:
         cell: The value of the image column: bytes, a list of the numbers of bytes, a path, a
             dictionary of `bytes` and `path`, or a list with one of these.
 
+    Returns:
+        The bytes and the path; each is None where the row does not have it.
+
     Raises:
         ImageError: it is a list of several pictures, or of what are no bytes.
     """
@@ -234,6 +241,9 @@ def find_picture(cell: Any, folder: Path) -> bytes | Path:
     Args:
         cell: The value of the image column, as `split_cell` takes it.
         folder: The folder of the Parquet file, in which the paths of its rows stay.
+
+    Returns:
+        The bytes, or the path of a file inside the folder.
 
     Raises:
         ImageError: there are neither bytes nor a path, or the path leads out of the folder.

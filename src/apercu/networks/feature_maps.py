@@ -315,6 +315,9 @@ def open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | No
     Args:
         classifier: a classifier that shows its layers.
         size: height and width of the images in pixels.
+
+    Returns:
+        The stages, which give the maps of all strides; None where there are none.
     """
     module = classifier.module
     if not all(hasattr(module, name) for name in ("forward_intermediates", "forward_head")):

@@ -168,6 +168,9 @@ class Lagrangian:
             logits_fn: function from codes to logits.
             targets: target class of each path.
             evidence: weight of the cross-entropy of each path.
+
+        Returns:
+            The cost of each path, `batch`.
         """
         pieces = self.points - 1
         kinetic = pieces / 2 * path.diff(dim=0).square().sum((0, 2))

@@ -94,6 +94,9 @@ def read_pixel_aspect(dataset: Dataset, name: str) -> float:
     Args:
         dataset: The elements of the file, with those of the frame.
         name: Name of the file, for error messages.
+
+    Returns:
+        The height of a pixel divided by its width.
     """
     for keyword in _SPACINGS:
         numbers = read_numbers(dataset, keyword, name)

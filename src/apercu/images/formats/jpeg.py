@@ -81,6 +81,9 @@ def is_cut_short(data: bytes) -> bool:
 
     Args:
         data: The whole stream.
+
+    Returns:
+        True if the pixels change with the bytes before the end, or if there is no end.
     """
     end = data.rfind(b"\xff\xd9")
     if end < 0:

@@ -27,7 +27,6 @@ from apercu.images.formats.tiff import (
     ORIENTATION,
     TiffPage,
     check_page,
-    count_pages,
     decode_page,
     is_tiff,
     read_pages,
@@ -83,12 +82,13 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
     with silence_warnings("PIL"), _translate_errors(name):
         start = stream.read(16)
         stream.seek(0)
-        tiff = read_page(stream, name, page) if is_tiff(start) else None
-        pages = 1 if tiff is None else count_pages(stream, name)
+        pages = read_pages(stream, name) if is_tiff(start) else []
+        tiff = _select_page(pages, page, stream, name) if pages else None
+        frames = max(1, len(pages))
         if tiff is not None and tiff.needs_own_decoder:
             orientation = min(8, max(1, tiff.first(ORIENTATION, UPRIGHT)))
             pixels = decode_page(tiff, stream, name)
-            return DecodedPicture(pixels, orientation, orientation, tiff.aspect, pages)
+            return DecodedPicture(pixels, orientation, orientation, tiff.aspect, frames)
         with _open(stream, name, start, tiff) as image:
             if tiff is not None:
                 image.seek(tiff.number)
@@ -100,7 +100,7 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
                 aspect = 1 / aspect
             pixels = _read_pixels(image, name, tiff)
             orientation = max(turned_by_pillow, pending)
-            return DecodedPicture(pixels, orientation, pending, aspect, pages)
+            return DecodedPicture(pixels, orientation, pending, aspect, frames)
 
 
 def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_]:
@@ -120,7 +120,7 @@ def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_
         start = stream.read(16)
         stream.seek(0)
         if is_tiff(start):
-            read_page(stream, name, 0)
+            _select_page(read_pages(stream, name), 0, stream, name)
         with _open(stream, name, start, None) as image:
             _load(image, stream, name, start)
             if _is_transparent(image):
@@ -159,9 +159,10 @@ def _translate_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged or cut short ({reason})") from error
 
 
-def read_page(stream: BytesIO | BufferedReader, name: str, page: int) -> TiffPage:
+def _select_page(
+    pages: list[TiffPage], page: int, stream: BytesIO | BufferedReader, name: str
+) -> TiffPage:
     """Return a page of a TIFF file after it is checked; raise ImageError if there is none."""
-    pages = read_pages(stream, name)
     if not 0 <= page < len(pages):
         raise ImageError(f"{name}: expected a page below {len(pages)}, got {page}")
     check_page(pages[page], stream, name)

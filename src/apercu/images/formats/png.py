@@ -19,6 +19,9 @@ def has_all_rows(data: bytes) -> bool:
 
     Args:
         data: The whole file, whose header is one that a decoder has accepted.
+
+    Returns:
+        True if no row is missing.
     """
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     depth, colour, interlaced = data[24], data[25], data[28]
