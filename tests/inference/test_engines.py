@@ -41,8 +41,6 @@ def test_both_compute_what_explainer_and_classifier_do(
     np.testing.assert_allclose(explained.maps, expected, atol=1e-4)
     probabilities = logits.softmax(1).detach()
     np.testing.assert_allclose(explained.probabilities, probabilities, atol=1e-5)
-    expected = probabilities.gather(1, targets[:, None])[:, 0]
-    np.testing.assert_allclose(explained.target_probabilities, expected, atol=1e-5)
 
 
 def test_a_batch_equals_its_single_images(engine, images) -> None:
@@ -50,8 +48,18 @@ def test_a_batch_equals_its_single_images(engine, images) -> None:
     for index, image in enumerate(images):
         alone = engine(image[None])
         np.testing.assert_allclose(alone.maps[0], together.maps[index], atol=1e-4)
-        expected = together.target_probabilities[index]
-        np.testing.assert_allclose(alone.target_probabilities[0], expected, atol=1e-5)
+        expected = together.probabilities[index]
+        np.testing.assert_allclose(alone.probabilities[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_an_explainer_stands_for_its_folder(tiny_run, tiny_card, images, is_opened: bool) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    classifier = open_classifier(tiny_card) if is_opened else tiny_card
+    engine, expected = open_engine(explainer, classifier), open_engine(tiny_run, tiny_card)
+    assert engine.info == expected.info
+    assert torch.equal(engine(images).maps, expected(images).maps)
+    assert torch.equal(engine(images).probabilities, expected(images).probabilities)
 
 
 def test_several_classes_of_each_image(engine, tiny_run, images) -> None:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from apercu.classifiers import Classifier, InputSpec, open_classifier
+from apercu.classifiers import Classifier, InputSpec
 from apercu.classifiers import names as targets
 from apercu.deploy.batch.dataset import Dataset, RandomSubset, SourceDataset, UrlDataset
 from apercu.deploy.batch.parquet_dataset import ParquetDataset
@@ -23,7 +23,6 @@ from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.inference import InferenceEngine, open_engine
-from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -49,12 +48,7 @@ class ExplainerRef:
 
     def open(self, device: str = "cpu") -> InferenceEngine:
         """Open the explainer on a device, as `open_engine` does."""
-        if isinstance(self.run, Path):
-            return open_engine(self.run, self.classifier, device, trust=self.trust)
-        classifier = self.classifier
-        if isinstance(classifier, str):
-            classifier = open_classifier(classifier, device=device, trust=self.trust)
-        return TorchEngine.from_explainer(self.run.to(device), classifier)
+        return open_engine(self.run, self.classifier, device, trust=self.trust)
 
 
 @dataclass(frozen=True)

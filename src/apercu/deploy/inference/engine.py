@@ -13,7 +13,7 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import Output
 from apercu.classifiers.preprocessing import prepare_image
-from apercu.types import Images, Logits, Maps, Picture, Scores, Targets
+from apercu.types import Images, Logits, Maps, Picture, Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,6 @@ class ExplainedBatch:
     maps: Maps
     targets: Targets
     probabilities: Float[Tensor, "batch classes"]
-
-    @property
-    def target_probabilities(self) -> Scores:
-        """The probability of the class of each map."""
-        return self.probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
 class ExplainerInfo(BaseModel):

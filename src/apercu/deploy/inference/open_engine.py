@@ -20,17 +20,17 @@ def is_export(run: Path) -> bool:
 
 
 def open_engine(
-    run: Path,
+    run: Path | MaskExplainer,
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     *,
     spin: bool = True,
     trust: bool = False,
 ) -> InferenceEngine:
-    """Open a run folder, or a folder that `apercu export` wrote.
+    """Open a run folder, a folder that `apercu export` wrote, or a mask explainer.
 
     Args:
-        run: the folder.
+        run: the folder, or the explainer.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: where a run computes; an export takes `cpu` only.
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
@@ -47,13 +47,13 @@ def open_engine(
         ClassifierError: the classifier cannot be opened.
         ConfigError: an export is given a classifier, which it holds, or a GPU.
     """
-    if is_export(run):
+    if isinstance(run, Path) and is_export(run):
         _check_export_options(run, classifier, device)
         return OnnxEngine.from_export(run, spin=spin)
     if isinstance(classifier, str | Path):
         classifier = open_classifier(classifier, device=device, trust=trust)
-    explainer = load_run(run, MaskExplainer, trust=trust).to(device)
-    return TorchEngine.from_explainer(explainer, classifier)
+    explainer = load_run(run, MaskExplainer, trust=trust) if isinstance(run, Path) else run
+    return TorchEngine.from_explainer(explainer.to(device), classifier)
 
 
 def _check_export_options(

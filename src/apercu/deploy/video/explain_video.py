@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apercu.classifiers import Classifier, InputSpec, open_classifier
+from apercu.classifiers import Classifier, InputSpec
 from apercu.deploy.inference import InferenceEngine, open_engine
-from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.deploy.video.pipeline import Progress, VideoSettings, VideoSummary, write_video
 from apercu.deploy.video.source import VideoSource, open_video
 from apercu.deploy.video.writer import find_format
@@ -76,23 +75,19 @@ def explain_video(
     out = Path(out)
     settings = VideoSettings(str(target), smoothing, every, seconds)
     find_format(out)
-    if isinstance(explainer, MaskExplainer):
-        if isinstance(classifier, str | Path):
-            classifier = open_classifier(classifier, device=device, trust=trust)
-        engine: InferenceEngine = TorchEngine.from_explainer(explainer.to(device), classifier)
-        _check_input("explainer", engine.input)
-    elif isinstance(explainer, InferenceEngine):
+    if isinstance(explainer, InferenceEngine):
         engine = explainer
         _check_input("explainer", engine.input)
     else:
-        engine = open_video_engine(Path(explainer), classifier, device, trust=trust)
+        run = explainer if isinstance(explainer, MaskExplainer) else Path(explainer)
+        engine = open_video_engine(run, classifier, device, trust=trust)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
     return write_video(engine, source, out, settings, progress)
 
 
 def open_video_engine(
-    run: Path,
+    run: Path | MaskExplainer,
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     *,
@@ -101,7 +96,7 @@ def open_video_engine(
     """Open a run or an export, whose threads leave the cores to other work while they wait.
 
     Args:
-        run: the folder.
+        run: the folder, or a mask explainer.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: where a run computes.
         trust: whether the folder or a card may name a factory, whose code is run.
@@ -115,7 +110,7 @@ def open_video_engine(
         ConfigError: an export is given a classifier or a GPU.
     """
     engine = open_engine(run, classifier, device, spin=False, trust=trust)
-    _check_input(run, engine.input)
+    _check_input(run if isinstance(run, Path) else "explainer", engine.input)
     return engine
 
 
