@@ -284,6 +284,48 @@ def test_configurations_that_do_not_fit(config: dict[str, Any], tmp_path: Path) 
         open_classifier(card)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_std": [-1, -1, -1]},
+        {"image_std": [0, 0, 0]},
+        {"image_mean": [0.5]},
+        {"rescale_factor": 0},
+        {"size": {"height": 0, "width": 0}},
+        {"size": {"height": 9000, "width": 8}},
+        {"size": 3.5},
+        {"image_processor_type": "no such"},
+        {"resample": 99},
+    ],
+)
+def test_image_processors_that_do_not_fit(changes: dict[str, Any], tmp_path: Path) -> None:
+    _write(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ClassifierError, match="classifier hf/"):
+        open_classifier(f"hf/{tmp_path}")
+
+
+@pytest.mark.parametrize("missing", ["vision_config", "text_config", "vision_model"])
+def test_models_that_are_half_zero_shot(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As models of images and texts that call their parts otherwise."""
+    from apercu.classifiers.sources import clip
+
+    _write_clip(tmp_path)
+    load = clip.load_model
+
+    def load_half(*arguments: Any) -> Any:
+        model = load(*arguments)
+        delattr(model if missing == "vision_model" else model.config, missing)
+        return model
+
+    monkeypatch.setattr(clip, "load_model", load_half)
+    with pytest.raises(ClassifierError, match=r"model of images and texts|tokeniser"):
+        open_classifier(f"clip/{tmp_path}?texts=a,b")
+
+
 def test_weights_of_a_folder_that_are_damaged(tmp_path: Path) -> None:
     _write(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")

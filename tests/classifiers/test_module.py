@@ -281,3 +281,23 @@ def test_networks_that_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ClassifierError, match="only open networks can be saved"):
         save_classifier(open_classifier(lambda images: images.mean((2, 3)), size=SIZE), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"input_size": (3, 8, 8)},
+        {"input_size": (3, 8)},
+        {"input_size": None},
+        {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.5,)},
+        {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0,) * 3},
+        {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (1,) * 3, "crop_pct": 0},
+        {"input_size": ("a", "b", "c"), "mean": (0.5,) * 3, "std": (1,) * 3},
+    ],
+)
+def test_a_configuration_like_that_of_timm_that_does_not_fit(config: dict[str, Any]) -> None:
+    module: Any = _make_module()
+    module.pretrained_cfg = config
+    with pytest.raises(ClassifierError, match=r"its pretrained_cfg(: | .*pass the size)"):
+        open_classifier(module)
+    assert open_classifier(module, size=SIZE).size == SIZE

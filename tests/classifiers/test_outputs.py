@@ -121,6 +121,7 @@ def test_both_targets_of_one_number_have_gradients() -> None:
         (3, "probability", lambda z: z, ["1 × 1 numbers", "probabilities", "sigmoid"]),
         (3, "value", lambda z: z, ["1 × 1 numbers", "got 1 × 3", "logits"]),
         (3, "logits", lambda z: z.softmax(1), ["softmax already", "output: probabilities"]),
+        (3, None, lambda z: 100 * z.softmax(1), ["percentages", "output: probabilities"]),
         (2, "logits", lambda z: z[:, :, None, None].expand(-1, -1, 4, 4), ["averages each map"]),
         (3, None, lambda z: z / 0, ["no number"]),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -327,16 +328,10 @@ def test_models_of_a_card_are_in_its_folder(
     (folder / "link").symlink_to(tmp_path / "outside")
     monkeypatch.chdir(work)
     read: list[str] = []
-    monkeypatch.setattr(
-        "apercu.classifiers.sources.hf.check_config_of_model", lambda *args: read.append("config")
-    )
-    monkeypatch.setattr(
-        "apercu.classifiers.sources.hf.load_model", lambda kind, location, source: read.append(name)
-    )
-    monkeypatch.setattr(
-        "apercu.classifiers.sources.clip.load_model",
-        lambda kind, location, source: read.append(name),
-    )
+    names = ("apercu.classifiers.sources.hf", "apercu.classifiers.sources.clip")
+    for module in [importlib.import_module(source) for source in names]:
+        monkeypatch.setattr(module, "check_config_of_model", lambda *args: read.append(name))
+        monkeypatch.setattr(module, "load_model", lambda *args: read.append(name))
     save_file({"a": torch.zeros(4)}, folder / "w.safetensors")
     content = {"source": f"{kind}/{name}", "options": options, "classes": ["a", "b"]}
     if options:
@@ -422,3 +417,26 @@ def test_a_run_of_impossible_settings_is_refused(tiny_run: Path, tmp_path: Path)
         write_json(run / "config.json", {**config, "decoder": {**config["decoder"], **change}})
         with pytest.raises(RunError, match="damaged"):
             load_explainer(run)
+
+
+@pytest.mark.parametrize("word", ["a" * 5000, "a\0b", "a/" * 3000 + "b"])
+@pytest.mark.parametrize(
+    "form",
+    ["{}", "{}.pt2", "{}.onnx", "{}.py:make", "{}.json", "hf/{}", "hf/./{}", "clip/{}?texts=a,b"],
+)
+def test_names_that_no_file_can_have(form: str, word: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    spec = form.format(word)
+    with pytest.raises(ClassifierError):
+        open_classifier(spec)
+    with pytest.raises(ClassifierError):
+        open_classifier(write_json(tmp_path / "card.json", {"source": spec}), trust=True)
+
+
+@pytest.mark.parametrize("key", ["weights", "classes"])
+@pytest.mark.parametrize("word", ["a" * 5000, "a\0b"])
+def test_files_of_a_card_that_no_file_can_be(key: str, word: str, tmp_path: Path) -> None:
+    card = write_json(tmp_path / "card.json", {**TIMM, key: word})
+    for trust in (False, True):
+        with pytest.raises(ClassifierError):
+            open_classifier(card, trust=trust)

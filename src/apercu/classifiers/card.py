@@ -275,6 +275,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; none has a name that is too long, or holds a NUL."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _split_source(source: str) -> tuple[str, str, str]:
     """Return the prefix of a source, its folder or name, and the texts after it."""
     prefix = next(filter(source.startswith, FOLDER_PREFIXES), "")

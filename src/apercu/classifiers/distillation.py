@@ -231,7 +231,8 @@ def estimate_seconds(teacher: Classifier, count: int, settings: StudentSettings)
         few = replace(settings, steps=steps, batch=len(images))
         train_student(teacher, data, few, Generator().manual_seed(0), None)
 
-    ask(), train(1)  # the first calls are slower
+    ask()  # the first calls are slower
+    train(1)
     per_query = _time_call(ask) / len(images)
     start, longer = _time_call(partial(train, 1)), _time_call(partial(train, 3))
     per_image = max(0.0, longer - start) / (2 * len(images))

@@ -67,7 +67,11 @@ class CardDraft:
         values: dict[str, str | None] = {"source": source, "weights": self.card.weights}
         values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
         paths = ((key, value) for key, value in values.items() if value is not None)
-        return [(key, path) for key, path in paths if key != "source" or Path(path).exists()]
+        return [
+            (key, path)
+            for key, path in paths
+            if key != "source" or is_file(Path(path)) or is_folder(Path(path))
+        ]
 
 
 def make_card(

@@ -50,8 +50,9 @@ class ClassNames:
         """
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        except (OSError, ValueError) as error:
+            is_binary = isinstance(error, UnicodeDecodeError)
+            reason = "no UTF-8 text" if is_binary else getattr(error, "strerror", None) or error
             raise ClassifierError(f"classes {path}: {reason}; expected one name per line") from None
         rows = [line.split("\t", 1) for line in lines if line.strip()]
         if not rows or len({len(row) for row in rows}) > 1:

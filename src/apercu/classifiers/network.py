@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.card import ClassifierCard, InputSpec, is_file
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError
@@ -149,7 +149,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         ClassifierError: the file is missing or has another format, or its tensors do not fit.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ClassifierError(f"weights {path}: no such file")
     try:
         stored = load_file(path)

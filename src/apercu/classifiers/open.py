@@ -17,6 +17,7 @@ from apercu.classifiers.card import (
     FILE_ENDINGS,
     FOLDER_PREFIXES,
     ClassifierCard,
+    is_file,
     read_card,
 )
 from apercu.classifiers.classifier import Classifier
@@ -186,7 +187,7 @@ def read_spec(spec: str) -> tuple[str, ClassifierCard]:
         UntrustedError: a path leads out of the folder of the card, which is not trusted.
         ClassifierError: the card has mistakes, or a file beside it has changed.
     """
-    if not spec.startswith(_PREFIXES) and (Path(spec) / CARD_FILE).is_file():
+    if not spec.startswith(_PREFIXES) and is_file(Path(spec) / CARD_FILE):
         spec = str(Path(spec) / CARD_FILE)
     if not spec.endswith(".json"):
         spec = remember_typed(name_module(spec))
@@ -261,7 +262,7 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
     if is_trusting() or not spec.endswith(".json"):
         return nullcontext()
     weights = None if card.weights is None else Path(card.weights)
-    size = weights.stat().st_size if weights is not None and weights.is_file() else MAX_WEIGHTS
+    size = weights.stat().st_size if weights is not None and is_file(weights) else MAX_WEIGHTS
     return limit_network(spec, size)
 
 
@@ -316,7 +317,7 @@ def name_module(spec: str) -> str:
     """
     module, _, factory = spec.rpartition(":")
     path = Path(module)
-    is_here = path.name == module and path.suffix == ".py" and path.is_file()
+    is_here = path.name == module and path.suffix == ".py" and is_file(path)
     if FACTORY.fullmatch(spec) and is_here and path.stem not in sys.stdlib_module_names:
         return f"{path.stem}:{factory}"
     return spec
@@ -345,7 +346,7 @@ def _unknown_source_error(source: str) -> ClassifierError:
 
 def _is_scripted(source: str) -> bool:
     """Whether this is a file that `torch.jit.save` wrote."""
-    if not (Path(source).is_file() and zipfile.is_zipfile(source)):
+    if not (is_file(Path(source)) and zipfile.is_zipfile(source)):
         return False
     with zipfile.ZipFile(source) as archive:
         return any(name.partition("/")[2].startswith("code/") for name in archive.namelist())

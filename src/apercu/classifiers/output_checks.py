@@ -62,6 +62,14 @@ def resolve_output(
     elif output.name in ("logits", "sigmoid") and _is_in_unit_range(numbers):
         others = list(_run_generated(network, run, images, spec))
         output = _recognise_probabilities(network, torch.cat((numbers, *others)), spec)
+    elif output.name in ("logits", "sigmoid") and _are_percentages(numbers):
+        others = list(_run_generated(network, run, images, spec))
+        if _are_percentages(torch.cat((numbers, *others))):
+            raise ClassifierError(
+                f"classifier {spec}: its numbers are from 0 to 100 and sum to 100 for every image: "
+                f"no {output.name}, but percentages; divide them by 100 in a module around it, and "
+                "say output: probabilities"
+            )
     return replace(network, resolved_output=output)
 
 
@@ -200,6 +208,14 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
         f"say output: {word}"
     )
     return output
+
+
+def _are_percentages(numbers: Tensor) -> bool:
+    """Return whether the numbers of every image are from 0 on and sum to 100."""
+    sums = numbers.sum(1)
+    return numbers.shape[1] > 1 and bool(
+        (numbers >= 0).all() and ((sums - 100).abs() <= 100 * _TOLERANCE).all()
+    )
 
 
 def _is_in_unit_range(numbers: Tensor) -> bool:

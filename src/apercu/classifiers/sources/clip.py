@@ -182,7 +182,8 @@ def _build(model: Any, source: str, classes: int) -> ZeroShotClassifier:
             f"classifier {source}: expected a model of images and texts, {_MODELS}, got "
             f"{type(model).__name__}"
         )
-    return ZeroShotClassifier(model, classes)
+    with catch_errors(source, f"expected a model of images and texts, {_MODELS}"):
+        return ZeroShotClassifier(model, classes)
 
 
 def _read_tokens(
@@ -191,8 +192,8 @@ def _read_tokens(
     """Return the tokens of the texts, as the model takes them."""
     from transformers import AutoTokenizer
 
-    longest = int(model.config.text_config.max_position_embeddings)
     with catch_errors(source, "its tokeniser cannot be used"):
+        longest = int(model.config.text_config.max_position_embeddings)
         tokenizer = AutoTokenizer.from_pretrained(**location)
         counts = [len(ids) for ids in tokenizer(list(texts))["input_ids"]]
         if max(counts) > longest:

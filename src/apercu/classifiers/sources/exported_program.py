@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, validate
+from apercu.classifiers.card import ClassifierCard, InputSpec, is_file, validate
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import GraphInput, resolve_input
@@ -94,7 +94,7 @@ def open_exported(card: ClassifierCard) -> Network:
             comes from another version of torch, or takes no images.
     """
     path = Path(card.source)
-    if not path.is_file():
+    if not is_file(path):
         raise ClassifierError(f"classifier {path}: no such file")
     options = validate(ProgramOptions, card.options, f"classifier {path}: options")
     digest = digest_file(path)

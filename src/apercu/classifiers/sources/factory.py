@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apercu.classifiers.card import ClassifierCard
+from apercu.classifiers.card import ClassifierCard, is_file
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -95,7 +95,7 @@ def _import_factory(source: str) -> Callable[..., Any]:
     """Import the factory that a source names, by its present or a former name."""
     name, _, attribute = FORMER_FACTORIES.get(source, source).rpartition(":")
     path = Path(name) if name.endswith(".py") else None
-    if path is not None and not path.is_file():
+    if path is not None and not is_file(path):
         raise MissingModuleError(f"classifier {source}: no such file as {path.resolve()}")
     folder, name = (Path.cwd(), name) if path is None else _find_package(path)
     try:

@@ -23,6 +23,7 @@ from apercu.classifiers.card import (
     expand_home,
     is_folder,
     is_folder_name,
+    make_input,
     validate,
 )
 from apercu.classifiers.fingerprint import digest_module
@@ -246,7 +247,7 @@ def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tup
     low, high = probe["black"].mean((1, 2)), probe["white"].mean((1, 2))
     scale = high - low
     middle = (probe["grey"].mean((1, 2)) - low) / scale
-    is_plain = all(
+    is_plain = bool((scale > 0).all()) and all(
         probe[name].std((1, 2)).max() < 1e-3 * scale.max() for name in ("black", "white")
     )
     if len(low) != channels or not is_plain or (middle - 128 / 255).abs().max() > 0.01:
@@ -258,11 +259,16 @@ def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tup
     is_reversed = channels == 3 and red == [0, 0, 1]
     order = slice(None, None, -1) if is_reversed else slice(None)
     height, width = probe["ramp"].shape[1:]
-    resize = _measure_resize((probe["ramp"] - low[:, None, None]) / scale[:, None, None])
-    spec = InputSpec(
+    resize = None
+    if height == width > 1:
+        with catch_errors(source, "its image processor crops too much; write a card with `input`"):
+            ramp = (probe["ramp"] - low[:, None, None]) / scale[:, None, None]
+            resize = _measure_resize(ramp)
+    spec = make_input(
+        f"classifier {source}: its image processor",
         channels=channels,
         size=(height, width),
-        resize=resize if height == width and resize > height else None,
+        resize=resize if resize is not None and resize > height else None,
         mean=tuple(_round(value) for value in (-low / scale).tolist()[order]),
         std=tuple(_round(value) for value in (1 / scale).tolist()[order]),
     )

@@ -251,7 +251,7 @@ def _find_input(forward: Any, source: str, description: Mapping[str, Any]) -> In
         if own is None and config is not None and "input_size" in config:
             from apercu.classifiers.sources.timm import read_input
 
-            own = read_input(config)
+            own = read_input(config, source)
         if own is None:
             raise ClassifierError(
                 f"classifier {source}: the size of its images is missing; pass it in pixels, "

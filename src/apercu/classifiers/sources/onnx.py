@@ -17,11 +17,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, make_input, validate
+from apercu.classifiers.card import ClassifierCard, InputSpec, is_file, make_input, validate
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError, first_line
 from apercu.extras import require_extra
-from apercu.io import digest_file
+from apercu.io import digest_file, is_inside
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 """The order of the axes: batch, channels, height, width, or with the channels last."""
@@ -100,7 +100,7 @@ def open_onnx(card: ClassifierCard) -> Network:
         MissingExtraError: onnxruntime is not installed.
     """
     path = Path(card.source)
-    if not path.is_file():
+    if not is_file(path):
         raise ClassifierError(f"classifier {path}: no such file")
     require_extra("export", f"classifier {path}", "onnxruntime")
     digest = _digest_graph(path)
@@ -238,12 +238,12 @@ def _list_weight_files(path: Path) -> list[str]:
     names = sorted({name for tensor in _walk_tensors(model) for name in _find_location(tensor)})
     folder = path.parent.resolve()
     for name in names:
-        if not (folder / name).resolve().is_relative_to(folder):
+        if not is_inside(folder / name, folder):
             raise ClassifierError(
                 f"classifier {path}: its weights are said to be in {name}, outside of its folder; "
                 "put them beside it"
             )
-        if not (folder / name).is_file():
+        if not is_file(folder / name):
             raise ClassifierError(
                 f"classifier {path}: {name}, which holds its weights, is missing beside it"
             )

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from apercu.classifiers.card import ClassifierCard, InputSpec
+from apercu.classifiers.card import ClassifierCard, InputSpec, make_input
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -62,7 +62,7 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
         source=card.source,
         forward=module,
         digest=digest_module(module, card.source, card.options),
-        input=card.input or read_input(module.pretrained_cfg),
+        input=card.input or read_input(module.pretrained_cfg, card.source),
         output=card.output,
         names=None if card.weights or is_random else _read_imagenet_names(module),
         options=card.options,
@@ -135,16 +135,29 @@ def find_cached_weights(name: str) -> str | None:
     return cached if isinstance(cached, str) else None
 
 
-def read_input(config: Mapping[str, Any]) -> InputSpec:
-    """Return the input of a model from the configuration that timm gives it."""
-    channels, height, width = config["input_size"]
-    return InputSpec(
-        channels=channels,
-        size=(height, width),
-        resize=max(height, width, math.floor(min(height, width) / config.get("crop_pct", 1.0))),
-        mean=config["mean"],
-        std=config["std"],
-    )
+def read_input(config: Mapping[str, Any], source: str) -> InputSpec:
+    """Return the input of a model from the configuration that timm gives it.
+
+    Args:
+        config: the configuration, the attribute `pretrained_cfg` of the model.
+        source: source of the model, for the error.
+
+    Returns:
+        The input.
+
+    Raises:
+        ClassifierError: another program wrote the configuration, and it does not say the input.
+    """
+    subject = f"classifier {source}: its pretrained_cfg"
+    try:
+        channels, height, width = config["input_size"]
+        short = math.floor(min(height, width) / config.get("crop_pct", 1.0))
+        values = {"resize": max(height, width, short), "mean": config["mean"], "std": config["std"]}
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise ClassifierError(
+            f"{subject} does not describe its images ({error!r}); pass the size, mean and std"
+        ) from error
+    return make_input(subject, channels=channels, size=(height, width), **values)
 
 
 def _check_name(name: str) -> None:

@@ -79,11 +79,11 @@ def _choose_preset(presets: Any, choice: str | None, card: ClassifierCard) -> An
             warn_random(card.source, "options.weights is null")
             torch.manual_seed(0)
         return None
-    if not choice:
+    if choice == "":
         return presets.DEFAULT
     try:
         return presets[choice]
-    except KeyError:
+    except (KeyError, TypeError):
         names = ", ".join(presets.__members__)
         raise ClassifierError(
             f"classifier {card.source}: options.weights: expected one of {names} or null, got "
