@@ -289,7 +289,6 @@ def test_configurations_that_do_not_fit(config: dict[str, Any], tmp_path: Path) 
     [
         {"image_std": [-1, -1, -1]},
         {"image_std": [0, 0, 0]},
-        {"image_mean": [0.5]},
         {"rescale_factor": 0},
         {"size": {"height": 0, "width": 0}},
         {"size": {"height": 9000, "width": 8}},

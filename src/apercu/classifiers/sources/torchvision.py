@@ -72,7 +72,7 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
     )
 
 
-def _choose_preset(presets: Any, choice: str | None, card: ClassifierCard) -> Any:
+def _choose_preset(presets: Any, choice: Any, card: ClassifierCard) -> Any:
     """Return pretrained weights of torchvision by their name, the default ones, or None."""
     if choice is None:
         if card.weights is None:
