@@ -176,7 +176,11 @@ def test_a_comparison_leaves_results_and_a_report(apercu, tiny_card, tiny_run, t
         (["--metrics", "ious"], "got ious; did you mean iou?"),
         (["--metrics", " , "], "metrics: expected at least one, got none"),
         (["--explainer", "nowhere", "--methods", "mask,rise:maks=4"], "; did you mean masks?"),
-        (["--explainer", "nowhere"], "nowhere: expected a run folder, found no config.json"),
+        (
+            ["--explainer", "nowhere"],
+            "nowhere: expected a run folder, found no config.json; give the --out of an "
+            "`apercu train …`",
+        ),
     ],
 )
 def test_wrong_options_are_refused(
