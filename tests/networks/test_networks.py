@@ -154,6 +154,24 @@ def test_timm_encoder_names_what_does_not_exist():
         TimmEncoder("resnet_fifty")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AssertionError(), "AssertionError"),
+        (RuntimeError("\n"), "RuntimeError"),
+        (KeyError("no stage"), "'no stage'"),
+        (ZeroDivisionError("by zero\nand more"), "by zero"),
+    ],
+)
+def test_whatever_timm_raises_is_one_line(error, reason, monkeypatch) -> None:
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConfigError, match=rf"got timm/resnet10t \({reason}\)$"):
+        TimmEncoder("resnet10t")
+
+
 def test_a_frozen_encoder_stays_as_it_is():
     encoder = SmallEncoder(3, width=8)
     network = MaskNetwork(encoder, 3, DecoderShape(16, resolution=2)).train()
