@@ -17,6 +17,7 @@ from apercu import open_classifier, open_images
 from apercu.classifiers import (
     Classifier,
     ClassifierCard,
+    ClassNames,
     InputSpec,
     SmallResNet,
     save_classifier,
@@ -25,7 +26,7 @@ from apercu.classifiers import (
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.inference import open_engine
-from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
+from apercu.deploy.serving.requests import ExplainRequest, RequestOptions, parse_options
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.errors import ClassifierError, ConfigError
 from apercu.evaluation.sample import draw_sample
@@ -161,6 +162,9 @@ def test_exports_and_runtime_give_the_sigmoid(several: tuple[Path, Path], tmp_pa
 
 def test_the_server_names_all_predicted_classes(several: tuple[Path, Path]) -> None:
     card, run = several
+    names = ClassNames.of(NAMES)
+    for fields in ({"target": "predicted"}, {"target": ["predicted"]}):
+        assert parse_options(fields, names) == RequestOptions(only_predicted=True)
     record = _respond(run, card, RequestOptions(only_predicted=True))
     chosen = [row["class"] for row in record["top"] if row["probability"] >= 0.5]
     assert record["predicted"] == chosen

@@ -330,7 +330,11 @@ def test_every_origin(serving) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"hosts": ("http://x",)}, {"hosts": ("x:80",)}, {"origins": ("lab.example",)}]
+    "given",
+    [
+        *({"hosts": ("http://x",)}, {"hosts": ("x:80",)}, {"hosts": ("",)}, {"hosts": ("[]",)}),
+        *({"origins": ("lab.example",)}, {"origins": ("",)}),
+    ],
 )
 def test_hosts_and_origins_that_are_none(given) -> None:
     with pytest.raises(ConfigError, match=r"expected an? (name|address) such as"):

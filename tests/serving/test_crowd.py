@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import socket
 import time
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from PIL import Image
 
 from apercu.deploy.serving import http_protocol
 from apercu.deploy.serving.app import run_until_disconnect
@@ -175,7 +177,9 @@ def test_a_crowd_of_one_address_is_answered_429(serving, png) -> None:
     assert refused.headers["content-type"] == "application/problem+json"
     assert refused.json()["detail"].startswith("caller: expected at most 2 images at a time")
     instances = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
-    assert call("POST", "/v1/models/tiny:predict", json=instances).status_code == 429
+    assert (
+        call("POST", "/v1/models/tiny:predict", json=instances).status_code == 413
+    )  # never so many
     assert call.explain(png).status_code == 200  # the share is free again
 
 
@@ -221,6 +225,22 @@ def test_large_bodies_do_not_shut_small_ones_out(serving, png) -> None:
     assert small == 200
     assert set(large) == {422, 503}
     assert large.count(503) == 16 - 24_000_000 // 1_900_013
+
+
+@pytest.mark.parametrize("address", ["v1/models/tiny:explain", "v2/models/tiny/infer"])
+def test_the_bytes_of_all_answers_are_counted(serving, address) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 100).save(buffer, "PNG")
+    text, options = base64.b64encode(buffer.getvalue()).decode(), {"format": "array", "top": 3}
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [16], "data": [text] * 16}
+    body = (
+        {"instances": [{"b64": text, **options}] * 16}
+        if address.startswith("v1")
+        else {"inputs": [tensor], "parameters": options}
+    )
+    response = serving(body=4000, places=40)("POST", f"/{address}", json=body)
+    assert response.status_code == 503
+    assert response.json()["detail"].startswith("memory: what all requests and their answers take")
 
 
 def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> None:

@@ -172,6 +172,13 @@ def test_a_full_queue(serving, png) -> None:
     assert call.explain(png).status_code == 200  # the places are free again
 
 
+def test_more_instances_than_one_address_may_have(serving, png) -> None:
+    body = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
+    response = serving(each=2)("POST", "/v1/models/tiny:predict", json=body)
+    expected = "caller: expected at most 2 images in a request, got 3; send them in parts"
+    assert _problem(response, 413) == expected  # later would not help
+
+
 def test_more_instances_than_places(serving, png) -> None:
     body = {"instances": [{"b64": base64.b64encode(png).decode()}] * 3}
     response = serving(places=2)("POST", "/v1/models/tiny:predict", json=body)

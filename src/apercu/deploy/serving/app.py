@@ -272,6 +272,7 @@ class Endpoints:
             async with self._enforce_deadline():
                 body = await self._read_body(request, hold)
                 requests = parse(request.headers.get("content-type", ""), body)
+                clients.check(len(requests))
                 with clients.take(address, len(requests) - 1):
                     return await self._run(request, requests)
 

@@ -79,6 +79,18 @@ class PerClientLimit:
         self.images = images
         self.counts: Counter[str] = Counter()
 
+    def check(self, count: int) -> None:
+        """Check that an address may have so many images at all.
+
+        Raises:
+            TooLargeError: no address may.
+        """
+        if self.images is not None and count > self.images:
+            raise TooLargeError(
+                f"caller: expected at most {self.images} images in a request, got {count}; "
+                "send them in parts"
+            )
+
     @contextmanager
     def take(self, address: str, count: int = 1) -> Iterator[None]:
         """Count images of an address until the block ends.
@@ -87,11 +99,7 @@ class PerClientLimit:
             TooManyRequestsError: the address has too many.
             TooLargeError: no address may have so many.
         """
-        if self.images is not None and count > self.images:
-            raise TooLargeError(
-                f"caller: expected at most {self.images} images in a request, got {count}; "
-                "send them in parts"
-            )
+        self.check(count)
         if self.images is not None and self.counts[address] + count > self.images:
             raise TooManyRequestsError(
                 f"caller: expected at most {self.images} images at a time from one address; "

@@ -165,7 +165,7 @@ def parse_options(
         _parse_bool(fields.get("picture", False)),
         _parse_frame(fields),
         _parse_bands(fields.get("bands")),
-        fields.get("target") == PREDICTED,
+        fields.get("target") in (PREDICTED, [PREDICTED]),
     )
 
 

@@ -75,11 +75,12 @@ class AccessPolicy:
 
     def __post_init__(self) -> None:
         for host in self.hosts:
-            if host != EVERY and _read_host(f"//{host}") != host.lower().strip("[]"):
+            name = host.lower().strip("[]")
+            if host != EVERY and (not name or _read_host(f"//{host}") != name):
                 raise ConfigError(f"host: expected a name such as lab.example, got {host[:80]}")
         for origin in self.origins:
             parts = _split_origin(origin)
-            if origin not in (EVERY, "null") and parts != origin.lower():
+            if origin not in (EVERY, "null") and (not parts or parts != origin.lower()):
                 raise ConfigError(
                     f"origin: expected an address such as https://lab.example, got {origin[:80]}"
                 )
