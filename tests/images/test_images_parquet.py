@@ -138,3 +138,20 @@ def test_fields_in_any_order_and_rows_with_a_path(tmp_path: Path) -> None:
         assert source[index].picture.shape == (1, 4, 6)
     with pytest.raises(ImageError, match=r"row-3: has no bytes, and its path .* leads out of"):
         source[3]
+
+
+@pytest.mark.parametrize("column", ["file_name", "image_path"])
+def test_a_column_of_paths_under_its_usual_names(tmp_path: Path, column: str) -> None:
+    Image.new("L", (6, 4), 51).save(tmp_path / "0.png")
+    table = pa.table({"text": ["a dog"], column: ["0.png"], "label": ["dog"]})
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    item = open_images(tmp_path / "metadata.parquet", channels=1)[0]
+    assert item.picture.shape == (1, 4, 6) and item.label == "dog"
+
+
+def test_the_only_column_of_bytes_holds_the_pictures(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (6, 4), 51).save(stream, "PNG")
+    table = pa.table({"jpg": [stream.getvalue()], "path": ["elsewhere.png"], "cls": [0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_images(tmp_path / "a.parquet", channels=1)[0].picture.shape == (1, 4, 6)
