@@ -305,7 +305,7 @@ def test_image_processors_that_do_not_fit(changes: dict[str, Any], tmp_path: Pat
         open_classifier(f"hf/{tmp_path}")
 
 
-@pytest.mark.parametrize("missing", ["vision_config", "text_config", "vision_model"])
+@pytest.mark.parametrize("missing", ["text_config", "vision_model"])
 def test_models_that_are_half_zero_shot(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
