@@ -212,7 +212,7 @@ def _begin_picture(decoder: DecoderProcess) -> Iterator[int]:
             decoder.hand_over(theirs)
         ours.recv(1)
         group = decoder._process.pid
-        assert _count_processes(group) == 2
+        assert _count_processes(group) >= 2  # children of cancelled requests may be there, too
         yield group
 
 
