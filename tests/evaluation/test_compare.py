@@ -211,6 +211,15 @@ def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
     assert tune | test == set(range(101))
 
 
+def test_labels_that_are_no_class_name_the_images() -> None:
+    spec = InputSpec(channels=3, size=(SIZE, SIZE))
+    card = ClassifierCard(source="tests:brightness", input=spec, classes=("night", "day"))
+    with pytest.raises(
+        ImagesError, match=r"squares: the label '\w+' is no class .* without labels"
+    ):
+        draw_sample(wrap_module(Brightness(), card), Squares(), None, 0)
+
+
 def test_the_seed_reaches_the_draws_of_every_metric(classifier: Classifier) -> None:
     sample = draw_sample(classifier, Squares(), None, 0)
     (batch,) = sample.read_batches(classifier, sample.test, COUNT)

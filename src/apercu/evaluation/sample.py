@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImagesError
+from apercu.errors import ImagesError, TargetError
 from apercu.images import Batch, ImageSource, batches
 from apercu.metrics.pointing import true_regions
 from apercu.progress import ProgressCallback, ignore_progress
@@ -168,10 +168,20 @@ def split_indices(
 
 def _find_targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:
     if source.labelled:
-        return [classifier.index_of(label) for label in batch.labels if label is not None]
+        return [_find_class(classifier, source, each) for each in batch.labels if each is not None]
     with torch.no_grad():
         top = classifier(batch.images.to(classifier.device)).argmax(dim=1)
     return [int(target) for target in top]
+
+
+def _find_class(classifier: Classifier, source: ImageSource, label: str | int) -> int:
+    try:
+        return classifier.index_of(label)
+    except TargetError as error:
+        raise ImagesError(
+            f"{source.name}: the label {label!r} is no class of the classifier ({error}); expected "
+            "images of its classes, or images without labels"
+        ) from error
 
 
 def _make_records(batch: Batch, targets: Sequence[int]) -> list[SampleRecord]:
