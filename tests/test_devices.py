@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from apercu import compare, methods, open_classifier
+from apercu.classifiers import Classifier
 from apercu.devices import choose_device
-from apercu.errors import ConfigError
+from apercu.errors import ClassifierError, ConfigError
+from apercu.explainers.kind import find_kind
+from apercu.explainers.train import build_network
+from apercu.images import Planted
+from apercu.robustness.attacks import ATTACKS
+from apercu.robustness.filters import FILTERS
+from apercu.robustness.objectives import Untargeted
+from apercu.training.data import TrainingImages
 
 FAKE = torch.device("meta")
 """Any device but the CPU; its tensors hold numbers here, as `OnDevice`."""
@@ -37,6 +47,11 @@ class OnDevice(Tensor):
 
     def new_tensor(self, data: Any, **settings: Any) -> Tensor:  # type: ignore[override]
         return OnDevice(TENSOR(data, **{"dtype": self.dtype, **settings}))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, list):  # torch makes no numbers of them on the device meta
+            index = OnDevice(TENSOR(index))
+        return super().__getitem__(index)
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -88,14 +103,35 @@ def make_tensor(data: Any, device: Any = None, **settings: Any) -> Tensor:
     return made if device is None or torch.device(device) != FAKE else OnDevice(made)
 
 
-TENSOR = torch.tensor
+def compute_quantile(values: Tensor, *arguments: Any, **settings: Any) -> Tensor:
+    """Compute a quantile; torch computes its ranks in float64, but not on a device without it."""
+    if not isinstance(values, OnDevice):
+        return QUANTILE(values, *arguments, **settings)
+    return OnDevice(QUANTILE(values.held, *arguments, **settings))
+
+
+TENSOR, QUANTILE = torch.tensor, Tensor.quantile
 
 
 @pytest.fixture
 def fake_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr("torch.tensor", make_tensor)
+    for owner in ("torch", "torch.Tensor"):
+        monkeypatch.setattr(f"{owner}.quantile", compute_quantile)
     with FakeDevice():
         yield FAKE
+
+
+def move(module: nn.Module) -> nn.Module:
+    """Put the weights of a module on the made-up device."""
+    for part in module.modules():
+        for name, weight in list(part._parameters.items()):
+            if weight is not None and not isinstance(weight.data, OnDevice):
+                part._parameters[name] = nn.Parameter(OnDevice(weight.data), requires_grad=False)
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None and not isinstance(buffer, OnDevice):
+                part._buffers[name] = OnDevice(buffer)
+    return module
 
 
 def test_the_fake_refuses_what_a_real_one_refuses(fake_device: torch.device) -> None:
@@ -124,3 +160,85 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
         choose_device("mps")
     with pytest.raises(ConfigError, match="expected one of auto, cpu, cuda, mps, got tpu"):
         choose_device("tpu")
+
+
+@pytest.fixture
+def fake_classifier(tiny_card: Path, fake_device: torch.device) -> Classifier:
+    """A classifier whose weights are on the made-up device."""
+    classifier = open_classifier(tiny_card)
+    move(cast(nn.Module, classifier.module))
+    classifier.device = fake_device
+    return classifier
+
+
+METHODS_HERE = sorted(set(methods.names()) - {"true_box", "attention_rollout"})
+
+
+@pytest.mark.parametrize("name", METHODS_HERE)
+def test_methods_run_on_the_device(name: str, fake_classifier: Classifier, tiny_card: Path) -> None:
+    quick = {"rise": ":masks=8", "mfpp": ":masks=8", "meaningful_perturbation": ":steps=2"}
+    method = methods.get(name + quick.get(name, ""))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    try:
+        expected = method(open_classifier(tiny_card), images, 1)  # type: ignore[operator]
+    except ClassifierError as error:
+        pytest.skip(str(error))
+    maps = method(fake_classifier, images.to(FAKE), 1)  # type: ignore[operator]
+    assert maps.device == FAKE
+    torch.testing.assert_close(maps.cpu(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_comparison_runs_on_the_device(fake_classifier: Classifier, tmp_path: Path) -> None:
+    results = compare(
+        fake_classifier,
+        "planted:size=32,images=8,classes=3,difficulty=0",
+        methods="grad_cam,occlusion,mfpp:masks=4",
+        limit=4,
+        out=tmp_path,
+        device=FAKE,
+    )
+    assert not results.failed and {row.explainer for row in results.rows} >= {"grad_cam"}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_run_on_the_device(name: str, fake_device: torch.device) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = FILTERS[name]()(images)
+    filtered = FILTERS[name]()(images.to(FAKE))
+    assert filtered.device == FAKE
+    torch.testing.assert_close(filtered.cpu(), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "i_fgsm", "pgd", "mult", "deepfool", "sparse_evo"])
+def test_attacks_run_on_the_device(name: str, fake_classifier: Classifier) -> None:
+    quick = {"i_fgsm": {"steps": 2}, "pgd": {"steps": 2}, "sparse_evo": {"queries": 40}}
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(FAKE)
+    labels = fake_classifier(images).argmax(1)
+    adversarial = ATTACKS[name](**quick.get(name, {}))(Untargeted(fake_classifier, labels), images)
+    assert adversarial.device == FAKE and adversarial.cpu().isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["mask", "counterpart", "latent"])
+def test_trainings_run_on_the_device(
+    kind: str,
+    fake_classifier: Classifier,
+    tiny_card: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen, few = find_kind(kind), {"schedule": {"steps": 2, "batch": 4}}
+    few |= (
+        {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
+        if kind == "latent"
+        else {"embedding": {"steps": 2, "images": 8}}
+    )
+    settings = chosen.presets.parse(few)
+    network = build_network(settings, open_classifier(tiny_card), seed=0)
+    module = chosen.build_training(network, fake_classifier, settings, 0)
+    move(module)
+    monkeypatch.setattr(module, "step_generator", lambda: torch.Generator().manual_seed(0))
+    monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
+    source = Planted(images=8, size=32, classes=3, difficulty=0.0)
+    module.prepare_network(TrainingImages(source, fake_classifier), tmp_path, print)
+    loss = module.training_step(torch.rand(4, 3, 32, 32).to(FAKE), 0)
+    assert loss.device == FAKE and loss.cpu().isfinite()

@@ -189,7 +189,7 @@ def solve_ridge(
             if error < least:
                 best, least = (embedding, bias), error
                 agreement = (predicted.argmax(1) == logits.argmax(1)).float().mean().item()
-    embedding, bias = best
+    embedding, bias = (values.to(gate.embedding.device) for values in best)
     gate.set_logit_units(*moments.scale())
     with torch.no_grad():
         gate.embedding.copy_(embedding / gate.deviation)
