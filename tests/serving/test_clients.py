@@ -210,18 +210,18 @@ def _pages(*greys: int) -> bytes:
 
 def test_a_frame_of_several(call, png) -> None:
     content = _pages(0, 100, 200)
-    for frame, grey in ((None, 0), (1, 100), (2, 200)):
+    for frame, grey in ((None, 0), (1, 0), (2, 100), (3, 200)):
         fields = {"picture": "true"} | ({} if frame is None else {"frame": str(frame)})
         record = call.explain(content, **fields).json()
         assert record["frames"] == 3
         picture = Image.open(io.BytesIO(base64.b64decode(record["picture"])))
         assert abs(np.asarray(picture).mean() - grey) < 3
-    assert "expected a page below 3, got 3" in _detail(call.explain(content, frame="3"), 422)
+    assert "there is no page 4, the file has 3" in _detail(call.explain(content, frame="4"), 422)
     assert call.explain(png).json()["frames"] == 1
-    response = _detail(call.explain(png, frame="1"), 422)
-    assert response == "image: expected frame 0, got 1; only DICOM and TIFF files have others"
-    response = _detail(call.explain(png, frame="-1"), 422)
-    assert response == "frame: expected an index from 0 on, got -1"
+    response = _detail(call.explain(png, frame="2"), 422)
+    assert response == "image: there is no frame 2; only DICOM and TIFF files have several"
+    response = _detail(call.explain(png, frame="0"), 422)
+    assert response == "frame: expected a number from 1 on, got 0"
 
 
 def _fits(**counts: float) -> bytes:

@@ -181,7 +181,7 @@ def _check_first(frame: int, name: str) -> None:
     """Raise ImageError if another frame than the first is to be read of a format without frames."""
     if frame != 0:
         raise ImageError(
-            f"{name}: expected frame 0, got {frame}; only DICOM and TIFF files have others"
+            f"{name}: there is no frame {frame + 1}; only DICOM and TIFF files have several"
         )
 
 

@@ -277,10 +277,11 @@ def _parse_number(
 
 
 def _parse_frame(fields: Mapping[str, Any]) -> int:
-    frame: int = _parse_number(fields, "frame", int, 0)
-    if frame < 0:
-        raise ConfigError(f"frame: expected an index from 0 on, got {frame}")
-    return frame
+    """Return the index of the frame; callers count from 1, as DICOM does."""
+    frame: int = _parse_number(fields, "frame", int, 1)
+    if frame < 1:
+        raise ConfigError(f"frame: expected a number from 1 on, got {frame}")
+    return frame - 1
 
 
 def _parse_bands(value: Any) -> tuple[str, ...] | None:

@@ -39,8 +39,8 @@ _OPTIONS: Schema = {
     "picture": {"type": "boolean", "description": "Send the picture back as a JPEG, too."},
     "frame": {
         "type": "integer",
-        "minimum": 0,
-        "description": "Of a DICOM file; or the page of a TIFF file.",
+        "minimum": 1,
+        "description": "Of a DICOM file; or the page of a TIFF file. The first is 1.",
     },
     "bands": {
         "description": "Of a FITS file, one per channel or one for all: `SCI`, `SCI:2`, `3`.",

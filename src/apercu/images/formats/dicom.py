@@ -160,9 +160,7 @@ def decode_dicom(stream: BytesIO | BufferedReader, name: str, frame: int = 0) ->
         check_codec(dataset, name)
         pixels = describe_pixels(dataset, name)
         if not 0 <= frame < pixels.frames:
-            raise ImageError(
-                f"{name}: expected a frame below {pixels.frames}, got {frame} (the first is 0)"
-            )
+            raise ImageError(f"{name}: there is no frame {frame + 1}, the file has {pixels.frames}")
         values = decode_frame(dataset, pixels, name, frame)
         apply_functional_groups(dataset, frame, name)
         render = render_grey if pixels.kind in GREY else render_colour

@@ -164,7 +164,7 @@ def _select_page(
 ) -> TiffPage:
     """Return a page of a TIFF file after it is checked; raise ImageError if there is none."""
     if not 0 <= page < len(pages):
-        raise ImageError(f"{name}: expected a page below {len(pages)}, got {page} (the first is 0)")
+        raise ImageError(f"{name}: there is no page {page + 1}, the file has {len(pages)}")
     check_page(pages[page], stream, name)
     return pages[page]
 

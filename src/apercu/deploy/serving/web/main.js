@@ -58,13 +58,13 @@ async function exampleItem(number) {
 }
 
 // Explains a new image, whoever brought it, or another frame of it.
-function open(blob, frame = 0) {
+function open(blob, frame = 1) {
   halt();
   return trying(async () => {
     const mine = ++turn;
     if (about === null) await begin(); // asks for the token
     say("Looking …");
-    const own = frame ? null : await createImageBitmap(blob).catch(() => null);
+    const own = frame > 1 ? null : await createImageBitmap(blob).catch(() => null);
     const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;
     const record = await explain(blob, { top: many, picture: own === null, frame }).catch((error) => {
       if (mine === turn) forget();
@@ -78,7 +78,7 @@ function open(blob, frame = 0) {
     part("result");
     at("frames").hidden = record.frames < 2;
     at("frame").max = record.frames;
-    at("frame").value = frame + 1;
+    at("frame").value = frame;
     at("count").textContent = `of ${record.frames}`;
     const reader = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
     at("reader").textContent = record.value === undefined ? reader : `value ${record.value.toPrecision(4)}, ${reader}`;
@@ -201,7 +201,7 @@ for (const id of ["file", "camera"]) {
   });
 }
 at("frame").addEventListener("change", ({ target }) => {
-  if (shown && target.validity.valid && target.value) open(shown.image, target.valueAsNumber - 1);
+  if (shown && target.validity.valid && target.value) open(shown.image, target.valueAsNumber);
 });
 for (const id of ["opacity", "level"]) at(id).addEventListener("input", redraw);
 at("save").addEventListener("click", async () => {
