@@ -36,7 +36,10 @@ from apercu.classifiers import (
 from apercu.images import open_images
 
 SOURCE = "timm/vit_tiny_patch16_224"
-OPTIONS = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4}
+OPTIONS = {
+    **{"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4},
+    **{"global_pool": "avg", "class_token": False},
+}
 BATCH = 100
 SHIFT = 4
 

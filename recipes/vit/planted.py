@@ -1,6 +1,6 @@
 """A small vision transformer for planted images, trained from scratch.
 
-    python recipes/vit/planted.py OUT [--images N] [--epochs N] [--seed N]
+    python recipes/vit/planted.py OUT [--pool mean|token] [--images N] [--epochs N] [--seed N]
 
 64 × 64 pixels, patches of 8, six blocks of three heads. Leaves a classifier card with weights, and
 `facts.json`, in OUT. About twenty minutes of one core.
@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -30,6 +31,11 @@ from apercu.images import Planted
 
 SOURCE = "timm/vit_tiny_patch16_224"
 OPTIONS = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+POOLS: dict[str, dict[str, Any]] = {
+    "mean": {"global_pool": "avg", "class_token": False},
+    "token": {"global_pool": "token"},
+}
+"""What the logits are read from: the mean of all tokens, or a class token."""
 
 
 def main() -> None:
@@ -37,8 +43,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     words.add_argument("out", type=Path)
-    words.add_argument("--images", type=int, default=4000)
-    words.add_argument("--epochs", type=int, default=40)
+    words.add_argument("--pool", choices=POOLS, default="mean")
+    words.add_argument("--images", type=int, default=16000)
+    words.add_argument("--epochs", type=int, default=20)
     words.add_argument("--seed", type=int, default=0)
     arguments = words.parse_args()
     start = time.monotonic()
@@ -46,7 +53,7 @@ def main() -> None:
     training = ClassifierTraining(
         epochs=arguments.epochs, batch=100, rate=1.5e-3, seed=arguments.seed
     )
-    options = OPTIONS | {"num_classes": source.classes}
+    options = OPTIONS | POOLS[arguments.pool] | {"num_classes": source.classes}
     torch.manual_seed(arguments.seed)
     network = timm.create_model(SOURCE.removeprefix("timm/"), pretrained=False, **options)
 
@@ -69,6 +76,7 @@ def main() -> None:
         "accuracy": round(measure_accuracy(classifier, test), 3),
         "test": test.name,
         "train": source.name,
+        "pool": arguments.pool,
         "epochs": arguments.epochs,
         "weights": sum(weight.numel() for weight in network.parameters()),
         "seed": arguments.seed,
