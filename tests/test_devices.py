@@ -188,12 +188,20 @@ def test_methods_run_on_the_device(name: str, fake_classifier: Classifier, tiny_
     torch.testing.assert_close(maps.cpu(), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_a_comparison_runs_on_the_device(fake_classifier: Classifier, tmp_path: Path) -> None:
+QUICK = ("pointing_game", "energy", "ncc", "dauc", "total_variation")
+
+
+@pytest.mark.parametrize("metrics", [QUICK, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_comparison_runs_on_the_device(
+    metrics: tuple[str, ...] | None, fake_classifier: Classifier, tmp_path: Path
+) -> None:
     results = compare(
         fake_classifier,
         "planted:size=32,images=8,classes=3,difficulty=0",
-        methods="grad_cam,occlusion,mfpp:masks=4",
+        methods="grad_cam,occlusion:window=0.5,stride=0.25",
+        metrics=metrics,
         limit=4,
+        steps=4,
         out=tmp_path,
         device=FAKE,
     )
