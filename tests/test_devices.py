@@ -22,7 +22,7 @@ from apercu.images import Planted
 from apercu.robustness.attacks import ATTACKS
 from apercu.robustness.filters import FILTERS
 from apercu.robustness.objectives import Untargeted
-from apercu.training.data import TrainingImages
+from apercu.training.trainer import Hardware, Trainer
 
 FAKE = torch.device("meta")
 """Any device but the CPU; its tensors hold numbers here, as `OnDevice`."""
@@ -76,7 +76,8 @@ def run_on_device(call: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     target = kwargs.get("device")
     is_copy = call.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
     mixed = [v for v in given if not isinstance(v, OnDevice) and v.ndim > 0]
-    if on_device and mixed and not is_copy and "index" not in str(call):
+    by_index = "index" in str(call) and isinstance(given[0], OnDevice)  # indices may be on the CPU
+    if on_device and mixed and not (is_copy or by_index):
         raise RuntimeError(f"{call}: expected all tensors on the same device")
     if target is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
@@ -226,13 +227,13 @@ def test_attacks_run_on_the_device(name: str, fake_classifier: Classifier) -> No
     assert adversarial.device == FAKE and adversarial.cpu().isfinite().all()
 
 
+class _NoFitError(Exception):
+    """Ends a training where Lightning would begin."""
+
+
 @pytest.mark.parametrize("kind", ["mask", "counterpart", "latent"])
 def test_trainings_run_on_the_device(
-    kind: str,
-    fake_classifier: Classifier,
-    tiny_card: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, fake_classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, few = find_kind(kind), {"schedule": {"steps": 2, "batch": 4}}
     few |= (
@@ -241,12 +242,21 @@ def test_trainings_run_on_the_device(
         else {"embedding": {"steps": 2, "images": 8}}
     )
     settings = chosen.presets.parse(few)
-    network = build_network(settings, open_classifier(tiny_card), seed=0)
+    network = build_network(settings, fake_classifier, seed=0)
     module = chosen.build_training(network, fake_classifier, settings, 0)
-    move(module)
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: move(self))
+    monkeypatch.setattr(Classifier, "to", lambda self, device: self)
     monkeypatch.setattr(module, "step_generator", lambda: torch.Generator().manual_seed(0))
     monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
-    source = Planted(images=8, size=32, classes=3, difficulty=0.0)
-    module.prepare_network(TrainingImages(source, fake_classifier), tmp_path, print)
+    monkeypatch.setattr(Trainer, "_build_lightning_trainer", _end)
+    source = Planted(images=40, size=32, classes=3, difficulty=0.0)
+    trainer = Trainer(fake_classifier, source, tmp_path, Hardware("cpu"), say=print)
+    with pytest.raises(_NoFitError):
+        trainer.fit(module)
+    move(module)  # as Lightning does
     loss = module.training_step(torch.rand(4, 3, 32, 32).to(FAKE), 0)
     assert loss.device == FAKE and loss.cpu().isfinite()
+
+
+def _end(*arguments: Any) -> None:
+    raise _NoFitError

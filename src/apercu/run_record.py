@@ -13,6 +13,7 @@ import os
 import pickle
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,13 @@ LOCK = ".lock"
 
 SAVE_EVERY = 60.0
 """Seconds after which the state of a phase is kept again."""
+
+
+DAMAGES: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
+"""What is raised for a damaged file of a state, by `load_state` or by what reads the content."""
 
 
 _LOCKED: set[Path] = set()
@@ -175,6 +183,26 @@ class RunRecord:
                 )
 
 
+def load_state(path: Path) -> dict[str, Any]:
+    """Load what `torch.save` wrote, on the CPU, after all its checksums are compared.
+
+    Args:
+        path: the file; only tensors, numbers and containers are read from it.
+
+    Returns:
+        The content.
+
+    Raises:
+        Exception: one of `DAMAGES`, where the file is damaged.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(name)
+    return dict(torch.load(path, weights_only=True, map_location="cpu"))
+
+
 @dataclass
 class Phase:
     """One part of long work, which says how far it is and keeps its state every minute.
@@ -200,19 +228,11 @@ class Phase:
         """
         if self.path is None or not self.path.is_file():
             return {}
-        import torch
-
-        damage = RunError(f"{self.path}: damaged; remove it, and this part begins anew")
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                if archive.testzip() is not None:
-                    raise damage
-            content = torch.load(self.path, weights_only=True, map_location="cpu")
+            content = load_state(self.path)
             return dict(content["state"]) if content["key"] == self.key else {}
-        except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
-            raise damage from error
-        except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise damage from error
+        except DAMAGES as error:
+            raise RunError(f"{self.path}: damaged; remove it, and this part begins anew") from error
 
     def note(
         self, done: int, total: int, make_state: Callable[[], Mapping[str, Any]] | None = None

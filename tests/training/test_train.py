@@ -382,6 +382,19 @@ def test_what_is_interrupted_while_it_goes_on_stays_usable(
     _assert_equal(*runs)
 
 
+def test_more_steps_are_done_than_are_asked_for(
+    tiny_card: Path, tmp_path: Path, whole: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    path = run / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "global_step": STEPS + 4}, path)
+    before = {name: (run / name).read_bytes() for name in ("config.json", "weights.safetensors")}
+    with pytest.raises(RunError, match=r"10 steps of .* more than 8; continue it with --steps 10"):
+        _train_on(tiny_card, run, STEPS + 2)
+    assert before == {name: (run / name).read_bytes() for name in before}
+
+
 def test_the_last_step_is_kept_whatever_the_interval(tiny_card: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "schedule": {"steps": 2, "batch": 4, "save_every": 50}}
     _train(tiny_card, tmp_path / "run", settings=settings)
@@ -458,3 +471,17 @@ def test_a_damaged_checkpoint_of_a_phase_is_one_line(tmp_path: Path) -> None:
             phase.load()
     phase.remove()
     assert phase.load() == {}
+
+
+def test_a_flipped_bit_in_the_index_of_an_archive_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "state.ckpt"
+    phase = Phase("work", path=path, key="same")
+    torch.save({"key": "same", "state": {"weights": torch.rand(1000)}}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    while entry >= 0:  # says "deflated" of what is stored
+        content[entry + 10] |= 8
+        entry = content.find(b"PK\x01\x02", entry + 4)
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="damaged; remove it, and this part begins anew"):
+        phase.load()

@@ -349,6 +349,8 @@ def _check_consistency(results: ComparisonResults) -> None:
             raise ValueError(f"{what}: {len(scores)} scores of {row.n} images")
     if missing := [name for name in results.explainers if name not in results.needs]:
         raise ValueError(f"needs of {shorten(missing[0])} are missing")
+    if unknown := [name for name in results.constant if name not in results.explainers]:
+        raise ValueError(f"constant: no such explainer as {shorten(unknown[0])}")
 
 
 def _describe_damage(error: Exception) -> str:

@@ -17,6 +17,7 @@ from apercu.classifiers.names import Target
 from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
+from apercu.networks.gate import ClassGate
 from apercu.types import Images, Logits, Maps, Picture, Targets
 
 if TYPE_CHECKING:
@@ -81,9 +82,25 @@ class TrainedExplainer(ABC, Generic[N, S]):
     def predict_logits(self, inputs: ImagesLike) -> Logits:
         """Return the explainer's own estimate of the classifier's logits, `batch × classes`.
 
+        With a class gate they are in standard units: less the mean of all logits, divided by their
+        standard deviation. `estimate_logits` has the classifier's units.
+
         Raises:
             ImageError: the images have another size or number of channels.
         """
+
+    @torch.inference_mode()
+    def estimate_logits(self, inputs: ImagesLike) -> Logits:
+        """Return an estimate of the classifier's logits in its own units, `batch × classes`.
+
+        Probabilities, the value of a regression, and which of several classes are predicted follow
+        from these.
+
+        Raises:
+            ImageError: the images have another size or number of channels.
+        """
+        logits, gate = self.predict_logits(inputs), getattr(self.network, "gate", None)
+        return gate.restore_units(logits) if isinstance(gate, ClassGate) else logits
 
     def __call__(self, inputs: ImagesLike, target: Target = None) -> Maps:
         """Return one map per image; see `attribute`."""
@@ -135,7 +152,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
         if self.facts.get(LOOKS_TRAINED, 1.0):
             return ()
-        return tuple(find_kind(self.kind).judge_training(self.settings, self.facts) or ())
+        try:
+            return tuple(find_kind(self.kind).judge_training(self.settings, self.facts) or ())
+        except LookupError:  # facts that somebody has cut down
+            return ()
 
     @property
     def classes(self) -> tuple[str, ...]:

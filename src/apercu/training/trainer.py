@@ -6,10 +6,8 @@ import csv
 import io
 import logging
 import os
-import pickle
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,12 +23,13 @@ from pydantic import BaseModel
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
+from apercu.devices import choose_device
 from apercu.errors import RunError
 from apercu.extras import is_installed
 from apercu.images import ImageSource
 from apercu.io import write_file
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.run_record import SAVE_EVERY, RunRecord
+from apercu.run_record import DAMAGES, SAVE_EVERY, RunRecord, load_state
 from apercu.training.callbacks import (
     BatchNormWarmup,
     DegeneracyWarning,
@@ -66,6 +65,13 @@ class Hardware:
     devices: int = 1
     precision: Any = "32-true"
     workers: int = 1
+
+    @property
+    def own_device(self) -> torch.device:
+        """The device of this process: the first one, or that of a process of Lightning's."""
+        device = choose_device(self.device)
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device(device, rank) if device == "cuda" else torch.device(device)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class Trainer:
             precision=self.hardware.precision,
             wanted=targets,
             student=student,
+            begun=settings.schedule.steps,
         )
         return make_record(self.run, context, settings, **parts)
 
@@ -145,11 +152,19 @@ class Trainer:
 
         Raises:
             ImagesError: too few images can be read.
+            RunError: the last checkpoint has more steps than the settings ask for.
         """
         begun = time.monotonic()
         network, settings = module.network, module.settings
+        done, steps = _read_steps_done(self.run), settings.schedule.steps
+        if done > steps:
+            raise RunError(
+                f"{self.run}: {done} steps of an interrupted training are done, which are more "
+                f"than {steps}; continue it with --steps {done} or more, or choose another --out"
+            )
         training = split_held_out(len(self.source), self.seed).training
         images = TrainingImages(self.source, self.classifier, training, target_of=module.target_of)
+        network.to(self.classifier.to(self.hardware.own_device).device)
         facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say, self.report)
         self._warn_of_unusable(images)
         timer = TrainingTimer(begun)
@@ -304,14 +319,9 @@ def _read_steps_done(run: Path) -> int:
         return 0
     damage = RunError(f"{path}: damaged; remove it to begin anew")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise damage
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = load_state(path)
         steps, _ = content["global_step"], dict(content["state_dict"])
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise damage from error
-    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except DAMAGES as error:
         raise damage from error
     if type(steps) is not int or steps < 0:
         raise damage
