@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,19 +26,24 @@ from apercu.classifiers import (
 )
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.settings import ExportInputs
-from apercu.deploy.inference import open_engine
+from apercu.deploy.inference import Predictor, open_engine
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions, parse_options
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.errors import ClassifierError, ConfigError
 from apercu.evaluation.sample import draw_sample
 from apercu.explain.explain_images import ExplainRun, select_images
-from apercu.explain.options import ExplainOptions
+from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explainers.class_embedding import RidgeEmbedding
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+from apercu.explainers.embedding_training import EmbeddingPhase, train_ridge_embedding
 from apercu.explainers.kind import find_kind
+from apercu.explainers.mask.levels import measure_absent_area
 from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.train import train_explainer
 from apercu.maps import min_max_scale
 from apercu.methods import Gradient
+from apercu.training.data import TrainingImages
 from apercu.training.trainer import Hardware, Trainer
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
@@ -269,6 +275,21 @@ def test_a_student_of_several_classes_learns_each_by_itself(several: tuple[Path,
     assert student.decision.is_multiple and 0 <= agreement <= 1
 
 
+def test_a_true_target_is_the_predicted_class_of_its_mask(several: tuple[Path, Path]) -> None:
+    """Also where all classes are predicted, so that none is left for a fake one."""
+    classifier = open_classifier(several[0])
+    settings = MASK_PRESETS.parse({"preset": "small", "schedule": {"fakes": 0.999999}})
+    training = SimpleNamespace(classifier=classifier, settings=settings)
+    images = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits = torch.ones(32, len(classifier.classes))
+    logits[:8, 1:] = -1.0
+    generator = torch.Generator().manual_seed(1)
+    batch = MaskTraining._draw_batch(training, images, logits, generator)  # type: ignore[arg-type]
+    assert batch.real.tolist() == [False] * 8 + [True] * 24
+    assert batch.predicted[:8].tolist() == [0] * 8
+    assert torch.equal(batch.predicted[8:], batch.targets[8:])
+
+
 def test_attacks_make_a_class_disappear(several: tuple[Path, Path]) -> None:
     from apercu.robustness.attacks.signed import Pgd
     from apercu.robustness.objectives import Untargeted
@@ -289,3 +310,76 @@ def test_predicted_is_no_target_of_counterparts(several: tuple[Path, Path]) -> N
     explainer.makes_masks = False  # type: ignore[misc]
     with pytest.raises(ConfigError, match="not predicted"):
         ExplainRun(explainer, ExplainOptions("predicted"))
+
+
+def _replace_gate(run: Path, mean: float, deviation: float) -> Any:
+    """Open a run, and set the units of its gate's logits."""
+    explainer = apercu.load_explainer(run)
+    explainer.network.gate.set_logit_units(mean, deviation)
+    return explainer
+
+
+def test_without_the_classifier_logits_have_its_units(several: tuple[Path, Path]) -> None:
+    """A class of logit −3 is not predicted, though it is above the mean of −4."""
+    explainer = _replace_gate(several[1], -4.0, 2.0)
+    standard = explainer.predict_logits(IMAGES)
+    expected = 2 * standard - 4
+    torch.testing.assert_close(explainer.estimate_logits(IMAGES), expected)
+    selector = TargetSelector(explainer, ExplainOptions("predicted"))
+    torch.testing.assert_close(selector.predict_logits(IMAGES), expected)
+    with torch.no_grad():
+        logits, _ = Predictor(explainer)(IMAGES)
+    torch.testing.assert_close(logits, expected)
+    explainer.network.gate.bias.data += 0.5 - standard[0]  # of the first image
+    assert (explainer.predict_logits(IMAGES[:1]) > 0).all()
+    assert selector.find_predicted(selector.predict_logits(IMAGES[:1])) == ()
+
+
+def test_without_the_classifier_a_regression_has_its_units(regression: tuple[Path, Path]) -> None:
+    """The classifier's logits are (−l, l) for a value in the middle of its range, plus l."""
+    explainer = _replace_gate(regression[1], 0.0, 0.01)
+    explainer.network.gate.bias.data += (
+        torch.tensor([-1.0, 1.0]) - explainer.predict_logits(IMAGES)[0]
+    )
+    output = explainer.classifier_info.output
+    with torch.no_grad():
+        logits, _ = Predictor(explainer)(IMAGES[:1])
+    expected = output.find_values(torch.tensor([[-0.01, 0.01]]))
+    torch.testing.assert_close(output.find_values(logits), expected, atol=1e-4, rtol=0)
+
+
+def test_the_absent_classes_of_an_explainer_are_those_not_predicted(
+    several: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All classes are above the mean of the logits, and none is predicted."""
+    explainer = _replace_gate(several[1], -9.0, 1.0)
+    explainer.network.gate.bias.data += (
+        torch.tensor([1.0, 2.0, 3.0]) - explainer.predict_logits(IMAGES)[0]
+    )
+    logits = []
+    draw = type(explainer.classifier_info.decision).draw_absent
+
+    def note(decision: Any, estimate: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        logits.append(estimate)
+        return draw(decision, estimate, generator)
+
+    monkeypatch.setattr(type(explainer.classifier_info.decision), "draw_absent", note)
+    measure_absent_area(explainer, [IMAGES[:1]], 0)
+    torch.testing.assert_close(logits[0], torch.tensor([[-8.0, -7.0, -6.0]]), atol=1e-4, rtol=0)
+
+
+def test_the_embedding_agrees_in_the_units_of_the_classifier(
+    several: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Standardised logits are above 0 for half of the classes; the classifier predicts none."""
+    classifier = open_classifier(several[0])
+    last = list(classifier.module.parameters())[-1]
+    last.data -= 20
+    said: list[str] = []
+    network = apercu.load_explainer(several[1]).network
+    network.encoder_frozen = False
+    network.requires_grad_(True)
+    images = TrainingImages(open_images(PLANTED), classifier)
+    phase = EmbeddingPhase(classifier, images, 0, tmp_path, said.append)
+    agreement = train_ridge_embedding(network, phase, RidgeEmbedding(steps=1, batch=4))
+    assert agreement == 1

@@ -15,6 +15,7 @@ from torch import nn
 import apercu
 from apercu.classifiers import StudentSettings, save_classifier
 from apercu.errors import ClassifierError, ConfigError, ImageError, RunError
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import choose_encoder
 from apercu.explainers.kind import KIND_NAMES, find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
@@ -99,6 +100,30 @@ def test_a_begun_training_is_continued_on_request(
     assert explainer.facts["steps"] == 2
     with pytest.raises(RunError, match="holds a finished training"):
         train(card, tmp_path, resume=True)
+
+
+def test_a_training_is_extended_twice_with_the_settings_it_began_with(
+    tiny_card: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the fit is left out; its result is an empty file, and another explainer is returned."""
+    explainer = apercu.load_explainer(tiny_run)
+
+    def skip_fit(*_: object) -> TrainedExplainer[Any, Any]:
+        (tmp_path / "weights.safetensors").touch()
+        return explainer
+
+    monkeypatch.setattr("apercu.explainers.train._fit", skip_fit)
+    config = {**SETTINGS["mask"], "embedding": {"steps": 1100, "batch": 4}}
+    card = str(tiny_card)
+    train(card, tmp_path, config=config)
+    for steps in (3, 4):
+        train(card, tmp_path, config=config, steps=steps, resume=True)
+    train(card, tmp_path, config=None, steps=5, batch=None, resume=True)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert (settings["schedule"]["steps"], settings["embedding"]["steps"]) == (5, 2)
+    other = {**config, "embedding": {"steps": 11000, "batch": 4}}
+    with pytest.raises(RunError, match=r"had embedding\.steps 2, now 20"):
+        train(card, tmp_path, config=other, steps=6, resume=True)
 
 
 def test_a_black_box_is_explained_through_a_student(tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def train(
     run, chosen = Path(out), find_kind(kind)
     check_writable(run)
     base = _choose_settings(run, config, chosen)
-    begun = find_begun_steps(run) if resume else None
+    begun = None
+    if resume:  # settings of the folder are as long as they shall be
+        begun = base.schedule.steps if config is None else find_begun_steps(run)
     settings = base.with_schedule(steps=steps, batch=batch, begun=begun)
     if encoder is not None:
         settings = settings.with_encoder(encoder)

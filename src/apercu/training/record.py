@@ -37,6 +37,8 @@ class TrainingContext(BaseModel):
         wanted: digest of the targets that come with the images, where there are any.
         student: fingerprint of the classifier that stands in for one without gradients, where it
             was given.
+        begun: steps with which it was begun, which say how long its other phases are; 0 in the
+            records of older versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class TrainingContext(BaseModel):
     precision: str = "32-true"
     wanted: str = ""
     student: str = ""
+    begun: int = 0
 
 
 def make_record(
@@ -57,7 +60,7 @@ def make_record(
 
     Args:
         run: the run folder.
-        order: what the result depends on besides the settings.
+        context: what the result depends on besides the settings.
         settings: the settings.
         parts: further parts by the stem of their JSON file.
 
@@ -70,16 +73,27 @@ def make_record(
         **{f"{name}.json": part for name, part in parts.items()},
     }
     return RunRecord(
-        run, files, "training", finished_by=WEIGHTS, on_request=True, growing={STEPS: "--steps"}
+        run,
+        files,
+        "training",
+        finished_by=WEIGHTS,
+        on_request=True,
+        ignored=frozenset({"begun"}),
+        growing={STEPS: "--steps"},
     )
 
 
 def find_begun_steps(run: Path) -> int | None:
-    """Return the steps of the training that a folder holds; None where it holds none."""
+    """Return the steps with which the training in a folder was begun; None where it holds none.
+
+    Older versions did not keep them; then they are those of the settings.
+    """
     try:
         content = parse_json((run / CONFIG).read_text(encoding="utf-8"))
-        return int(content["schedule"]["steps"])
-    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        path = run / ORDER
+        order = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return int(order.get("begun") or content["schedule"]["steps"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return None  # nothing was begun, or the file is damaged; `find_settings` reports this
 
 

@@ -138,6 +138,7 @@ class MaskTraining(TrainingModule):
         predicted = decision.draw_predicted(logits, generator)
         targets = torch.where(fake.to(images.device), others, predicted)
         real = ~fake.to(images.device) | decision.is_predicted(logits, targets)
+        predicted = torch.where(real, targets, predicted)
         return MaskBatch(images, targets, real, predicted)
 
     def _measure_areas(self, batch: MaskBatch, extent: Tensor) -> dict[str, Tensor]:
