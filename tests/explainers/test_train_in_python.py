@@ -13,13 +13,22 @@ from PIL import Image
 from torch import nn
 
 import apercu
-from apercu.classifiers import StudentSettings, save_classifier
+from apercu.classifiers import (
+    Classifier,
+    ClassifierCard,
+    InputSpec,
+    StudentSettings,
+    save_classifier,
+    wrap_module,
+)
+from apercu.classifiers.outputs import OutputName
 from apercu.errors import ClassifierError, ConfigError, ImageError, RunError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import choose_encoder
 from apercu.explainers.kind import KIND_NAMES, find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.settings import ExplainerSettings
+from apercu.explainers.student import open_student
 
 PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -159,6 +168,74 @@ def test_the_price_of_a_student_is_said_and_its_steps_are_chosen(tmp_path: Path)
     assert not (tmp_path / "b" / "student").exists()
 
 
+def test_the_chosen_steps_of_a_student_are_kept(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student is interrupted, then finished; the explainer's own fit is left out."""
+    spec, explainer = f"{__name__}:Colours", apercu.load_explainer(tiny_run)
+    monkeypatch.setattr("apercu.explainers.train._fit", lambda *_: explainer)
+    monkeypatch.setattr("apercu.explainers.student.estimate_seconds", lambda *_: 1.0)
+    asked: list[StudentSettings] = []
+
+    def stop(*arguments: Any) -> None:
+        asked.append(arguments[3])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("apercu.explainers.train.distil_student", stop)
+        for options in ({"student_steps": 3}, {"resume": True}, {"resume": True, "steps": 4}):
+            with pytest.raises(KeyboardInterrupt):
+                train(spec, tmp_path, seed=2, **options)
+    assert asked == 3 * [StudentSettings(steps=3, floor=0.0, seed=2)]
+    train(spec, tmp_path, seed=2, steps=4, resume=True)
+    lines: list[str] = []
+    more = {"seed": 2, "steps": 4, "resume": True, "say": lines.append}
+    for again in ({}, {"student_steps": 3}):
+        train(spec, tmp_path, **more, **again)
+        assert "student: the finished one of this run is kept" in lines
+        lines.clear()
+    other = StudentSettings(steps=3, width=4)
+    with pytest.raises(RunError, match="the student here had steps 3, now 16000; leave it out"):
+        train(spec, tmp_path, **more, student_steps=16000)
+    with pytest.raises(RunError, match="the student here had width 16, now 4"):
+        train(spec, tmp_path, **more, student=other)
+    facts = json.loads((tmp_path / "student" / "facts.json").read_text())
+    assert (facts["settings"]["steps"], facts["settings"]["seed"]) == (3, 2)
+
+
+def open_small(
+    classes: tuple[str, ...] = Colours.classes, output: OutputName = "logits", **input: Any
+) -> Classifier:
+    card = ClassifierCard(
+        source="tests:small",
+        input=InputSpec(size=(32, 32), **input),
+        classes=classes,
+        output=output,
+    )
+    return wrap_module(nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), card)
+
+
+@pytest.mark.parametrize(
+    ("student", "match"),
+    [
+        ({"output": "sigmoid"}, "expected output with one class of an image is true, got each"),
+        ({"classes": ("red", "blue", "green")}, "expected class 1 to be 'green', got 'blue'"),
+        ({"normalise": "l2_per_channel"}, "expected normalise None, got l2_per_channel"),
+        (
+            {"stretch": {"low": (0,) * 3, "high": (9,) * 3, "noise": (1,) * 3}},
+            "expected stretch None, got",
+        ),
+    ],
+    ids=["output", "classes", "counts", "stretch"],
+)
+def test_students_that_mean_something_else(student: dict[str, Any], match: str) -> None:
+    classifier = apercu.open_classifier(f"{__name__}:Colours")
+    with pytest.raises(ClassifierError, match=f"cannot stand in for .*: {match}"):
+        open_student(open_small(**student), classifier)
+    same = open_small(("Red, crimson", "green", "blue"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert open_student(same, classifier) is same
+
+
 def test_students_that_do_not_fit(tiny_card: Path, tmp_path: Path) -> None:
     spec = f"{__name__}:Colours"
     other = apercu.open_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5)), size=32)
@@ -168,6 +245,8 @@ def test_students_that_do_not_fit(tiny_card: Path, tmp_path: Path) -> None:
         train(spec, tmp_path, student=spec)
     with pytest.raises(ConfigError, match=r"none is needed, .*; leave out --student"):
         train(str(tiny_card), tmp_path, student_steps=3)
+    with pytest.raises(ConfigError, match="takes no --student-steps; leave out one of the two"):
+        train(spec, tmp_path, student=open_small(), student_steps=3)
     with pytest.raises(ConfigError, match="a latent explainer needs none"):
         train(spec, tmp_path, kind="latent", student_steps=3)
     assert not list(tmp_path.iterdir())

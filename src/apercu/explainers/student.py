@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from apercu.classifiers import (
 )
 from apercu.classifiers.distillation import estimate_seconds
 from apercu.classifiers.distillation_data import compute_agreement, stack_images
-from apercu.errors import ClassifierError, RunError
+from apercu.errors import ClassifierError, ConfigError, RunError
 from apercu.images import ImageSource
 from apercu.io import parse_json, write_file, write_json
 from apercu.progress import ProgressCallback, ignore_progress
@@ -39,36 +39,58 @@ class StudentPlan:
     Args:
         steps: steps of the explainer's own training.
         student: settings of the student.
+        is_chosen: whether somebody chose them, so that they stay whatever the steps are.
     """
 
     steps: int
     student: StudentSettings
+    is_chosen: bool = False
 
 
-def plan_student(run: Path, full: StudentPlan, steps: int) -> StudentSettings:
+def plan_student(
+    run: Path,
+    full: StudentPlan,
+    steps: int,
+    chosen: StudentSettings | None = None,
+    student_steps: int | None = None,
+) -> StudentSettings:
     """Return how a student is distilled: a shorter training gets a shorter student in proportion.
 
-    A student of a shorter training is accepted however seldom it agrees with the classifier.
+    A student of a shorter training is accepted however seldom it agrees with the classifier, and so
+    is one of a chosen number of steps.
 
     Args:
         run: the run folder; what was planned there before is the start.
         full: the plan of a training of full length.
         steps: steps of the explainer's own training.
+        chosen: settings that somebody chose; None takes those of the plan.
+        student_steps: steps of the student that somebody chose; None takes those of the settings.
 
     Returns:
-        The settings.
+        The settings; those of a finished student, where there is one.
 
     Raises:
-        RunError: the stored plan is damaged.
+        RunError: the stored plan is damaged, or a finished student has other settings than chosen.
     """
     plan, path = full, run / KEPT / SETTINGS
-    if path.is_file():
+    finished = _read_finished(run / STUDENT)
+    is_stored = path.is_file()
+    if is_stored:
         try:
             plan = TypeAdapter(StudentPlan).validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read; choose another --out") from error
-        if steps == plan.steps:
-            return plan.student
+    if chosen is not None or student_steps is not None:
+        student = chosen or finished or plan.student
+        if student_steps is not None:
+            student = replace(student, steps=student_steps, floor=0.0)
+        _check_finished(run, finished, student)
+        write_json(path, asdict(StudentPlan(steps, student, is_chosen=True)))
+        return student
+    if finished is not None:
+        return finished
+    if is_stored and (plan.is_chosen or steps == plan.steps):
+        return plan.student
     length, student = math.ceil(plan.student.steps * steps / plan.steps), full.student
     if length < student.steps:
         student = replace(student, steps=max(1, length), floor=0.0)
@@ -107,7 +129,11 @@ def distil_student(
     images = cache_in_memory(TrainingImages(source, classifier), report)
     distilled = distil(classifier, images, settings, report=report, folder=run / KEPT)
     save_classifier(distilled.student, folder)
-    facts = {"teacher": classifier.fingerprint, "agreement": distilled.agreement}
+    facts = {
+        "teacher": classifier.fingerprint,
+        "agreement": distilled.agreement,
+        "settings": asdict(settings),
+    }
     write_file(folder / FACTS, json.dumps(facts, indent=1))
     return distilled
 
@@ -126,7 +152,8 @@ def open_student(
         The student.
 
     Raises:
-        ClassifierError: it gives no gradients either, or takes other images or has other classes.
+        ClassifierError: it gives no gradients either, or takes other images, has other classes, or
+            decides in another way how many of them are true.
     """
     if not isinstance(student, Classifier):
         student = open_classifier(student, device=classifier.device, trust=trust)
@@ -141,7 +168,43 @@ def open_student(
             f"student: expected images of {of_classifier}, as {classifier.spec} has them, got "
             f"{of_student} of {student.spec}"
         )
+    difference = _find_difference(student, classifier)
+    if difference is not None:
+        raise ClassifierError(
+            f"student: {student.spec} cannot stand in for {classifier.spec}: {difference}"
+        )
     return student
+
+
+def _find_difference(student: Classifier, classifier: Classifier) -> str | None:
+    """Return what a student of the same size and number of classes means otherwise, if anything.
+
+    Mean and deviation may differ, as each normalises pixels in [0, 1] by itself.
+    """
+    if student.decision.is_multiple != classifier.decision.is_multiple:
+        words = "one class of an image is true", "each class by itself"
+        return (
+            f"expected output with {words[classifier.decision.is_multiple]}, "
+            f"got {words[student.decision.is_multiple]} ({student.output.name})"
+        )
+    of_student, of_classifier = student.network.input, classifier.network.input
+    if of_student.stretch != of_classifier.stretch:
+        return f"expected stretch {of_classifier.stretch}, got {of_student.stretch}"
+    if of_student.takes_raw_counts != of_classifier.takes_raw_counts:
+        return f"expected normalise {of_classifier.normalise}, got {of_student.normalise}"
+    if of_student.bands and of_classifier.bands and of_student.bands != of_classifier.bands:
+        return f"expected bands {of_classifier.bands}, got {of_student.bands}"
+    if student.network.names is None or classifier.network.names is None:  # numbered ones
+        return None
+    for index, name in enumerate(student.classes):
+        expected = classifier.classes[index]
+        first, second = (text.partition(",")[0].strip().casefold() for text in (name, expected))
+        if first != second and student.identifiers[index] != classifier.identifiers[index]:
+            return (
+                f"expected class {index} to be {expected!r}, got {name!r}; name the same classes "
+                "in the same order"
+            )
+    return None
 
 
 def measure_agreement(
@@ -164,7 +227,7 @@ def measure_agreement(
         stack_images(images, rows).to(classifier.device)
         for rows in torch.split(torch.arange(len(images)), _BATCH)
     )
-    return compute_agreement(classifier, student, batches)
+    return compute_agreement(student, classifier, batches)
 
 
 def describe_price(classifier: Classifier, count: int, settings: StudentSettings) -> str:
@@ -191,6 +254,26 @@ def describe_price(classifier: Classifier, count: int, settings: StudentSettings
 def has_student(run: Path, classifier: Classifier) -> bool:
     """Whether a run folder holds a finished student of this classifier."""
     return _load_student(run / STUDENT, classifier) is not None
+
+
+def _read_finished(folder: Path) -> StudentSettings | None:
+    """Return the settings of a finished student; None where there are none, as in old folders."""
+    try:
+        facts = parse_json((folder / FACTS).read_text(encoding="utf-8"))
+        return TypeAdapter(StudentSettings).validate_python(facts["settings"])
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None
+
+
+def _check_finished(run: Path, finished: StudentSettings | None, chosen: StudentSettings) -> None:
+    """Raise RunError where a finished student has other settings than those that are chosen."""
+    for field in fields(StudentSettings) if finished is not None else ():
+        before, now = getattr(finished, field.name), getattr(chosen, field.name)
+        if before != now and field.name not in ("floor", "seed"):  # the seed is the training's
+            raise RunError(
+                f"{run / STUDENT}: the student here had {field.name} {before}, now {now}; leave it "
+                "out, or choose another --out for another student"
+            )
 
 
 def _load_student(folder: Path, classifier: Classifier) -> DistillationResult | None:

@@ -146,6 +146,11 @@ def train(
             "needs none; leave out --student and --student-steps"
         )
     if isinstance(student, Classifier | str | Path):
+        if student_steps is not None:
+            raise ConfigError(
+                "student: one that is given is not distilled, so it takes no --student-steps; "
+                "leave out one of the two"
+            )
         stand_in = open_student(student, classifier, trust=trust)
         student = None
     facts: dict[str, float] = {}
@@ -165,9 +170,7 @@ def train(
             trainer, facts = _replace_classifier(trainer, stand_in)
         elif needs_student:
             full = StudentPlan(base.schedule.steps, StudentSettings())
-            distillation = student or plan_student(run, full, settings.schedule.steps)
-            if student_steps is not None:
-                distillation = replace(distillation, steps=student_steps, floor=0.0)
+            distillation = plan_student(run, full, settings.schedule.steps, student, student_steps)
             distillation = replace(distillation, seed=seed)
             taught, facts = _distil(trainer, distillation, full.student.floor)
             trainer = replace(trainer, classifier=taught)
@@ -332,7 +335,9 @@ def _distil(
 ) -> tuple[Classifier, dict[str, float]]:
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
-    if not has_student(trainer.run, classifier):
+    if has_student(trainer.run, classifier):
+        trainer.say("student: the finished one of this run is kept")
+    else:
         trainer.say(describe_price(classifier, len(trainer.source), settings))
     student, agreement = distil_student(
         classifier, trainer.source, trainer.run, settings, trainer.report
@@ -341,6 +346,6 @@ def _distil(
     if agreement < expected:
         trainer.say(
             f"warning: the student is not trained enough (expected {expected:.0%}); "
-            "train with more steps, or set --student-steps"
+            "a better one needs another --out, with more steps or --student-steps"
         )
     return student, {"student_agreement": agreement}
