@@ -309,6 +309,10 @@ def test_decisions_agree_with_their_definitions() -> None:
     assert EACH_CLASS.is_predicted(logits, targets).tolist() == [True, False]
     assert ONE_CLASS.is_predicted(logits, targets).tolist() == [False, True]
     torch.testing.assert_close(EACH_CLASS.agreement(logits, other), torch.tensor([2 / 3, 1.0]))
+    silent = torch.full((1, 80), -9.0)
+    present = silent.index_fill(1, torch.arange(3), 9.0)
+    assert EACH_CLASS.agreement(silent, present).tolist() == [0.0]
+    assert EACH_CLASS.agreement(present, present).tolist() == [1.0]
     torch.testing.assert_close(
         EACH_CLASS.target_cross_entropy(logits, targets),
         -EACH_CLASS.log_probability(logits, targets),

@@ -88,7 +88,7 @@ def test_both_prepare_any_picture_and_have_the_class_names(engine) -> None:
 def test_without_the_classifier_the_explainer_predicts(tiny_run, images) -> None:
     explainer = MaskExplainer.from_pretrained(tiny_run)
     engine = open_engine(tiny_run)
-    expected = explainer.predict_logits(images).softmax(1)
+    expected = explainer.estimate_logits(images).softmax(1)
     np.testing.assert_allclose(engine(images).probabilities, expected, atol=1e-5)
     assert engine.info.read_by == "explainer"
 

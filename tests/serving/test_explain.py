@@ -42,7 +42,7 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
 def test_the_classes_seen_most_come_first_with_their_probabilities(call, explainer, png) -> None:
     record = call.explain(png, top="2").json()
     images = explainer.prepare(read_picture(png))[None]
-    shares = explainer.predict_logits(images).softmax(1)[0]
+    shares = explainer.estimate_logits(images).softmax(1)[0]
     order = shares.argsort(descending=True).tolist()
     assert [one["index"] for one in record["top"]] == order
     assert [one["index"] for one in record["answers"]] == order[:2]

@@ -53,7 +53,12 @@ class Decision(ABC):
 
     @abstractmethod
     def agreement(self, first: Logits, second: Logits) -> Scores:
-        """Return for each image the fraction of the decisions that two classifiers share."""
+        """Return for each image the fraction of the predicted classes that two classifiers share.
+
+        It is 1 or 0 where one class is predicted. Of several, it counts the classes that both
+        predict among those that either does (Jaccard's index), and is 1 where neither predicts any:
+        most classes are absent from most images, and to agree on those says nothing.
+        """
 
     @abstractmethod
     def cross_entropy(
@@ -179,7 +184,9 @@ class EachClass(Decision):
         return self.margin(logits, targets) >= 0
 
     def agreement(self, first: Logits, second: Logits) -> Scores:
-        return ((first >= 0) == (second >= 0)).float().mean(1)
+        one, other = self.find_predicted(first), self.find_predicted(second)
+        either = (one | other).sum(1)
+        return torch.where(either == 0, 1.0, (one & other).sum(1) / either.clamp_min(1))
 
     def cross_entropy(
         self, logits: Logits, probabilities: Float[Tensor, "batch classes"]

@@ -122,7 +122,8 @@ def compute_agreement(
 ) -> float:
     """Return the fraction of the images for which both predict the same class.
 
-    Where the second, a classifier, decides each class by itself, it is the fraction of decisions.
+    Where the second, a classifier, decides each class by itself, it is the mean fraction of the
+    predicted classes that they share, see `Decision.agreement`.
     """
     decision = find_decision(second)
     same = [decision.agreement(first(images), second(images)) for images in batches]

@@ -96,7 +96,7 @@ class TargetSelector:
     def predict_logits(self, images: Images) -> Logits:
         """Return the classifier's logits, or else the explainer's own estimate, on the CPU."""
         if self.classifier is None:
-            return self.explainer.predict_logits(images).cpu()
+            return self.explainer.estimate_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
 
     def find_probability(self, logits: Logits, target: int) -> float | None:

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from apercu.classifiers.decisions import ONE_CLASS, Decision
 from apercu.networks.gate import ClassGate
 from apercu.types import Logits
 
@@ -166,6 +167,7 @@ def solve_ridge(
     moments: RidgeMoments,
     held_out: Sequence[FeatureBatch],
     penalties: Sequence[float],
+    decision: Decision = ONE_CLASS,
 ) -> float:
     """Set the gate's embedding and bias from the sums over the training images.
 
@@ -174,9 +176,10 @@ def solve_ridge(
         moments: the sums over the training images.
         held_out: batches that choose the penalty; without any, the largest penalty is taken.
         penalties: weights of the penalty to choose from, see `RidgeEmbedding`.
+        decision: the decision of the classifier.
 
     Returns:
-        Fraction of held-out images for which embedding and classifier predict the same class.
+        How often embedding and classifier agree on images held out, see `Decision.agreement`.
     """
     best, agreement, least = moments.solve(max(penalties)), float("nan"), float("inf")
     unseen = [(batch.pooled.cpu(), batch.logits.cpu()) for batch in held_out]
@@ -188,7 +191,7 @@ def solve_ridge(
             error = (predicted - logits).square().mean().item()
             if error < least:
                 best, least = (embedding, bias), error
-                agreement = (predicted.argmax(1) == logits.argmax(1)).float().mean().item()
+                agreement = decision.agreement(predicted, logits).mean().item()
     embedding, bias = (values.to(gate.embedding.device) for values in best)
     gate.set_logit_units(*moments.scale())
     with torch.no_grad():

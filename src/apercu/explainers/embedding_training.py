@@ -124,7 +124,9 @@ class EmbeddingPhase:
         agreement = train_ridge(network, self, settings)
         measured = agreement == agreement  # NaN where no image was held out
         held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
-        self.say(f"class embedding: predicts the classifier's top class {held_out}")
+        several = self.classifier.decision.is_multiple
+        subject = "classes (common ones among all of both)" if several else "top class"
+        self.say(f"class embedding: predicts the classifier's {subject} {held_out}")
         return agreement
 
 
@@ -143,7 +145,7 @@ def fit_ridge_embedding(
         settings: the penalties and the number of images.
 
     Returns:
-        Fraction of held-out images for which embedding and classifier predict the same class.
+        How often embedding and classifier agree on images held out, see `Decision.agreement`.
     """
     network.eval()
     device, count = next(network.parameters()).device, min(settings.images, len(work.images))
@@ -169,7 +171,8 @@ def fit_ridge_embedding(
             unseen.append(FeatureBatch(pooled.cpu(), logits.cpu()))
         done += 1
         phase.note(min(count, done * FORWARD_BATCH), count, make_state)
-    agreement = solve_ridge(network.gate, moments, unseen, settings.penalties)
+    decision = work.classifier.decision
+    agreement = solve_ridge(network.gate, moments, unseen, settings.penalties, decision)
     batches = iterate_batches(work.images, count, held_out or fitted)
     network.gate.set_threshold(*_measure_peaks(network, work.classifier, batches))
     return agreement
@@ -189,7 +192,7 @@ def train_ridge_embedding(
         settings: the steps.
 
     Returns:
-        Fraction of held-out images for which embedding and classifier predict the same class; NaN
+        How often embedding and classifier agree on images held out, see `Decision.agreement`; NaN
         where there are too few images to hold some out.
     """
     device, classifier, count = next(network.parameters()).device, work.classifier, len(work.images)
@@ -219,7 +222,13 @@ def train_ridge_embedding(
     chunks = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
     unseen = [stack_images(cached, indices).to(device) for indices in chunks]
     network.gate.set_threshold(*_measure_peaks(network, classifier, unseen))
-    return compute_agreement(predict, classifier, unseen) if held_out else float("nan")
+    if not held_out:
+        return float("nan")
+
+    def estimate(views: Images) -> Tensor:
+        return network.gate.restore_units(predict(views))
+
+    return compute_agreement(estimate, classifier, unseen)
 
 
 def train_binary_embedding(

@@ -72,6 +72,10 @@ class ClassGate(nn.Module):
         """Return logits of the classifier in the units of the activations."""
         return (logits - self.mean) / self.deviation
 
+    def restore_units(self, logits: Logits) -> Logits:
+        """Return standardised logits in the units of the classifier."""
+        return logits * self.deviation + self.mean
+
     @torch.no_grad()
     def set_logit_units(self, mean: float, deviation: float) -> None:
         """Set the mean and the standard deviation of all logits, over images and classes."""

@@ -60,9 +60,10 @@ class Predictor:
         if self.classifier is not None:
             logits = self.classifier(images.to(self.classifier.device)).to(images.device)
         elif self.network is not None:
-            logits = self.network.gate.predict_logits(features[-1])
+            gate = self.network.gate
+            logits = gate.restore_units(gate.predict_logits(features[-1]))
         else:
-            logits = self.explainer.predict_logits(images)
+            logits = self.explainer.estimate_logits(images)
         return logits, features
 
     def to(self, device: str) -> Predictor:

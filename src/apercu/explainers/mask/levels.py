@@ -131,7 +131,7 @@ def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], see
     generator = torch.Generator().manual_seed(seed)
     decision, areas = explainer.classifier_info.decision, []
     for images in batches:
-        absent = decision.draw_absent(explainer.predict_logits(images).cpu(), generator)
+        absent = decision.draw_absent(explainer.estimate_logits(images).cpu(), generator)
         areas.append(explainer.attribute(images, absent).mean((1, 2)).cpu())
     return torch.cat(areas).mean().item()
 
