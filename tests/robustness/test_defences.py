@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from apercu import open_classifier
+from apercu import open_classifier, open_images
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
+from apercu.classifiers.decisions import EACH_CLASS
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError
 from apercu.robustness.attacks import Pgd
@@ -25,10 +27,11 @@ from apercu.robustness.defences import (
     sinkhorn_divergence,
 )
 from apercu.robustness.defences.settings import DEFENCES
-from apercu.robustness.defences.training import DEGENERATE, DefenceTraining
+from apercu.robustness.defences.training import DEGENERATE, DefenceTraining, train_defence
 from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
 from apercu.training.module import DegeneracyMonitor
+from apercu.training.trainer import Hardware, Trainer
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = torch.randn(192, 3, generator=torch.Generator().manual_seed(1)) / 8
@@ -183,3 +186,54 @@ def test_a_network_that_predicts_one_class_is_warned_of() -> None:
     healthy = DegeneracyMonitor(DEGENERATE, patience=1)
     healthy.add({"classes": 0.9})
     assert healthy.warning() is None
+
+
+def _make_several() -> Classifier:
+    """A classifier that decides each of three classes by itself, and predicts none of grey."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    network[1].bias.data.fill_(-9.0)
+    card = ClassifierCard(source="several", input=InputSpec(size=(8, 8)), output="sigmoid")
+    return wrap_module(network, card)
+
+
+def test_one_label_teaches_no_classifier_of_several_classes(tmp_path: Path) -> None:
+    """It would teach that all other classes are absent."""
+    source = open_images("planted:size=32,images=24,classes=3")
+    settings = DEFENCES.parse({"preset": "standard", "wanted": "labels"})
+    trainer = Trainer(_make_several(), source, tmp_path / "run", Hardware("cpu"))
+    with pytest.raises(ConfigError, match="may predict several at once; set wanted: answers"):
+        train_defence(settings, trainer)
+    assert not (tmp_path / "run").exists()
+
+
+def test_right_is_what_is_predicted_of_several_classes() -> None:
+    """Of two classes both are right, one, a wrong one besides, none; of no class, none is right."""
+    targets = torch.tensor([[0.9, 0.8, 0.1]]).repeat(4, 1)
+    targets = torch.cat([targets, torch.full((1, 3), 0.1)])
+    logits = torch.tensor([[1.0, 1, -1], [1, -1, -1], [1, 1, 1], [-3, -2, -1], [-3, -2, -1]])
+    batch = DefenceBatch(linear, linear, IMAGES[:1].repeat(5, 1, 1, 1), targets, 0, EACH_CLASS)
+    expected = torch.tensor([1, 1 / 2, 2 / 3, 0, 1])
+    torch.testing.assert_close(batch.measure_agreement(logits), expected)
+    one = DefenceBatch(linear, linear, IMAGES, TARGETS, 0)
+    assert one.measure_agreement(linear(IMAGES)).tolist() == [
+        float(predicted == label)
+        for predicted, label in zip(linear(IMAGES).argmax(1), TARGETS.argmax(1), strict=True)
+    ]
+    assert one.measure_agreement(TARGETS).tolist() == [1, 1, 1, 1]
+
+
+def test_a_network_that_predicts_too_many_classes_is_not_right() -> None:
+    """The classifier predicts none of the classes, the network all, in the same order."""
+    classifier = _make_several()
+    network = copy_trainable(classifier)
+    training = DefenceTraining(network, classifier, DEFENCES.parse({}), 0)
+    figures: dict[str, torch.Tensor] = {}
+    training.log_terms = lambda terms, more: figures.update(more)  # type: ignore[method-assign]
+    training.step_generator = lambda: torch.Generator().manual_seed(0)  # type: ignore[method-assign]
+    for shift, right in ((0, 1), (18, 0)):
+        list(network.parameters())[-1].data += shift
+        training.training_step(torch.rand(4, 3, 8, 8), 0)
+        assert {name: float(value) for name, value in figures.items()} == {
+            "right": right,
+            "classes": 1,
+        }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from apercu import open_classifier
+from apercu import open_classifier, open_images
+from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ConfigError, ImagesError
 from apercu.explainers.run_folder import load_explainer
 from apercu.methods import Cam
+from apercu.robustness.attacks import Fgsm
 from apercu.robustness.detection import (
     Autoencoder,
     DeepFeatures,
@@ -23,13 +27,13 @@ from apercu.robustness.detection import (
     OneClassSvm,
     StabilityFeatures,
 )
-from apercu.robustness.detection.benchmark import make_rows
+from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks, make_rows
 from apercu.robustness.detection.calibration import (
     CalibratedDetector,
     auroc,
     cross_validated_scores,
 )
-from apercu.robustness.detection.features import parse_extractors
+from apercu.robustness.detection.features import FeatureExtractor, parse_extractors
 from apercu.robustness.filters import BitDepth, Jpeg
 
 TRAINING = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
@@ -163,3 +167,41 @@ def test_a_threshold_comes_from_images_that_were_not_trained_on() -> None:
     clean = torch.randn(2000, 6, generator=generator) * torch.arange(1, 7)
     alarms = Nearby().fit(TRAINING)(clean).double().numpy() > np.quantile(scores, 0.95)
     assert 0.01 < alarms.mean() < 0.1
+
+
+class Brightness(torch.nn.Module):
+    """Two classes that are decided by themselves; neither is predicted of a dark image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = 100 * (images.mean((1, 2, 3)) - 0.5)
+        return torch.stack([mean, mean - 200], 1)
+
+
+class Means(FeatureExtractor):
+    """The mean of each image."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)).cpu()
+
+
+def test_an_image_without_a_predicted_class_is_no_attacked_image(tmp_path: Path) -> None:
+    """It has no class to lose, so that the unchanged image would count as one that fools."""
+    for index in range(60):
+        level = 150 if index % 2 else 40
+        Image.new("RGB", (8, 8), (level, level, level - index % 7)).save(tmp_path / f"{index}.png")
+    card = ClassifierCard(source="brightness", input=InputSpec(size=(8, 8)), output="sigmoid")
+    classifier = wrap_module(Brightness(), card)
+    benchmark = DetectionBenchmark(
+        classifier,
+        open_images(tmp_path),
+        {"means": Means()},
+        {"mahalanobis": Mahalanobis()},
+        {("fgsm", 0.01): Fgsm(0.01), ("fgsm", 0.2): Fgsm(0.2)},
+    )
+    rows = detect_attacks(benchmark, tmp_path / "out")
+    images = [open_images(tmp_path)[record.index] for record in benchmark.sample.test]
+    bright = sum(float(image.picture.mean()) > 0.5 for image in images)
+    assert 0 < bright < len(images)
+    assert {(row.epsilon, row.n) for row in rows} == {(0.2, bright)}
+    stored = json.loads((tmp_path / "out" / "detection.json").read_text())
+    assert stored["without_class"] == len(images) - bright

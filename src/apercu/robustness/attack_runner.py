@@ -162,7 +162,8 @@ class AttackRunner:
     ) -> AttackObjective:
         """Build the objective of a job for a batch.
 
-        An attack on the map keeps the predicted class, whether it is the true class or not.
+        An attack on the map keeps the predicted class, whether it is the true class or not. Where
+        an image has none, the rows of the results leave it out.
 
         Args:
             job: attack and target.

@@ -103,6 +103,8 @@ def detect(
             progress=report,
             command=shlex.join(["apercu", *read_arguments()]),
         )
+    if count := benchmark.count_without_class(out):
+        warn(f"{count} of the test images have no predicted class, so no attack on them counts")
     for name, epsilon in cases.keys() - {(row.attack, row.epsilon) for row in rows}:
         warn(f"{name} fools the classifier with none of the images" + _format_budget(epsilon))
     for row in rows:

@@ -44,6 +44,11 @@ class DefenceBatch:
         """The class of each image: the one with the highest target probability."""
         return self.target_probabilities.argmax(1)
 
+    def measure_agreement(self, logits: Logits) -> Scores:
+        """Return for each image how far logits predict its targets, see `Decision.agreement`."""
+        targets = self.decision.restore_logits(self.target_probabilities)
+        return self.decision.agreement(logits, targets)
+
     def compute_loss(self, logits: Logits) -> Scores:
         """Compute the cross-entropy of each image's logits with its target probabilities."""
         return self.decision.cross_entropy(logits, self.target_probabilities)

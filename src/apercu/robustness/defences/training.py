@@ -19,7 +19,7 @@ from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import DecidedLogits
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
-from apercu.errors import ImagesError
+from apercu.errors import ConfigError, ImagesError
 from apercu.io import write_file
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
@@ -83,10 +83,10 @@ class DefenceTraining(TrainingModule):
         defence_batch = self.make_batch(images, labels, seed)
         terms = self.settings.defence.compute_losses(defence_batch)
         with torch.no_grad():
-            predicted = self.compute_inference_logits(images).argmax(1)
-        classes = len(set(predicted.tolist())) / len(set(defence_batch.labels.tolist()))
-        correct = (predicted == defence_batch.labels).float().mean()
-        self.log_terms(terms, {"right": correct, "classes": torch.tensor(classes)})
+            logits = self.compute_inference_logits(images)
+            correct = defence_batch.measure_agreement(logits).mean()
+        classes = _compare_class_counts(defence_batch, logits)
+        self.log_terms(terms, {"right": correct, "classes": classes})
         return torch.stack(list(terms.values())).sum(0).mean()
 
     def make_batch(self, images: Images, labels: Tensor | None, seed: int) -> DefenceBatch:
@@ -138,6 +138,16 @@ class DefenceTraining(TrainingModule):
         return tiles
 
 
+def _compare_class_counts(batch: DefenceBatch, logits: Logits) -> Tensor:
+    """Return the number of classes that logits predict in a batch, relative to its targets."""
+    decision = batch.decision
+    targets = decision.restore_logits(batch.target_probabilities)
+    predicted, expected = (
+        decision.find_predicted(values).any(0).sum() for values in (logits, targets)
+    )
+    return torch.where(expected > 0, predicted / expected.clamp_min(1), 1.0)
+
+
 def freeze_batchnorm(network: nn.Module) -> None:
     """Put batch norms in inference mode, so that their statistics do not change."""
     for module in network.modules():
@@ -174,9 +184,15 @@ def train_defence(
 
     Raises:
         ClassifierError: the classifier cannot be trained further.
+        ConfigError: the settings need labels, and each class is decided by itself.
         ImagesError: the settings need labels, and there are none.
         RunError: the folder holds a training with other settings.
     """
+    if settings.wanted == "labels" and trainer.classifier.decision.is_multiple:
+        raise ConfigError(
+            f"wanted: labels name one class of an image, and {trainer.classifier.spec} may predict "
+            "several at once; set wanted: answers"
+        )
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
@@ -224,7 +240,7 @@ def find_doubts(facts: Mapping[str, float]) -> list[str]:
 
 @torch.no_grad()
 def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -> dict[str, float]:
-    """Measure on images that were held out how often the network predicts the target.
+    """Measure on images that were held out how often the network predicts the targets.
 
     The keys are `honest` for clean images, and `hard` for those that the defence is for.
     """
@@ -232,7 +248,7 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -
     images = TrainingImages(
         trainer.source, trainer.classifier, held_out, target_of=training.target_of
     )
-    correct: dict[str, list[bool]] = {"honest": [], "hard": []}
+    correct: dict[str, list[float]] = {"honest": [], "hard": []}
     defence, device = training.settings.defence, trainer.classifier.device
     training.network.to(device)
     for loaded in DataLoader(images, training.settings.schedule.batch):
@@ -244,7 +260,7 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -
             ("honest", defence.prepare_clean(clean)),
             ("hard", defence.make_hard_images(batch)),
         ):
-            predicted = training.compute_inference_logits(inputs).argmax(1)
-            correct[key] += (predicted == batch.labels).tolist()
+            logits = training.compute_inference_logits(inputs)
+            correct[key] += batch.measure_agreement(logits).tolist()
         trainer.report(f"measuring {name}", len(correct["hard"]), len(images))
     return {name: sum(values) / len(values) for name, values in correct.items()}

@@ -42,6 +42,9 @@ FOLDER = "looks"
 TRAINING_TITLE, CLEAN_TITLE = "to learn from", "honest"
 """Titles of the clean images; the names of the files in `FOLDER` depend on them."""
 FITTING_TITLE = "fitting detectors"
+FOOLED, NO_CLASS = "fooled", "no class"
+"""Names of what is kept besides the features: whether an attacked image fools, and whether the
+clean image has no predicted class that an attack could take away."""
 BATCH = 16
 
 ProgressFn: TypeAlias = Callable[[str, int, int], None]
@@ -63,7 +66,8 @@ class DetectionRow(NamedTuple):
             images exceed, where attacked and clean images count the same.
         value: value of the metric.
         ci95: both ends of its 95 % interval.
-        n: number of attacked images, only those that fool the classifier.
+        n: number of attacked images, only those that fool the classifier. An image without a
+            predicted class, which is possible where there may be several, is never one of them.
     """
 
     attack: str
@@ -141,13 +145,23 @@ class DetectionBenchmark:
         for (name, epsilon), attack in self.attacks.items():
             title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
             attacked = self._extract_features(title, attack, self.sample.test, folder, progress)
-            fooled = attacked["fooled"].bool()
+            fooled = attacked[FOOLED].bool()
             if not fooled.any():
                 continue
             for (look, detector_name), calibrated in fitted.items():
                 key = name, epsilon, look, detector_name
                 rows += make_rows(key, calibrated, attacked[look][fooled], self.seed)
         return rows
+
+    def count_without_class(self, folder: Path) -> int:
+        """Return how many test images have no predicted class, after `run` in the same folder.
+
+        They are no attacked images, as they have no class to lose.
+        """
+        clean = self._extract_features(
+            CLEAN_TITLE, None, self.sample.test, folder, lambda title, count, total: None
+        )
+        return int(clean[NO_CLASS].sum()) if NO_CLASS in clean else 0
 
     def _extract_features(
         self,
@@ -158,7 +172,10 @@ class DetectionBenchmark:
         progress: ProgressFn,
     ) -> dict[str, torch.Tensor]:
         """Compute or load all features of some images, and whether each fools the classifier."""
-        names = self._describe_extractors()
+        names, decision = self._describe_extractors(), self.classifier.decision
+        kept = (FOOLED, NO_CLASS) if decision.is_multiple else (FOOLED,)
+        if decision.is_multiple:
+            names.append(NO_CLASS)
         subject = (self.classifier.fingerprint, self.sample.digest, title, attack, *names)
         digest = hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
         path = folder / FOLDER / f"{digest}.safetensors"
@@ -166,17 +183,21 @@ class DetectionBenchmark:
             return load(path.read_bytes())
         except (OSError, SafetensorError, LookupError, ValueError):
             pass
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, "fooled")}
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, *kept)}
         count = 0
         progress(title, 0, len(records))
         for batch in self.sample.read_batches(self.classifier, records, BATCH):
             images = batch.images
             with torch.no_grad():
-                predicted = self.classifier(images).argmax(1)
+                logits = self.classifier(images)
+            predicted = logits.argmax(1)
+            has_class = decision.is_predicted(logits, predicted)
             objective = Untargeted(self.classifier, predicted)
             attacked = images if attack is None else attack(objective, images)
             attacked = (255 * attacked).round() / 255  # as a file would hold them
-            parts["fooled"].append(objective.is_adversarial(attacked).cpu())
+            parts[FOOLED].append((has_class & objective.is_adversarial(attacked)).cpu())
+            if decision.is_multiple:
+                parts[NO_CLASS].append(~has_class.cpu())
             for name, extractor in self.extractors.items():
                 parts[name].append(extractor(attacked))
             count += len(batch.records)
@@ -277,6 +298,7 @@ def _write_detection(
         "fingerprint": classifier.fingerprint,
         "images": benchmark.source.name,
         "learnt_from": len(benchmark.sample.tune),
+        "without_class": benchmark.count_without_class(out),
         "command": command,
         "rows": [row._asdict() for row in rows],
         "environment": describe_environment(benchmark.seed, classifier.device),
