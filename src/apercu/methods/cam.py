@@ -18,6 +18,7 @@ from apercu.methods.layers import (
     find_target_layers,
     get_layer,
     get_open_module,
+    gives_logits,
     is_feature_map,
 )
 from apercu.methods.tokens import find_feature_layouts
@@ -43,21 +44,26 @@ class Cam(Method):
         def keep_features(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             outputs["features"] = output.clone()
 
-        def keep_input(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            outputs["pooled"] = inputs[0].clone()
+        def keep_head(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outputs["pooled"], outputs["scores"] = inputs[0].clone(), output.clone()
 
         with (
             torch.no_grad(),
             attach_hook(get_layer(classifier, layers.features), keep_features),
-            attach_hook(head, keep_input),
+            attach_hook(head, keep_head),
         ):
-            classifier(images)
+            logits = classifier(images)
             weights = _read_class_weights(head, classifier.output)
         feature_map = find_feature_layouts(classifier, get_open_module(classifier)).read(
             layers.features, outputs["features"]
         )
         features = _find_linear_features(feature_map, outputs["pooled"])
-        if weights is None or features is None or weights.shape[1] != features.shape[1]:
+        if (
+            weights is None
+            or features is None
+            or weights.shape[1] != features.shape[1]
+            or not gives_logits(outputs["scores"], logits, classifier)
+        ):
             raise ClassifierError(
                 "cam needs a classifier that ends in a mean over all positions and one linear "
                 f"layer; {classifier.spec} ends otherwise: choose grad_cam"

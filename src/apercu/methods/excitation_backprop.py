@@ -60,7 +60,13 @@ class ExcitationBackprop(Method):
         require_gradients(classifier, "excitation_backprop")
         maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
         if self.contrastive or classifier.output.takes_one_number:
-            head = get_layer(classifier, find_target_layers(classifier, images).head)
+            layers = find_target_layers(classifier, images)
+            if self.contrastive and not layers.gives_logits:
+                raise ClassifierError(
+                    "excitation_backprop: contrastive needs a classifier whose logits are those of "
+                    f"one last layer; {classifier.spec} ends otherwise: leave contrastive out"
+                )
+            head = get_layer(classifier, layers.head)
             against = ExcitationRules(
                 negated=head.weight if isinstance(head.weight, Tensor) else None
             )

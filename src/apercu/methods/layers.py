@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.methods.tokens import find_feature_layouts, find_last_spatial_layer
-from apercu.types import Images, Targets
+from apercu.types import Images, Logits, Targets
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
 class _LayerCall:
-    """One call of a layer: its name, the layer, and the shape of its output."""
+    """One call of a layer: name, layer, shape of its output, and what a scoring layer gives."""
 
     name: str
     layer: nn.Module
     shape: torch.Size
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,14 @@ class TargetLayers:
     """The layer that gives the last feature map, or the last tokens whose positions matter."""
     head: str
     """The linear or convolutional layer that turns features into logits."""
+    gives_logits: bool = True
+    """Whether the logits are those of the head alone, and not, say, the mean of two layers."""
 
 
 SCORING_LAYERS = (nn.Linear, nn.Conv2d)
 
-_target_layers: WeakKeyDictionary[nn.Module, TargetLayers] = WeakKeyDictionary()
+_target_layers: WeakKeyDictionary[nn.Module, dict[str, TargetLayers]] = WeakKeyDictionary()
+"""The layers of each network, for each of its outputs that may hold the logits."""
 
 
 def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
@@ -49,10 +53,11 @@ def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
     Raises:
         ClassifierError: no feature map comes before the logits.
     """
-    module = get_open_module(classifier)
-    if module not in _target_layers:
-        _target_layers[module] = _trace_layers(classifier, images[:1])
-    return _target_layers[module]
+    kept = _target_layers.setdefault(get_open_module(classifier), {})
+    tensor = classifier.network.resolved_tensor
+    if tensor not in kept:
+        kept[tensor] = _trace_layers(classifier, images[:1])
+    return kept[tensor]
 
 
 def get_open_module(classifier: Classifier) -> nn.Module:
@@ -184,11 +189,14 @@ def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
     """Return the last classification layer, and the last feature map before it."""
     calls: list[_LayerCall] = []
     handles = []
+    columns = classifier.output.columns
 
     def make_hook(name: str) -> Hook:
         def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
-                calls.append(_LayerCall(name, layer, output.shape))
+                gives_scores = isinstance(layer, SCORING_LAYERS) and columns in output.shape[1:]
+                scores = output.detach().clone() if gives_scores else None
+                calls.append(_LayerCall(name, layer, output.shape, scores))
 
         return hook
 
@@ -197,17 +205,28 @@ def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
             if name:
                 handles.append(layer.register_forward_hook(make_hook(name)))
         with torch.no_grad():
-            classifier(image)
+            logits = classifier(image)
     finally:
         for handle in handles:
             handle.remove()
-    return _choose_layers(classifier, image, calls)
+    return _choose_layers(classifier, image, calls, logits)
 
 
-def _choose_layers(classifier: Classifier, image: Images, calls: list[_LayerCall]) -> TargetLayers:
-    """Return the two layers, given all layers in the order in which they finished."""
+def _choose_layers(
+    classifier: Classifier, image: Images, calls: list[_LayerCall], logits: Logits
+) -> TargetLayers:
+    """Return the two layers, given all layers in the order in which they finished.
+
+    Of several layers that could be the head, such as those of a network with several outputs, it is
+    the last one that gives the logits; where none does by itself, it is the last one.
+    """
     scoring = [i for i, call in enumerate(calls) if isinstance(call.layer, SCORING_LAYERS)]
-    last = scoring[-1] if scoring else 0
+    giving = [
+        i
+        for i in scoring
+        if (scores := calls[i].scores) is not None and gives_logits(scores, logits, classifier)
+    ]
+    last = (giving or scoring or [0])[-1]
     head = calls[last]
     maps = [i for i in range(last) if is_feature_map(calls[i].shape) and calls[i].shape[0] == 1]
     features = calls[maps[-1]].name if maps else None
@@ -223,7 +242,42 @@ def _choose_layers(classifier: Classifier, image: Images, calls: list[_LayerCall
             f"layers: {classifier.spec} has no feature map or tokens before its "
             "logits; choose a method that needs none, such as gradient or occlusion"
         )
-    return TargetLayers(features, head=head.name)
+    return TargetLayers(features, head=head.name, gives_logits=bool(giving))
+
+
+def gives_logits(scores: Tensor, logits: Logits, classifier: Classifier) -> bool:
+    """Whether the scores of one layer are what a classifier's logits are made of.
+
+    A softmax or a sigmoid may follow, and before it a mean over all positions, with or without a
+    ReLU. Where one class is true, all logits of an image may be shifted.
+
+    Args:
+        scores: output of the layer, `batch × columns`, or `batch × columns × rows × columns`.
+        logits: logits of the same images.
+        classifier: the classifier.
+
+    Returns:
+        Whether the two agree, within the rounding of the network.
+    """
+    output, decision = classifier.output, classifier.decision
+    rounding = max(1e-4, 8 * torch.finfo(scores.dtype).eps)
+    maps = scores.detach().float().flatten(2) if scores.ndim > 2 else scores.float()[..., None]
+    if maps.ndim != 3 or maps.shape[:2] != (len(logits), output.columns):
+        return False
+    expected = decision.probabilities(logits.float())
+    for columns in (maps.mean(2), maps.relu().mean(2)):
+        if output.holds_probabilities:  # of very small ones no logit is left
+            numbers = columns.softmax(1) if output.name == "probabilities" else columns.sigmoid()
+            own = decision.probabilities(output.convert_to_logits(numbers))
+            is_same = torch.allclose(own, expected, rtol=0, atol=rounding)
+        else:
+            own = output.convert_to_logits(columns)
+            shift = 0.0 if decision.is_multiple else (own - logits).mean(1, keepdim=True)
+            limit = rounding * float(logits.abs().max())
+            is_same = bool(((own - logits - shift).abs() <= limit).all())
+        if is_same:
+            return True
+    return False
 
 
 def _has_other_ending(calls: list[_LayerCall], maps: list[int], channels: int) -> bool:
