@@ -125,7 +125,7 @@ class EmbeddingPhase:
         measured = agreement == agreement  # NaN where no image was held out
         held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
         several = self.classifier.decision.is_multiple
-        subject = "classes (common ones among all of both)" if several else "top class"
+        subject = "classes" if several else "top class"
         self.say(f"class embedding: predicts the classifier's {subject} {held_out}")
         return agreement
 
