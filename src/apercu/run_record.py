@@ -30,8 +30,6 @@ from apercu.progress import ProgressCallback, ignore_progress
 
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
-
-
 SAVE_EVERY = 60.0
 """Seconds after which the state of a phase is kept again."""
 
@@ -41,8 +39,6 @@ DAMAGES: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
 )
 """What is raised for a damaged file of a state, by `load_state` or by what reads the content."""
-
-
 _LOCKED: set[Path] = set()
 """Folders that are locked by this process, as its own locks do not stop it."""
 _GUARD = Lock()
