@@ -67,6 +67,20 @@ class ChannelsLast(nn.Module):
         return self.head(features.mean((1, 2)))
 
 
+class TableOfPositions(nn.Module):
+    """Biases of positions, from a table with the sides of a map of stride 2, as in Swin v2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.bias = nn.Conv2d(3, 8, 4, 4), nn.Linear(2, 16)
+        self.register_buffer("table", torch.rand(1, 16, 16, 2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.embed(images).relu()
+        return self.head((features + self.bias(self.table).mean()).mean((2, 3)))
+
+
 def open_network(module: nn.Module, size: int) -> Classifier:
     return open_classifier(module, size=size, mean=0.5, std=0.25)
 
@@ -106,6 +120,11 @@ def test_overlapping_patches_keep_their_own_grid() -> None:
 def test_an_attention_matrix_is_no_map() -> None:
     encoder = GraphEncoder(open_network(AttentionWithoutClassToken(), 32))
     assert (encoder.strides, encoder.channels) == ((8,), (12,))
+
+
+def test_a_table_that_is_the_same_for_all_images_is_no_map() -> None:
+    encoder = GraphEncoder(open_network(TableOfPositions(), 32))
+    assert (encoder.strides, encoder.channels) == ((4,), (8,))
 
 
 def test_a_stage_with_its_channels_last_is_turned() -> None:

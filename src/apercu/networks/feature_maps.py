@@ -278,6 +278,8 @@ class _MapFinder(fx.Interpreter):
             if MIN_STRIDE <= stride <= MAX_STRIDE:
                 self.last_shaped[stride] = name
             layout = layout or MapLayout(output.shape[2], output.shape[3], "channels_first")
+        if output.shape[:1] != self.expected.shape[:1]:
+            return  # a table that is the same for all images, such as biases of positions
         features = None if layout is None else layout.read(output)
         shared = None if features is None else find_stride(features.shape, self.size)
         if layout is not None and features is not None and shared is not None:
