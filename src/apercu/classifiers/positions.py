@@ -93,7 +93,7 @@ def find_layout(outputs: Tensor, size: tuple[int, int]) -> MapLayout | None:
     Returns:
         The layout, or None.
     """
-    if len(outputs) != _PROBES or outputs.ndim not in (3, 4) or not outputs.is_floating_point():
+    if outputs.ndim not in (3, 4) or len(outputs) != _PROBES or not outputs.is_floating_point():
         return None
     changes = (outputs[1:] - outputs[:1]).float()
     if outputs.ndim == 3:
