@@ -338,6 +338,21 @@ def test_torchvision_options_that_do_not_fit(
         open_classifier(card)
 
 
+def test_layers_with_versions_are_loaded(tmp_path: Path) -> None:
+    """MNASNet refuses weights without its version, which safetensors files do not hold."""
+    from torchvision.models import mnasnet0_5
+
+    module = mnasnet0_5(num_classes=3).eval()
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    content = {"source": "torchvision/mnasnet0_5", "weights": "weights.safetensors"}
+    card = tmp_path / "card.json"
+    card.write_text(
+        json.dumps({**content, "input": {"size": [32, 32]}, "classes": ["a", "b", "c"]})
+    )
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(open_classifier(card)(images), module(images))
+
+
 def test_random_weights_of_our_factories_are_the_same_each_time(tmp_path: Path) -> None:
     options = {"channels": 2, "classes": 3, "size": [6, 5], "width": 4}
     content = {"source": "apercu.classifiers.small_resnet:SmallResNet", "options": options}

@@ -161,7 +161,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     check_finite(stored, path)
     if problems := _find_problems(module.state_dict(), stored):
         raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
-    module.load_state_dict(stored, strict=False)
+    state = module.state_dict()  # with the versions of its layers, which safetensors files lack
+    state.update(stored)
+    module.load_state_dict(state, strict=False)
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
