@@ -11,16 +11,14 @@ weights, and `facts.json`, in OUT; an interrupted training goes on. About 80 min
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
+from planted import write_facts
 from torch import Generator, Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -68,20 +66,16 @@ def main() -> None:
     classifier = wrap_module(network, card)
     save_classifier(classifier, arguments.out)
     images, targets = load_images(arguments.test, teacher)
-    facts = {
-        "accuracy": measure_accuracy(classifier, images, targets),
-        "teacher's accuracy": measure_accuracy(teacher, images, targets),
-        "test": len(images),
-        "epochs": arguments.epochs,
-        "weights": sum(weight.numel() for weight in network.parameters()),
-        "seed": arguments.seed,
-        "seconds": round(time.monotonic() - start),
-        "date": str(date.today()),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
-    (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts, indent=1))
+    write_facts(
+        arguments.out,
+        start,
+        accuracy=measure_accuracy(classifier, images, targets),
+        accuracy_of_teacher=measure_accuracy(teacher, images, targets),
+        test=len(images),
+        epochs=arguments.epochs,
+        weights=sum(weight.numel() for weight in network.parameters()),
+        seed=arguments.seed,
+    )
 
 
 def load_images(path: str, teacher: Classifier) -> tuple[Tensor, Tensor]:

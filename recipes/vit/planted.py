@@ -72,21 +72,30 @@ def main() -> None:
     classifier = wrap_module(network.eval(), card)
     save_classifier(classifier, arguments.out)
     test = replace(source, split="test", images=600)
-    facts = {
-        "accuracy": round(measure_accuracy(classifier, test), 3),
-        "test": test.name,
-        "train": source.name,
-        "pool": arguments.pool,
-        "epochs": arguments.epochs,
-        "weights": sum(weight.numel() for weight in network.parameters()),
-        "seed": arguments.seed,
+    write_facts(
+        arguments.out,
+        start,
+        accuracy=round(measure_accuracy(classifier, test), 3),
+        test=test.name,
+        train=source.name,
+        pool=arguments.pool,
+        epochs=arguments.epochs,
+        weights=sum(weight.numel() for weight in network.parameters()),
+        seed=arguments.seed,
+    )
+
+
+def write_facts(out: Path, start: float, **facts: Any) -> None:
+    """Write and print facts.json, with the seconds since the start and the machine."""
+    facts |= {
         "seconds": round(time.monotonic() - start),
         "date": str(date.today()),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
-    (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts, indent=1))
+    text = json.dumps(facts, indent=1)
+    (out / "facts.json").write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":
