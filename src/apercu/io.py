@@ -110,6 +110,30 @@ def unescape_cell(cell: str) -> str:
     return cell[1:] if escaped else cell
 
 
+def expand_home(name: str) -> Path:
+    """Return a folder with `~` as the home of the user; without one, `~` is a name like others."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; none has a name that is too long, or holds a NUL."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; none has a name that is too long, or holds a NUL."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path stays inside a folder, once all links are followed."""
     try:

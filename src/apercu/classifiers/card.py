@@ -14,7 +14,7 @@ from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_nearest
 from apercu.images.stretch import Stretch
-from apercu.io import is_inside, parse_json
+from apercu.io import expand_home, is_folder, is_inside, parse_json
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -257,30 +257,6 @@ def move_source(source: str, path: str) -> str:
 def is_folder_name(name: str) -> bool:
     """Whether what stands after `hf/` or `clip/` can be no name of the hub, but a folder only."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or ".." in name.split("/")
-
-
-def expand_home(name: str) -> Path:
-    """Return a folder with `~` as the home of the user; without one, `~` is a name like others."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; none has a name that is too long, or holds a NUL."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; none has a name that is too long, or holds a NUL."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _split_source(source: str) -> tuple[str, str, str]:

@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apercu.classifiers.card import (
-    ClassifierCard,
-    expand_home,
-    is_file,
-    is_folder,
-    move_source,
-    strip_source,
-    validate,
-)
+from apercu.classifiers.card import ClassifierCard, move_source, strip_source, validate
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.open import PerChannel, open_network, read_spec
 from apercu.classifiers.trust import trust_files
 from apercu.errors import ClassifierError
-from apercu.io import is_inside, write_file
+from apercu.io import expand_home, is_file, is_folder, is_inside, write_file
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, is_file
+from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError
+from apercu.io import is_file
 from apercu.types import Logits
 
 IN_MEMORY = "memory/"

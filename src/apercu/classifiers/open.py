@@ -17,7 +17,6 @@ from apercu.classifiers.card import (
     FILE_ENDINGS,
     FOLDER_PREFIXES,
     ClassifierCard,
-    is_file,
     read_card,
 )
 from apercu.classifiers.classifier import Classifier
@@ -34,7 +33,7 @@ from apercu.classifiers.trust import (
     trust_files,
 )
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
-from apercu.io import HASHES, find_changed_file
+from apercu.io import HASHES, find_changed_file, is_file
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
 """A number for each channel, or one for all."""

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, is_file, validate
+from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import GraphInput, resolve_input
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError, first_line
-from apercu.io import digest_file
+from apercu.io import digest_file, is_file
 
 
 class ProgramOptions(BaseModel):

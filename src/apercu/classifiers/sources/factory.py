@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from apercu.classifiers.card import ClassifierCard, is_file
+from apercu.classifiers.card import ClassifierCard
 from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -37,6 +37,7 @@ from apercu.classifiers.sources.module import (
 from apercu.classifiers.sources.timm import warn_random
 from apercu.classifiers.trust import OWN_FACTORIES, check_factory
 from apercu.errors import ClassifierError, MissingModuleError, suggest_nearest
+from apercu.io import is_file
 
 
 def open_factory(card: ClassifierCard) -> Network:

@@ -17,15 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from torch import Tensor
 
-from apercu.classifiers.card import (
-    ClassifierCard,
-    InputSpec,
-    expand_home,
-    is_folder,
-    is_folder_name,
-    make_input,
-    validate,
-)
+from apercu.classifiers.card import ClassifierCard, InputSpec, is_folder_name, make_input, validate
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network, load_weights
@@ -35,7 +27,7 @@ from apercu.classifiers.sources.timm import is_reachable
 from apercu.classifiers.trust import check_config
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line
 from apercu.extras import require_extra
-from apercu.io import parse_json
+from apercu.io import expand_home, is_folder, parse_json
 
 HF_PREFIX = "hf/"
 

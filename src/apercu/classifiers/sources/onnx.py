@@ -17,11 +17,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from apercu.classifiers.card import ClassifierCard, InputSpec, is_file, make_input, validate
+from apercu.classifiers.card import ClassifierCard, InputSpec, make_input, validate
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError, first_line
 from apercu.extras import require_extra
-from apercu.io import digest_file, is_inside
+from apercu.io import digest_file, is_file, is_inside
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 """The order of the axes: batch, channels, height, width, or with the channels last."""
