@@ -164,16 +164,17 @@ class Trainer:
             )
         training = split_held_out(len(self.source), self.seed).training
         images = TrainingImages(self.source, self.classifier, training, target_of=module.target_of)
-        network.to(self.classifier.to(self.hardware.own_device).device)
+        self.classifier.to(self.hardware.own_device)  # a black box stays where it is
+        network.to(self.classifier.device)
         facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say, self.report)
         self._warn_of_unusable(images)
         timer = TrainingTimer(begun)
         ema = WeightEma(settings.schedule.averaging, module.trained_buffers)
-        lightning = self._build_lightning_trainer(module, [timer, ema])
+        lightning = self._build_lightning_trainer(module, [timer, ema], done)
         with _silence_lightning():
             lightning.fit(
                 module,
-                self._build_loader(images, settings, lightning),
+                self._build_loader(images, settings, lightning, done),
                 ckpt_path=self._find_checkpoint(),
                 weights_only=True,
             )
@@ -195,12 +196,12 @@ class Trainer:
             )
 
     def _build_lightning_trainer(
-        self, module: TrainingModule, callbacks: list[Callback]
+        self, module: TrainingModule, callbacks: list[Callback], done: int
     ) -> LightningTrainer:
         from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
         schedule = module.settings.schedule
-        loggers: list[Logger] = [_open_csv_logger(self.run)]
+        loggers: list[Logger] = [_open_csv_logger(self.run, done)]
         if is_installed("tensorboard"):
             loggers.append(TensorBoardLogger(self.run, name="logs", version=""))
         patience = max(50, schedule.steps // 4)
@@ -241,14 +242,18 @@ class Trainer:
         ]
 
     def _build_loader(
-        self, images: TrainingImages, settings: TrainingConfig, lightning: LightningTrainer
+        self,
+        images: TrainingImages,
+        settings: TrainingConfig,
+        lightning: LightningTrainer,
+        done: int,
     ) -> DataLoader[Any]:
-        """Return this device's part of the images, from where the last checkpoint left them."""
+        """Return this device's part of the images, without those of the steps that are done."""
         batch = settings.schedule.batch
         order = EndlessSampler(
             len(images),
             self.seed,
-            start=_read_steps_done(self.run) * batch,
+            start=done * batch,
             rank=lightning.global_rank,
             ranks=lightning.world_size,
         )
@@ -260,7 +265,7 @@ class Trainer:
         return str(path) if path.is_file() else None
 
 
-def _open_csv_logger(run: Path) -> CSVLogger:
+def _open_csv_logger(run: Path, done: int) -> CSVLogger:
     """Return the logger of the curves, which keeps the rows of the steps that are done.
 
     Lightning's removes the file of an interrupted training.
@@ -270,7 +275,7 @@ def _open_csv_logger(run: Path) -> CSVLogger:
     logger, path = CSVLogger(run, name="logs", version=""), run / "logs" / METRICS
     if not path.is_file() or not is_main_process():
         return logger
-    done, text = _read_steps_done(run), path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(io.StringIO(text)) if _is_before(row.get("step"), done)]
     with _silence_lightning():
         writer = logger.experiment  # removes the file

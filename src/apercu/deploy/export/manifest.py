@@ -24,9 +24,10 @@ from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
 from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.run_folder import EXPORT
 from apercu.io import digest_file
 
-MANIFEST = "explainer.json"
+MANIFEST = EXPORT
 VERSION: Final = 1
 """Version of the manifest; a runtime refuses others."""
 

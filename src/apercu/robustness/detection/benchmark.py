@@ -158,10 +158,12 @@ class DetectionBenchmark:
 
         They are no attacked images, as they have no class to lose.
         """
+        if not self.classifier.decision.is_multiple:
+            return 0
         clean = self._extract_features(
             CLEAN_TITLE, None, self.sample.test, folder, lambda title, count, total: None
         )
-        return int(clean[NO_CLASS].sum()) if NO_CLASS in clean else 0
+        return int(clean[NO_CLASS].sum())
 
     def _extract_features(
         self,
