@@ -421,6 +421,10 @@ def test_fewer_steps_shorten_the_phases_before() -> None:
         ({"steps": 4, "batch": 4}, {}),
         ({"form": "labels", "steps": 4, "batch": 4}, {}),
         ({"images": 22}, {"encoder": "own", "frozen": True}),
+        (
+            {"form": "masked", "images": 22, "masks": 2, "steps": 6, "batch": 4},
+            {"encoder": "own", "frozen": True},
+        ),
     ],
 )
 def test_an_interrupted_class_embedding_goes_on_where_it_was(

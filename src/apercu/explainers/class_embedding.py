@@ -1,9 +1,10 @@
 """The class embedding of mask and counterpart explainers: how each class shows in the features.
 
-There are two ways to learn it, before the explainer itself. `RidgeEmbedding` fits all of the
+There are three ways to learn it, before the explainer itself. `RidgeEmbedding` fits all of the
 classifier's logits at once by ridge regression: they are free supervision for every class, where a
-single label per image is too little. `BinaryEmbedding` is the published phase: it
-separates real classes from fake ones by the mean activation.
+single label per image is too little. `MaskedEmbedding` goes on from there with logits of images
+that parts were removed from, so that it learns where the evidence is, too. `BinaryEmbedding` is the
+published phase: it separates real classes from fake ones by the mean activation.
 """
 
 from __future__ import annotations
@@ -66,6 +67,27 @@ class RidgeEmbedding(BaseModel):
         images = max(math.ceil(fraction * self.images), min(FEWEST_FITTED, self.images))
         steps = math.ceil(fraction * self.steps)
         return self.model_copy(update={"images": images, "steps": max(1, steps)})
+
+
+class MaskedEmbedding(RidgeEmbedding):
+    """Gradient descent to the classifier's logits of images that parts were removed from.
+
+    Cells of the deepest feature map are kept or removed at random in the image. The activations of
+    the whole image, summed over the kept cells only, have to predict the logits of what was kept.
+    That is the objective of FastSHAP (Jethwani et al. 2022) at the cells of the features, where the
+    embedding and an adapter of the frozen features are the amortised explainer. The ridge
+    regression is the start.
+
+    Attributes:
+        form: name of this way.
+        masks: random masks per image.
+        width: channels inside the adapter.
+    """
+
+    form: Literal["masked"] = "masked"  # type: ignore[assignment]
+    steps: int = Field(2400, ge=1)
+    masks: int = Field(4, ge=1, le=64)
+    width: int = Field(128, ge=1, le=4096)
 
 
 class BinaryEmbedding(BaseModel):

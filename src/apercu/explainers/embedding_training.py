@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
 from apercu.classifiers import Classifier
@@ -23,19 +19,28 @@ from apercu.errors import RunError
 from apercu.explainers.class_embedding import (
     BinaryEmbedding,
     FeatureBatch,
+    MaskedEmbedding,
     RidgeEmbedding,
     RidgeMoments,
     solve_ridge,
 )
+from apercu.explainers.embedding_work import (
+    DESCENT,
+    LOGITS,
+    STATE,
+    EmbeddingWork,
+    StepResult,
+    descend,
+    measure_peaks,
+    split_batches,
+)
+from apercu.explainers.masked_embedding import train_masked_embedding
 from apercu.io import write_file
 from apercu.networks.gate import GatedNetwork
-from apercu.progress import ProgressCallback, ignore_progress
-from apercu.run_record import Phase
 from apercu.training.augment import RandomViews
 from apercu.training.data import (
     FORWARD_BATCH,
     EndlessSampler,
-    TrainingImages,
     cache_in_memory,
     iterate_batches,
 )
@@ -43,38 +48,15 @@ from apercu.types import Images
 
 EMBEDDED = "embedded.safetensors"
 """File of the phase's result, in the folder of the checkpoints."""
-LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
-"""Files of what is kept until then: the classifier's logits, and the state."""
-DESCENT = "embedding steps"
 MIN_DEVIATION = 1e-6
 """Least deviation of the logits of a classifier that predicts the same for all images."""
 
 MAX_HELD_OUT_IMAGES = 512
 """Largest number of images held out from the encoder's training; at most a tenth of all."""
 
-StepResult: TypeAlias = tuple[Tensor, Tensor]
-"""The loss of one step, and for each of its images whether it was predicted right."""
 
-
-@dataclass(frozen=True)
-class EmbeddingPhase:
-    """Trains the class embedding of a network, or reads the stored result of an earlier run.
-
-    Args:
-        classifier: the classifier that teaches the classes.
-        images: the training images.
-        seed: seed of all draws.
-        folder: folder in which state and result are kept, so that a resumed training reads them.
-        say: receives one message.
-        report: receives the name of each part of the work, how much is done, and how much there is.
-    """
-
-    classifier: Classifier
-    images: TrainingImages
-    seed: int
-    folder: Path
-    say: Callable[[str], None] = field(repr=False)
-    report: ProgressCallback = field(default=ignore_progress, repr=False)
+class EmbeddingPhase(EmbeddingWork):
+    """Trains the class embedding of a network, or reads the stored result of an earlier run."""
 
     def run(
         self, network: GatedNetwork, settings: RidgeEmbedding | BinaryEmbedding
@@ -108,11 +90,6 @@ class EmbeddingPhase:
         network.freeze_encoder()
         return {"embedding_agreement": agreement}
 
-    def make_phase(self, name: str, file: str, settings: object = None) -> Phase:
-        """Return one part of the work, whose state is kept in a file of the folder."""
-        key = f"{self.classifier.fingerprint} {len(self.images)} {self.seed} {settings}"
-        return Phase(name, self.report, self.folder / file, key)
-
     def _train(self, network: GatedNetwork, settings: RidgeEmbedding | BinaryEmbedding) -> float:
         if isinstance(settings, BinaryEmbedding):
             accuracy = train_binary_embedding(network, self, settings)
@@ -120,8 +97,11 @@ class EmbeddingPhase:
                 f"class embedding: separates real from fake classes in {accuracy:.1%} of cases"
             )
             return accuracy
-        train_ridge = fit_ridge_embedding if network.frozen else train_ridge_embedding
-        agreement = train_ridge(network, self, settings)
+        if isinstance(settings, MaskedEmbedding):
+            agreement = train_masked_embedding(network, self, settings)
+        else:
+            train_ridge = fit_ridge_embedding if network.frozen else train_ridge_embedding
+            agreement = train_ridge(network, self, settings)
         measured = agreement == agreement  # NaN where no image was held out
         held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
         several = self.classifier.decision.is_multiple
@@ -132,7 +112,7 @@ class EmbeddingPhase:
 
 @torch.no_grad()
 def fit_ridge_embedding(
-    network: GatedNetwork, work: EmbeddingPhase, settings: RidgeEmbedding
+    network: GatedNetwork, work: EmbeddingWork, settings: RidgeEmbedding
 ) -> float:
     """Fit the embedding to all of the classifier's logits; the encoder stays as it is.
 
@@ -174,12 +154,12 @@ def fit_ridge_embedding(
     decision = work.classifier.decision
     agreement = solve_ridge(network.gate, moments, unseen, settings.penalties, decision)
     batches = iterate_batches(work.images, count, held_out or fitted)
-    network.gate.set_threshold(*_measure_peaks(network, work.classifier, batches))
+    network.gate.set_threshold(*measure_peaks(network, work.classifier, batches))
     return agreement
 
 
 def train_ridge_embedding(
-    network: GatedNetwork, work: EmbeddingPhase, settings: RidgeEmbedding
+    network: GatedNetwork, work: EmbeddingWork, settings: RidgeEmbedding
 ) -> float:
     """Train encoder and embedding to predict the classifier's logits, by gradient descent.
 
@@ -221,7 +201,7 @@ def train_ridge_embedding(
     descend(network, settings, steps, work.make_phase(DESCENT, STATE, settings))
     chunks = torch.split(order[: max(held_out, FORWARD_BATCH)], FORWARD_BATCH)
     unseen = [stack_images(cached, indices).to(device) for indices in chunks]
-    network.gate.set_threshold(*_measure_peaks(network, classifier, unseen))
+    network.gate.set_threshold(*measure_peaks(network, classifier, unseen))
     if not held_out:
         return float("nan")
 
@@ -232,7 +212,7 @@ def train_ridge_embedding(
 
 
 def train_binary_embedding(
-    network: GatedNetwork, work: EmbeddingPhase, settings: BinaryEmbedding
+    network: GatedNetwork, work: EmbeddingWork, settings: BinaryEmbedding
 ) -> float:
     """Train encoder and embedding to separate real from fake classes, as published.
 
@@ -262,88 +242,6 @@ def train_binary_embedding(
             yield loss, (existence > 0) == real
 
     return descend(network, settings, steps, work.make_phase(DESCENT, STATE, settings))
-
-
-def descend(
-    network: GatedNetwork,
-    settings: RidgeEmbedding | BinaryEmbedding,
-    results: Callable[[int], Iterable[StepResult]],
-    phase: Phase,
-) -> float:
-    """Run the optimiser for the number of steps in the settings, from the state that was kept.
-
-    Args:
-        network: the network that is trained.
-        settings: number of steps and learning rate.
-        results: function from the number of steps done to endless losses; each is computed only
-            after the step before it.
-        phase: reports the steps and keeps the state.
-
-    Returns:
-        Fraction of images predicted right over the last tenth of the steps.
-    """
-    network.train()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
-    rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
-    accuracies: list[float] = []
-    if state := phase.load():
-        accuracies = state["accuracies"]
-        network.load_state_dict(state["network"], strict=False)
-        optimiser.load_state_dict(state["optimiser"])
-        rate.load_state_dict(state["rate"])
-
-    def make_state() -> dict[str, Any]:
-        return {
-            "accuracies": accuracies,
-            "network": network.state_without_frozen_encoder(),
-            "optimiser": optimiser.state_dict(),
-            "rate": rate.state_dict(),
-        }
-
-    first = len(accuracies)
-    phase.note(first, settings.steps)
-    for loss, correct in islice(results(first), settings.steps - first):
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        rate.step()
-        accuracies.append(correct.float().mean().item())
-        phase.note(len(accuracies), settings.steps, make_state)
-    last = accuracies[-max(1, len(accuracies) // 10) :]
-    return sum(last) / len(last)
-
-
-def split_batches(count: int) -> tuple[list[int], list[int]]:
-    """Return numbers of batches to fit on, and of those held out: every tenth, or the last of few.
-
-    >>> split_batches(12 * FORWARD_BATCH)
-    ([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9])
-    >>> split_batches(3 * FORWARD_BATCH), split_batches(FORWARD_BATCH)
-    (([0, 1], [2]), ([0], []))
-    """
-    numbers = range(-(-count // FORWARD_BATCH))
-    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
-    return [n for n in numbers if n not in held_out], held_out
-
-
-@torch.no_grad()
-def _measure_peaks(
-    network: GatedNetwork, classifier: Classifier, batches: Iterable[Images]
-) -> tuple[float, float]:
-    """Return the mean highest activation of the classifier's top class, and of any other class."""
-    network.eval()
-    present: list[Tensor] = []
-    absent: list[Tensor] = []
-    generator = torch.Generator().manual_seed(0)
-    for batch in batches:
-        batch = batch.to(classifier.device)
-        deepest, logits = network.encode(batch)[-1], classifier(batch)
-        other = classifier.decision.draw_absent(logits, generator)
-        top = classifier.decision.draw_predicted(logits, generator)
-        for peaks, targets in ((present, top), (absent, other)):
-            peaks.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
-    return torch.cat(present).mean().item(), torch.cat(absent).mean().item()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
+from apercu.explainers.class_embedding import MaskedEmbedding
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings
 from apercu.networks.encoder import Encoder, SmallEncoder
@@ -94,6 +95,30 @@ def choose_encoder(settings: G, spec: str, say: Callable[[str], None]) -> G:
         encoder, reason = TIMM + name, "whose pretrained weights are at hand"
     say(f"{spec} gives no feature maps, so the encoder is {encoder}, {reason}; --encoder names one")
     return settings.with_encoder(encoder)
+
+
+def choose_embedding(settings: G, encoder: Encoder, say: Callable[[str], None]) -> G:
+    """Return the settings with the embedding that suits the encoder, where they name none.
+
+    Tokens of a transformer can hold evidence from anywhere in the image, so that the embedding of a
+    transformer learns from parts of images where the evidence is.
+
+    Args:
+        settings: the settings of an explainer with an encoder.
+        encoder: the encoder that they describe.
+        say: receives one line where another embedding is chosen.
+
+    Returns:
+        The settings, with a `MaskedEmbedding` for tokens.
+    """
+    if "embedding" in settings.model_fields_set or not (encoder.has_tokens and settings.frozen):
+        return settings
+    embedding = MaskedEmbedding()
+    say(
+        f"the encoder is a transformer, so its classes are learned from {embedding.masks} masked "
+        "copies of each image, too; `embedding: {form: answers}` in the settings leaves that out"
+    )
+    return settings.model_copy(update={"embedding": embedding})
 
 
 def fit_resolution(setting: str, resolution: int, encoder: Encoder) -> int:

@@ -7,7 +7,11 @@ from typing import Annotated, TypeVar
 from pydantic import Field, model_validator
 
 from apercu.errors import ConfigError
-from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
+from apercu.explainers.class_embedding import (
+    BinaryEmbedding,
+    MaskedEmbedding,
+    RidgeEmbedding,
+)
 from apercu.training.config import TrainingConfig
 
 SMALL, OWN, TIMM = "small", "own", "timm/"
@@ -53,14 +57,19 @@ class GatedSettings(ExplainerSettings):
 
     encoder: str = OWN
     frozen: bool = True
-    embedding: Annotated[RidgeEmbedding | BinaryEmbedding, Field(discriminator="form")] = (
-        RidgeEmbedding()
-    )
+    embedding: Annotated[
+        RidgeEmbedding | MaskedEmbedding | BinaryEmbedding, Field(discriminator="form")
+    ] = RidgeEmbedding()
 
     @property
     def uses_own_layers(self) -> bool:
         """Whether the network is built on the classifier's own layers."""
         return self.encoder == OWN
+
+    @property
+    def adapter_width(self) -> int:
+        """Channels inside the adapter of the deepest features; 0 where there is none."""
+        return self.embedding.width if isinstance(self.embedding, MaskedEmbedding) else 0
 
     def with_encoder(self: G, encoder: str) -> G:
         """Return the settings with another encoder; `small` is trained from scratch."""
@@ -78,4 +87,6 @@ class GatedSettings(ExplainerSettings):
             raise ValueError(
                 f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
             )
+        if not self.frozen and self.adapter_width:
+            raise ValueError("an embedding of the form `masked` needs frozen: true")
         return self

@@ -18,7 +18,7 @@ from apercu.devices import choose_device
 from apercu.errors import ConfigError, NoFeatureMapsError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.encoder import choose_encoder
+from apercu.explainers.encoder import choose_embedding, choose_encoder
 from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts, find_kind
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import (
@@ -32,6 +32,7 @@ from apercu.explainers.student import (
 )
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
+from apercu.networks.gate import GatedNetwork
 from apercu.progress import ProgressCallback, ignore_progress, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
@@ -115,9 +116,12 @@ def train(
     begun = None
     if resume:  # settings of the folder are as long as they shall be
         begun = base.schedule.steps if config is None else find_begun_steps(run)
-    settings = base.with_schedule(steps=steps, batch=batch, begun=begun)
-    if encoder is not None:
-        settings = settings.with_encoder(encoder)
+
+    def apply_options(settings: ExplainerSettings) -> ExplainerSettings:
+        settings = settings.with_schedule(steps=steps, batch=batch, begun=begun)
+        return settings if encoder is None else settings.with_encoder(encoder)
+
+    settings = apply_options(base)
     hardware = _choose_hardware(device, devices, precision, workers)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, trust=trust)
@@ -130,15 +134,12 @@ def train(
         with trust_files(trust):
             if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
                 check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
+            names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
             # finds mistakes before anything is written
-            try:
-                built = build_network(settings, classifier, seed)
-            except NoFeatureMapsError:
-                named = encoder or (isinstance(config, Mapping) and config.get("encoder"))
-                if named or not isinstance(settings, GatedSettings) or settings.encoder != OWN:
-                    raise
-                settings = choose_encoder(settings, classifier.spec, say)
-                built = build_network(settings, classifier, seed)
+            base, built = _build_suited_network(
+                base, apply_options, classifier, seed, say, names_encoder=bool(names_encoder)
+            )
+            settings = apply_options(base)
     stand_in = None
     if (student is not None or student_steps is not None) and not needs_student:
         raise ConfigError(
@@ -176,6 +177,47 @@ def train(
             trainer = replace(trainer, classifier=taught)
         network = built or build_network(settings, trainer.classifier, seed)
         return _fit(network, settings, trainer, classifier, facts)
+
+
+def _build_suited_network(
+    base: ExplainerSettings,
+    apply_options: Callable[[ExplainerSettings], ExplainerSettings],
+    classifier: Classifier,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    names_encoder: bool,
+) -> tuple[ExplainerSettings, nn.Module]:
+    """Build the network, and return it with the settings of which it was built.
+
+    Settings that name no encoder or embedding get those that the classifier needs.
+
+    Args:
+        base: the settings without the options of this call.
+        apply_options: adds the options.
+        classifier: the classifier to explain.
+        seed: seed of the first weights.
+        say: receives one line about each choice.
+        names_encoder: whether somebody named an encoder.
+
+    Returns:
+        The settings without the options, and the network.
+
+    Raises:
+        ConfigError: the encoder cannot be built, or does not fit the classifier.
+    """
+    try:
+        built = build_network(apply_options(base), classifier, seed)
+    except NoFeatureMapsError:
+        if names_encoder or not isinstance(base, GatedSettings) or base.encoder != OWN:
+            raise
+        base = choose_encoder(base, classifier.spec, say)
+        built = build_network(apply_options(base), classifier, seed)
+    if isinstance(base, GatedSettings) and isinstance(built, GatedNetwork):
+        suited = choose_embedding(base, built.encoder, say)
+        if suited is not base:
+            return suited, build_network(apply_options(suited), classifier, seed)
+    return base, built
 
 
 def train_explainer(

@@ -16,10 +16,13 @@ class Encoder(nn.Module, ABC):
     Attributes:
         channels: channels of each feature map, finest map first.
         strides: pixels of the image per cell of each feature map, rounded to a power of two.
+        has_tokens: whether the positions of the deepest map are tokens of a transformer, which can
+            hold evidence from anywhere in the image.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    has_tokens: bool = False
 
     @abstractmethod
     def forward(self, images: Images) -> list[Tensor]:

@@ -46,11 +46,13 @@ class FeatureMaps(nn.Module, ABC):
         strides: pixels of the image per cell of each map, rounded to a power of two.
         channels: channels of each map.
         network: the module that holds all weights.
+        has_tokens: whether the deepest map is read from a sequence of tokens.
     """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     network: nn.Module
+    has_tokens: bool = False
 
     @abstractmethod
     def forward(self, images: Images) -> list[Tensor]:
@@ -98,6 +100,7 @@ class StageMaps(FeatureMaps):
         self.strides = tuple(sorted(last))
         self.indices = [last[stride] for stride in self.strides]
         self.final = _find_final_layout(final, maps[self.indices[-1]])
+        self.has_tokens = self.final is not None and self.final.form == "tokens"
         is_whole = self.final is not None and self.final.form == "channels_first"
         self.ends_in_map = is_whole or _has_channels_first(final, module)
         chosen = self._choose(final, [maps[index] for index in sorted(self.indices)])
@@ -178,6 +181,7 @@ class GraphMaps(FeatureMaps):
         self.nodes = tuple(maps[stride].name for stride in self.strides)
         self.layouts = tuple(maps[stride].layout for stride in self.strides)
         self.channels = tuple(maps[stride].channels for stride in self.strides)
+        self.has_tokens = self.layouts[-1].form == "tokens"
         self.has_other_outputs = finder.last_shaped != dict(
             zip(self.strides, self.nodes, strict=True)
         )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apercu.networks.adapter import FeatureAdapter
 from apercu.networks.encoder import Encoder
 from apercu.types import Images, Logits, Targets
 
@@ -100,21 +101,34 @@ class ClassGate(nn.Module):
 class GatedNetwork(nn.Module, ABC):
     """An encoder and a class gate; subclasses add a decoder that makes explanations of them.
 
+    A frozen encoder can have an adapter of its deepest features. Gate and decoder then take these
+    as the adapter returns them.
+
     Args:
         encoder: encoder of the images.
         classes: number of classes of the gate.
         gate_kind: kind of the gate, `relative` or `published`.
         frozen: whether the encoder is frozen from the start (in evaluation mode, without
             gradients); else from the call of `freeze_encoder`.
+        adapter_width: channels inside the adapter; 0 for none.
     """
 
     def __init__(
-        self, encoder: Encoder, classes: int, gate_kind: GateKind, *, frozen: bool
+        self,
+        encoder: Encoder,
+        classes: int,
+        gate_kind: GateKind,
+        *,
+        frozen: bool,
+        adapter_width: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        channels = encoder.channels[-1]
+        self.adapter = FeatureAdapter(channels, adapter_width) if adapter_width else None
         self.frozen = frozen
         self.encoder_frozen = frozen
+        self.classes_frozen = False
         self.gate = ClassGate(classes, encoder.channels[-1], gate_kind)
         if frozen:
             encoder.requires_grad_(False)
@@ -128,19 +142,22 @@ class GatedNetwork(nn.Module, ABC):
         }
 
     def freeze_encoder(self) -> None:
-        """End the training of the encoder and of the class embedding.
+        """End the training of the encoder, its adapter and the class embedding.
 
         Training masks makes them forget the classes; see docs/experiments.md.
         """
-        self.encoder_frozen = True
-        for part in (self.encoder, self.gate.embedding, self.gate.bias):
-            part.requires_grad_(False)
+        self.encoder_frozen = self.classes_frozen = True
+        for part in (self.encoder, self.adapter, self.gate.embedding, self.gate.bias):
+            if part is not None:
+                part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GatedNetwork:
         """Set training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
+            if self.adapter is not None and self.classes_frozen:
+                self.adapter.eval()
         return self
 
     def encode(self, images: Images) -> list[Tensor]:
@@ -150,7 +167,12 @@ class GatedNetwork(nn.Module, ABC):
         """
         needs_gradients = not self.encoder_frozen or images.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_gradients):
-            return self.encoder(images)
+            maps = self.encoder(images)
+        return self.adapt(maps)
+
+    def adapt(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return the feature maps of the encoder as gate and decoder take them."""
+        return maps if self.adapter is None else [*maps[:-1], self.adapter(maps[-1])]
 
 
 DIFFUSION_STEPS = 3

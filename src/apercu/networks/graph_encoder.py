@@ -135,6 +135,7 @@ class GraphEncoder(Encoder):
         self.feature_maps = [maps]  # in a list, so that names of weights are those of the network
         self.network = maps.network
         self.strides, self.channels = maps.strides, maps.channels
+        self.has_tokens = maps.has_tokens
 
     def forward(self, images: Images) -> list[Tensor]:
         if self.stretch is not None and self.image_spec is not None:
@@ -187,15 +188,17 @@ class EncoderWithHead(nn.Module):
 
     Args:
         encoder: the same backbone without its head.
+        adapter: changes the deepest of the feature maps, where there is one.
 
     Raises:
         ConfigError: the classifier's output is not that of its last layer.
     """
 
-    def __init__(self, encoder: GraphEncoder) -> None:
+    def __init__(self, encoder: GraphEncoder, adapter: nn.Module | None = None) -> None:
         super().__init__()
         classifier = encoder.classifier[0]
         self.classifier = encoder.classifier
+        self.adapter = adapter
         self.network = encoder.feature_maps[0].with_output()
         image = _make_grey_image(classifier)
         with torch.no_grad():
@@ -208,6 +211,8 @@ class EncoderWithHead(nn.Module):
         """Return the logits, and the feature maps of the encoder, finest first."""
         classifier = self.classifier[0]
         output, maps = self.network(classifier.normalise(images))
+        if self.adapter is not None:
+            maps = [*maps[:-1], self.adapter(maps[-1])]
         return classifier.network.meaning.convert_to_logits(output), maps
 
 

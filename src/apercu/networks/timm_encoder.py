@@ -64,6 +64,7 @@ class TimmEncoder(Encoder):
         last = {stride: i for i, stride in enumerate(info.reduction()) if 4 <= stride <= 32}
         self.map_indices = tuple(last.values())
         self.strides = tuple(last)
+        self.has_tokens = len(set(info.reduction())) == 1  # hierarchical models have several
         self.channels = tuple(info.channels()[i] for i in self.map_indices)
         mean, std = self.network.default_cfg["mean"], self.network.default_cfg["std"]
         self.register_buffer("mean", _repeat_per_channel(mean, image_channels), persistent=False)

@@ -155,7 +155,9 @@ class ConfigPresets(Generic[S]):
                 f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
                 f"{suggest_nearest(str(preset), self.presets)}"
             )
-        base = self.presets[preset].model_dump()
+        chosen = self.presets[preset]
+        named = content.keys() | chosen.model_fields_set
+        base = {key: value for key, value in chosen.model_dump().items() if key in named}
         try:
             return self.model.model_validate(_merge(base, content))
         except ValidationError as error:

@@ -205,7 +205,7 @@ def build_predictor(
     if isinstance(encoder, GraphEncoder) and (
         encoder.classifier[0].fingerprint == classifier_info.fingerprint
     ):
-        return EncoderWithHead(encoder)
+        return EncoderWithHead(encoder, network.adapter)
     if classifier is None:
         raise ConfigError(
             f"combined: the explainer has an encoder of its own; give --classifier "

@@ -86,7 +86,7 @@ def _build_encoder_with_head(
     if encoder.classifier[0].fingerprint != classifier.fingerprint:
         return None
     try:
-        return EncoderWithHead(encoder)
+        return EncoderWithHead(encoder, network.adapter)
     except ConfigError:
         return None
 

@@ -45,7 +45,14 @@ def build_counterpart_network(
     resolution = fit_resolution("generators.resolution", shape.resolution, encoder)
     shape = replace(shape, resolution=resolution)
     classes, channels = len(classifier_info.classes), classifier_info.input.channels
-    return CounterpartNetwork(encoder, classes, channels, shape, frozen=settings.frozen)
+    return CounterpartNetwork(
+        encoder,
+        classes,
+        channels,
+        shape,
+        frozen=settings.frozen,
+        adapter_width=settings.adapter_width,
+    )
 
 
 def build_training(

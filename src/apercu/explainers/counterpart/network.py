@@ -87,6 +87,7 @@ class CounterpartNetwork(GatedNetwork):
         channels: channels of the images.
         shape: size and kind of the bodies and heads.
         frozen: see `GatedNetwork`.
+        adapter_width: see `GatedNetwork`.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class CounterpartNetwork(GatedNetwork):
         shape: CounterpartShape,
         *,
         frozen: bool = True,
+        adapter_width: int = 0,
     ) -> None:
-        super().__init__(encoder, classes, "relative", frozen=frozen)
+        super().__init__(encoder, classes, "relative", frozen=frozen, adapter_width=adapter_width)
         self.decoder = Heads(encoder, channels, shape)
         for scalar in (self.gate.sharpness, self.gate.threshold):
             scalar.requires_grad_(False)  # activations are used here, not the gate itself

@@ -52,7 +52,9 @@ def build_mask_network(
     shape = settings.decoder
     resolution = fit_resolution("decoder.resolution", shape.resolution, encoder)
     classes, shape = len(classifier_info.classes), replace(shape, resolution=resolution)
-    return MaskNetwork(encoder, classes, shape, frozen=settings.frozen)
+    return MaskNetwork(
+        encoder, classes, shape, frozen=settings.frozen, adapter_width=settings.adapter_width
+    )
 
 
 def build_training(

@@ -36,6 +36,7 @@ class MaskNetwork(GatedNetwork):
         shape: size and kind of the decoder, which runs for each class or once per image.
         frozen: whether the encoder stays as it is from the start; else it is trained until
             `freeze_encoder`.
+        adapter_width: channels inside the adapter of the deepest features; 0 for none.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class MaskNetwork(GatedNetwork):
         shape: DecoderShape | SharedShape,
         *,
         frozen: bool = True,
+        adapter_width: int = 0,
     ) -> None:
         two_fields = isinstance(shape, SharedShape) or shape.gate == "everywhere"
         kind: GateKind = "relative" if two_fields else "published"
-        super().__init__(encoder, classes, kind, frozen=frozen)
+        super().__init__(encoder, classes, kind, frozen=frozen, adapter_width=adapter_width)
         self.two_fields = two_fields
         self.decoder: Decoder | SharedDecoder
         if isinstance(shape, SharedShape):

@@ -1,0 +1,137 @@
+"""What all ways to learn a class embedding share: their inputs, the descent, the gate's peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from apercu.classifiers import Classifier
+from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
+from apercu.networks.gate import GatedNetwork
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.run_record import Phase
+from apercu.training.data import FORWARD_BATCH, TrainingImages
+from apercu.types import Images
+
+LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
+"""Files of what is kept until then: the classifier's logits, and the state."""
+DESCENT = "embedding steps"
+"""Name of the descent."""
+StepResult: TypeAlias = tuple[Tensor, Tensor]
+"""The loss of one step, and for each of its images whether it was predicted right."""
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """What a class embedding is learned from, and where the state of the work is kept.
+
+    Args:
+        classifier: the classifier that teaches the classes.
+        images: the training images.
+        seed: seed of all draws.
+        folder: folder in which state and result are kept, so that a resumed training reads them.
+        say: receives one message.
+        report: receives the name of each part of the work, how much is done, and how much there is.
+    """
+
+    classifier: Classifier
+    images: TrainingImages
+    seed: int
+    folder: Path
+    say: Callable[[str], None] = field(repr=False)
+    report: ProgressCallback = field(default=ignore_progress, repr=False)
+
+    def make_phase(self, name: str, file: str, settings: object = None) -> Phase:
+        """Return one part of the work, whose state is kept in a file of the folder."""
+        key = f"{self.classifier.fingerprint} {len(self.images)} {self.seed} {settings}"
+        return Phase(name, self.report, self.folder / file, key)
+
+
+def descend(
+    network: GatedNetwork,
+    settings: RidgeEmbedding | BinaryEmbedding,
+    results: Callable[[int], Iterable[StepResult]],
+    phase: Phase,
+) -> float:
+    """Run the optimiser for the number of steps in the settings, from the state that was kept.
+
+    Args:
+        network: the network that is trained.
+        settings: number of steps and learning rate.
+        results: function from the number of steps done to endless losses; each is computed only
+            after the step before it.
+        phase: reports the steps and keeps the state.
+
+    Returns:
+        Fraction of images predicted right over the last tenth of the steps.
+    """
+    network.train()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
+    rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
+    accuracies: list[float] = []
+    if state := phase.load():
+        accuracies = state["accuracies"]
+        network.load_state_dict(state["network"], strict=False)
+        optimiser.load_state_dict(state["optimiser"])
+        rate.load_state_dict(state["rate"])
+
+    def make_state() -> dict[str, Any]:
+        return {
+            "accuracies": accuracies,
+            "network": network.state_without_frozen_encoder(),
+            "optimiser": optimiser.state_dict(),
+            "rate": rate.state_dict(),
+        }
+
+    first = len(accuracies)
+    phase.note(first, settings.steps)
+    for loss, correct in islice(results(first), settings.steps - first):
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        rate.step()
+        accuracies.append(correct.float().mean().item())
+        phase.note(len(accuracies), settings.steps, make_state)
+    last = accuracies[-max(1, len(accuracies) // 10) :]
+    return sum(last) / len(last)
+
+
+def split_batches(count: int) -> tuple[list[int], list[int]]:
+    """Return numbers of batches to fit on, and of those held out: every tenth, or the last of few.
+
+    >>> split_batches(12 * FORWARD_BATCH)
+    ([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9])
+    >>> split_batches(3 * FORWARD_BATCH), split_batches(FORWARD_BATCH)
+    (([0, 1], [2]), ([0], []))
+    """
+    numbers = range(-(-count // FORWARD_BATCH))
+    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
+    return [n for n in numbers if n not in held_out], held_out
+
+
+@torch.no_grad()
+def measure_peaks(
+    network: GatedNetwork, classifier: Classifier, batches: Iterable[Images]
+) -> tuple[float, float]:
+    """Return the mean highest activation of the classifier's top class, and of any other class."""
+    network.eval()
+    present: list[Tensor] = []
+    absent: list[Tensor] = []
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches:
+        batch = batch.to(classifier.device)
+        deepest, logits = network.encode(batch)[-1], classifier(batch)
+        other = classifier.decision.draw_absent(logits, generator)
+        top = classifier.decision.draw_predicted(logits, generator)
+        for peaks, targets in ((present, top), (absent, other)):
+            peaks.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
+    return torch.cat(present).mean().item(), torch.cat(absent).mean().item()

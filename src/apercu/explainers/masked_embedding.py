@@ -1,0 +1,267 @@
+"""The class embedding from images that parts were removed from: it learns where the evidence is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from apercu.explainers.class_embedding import (
+    FEWEST_FITTED,
+    FeatureBatch,
+    MaskedEmbedding,
+    RidgeMoments,
+    solve_ridge,
+)
+from apercu.explainers.embedding_work import (
+    DESCENT,
+    LOGITS,
+    STATE,
+    EmbeddingWork,
+    StepResult,
+    descend,
+    measure_peaks,
+    split_batches,
+)
+from apercu.networks.gate import ClassGate, GatedNetwork
+from apercu.removal import Alternative
+from apercu.training.data import FORWARD_BATCH, iterate_batches
+
+MAX_FEATURE_BYTES = 1 << 30
+"""Memory of the features that are kept; fewer images are used where they would take more."""
+GRIDS = (2, 3, 4, 7)
+"""Rows and columns of the random grids of a mask."""
+MIN_KEPT, MAX_KEPT = 0.1, 0.9
+"""Least and largest probability that a cell of a grid is kept."""
+EMPTY_BATCHES = 32
+"""Batches whose images are predicted with everything removed."""
+SEED_STEP = 1_000_003
+"""Distance of the seeds of two random streams."""
+
+
+class MaskedQueries(NamedTuple):
+    """What a classifier predicts of images and of parts of them.
+
+    Attributes:
+        features: deepest features of the whole images, half precision, `images × channels × rows ×
+            columns`.
+        masks: whether a cell is kept, `images × queries × rows × columns`; the first query keeps
+            all.
+        logits: logits of what is kept, `images × queries × classes`.
+        empty: mean logits of images from which everything was removed, `1 × classes`.
+        held_out: whether an image is held out, `images`.
+    """
+
+    features: Tensor
+    masks: Tensor
+    logits: Tensor
+    empty: Logits
+    held_out: Tensor
+
+
+def train_masked_embedding(
+    network: GatedNetwork, work: EmbeddingWork, settings: MaskedEmbedding
+) -> float:
+    """Train embedding and adapter to predict the classifier's logits of parts of images.
+
+    Args:
+        network: a network with a frozen encoder and an adapter.
+        work: classifier, images and seed.
+        settings: the queries and the steps.
+
+    Returns:
+        How often embedding and classifier agree on images held out, see `Decision.agreement`; NaN
+        where there are too few images to hold some out.
+    """
+    network.eval()
+    queries = query_classifier(network, work, settings)
+    _fit_start(network, queries, work, settings)
+
+    def steps(first: int) -> Iterator[StepResult]:
+        return compute_steps(network, queries, settings.batch, work.seed, first)
+
+    descend(network, settings, steps, work.make_phase(DESCENT, STATE, settings))
+    images = len(queries.features)
+    fitted, held_out = split_batches(images)
+    batches = iterate_batches(work.images, images, held_out or fitted)
+    network.gate.set_threshold(*measure_peaks(network, work.classifier, batches))
+    return _compute_agreement(network, queries, work)
+
+
+@torch.no_grad()
+def query_classifier(
+    network: GatedNetwork, work: EmbeddingWork, settings: MaskedEmbedding
+) -> MaskedQueries:
+    """Return features of images, and the classifier's logits of them and of parts of them.
+
+    The logits are kept; a training that is continued only computes the features again.
+
+    Args:
+        network: a network with a frozen encoder.
+        work: classifier, images and seed.
+        settings: the number of images, and of masks per image.
+
+    Returns:
+        Features, masks and logits.
+    """
+    device, classifier, removal = next(network.parameters()).device, work.classifier, Alternative()
+    total = _count_images(network, work, settings)
+    phase = work.make_phase("classifier's logits", LOGITS, settings)
+    state = phase.load()
+    logits: list[Tensor] = list(state.get("logits", []))
+    empty: list[Tensor] = list(state.get("empty", []))
+    features: list[Tensor] = []
+    masks: list[Tensor] = []
+
+    def make_state() -> dict[str, Any]:
+        return {"logits": logits, "empty": empty}
+
+    for number, images in enumerate(iterate_batches(work.images, total)):
+        images = images.to(device)
+        deepest = network.encoder(images)[-1]
+        generator = Generator().manual_seed(work.seed * SEED_STEP + number)
+        kept = draw_masks(len(images), settings.masks, deepest.shape[2:], generator)
+        features.append(deepest.half().cpu())
+        masks.append(kept.bool())
+        if number >= len(logits):
+            parts = [classifier(images)]
+            for mask in kept[:, 1:].unbind(1):
+                enlarged = F.interpolate(mask[:, None], images.shape[2:], mode="nearest")[:, 0]
+                parts.append(classifier(removal(images, enlarged.to(device), generator)))
+            logits.append(torch.stack(parts, 1).cpu())
+            if number < EMPTY_BATCHES:
+                empty.append(classifier(removal.make_replacement(images, generator)).cpu())
+        phase.note(min(total, (number + 1) * FORWARD_BATCH), total, make_state)
+    phase.save(make_state())
+    rows = torch.arange(total)
+    held_out = torch.isin(rows // FORWARD_BATCH, torch.tensor(split_batches(total)[1]))
+    mean_empty = torch.cat(empty).mean(0, keepdim=True)
+    return MaskedQueries(
+        torch.cat(features), torch.cat(masks), torch.cat(logits), mean_empty, held_out
+    )
+
+
+def draw_masks(
+    images: int, masks: int, size: Sequence[int], generator: Generator
+) -> Float[Tensor, "images queries rows columns"]:
+    """Draw masks from coarse random grids, at the cells of a feature map.
+
+    Args:
+        images: number of images.
+        masks: masks per image that remove something.
+        size: rows and columns of the feature map.
+        generator: source of the draws.
+
+    Returns:
+        1 where cells are kept, else 0; before the drawn masks of each image comes one that keeps
+        all.
+    """
+    kept = torch.ones(images, masks + 1, *size)
+    for image in range(images):
+        for query in range(1, masks + 1):
+            side = GRIDS[int(torch.randint(len(GRIDS), (1,), generator=generator))]
+            rate = MIN_KEPT + (MAX_KEPT - MIN_KEPT) * float(torch.rand(1, generator=generator))
+            grid = (torch.rand(1, 1, side, side, generator=generator) < rate).float()
+            kept[image, query] = F.interpolate(grid, tuple(size), mode="nearest")[0, 0]
+    return kept
+
+
+def compute_steps(
+    network: GatedNetwork, queries: MaskedQueries, batch: int, seed: int, first: int
+) -> Iterator[StepResult]:
+    """Yield endless losses: the squared error of the predicted logits of what masks keep.
+
+    Args:
+        network: the network, whose gate and adapter are trained.
+        queries: what the classifier predicts.
+        batch: images per step.
+        seed: seed of the order of the images.
+        first: steps that were done before.
+
+    Yields:
+        The mean loss of a step, and for each of its images whether its class is predicted right.
+    """
+    gate, device = network.gate, network.gate.embedding.device
+    empty = gate.standardise(queries.empty.to(device))
+    fitted = (~queries.held_out).nonzero()[:, 0]
+    generator = Generator().manual_seed(seed)
+    for step in count():
+        rows = fitted[torch.randint(len(fitted), (batch,), generator=generator)]
+        if step < first:
+            continue
+        features = network.adapt([queries.features[rows].float().to(device)])[-1]
+        logits = gate.standardise(queries.logits[rows].flatten(0, 1).to(device))
+        predicted = predict_kept_logits(gate, features, queries.masks[rows].to(device), empty)
+        loss = F.mse_loss(predicted.flatten(0, 1), logits)
+        whole = logits.unflatten(0, predicted.shape[:2])[:, 0]
+        yield loss, predicted[:, 0].argmax(1) == whole.argmax(1)
+
+
+def predict_kept_logits(
+    gate: ClassGate, features: Tensor, masks: Tensor, empty: Logits
+) -> Float[Tensor, "images queries classes"]:
+    """Return the logits of what masks keep: activations of kept cells, nothing of the others.
+
+    Args:
+        gate: the gate.
+        features: deepest features of the whole images, `images × channels × rows × columns`.
+        masks: whether a cell is kept, `images × queries × rows × columns`.
+        empty: logits of an image from which everything was removed, in standard units, `1 ×
+            classes`; each removed cell counts for one cell of it.
+
+    Returns:
+        Logits in standard units.
+    """
+    weights = masks.flatten(2).to(features)
+    weights = weights / weights.shape[2]
+    kept = weights.sum(2, keepdim=True)
+    pooled = weights @ features.flatten(2).mT
+    activation = pooled @ gate.embedding.T + kept * gate.bias
+    return activation + (1 - kept) * empty
+
+
+def _count_images(network: GatedNetwork, work: EmbeddingWork, settings: MaskedEmbedding) -> int:
+    """Return the number of images that are used; their features have to fit into memory."""
+    stride, channels = network.encoder.strides[-1], network.encoder.channels[-1]
+    cells = math.prod(math.ceil(length / stride) for length in work.classifier.size)
+    most = max(FEWEST_FITTED, MAX_FEATURE_BYTES // (2 * channels * cells))
+    wanted = min(settings.images, len(work.images))
+    if most < wanted:
+        work.say(f"embedding.images: {most}, not {wanted}, as more features take too much memory")
+    return min(most, wanted)
+
+
+def _fit_start(
+    network: GatedNetwork, queries: MaskedQueries, work: EmbeddingWork, settings: MaskedEmbedding
+) -> None:
+    """Set the gate by ridge regression from the whole images."""
+    pooled, logits = queries.features.float().mean((2, 3)), queries.logits[:, 0]
+    fitted = ~queries.held_out
+    moments = RidgeMoments(pooled.shape[1], logits.shape[1])
+    moments.add(pooled[fitted], logits[fitted])
+    unseen = [FeatureBatch(pooled[~fitted], logits[~fitted])] if not bool(fitted.all()) else []
+    solve_ridge(network.gate, moments, unseen, settings.penalties, work.classifier.decision)
+
+
+@torch.no_grad()
+def _compute_agreement(network: GatedNetwork, queries: MaskedQueries, work: EmbeddingWork) -> float:
+    """Return how often the embedding agrees with the classifier on the images held out."""
+    network.eval()
+    features, logits = queries.features[queries.held_out], queries.logits[queries.held_out, 0]
+    if not len(features):
+        return float("nan")
+    gate, device = network.gate, network.gate.embedding.device
+    estimated = torch.cat(
+        [
+            gate.predict_logits(network.adapt([part.float().to(device)])[-1]).cpu()
+            for part in torch.split(features, FORWARD_BATCH)
+        ]
+    )
+    decision = work.classifier.decision
+    return decision.agreement(gate.restore_units(estimated), logits).mean().item()
