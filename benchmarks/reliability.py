@@ -15,14 +15,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from trials.clients import disconnect_clients, upload_slowly
+from trials.clients import disconnect_clients, overload, upload_slowly
 from trials.faults import kill_workers, run_on_full_disk, terminate_under_load
 from trials.fuzz import send_fuzzed
-from trials.load import overload
 from trials.load_generator import spawn_process
 from trials.pictures import ExpectedAnswers, make_jpegs, save_untrained_run
-from trials.results import ROWS, TrialResult, save_result, update_manual
-from trials.trial_setup import TrialSetup
+from trials.trial import ROWS, TrialResult, TrialSetup, save_result, update_manual
 
 PICTURES = 8
 TRIALS: dict[str, tuple[Callable[[TrialSetup], TrialResult], float]] = {

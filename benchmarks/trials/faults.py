@@ -9,9 +9,8 @@ import numpy as np
 
 from trials.load_generator import Reply, run_closed_loop
 from trials.pictures import encode
-from trials.results import TrialResult
 from trials.server_process import PATIENCE, run_server
-from trials.trial_setup import TrialSetup, has_only
+from trials.trial import TrialResult, TrialSetup, has_only
 
 EVERY, CALLERS = 5.0, 8
 """Seconds from one kill to the next; callers meanwhile."""

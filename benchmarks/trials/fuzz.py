@@ -18,9 +18,8 @@ from schemathesis.checks import not_a_server_error
 from trials.hostile import make_hostile, make_seeds
 from trials.load_generator import Connection
 from trials.pictures import save_untrained_run
-from trials.results import TrialResult
 from trials.server_process import HOST, run_server
-from trials.trial_setup import TrialSetup
+from trials.trial import TrialResult, TrialSetup
 
 FINE = {200, 400, 404, 405, 413, 415, 422, 429, 503}
 SHARE, CALLERS, SIZE = 0.05, 16, 64

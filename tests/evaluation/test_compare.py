@@ -447,7 +447,7 @@ def test_constant_maps_are_counted(classifier: Classifier, tmp_path: Path) -> No
     results = run_comparison(classifier, Squares(), explainers, FAST)
     images = len(results.scores["whole_box", "iou"])
     assert results.constant == {"whole_box": images, "flat": images}
-    said = f"Constant maps, which show nothing: flat {images} of {images}."
+    said = f"Constant maps, which show nothing: flat on {images} images."
     assert said in str(results) and said in results.to_markdown()
     results.save(tmp_path)
     assert ComparisonResults.load(tmp_path).constant == results.constant

@@ -12,12 +12,12 @@ from torch import Generator, Tensor, nn
 import apercu
 from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ConfigError
-from apercu.explainers.class_embedding import MaskedEmbedding, RidgeEmbedding
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.encoder import choose_embedding
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 from apercu.explainers.masked_embedding import draw_masks, predict_kept_logits, query_classifier
+from apercu.explainers.settings import MaskedEmbedding, RidgeEmbedding
 from apercu.images import open_images
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.encoder import Encoder

@@ -33,13 +33,13 @@ from apercu.errors import ClassifierError, ConfigError
 from apercu.evaluation.sample import draw_sample
 from apercu.explain.explain_images import ExplainRun, select_images
 from apercu.explain.options import ExplainOptions, TargetSelector
-from apercu.explainers.class_embedding import RidgeEmbedding
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.embedding_training import EmbeddingPhase, train_ridge_embedding
 from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.levels import measure_absent_area
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.mask.training import MaskTraining
+from apercu.explainers.settings import RidgeEmbedding
 from apercu.explainers.train import train_explainer
 from apercu.maps import min_max_scale
 from apercu.methods import Gradient

@@ -375,6 +375,6 @@ def test_masks_of_a_network_of_one_size_are_scored_at_that_size(tmp_path: Path) 
     lines: list[str] = []
     config = {"decoder": {"width": 16}, "schedule": {"side": 16}}
     train(classifier, tmp_path / "run", config=config, workers=0, say=lines.append)
-    assert any("masks are scored at 32 × 32 pixels, not at 16" in line for line in lines)
+    assert any("masks are scored at 32 × 32 pixels, not at 16 × 16" in line for line in lines)
     tiny = apercu.open_classifier(make_convolutions(), size=32)
     assert tiny.takes_size((16, 16))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
-from apercu.explainers.class_embedding import FeatureBatch, RidgeMoments, fit_ridge
+from apercu.explainers.class_embedding import FeatureBatch, RidgeMoments, solve_ridge
 from apercu.explainers.counterpart.training import DEGENERATE_COUNTERPARTS
 from apercu.explainers.latent.training import DEGENERATE_CODES
 from apercu.explainers.mask.training import DEGENERATE_MASKS
@@ -40,15 +40,19 @@ def test_ridge_is_numpys_least_squares_with_a_penalty() -> None:
     assert (mean, deviation) == pytest.approx((y.mean(), y.std()), rel=1e-6)
 
 
-def _batches(features: torch.Tensor, logits: torch.Tensor, rows: range) -> list[FeatureBatch]:
-    return [FeatureBatch(features[i : i + 10], logits[i : i + 10]) for i in rows[::10]]
+def _fit(
+    gate: ClassGate, fitted: FeatureBatch, held_out: FeatureBatch | None, *penalties: float
+) -> float:
+    moments = RidgeMoments(fitted.pooled.shape[1], fitted.logits.shape[1])
+    moments.add(*fitted)
+    return solve_ridge(gate, moments, [] if held_out is None else [held_out], penalties)
 
 
 def test_the_gate_answers_like_the_classifier() -> None:
     features, logits = _problem()
     gate = ClassGate(4, 6)
-    parts = (_batches(features, logits, range(start, end)) for start, end in ((0, 180), (180, 200)))
-    assert fit_ridge(gate, *parts, (1e-6,)) > 0.9
+    parts = FeatureBatch(features[:180], logits[:180]), FeatureBatch(features[180:], logits[180:])
+    assert _fit(gate, *parts, 1e-6) > 0.9
     result = gate.predict_logits(features[:, :, None, None])
     torch.testing.assert_close(result, gate.standardise(logits), rtol=0, atol=0.15)
 
@@ -58,24 +62,21 @@ def test_the_penalty_is_the_one_that_answers_best_for_images_held_out() -> None:
     features = torch.randn(80, 50, generator=generator)
     signal = features @ torch.randn(50, 4, generator=generator) / 7
     logits = signal + 2 * torch.randn(80, 4, generator=generator)
-    fitted, held_out = (_batches(features, logits, rows) for rows in (range(60), range(60, 80)))
+    fitted, held_out = (
+        FeatureBatch(features[rows], logits[rows]) for rows in (slice(60), slice(60, 80))
+    )
     errors = {}
     for penalty in (1e-4, 0.1, 1.0, 1e4):
         gate = ClassGate(4, 50)
-        fit_ridge(gate, fitted, [], (penalty,))
+        _fit(gate, fitted, None, penalty)
         outputs = gate.predict_logits(features[60:, :, None, None])
         errors[penalty] = (outputs - gate.standardise(logits[60:])).square().mean().item()
     best = min(errors, key=lambda penalty: errors[penalty])
     assert best in (0.1, 1.0)
     chosen, alone = ClassGate(4, 50), ClassGate(4, 50)
-    fit_ridge(chosen, fitted, held_out, tuple(errors))
-    fit_ridge(alone, fitted, [], (best,))
+    _fit(chosen, fitted, held_out, *errors)
+    _fit(alone, fitted, None, best)
     torch.testing.assert_close(chosen.embedding, alone.embedding)
-
-
-def test_no_batch_is_an_error() -> None:
-    with pytest.raises(ValueError, match="expected at least one batch"):
-        fit_ridge(ClassGate(4, 6), [], [], (0.1,))
 
 
 def _watch(true: float, fake: float | None, steps: int = 10) -> str | None:

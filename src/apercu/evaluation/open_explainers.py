@@ -12,6 +12,7 @@ from uuid import uuid4
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
+from apercu.evaluation.results import FUNCTION
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer
 from apercu.images import ImageSource
@@ -52,7 +53,7 @@ class FunctionExplainer:
     """
 
     function: MapFunction = field(repr=False)
-    cache_key: str = field(default_factory=lambda: f"function {uuid4().hex}")
+    cache_key: str = field(default_factory=lambda: f"{FUNCTION} {uuid4().hex}")
     map_scale: ClassVar[MapScale] = "map"
     needs: ClassVar[tuple[Requirement, ...]] = ()
     training_seconds: ClassVar[float] = 0.0

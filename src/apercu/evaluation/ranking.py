@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from apercu.evaluation.results import (
+    FUNCTION,
     ComparisonResults,
     MetricRow,
     is_fixed_threshold,
@@ -144,13 +145,13 @@ def write_headline(results: ComparisonResults) -> str:
 def describe_constant_maps(results: ComparisonResults) -> str:
     """Return a sentence that counts constant maps by explainer; empty where there are none.
 
-    Baselines, which need nothing of the classifier, are left out: some are constant by design.
+    Baselines, which need nothing of the classifier, are left out: some are constant by design. What
+    a function needs is not known.
     """
-    images = max(count_images(results).values(), default=0)
     counts = [
-        f"{name} {count} of {images}"
+        f"{name} on {count} images"
         for name, count in results.constant.items()
-        if results.needs[name]
+        if results.needs[name] or results.explainers[name].startswith(FUNCTION)
     ]
     return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
 

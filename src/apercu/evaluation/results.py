@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
 _SCORE_NAMES = ("explainer", "metric", "image")
+FUNCTION = "function"
+"""First word of the cache key of a function among the explainers."""
 FIXED_THRESHOLD = 0.5
 """Where a mask is cut when no threshold is chosen for it."""
 

@@ -1,28 +1,59 @@
-"""The class embedding of mask and counterpart explainers: how each class shows in the features.
-
-There are three ways to learn it, before the explainer itself. `RidgeEmbedding` fits all of the
-classifier's logits at once by ridge regression: they are free supervision for every class, where a
-single label per image is too little. `MaskedEmbedding` goes on from there with logits of images
-that parts were removed from, so that it learns where the evidence is, too. `BinaryEmbedding` is the
-published phase: it separates real classes from fake ones by the mean activation.
-"""
+"""What the ways to learn a class embedding share: inputs, ridge regression, descent, peaks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
+from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import ONE_CLASS, Decision
-from apercu.networks.gate import ClassGate
-from apercu.types import Logits
+from apercu.explainers.settings import BinaryEmbedding, RidgeEmbedding
+from apercu.networks.gate import ClassGate, GatedNetwork
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.run_record import Phase
+from apercu.training.data import FORWARD_BATCH, TrainingImages
+from apercu.types import Images, Logits
 
-FEWEST_FITTED = 64
-"""Images that an embedding is fitted on even in the shortest training; fewer tell nothing."""
+LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
+"""Files of what is kept until then: the classifier's logits, and the state."""
+DESCENT = "embedding steps"
+"""Name of the descent."""
+StepResult: TypeAlias = tuple[Tensor, Tensor]
+"""The loss of one step, and for each of its images whether it was predicted right."""
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """What a class embedding is learned from, and where the state of the work is kept.
+
+    Args:
+        classifier: the classifier that teaches the classes.
+        images: the training images.
+        seed: seed of all draws.
+        folder: folder in which state and result are kept, so that a resumed training reads them.
+        say: receives one message.
+        report: receives the name of each part of the work, how much is done, and how much there is.
+    """
+
+    classifier: Classifier
+    images: TrainingImages
+    seed: int
+    folder: Path
+    say: Callable[[str], None] = field(repr=False)
+    report: ProgressCallback = field(default=ignore_progress, repr=False)
+
+    def make_phase(self, name: str, file: str, settings: object = None) -> Phase:
+        """Return one part of the work, whose state is kept in a file of the folder."""
+        key = f"{self.classifier.fingerprint} {len(self.images)} {self.seed} {settings}"
+        return Phase(name, self.report, self.folder / file, key)
 
 
 class FeatureBatch(NamedTuple):
@@ -35,82 +66,6 @@ class FeatureBatch(NamedTuple):
 
     pooled: Tensor
     logits: Logits
-
-
-class RidgeEmbedding(BaseModel):
-    """Least squares from pooled features to the classifier's logits.
-
-    With a frozen encoder the problem is linear and is solved exactly. An encoder that is trained
-    learns the logits together with the embedding, by gradient descent.
-
-    Attributes:
-        penalties: weights of the ridge penalty, relative to the mean variance of a feature; the
-            one that predicts held-out images best is taken.
-        images: number of training images that a frozen encoder is fitted on, at most.
-        steps: optimisation steps when the encoder is trained.
-        batch: images per such step.
-        rate: highest learning rate of such steps.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    form: Literal["answers"] = "answers"
-    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.001, 0.01, 0.1, 0.3, 1.0, 3.0), min_length=1
-    )
-    images: int = Field(3000, ge=1)
-    steps: int = Field(1500, ge=1)
-    batch: int = Field(64, ge=1)
-    rate: float = Field(3e-3, gt=0)
-
-    def shorten(self, fraction: float) -> RidgeEmbedding:
-        """Return the settings with a fraction of the steps and images, at least `FEWEST_FITTED`."""
-        images = max(math.ceil(fraction * self.images), min(FEWEST_FITTED, self.images))
-        steps = math.ceil(fraction * self.steps)
-        return self.model_copy(update={"images": images, "steps": max(1, steps)})
-
-
-class MaskedEmbedding(RidgeEmbedding):
-    """Gradient descent to the classifier's logits of images that parts were removed from.
-
-    Cells of the deepest feature map are kept or removed at random in the image. The activations of
-    the whole image, summed over the kept cells only, have to predict the logits of what was kept.
-    That is the objective of FastSHAP (Jethwani et al. 2022) at the cells of the features, where the
-    embedding and an adapter of the frozen features are the amortised explainer. The ridge
-    regression is the start.
-
-    Attributes:
-        form: name of this way.
-        masks: random masks per image.
-        width: channels inside the adapter.
-    """
-
-    form: Literal["masked"] = "masked"  # type: ignore[assignment]
-    steps: int = Field(2400, ge=1)
-    masks: int = Field(4, ge=1, le=64)
-    width: int = Field(128, ge=1, le=4096)
-
-
-class BinaryEmbedding(BaseModel):
-    """The published embedding phase: cross-entropy of real against fake classes.
-
-    Attributes:
-        steps: optimisation steps.
-        batch: images per step.
-        rate: highest learning rate, reached after a rise and then annealed.
-        fakes: probability of a fake class.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    form: Literal["labels"] = "labels"
-    steps: int = Field(8500, ge=1)
-    batch: int = Field(128, ge=1)
-    rate: float = Field(1e-3, gt=0)
-    fakes: float = Field(0.5, gt=0, lt=1)
-
-    def shorten(self, fraction: float) -> BinaryEmbedding:
-        """Return the settings with a fraction of the steps."""
-        steps = math.ceil(fraction * self.steps)
-        return self.model_copy(update={"steps": max(1, steps)})
 
 
 class RidgeMoments:
@@ -158,32 +113,6 @@ class RidgeMoments:
         return weights.float(), (mean_logits - weights @ mean_features).float()
 
 
-def fit_ridge(
-    gate: ClassGate,
-    training: Iterable[FeatureBatch],
-    held_out: Iterable[FeatureBatch],
-    penalties: Sequence[float],
-) -> float:
-    """Set the gate's embedding and bias by ridge regression to the classifier's logits.
-
-    Args:
-        gate: the gate to set.
-        training: batches that the embedding is fitted to.
-        held_out: batches that choose the penalty; without any, the largest penalty is taken.
-        penalties: weights of the penalty to choose from, see `RidgeEmbedding`.
-
-    Returns:
-        Fraction of held-out images for which embedding and classifier predict the same class.
-    """
-    moments: RidgeMoments | None = None
-    for pooled, logits in training:
-        moments = moments or RidgeMoments(pooled.shape[1], logits.shape[1])
-        moments.add(pooled, logits)
-    if moments is None:
-        raise ValueError("fit_ridge: expected at least one batch of images")
-    return solve_ridge(gate, moments, list(held_out), penalties)
-
-
 def solve_ridge(
     gate: ClassGate,
     moments: RidgeMoments,
@@ -220,3 +149,85 @@ def solve_ridge(
         gate.embedding.copy_(embedding / gate.deviation)
         gate.bias.copy_((bias - gate.mean) / gate.deviation)
     return agreement
+
+
+def descend(
+    network: GatedNetwork,
+    settings: RidgeEmbedding | BinaryEmbedding,
+    results: Callable[[int], Iterable[StepResult]],
+    phase: Phase,
+) -> float:
+    """Run the optimiser for the number of steps in the settings, from the state that was kept.
+
+    Args:
+        network: the network that is trained.
+        settings: number of steps and learning rate.
+        results: function from the number of steps done to endless losses; each is computed only
+            after the step before it.
+        phase: reports the steps and keeps the state.
+
+    Returns:
+        Fraction of images predicted right over the last tenth of the steps.
+    """
+    network.train()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
+    rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
+    accuracies: list[float] = []
+    if state := phase.load():
+        accuracies = state["accuracies"]
+        network.load_state_dict(state["network"], strict=False)
+        optimiser.load_state_dict(state["optimiser"])
+        rate.load_state_dict(state["rate"])
+
+    def make_state() -> dict[str, Any]:
+        return {
+            "accuracies": accuracies,
+            "network": network.state_without_frozen_encoder(),
+            "optimiser": optimiser.state_dict(),
+            "rate": rate.state_dict(),
+        }
+
+    first = len(accuracies)
+    phase.note(first, settings.steps)
+    for loss, correct in islice(results(first), settings.steps - first):
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        rate.step()
+        accuracies.append(correct.float().mean().item())
+        phase.note(len(accuracies), settings.steps, make_state)
+    last = accuracies[-max(1, len(accuracies) // 10) :]
+    return sum(last) / len(last)
+
+
+def split_batches(count: int) -> tuple[list[int], list[int]]:
+    """Return numbers of batches to fit on, and of those held out: every tenth, or the last of few.
+
+    >>> split_batches(12 * FORWARD_BATCH)
+    ([0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11], [9])
+    >>> split_batches(3 * FORWARD_BATCH), split_batches(FORWARD_BATCH)
+    (([0, 1], [2]), ([0], []))
+    """
+    numbers = range(-(-count // FORWARD_BATCH))
+    held_out = [n for n in numbers if n % 10 == 9] or list(numbers[1:][-1:])
+    return [n for n in numbers if n not in held_out], held_out
+
+
+@torch.no_grad()
+def measure_peaks(
+    network: GatedNetwork, classifier: Classifier, batches: Iterable[Images]
+) -> tuple[float, float]:
+    """Return the mean highest activation of the classifier's top class, and of any other class."""
+    network.eval()
+    present: list[Tensor] = []
+    absent: list[Tensor] = []
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches:
+        batch = batch.to(classifier.device)
+        deepest, logits = network.encode(batch)[-1], classifier(batch)
+        other = classifier.decision.draw_absent(logits, generator)
+        top = classifier.decision.draw_predicted(logits, generator)
+        for peaks, targets in ((present, top), (absent, other)):
+            peaks.append(network.gate.compute_activation(deepest, targets).amax((1, 2, 3)))
+    return torch.cat(present).mean().item(), torch.cat(absent).mean().item()

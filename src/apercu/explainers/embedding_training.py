@@ -17,24 +17,20 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import DistillationData, compute_agreement, stack_images
 from apercu.errors import RunError
 from apercu.explainers.class_embedding import (
-    BinaryEmbedding,
-    FeatureBatch,
-    MaskedEmbedding,
-    RidgeEmbedding,
-    RidgeMoments,
-    solve_ridge,
-)
-from apercu.explainers.embedding_work import (
     DESCENT,
     LOGITS,
     STATE,
     EmbeddingWork,
+    FeatureBatch,
+    RidgeMoments,
     StepResult,
     descend,
     measure_peaks,
+    solve_ridge,
     split_batches,
 )
 from apercu.explainers.masked_embedding import train_masked_embedding
+from apercu.explainers.settings import BinaryEmbedding, MaskedEmbedding, RidgeEmbedding
 from apercu.io import write_file
 from apercu.networks.gate import GatedNetwork
 from apercu.training.augment import RandomViews

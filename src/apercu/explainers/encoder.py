@@ -7,9 +7,8 @@ from collections.abc import Callable
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
-from apercu.explainers.class_embedding import MaskedEmbedding
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings
+from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings, MaskedEmbedding
 from apercu.networks.encoder import Encoder, SmallEncoder
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.networks.timm_encoder import TimmEncoder

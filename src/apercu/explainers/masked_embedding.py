@@ -13,25 +13,23 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from apercu.explainers.class_embedding import (
-    FEWEST_FITTED,
-    FeatureBatch,
-    MaskedEmbedding,
-    RidgeMoments,
-    solve_ridge,
-)
-from apercu.explainers.embedding_work import (
     DESCENT,
     LOGITS,
     STATE,
     EmbeddingWork,
+    FeatureBatch,
+    RidgeMoments,
     StepResult,
     descend,
     measure_peaks,
+    solve_ridge,
     split_batches,
 )
+from apercu.explainers.settings import FEWEST_FITTED, MaskedEmbedding
 from apercu.networks.gate import ClassGate, GatedNetwork
 from apercu.removal import Alternative
 from apercu.training.data import FORWARD_BATCH, iterate_batches
+from apercu.types import Logits
 
 MAX_FEATURE_BYTES = 1 << 30
 """Memory of the features that are kept; fewer images are used where they would take more."""
@@ -199,7 +197,7 @@ def compute_steps(
         logits = gate.standardise(queries.logits[rows].flatten(0, 1).to(device))
         predicted = predict_kept_logits(gate, features, queries.masks[rows].to(device), empty)
         loss = F.mse_loss(predicted.flatten(0, 1), logits)
-        whole = logits.unflatten(0, predicted.shape[:2])[:, 0]
+        whole = logits.reshape(predicted.shape)[:, 0]
         yield loss, predicted[:, 0].argmax(1) == whole.argmax(1)
 
 

@@ -1,25 +1,108 @@
-"""The settings that explainers share: those of all, and those of explainers with an encoder."""
+"""The settings that explainers share: those of all, and those of explainers with an encoder.
+
+There are three ways to learn the class embedding, before the explainer itself. `RidgeEmbedding`
+fits all of the classifier's logits at once by ridge regression: they are free supervision for every
+class, where a single label per image is too little. `MaskedEmbedding` goes on from there with
+logits of images that parts were removed from, so that it learns where the evidence is, too.
+`BinaryEmbedding` is the published phase: it separates real classes from fake ones by the mean
+activation.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import math
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from apercu.errors import ConfigError
-from apercu.explainers.class_embedding import (
-    BinaryEmbedding,
-    MaskedEmbedding,
-    RidgeEmbedding,
-)
 from apercu.training.config import TrainingConfig
 
 SMALL, OWN, TIMM = "small", "own", "timm/"
 """Encoders: from scratch, the classifier's own layers, and the prefix of timm's names."""
 
 
+FEWEST_FITTED = 64
+"""Images that an embedding is fitted on even in the shortest training; fewer tell nothing."""
+
 E = TypeVar("E", bound="ExplainerSettings")
 G = TypeVar("G", bound="GatedSettings")
+
+
+class RidgeEmbedding(BaseModel):
+    """Least squares from pooled features to the classifier's logits.
+
+    With a frozen encoder the problem is linear and is solved exactly. An encoder that is trained
+    learns the logits together with the embedding, by gradient descent.
+
+    Attributes:
+        penalties: weights of the ridge penalty, relative to the mean variance of a feature; the
+            one that predicts held-out images best is taken.
+        images: number of training images that a frozen encoder is fitted on, at most.
+        steps: optimisation steps when the encoder is trained.
+        batch: images per such step.
+        rate: highest learning rate of such steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    form: Literal["answers"] = "answers"
+    penalties: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.001, 0.01, 0.1, 0.3, 1.0, 3.0), min_length=1
+    )
+    images: int = Field(3000, ge=1)
+    steps: int = Field(1500, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(3e-3, gt=0)
+
+    def shorten(self, fraction: float) -> RidgeEmbedding:
+        """Return the settings with a fraction of the steps and images, at least `FEWEST_FITTED`."""
+        images = max(math.ceil(fraction * self.images), min(FEWEST_FITTED, self.images))
+        steps = math.ceil(fraction * self.steps)
+        return self.model_copy(update={"images": images, "steps": max(1, steps)})
+
+
+class MaskedEmbedding(RidgeEmbedding):
+    """Gradient descent to the classifier's logits of images that parts were removed from.
+
+    Cells of the deepest feature map are kept or removed at random in the image. The activations of
+    the whole image, summed over the kept cells only, have to predict the logits of what was kept.
+    That is the objective of FastSHAP (Jethwani et al. 2022) at the cells of the features, where the
+    embedding and an adapter of the frozen features are the amortised explainer. The ridge
+    regression is the start.
+
+    Attributes:
+        form: name of this way.
+        masks: random masks per image.
+        width: channels inside the adapter.
+    """
+
+    form: Literal["masked"] = "masked"  # type: ignore[assignment]
+    steps: int = Field(2400, ge=1)
+    masks: int = Field(4, ge=1, le=64)
+    width: int = Field(128, ge=1, le=4096)
+
+
+class BinaryEmbedding(BaseModel):
+    """The published embedding phase: cross-entropy of real against fake classes.
+
+    Attributes:
+        steps: optimisation steps.
+        batch: images per step.
+        rate: highest learning rate, reached after a rise and then annealed.
+        fakes: probability of a fake class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    form: Literal["labels"] = "labels"
+    steps: int = Field(8500, ge=1)
+    batch: int = Field(128, ge=1)
+    rate: float = Field(1e-3, gt=0)
+    fakes: float = Field(0.5, gt=0, lt=1)
+
+    def shorten(self, fraction: float) -> BinaryEmbedding:
+        """Return the settings with a fraction of the steps."""
+        steps = math.ceil(fraction * self.steps)
+        return self.model_copy(update={"steps": max(1, steps)})
 
 
 class ExplainerSettings(TrainingConfig):

@@ -129,17 +129,6 @@ def train(
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
     chosen.check_classifier(classifier)
     needs_student = chosen.needs_gradients and not classifier.differentiable
-    built = None
-    if not (needs_student and settings.uses_own_layers):  # else the student has the layers
-        with trust_files(trust):
-            if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
-                check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
-            names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
-            # finds mistakes before anything is written
-            base, built = _build_suited_network(
-                base, apply_options, classifier, seed, say, names_encoder=bool(names_encoder)
-            )
-            settings = apply_options(base)
     stand_in = None
     if (student is not None or student_steps is not None) and not needs_student:
         raise ConfigError(
@@ -154,6 +143,23 @@ def train(
             )
         stand_in = open_student(student, classifier, trust=trust)
         student = None
+    built = None
+    has_layers = not (needs_student and settings.uses_own_layers) or stand_in is not None
+    if has_layers:  # else the student that is distilled will have them
+        with trust_files(trust):
+            if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
+                check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
+            names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
+            # finds mistakes before anything is written
+            base, built = _build_suited_network(
+                base,
+                apply_options,
+                stand_in or classifier,
+                seed,
+                say,
+                names_encoder=bool(names_encoder),
+            )
+            settings = apply_options(base)
     facts: dict[str, float] = {}
     with ExitStack() as stack:
         if report is None:

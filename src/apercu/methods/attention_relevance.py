@@ -49,7 +49,8 @@ class AttentionRelevance(Method):
                 gradients = differentiate(score, attentions, classifier, "attention_relevance")
             relevance = flow.start(batch)
             for attention, gradient in zip(attentions, gradients, strict=True):
-                product = (gradient * attention.matrix.detach()).float().clamp(min=0).mean(dim=1)
+                weighted = gradient.float() * attention.matrix.detach().float()
+                product = weighted.clamp(min=0).mean(dim=1)
                 raised = product @ relevance
                 # a last layer in which one query reads all tokens has no skip connection
                 relevance = relevance + raised if raised.shape == relevance.shape else raised

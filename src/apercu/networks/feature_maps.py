@@ -168,6 +168,8 @@ class GraphMaps(FeatureMaps):
                 output = classifier.network.pick_tensor(module(classifier.normalise(probes)))
                 finder = _MapFinder(_build_extractor(module, names), size, output)
                 finder.run(classifier.normalise(probes))
+        except torch.OutOfMemoryError:
+            raise
         except _REFUSALS as error:
             raise NoFeatureMapsError(
                 f"encoder: {classifier.spec} cannot be traced; {OTHER_ENCODER}"
@@ -331,6 +333,8 @@ def open_stages(classifier: Classifier, size: tuple[int, int]) -> StageMaps | No
     grey = torch.full((1, classifier.channels, *size), 0.5, device=classifier.device)
     try:
         return StageMaps(module, classifier.normalise(grey))
+    except torch.OutOfMemoryError:
+        raise
     except _REFUSALS:
         return None
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apercu.networks.adapter import FeatureAdapter
+from apercu.networks.blocks import FeatureAdapter
 from apercu.networks.encoder import Encoder
 from apercu.types import Images, Logits, Targets
 

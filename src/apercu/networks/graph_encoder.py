@@ -21,6 +21,9 @@ from apercu.networks.encoder import Encoder
 from apercu.networks.feature_maps import OTHER_ENCODER, FeatureMaps, GraphMaps, open_stages
 from apercu.types import Images, Logits
 
+MAX_DIFFERENCE = 1e-3
+"""Largest difference of two passes of a network, relative to its largest logit."""
+
 
 def open_feature_maps(classifier: Classifier, size: tuple[int, int] | None = None) -> FeatureMaps:
     """Return the feature maps of a classifier's network.
@@ -143,7 +146,7 @@ class GraphEncoder(Encoder):
             counts = images if before is None else before.to_counts(images)
             images = torch.stack([self.stretch(image) for image in counts])
         maps: list[Tensor] = self.feature_maps[0](self.classifier[0].normalise(images))
-        return maps
+        return [features.float() for features in maps]
 
     def check_storable(self) -> None:
         """Check that `save` can write the encoder; only a module in memory can fail.
@@ -204,13 +207,15 @@ class EncoderWithHead(nn.Module):
         with torch.no_grad():
             raw = classifier.network.forward(classifier.normalise(image))
             expected = classifier.network.read_logits_unchecked(raw)
-            if not torch.allclose(self(image)[0], expected, atol=1e-4):
+            limit = MAX_DIFFERENCE * expected.abs().max().clamp(min=1).item()
+            if not torch.allclose(self(image)[0], expected, atol=limit):
                 raise ConfigError(f"{classifier.spec}: its output is not that of its last layer")
 
     def forward(self, images: Images) -> tuple[Logits, list[Tensor]]:
         """Return the logits, and the feature maps of the encoder, finest first."""
         classifier = self.classifier[0]
         output, maps = self.network(classifier.normalise(images))
+        maps = [features.float() for features in maps]
         if self.adapter is not None:
             maps = [*maps[:-1], self.adapter(maps[-1])]
         return classifier.network.meaning.convert_to_logits(output), maps

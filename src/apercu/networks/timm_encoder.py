@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,8 @@ class TimmEncoder(Encoder):
                 f"timm/{name} ({first_line(error)})"
             ) from error
         info = self.network.feature_info
-        last = {stride: i for i, stride in enumerate(info.reduction()) if 4 <= stride <= 32}
+        rounded = [2 ** round(math.log2(stride)) for stride in info.reduction()]
+        last = {stride: i for i, stride in enumerate(rounded) if 4 <= stride <= 32}
         self.map_indices = tuple(last.values())
         self.strides = tuple(last)
         self.has_tokens = len(set(info.reduction())) == 1  # hierarchical models have several
@@ -71,11 +73,13 @@ class TimmEncoder(Encoder):
         self.register_buffer("std", _repeat_per_channel(std, image_channels), persistent=False)
 
     def forward(self, images: Images) -> list[Tensor]:
-        features = self.network((images - self.mean) / self.std)
-        maps = [features[i] for i in self.map_indices]
-        if maps[-1].shape[1] != self.channels[-1]:  # some timm models return channels last
-            maps = [features.permute(0, 3, 1, 2) for features in maps]
-        return maps
+        outputs = self.network((images - self.mean) / self.std)
+        maps = [outputs[index] for index in self.map_indices]
+        # some timm models return the channels last
+        return [
+            features if features.shape[1] == channels else features.permute(0, 3, 1, 2)
+            for features, channels in zip(maps, self.channels, strict=True)
+        ]
 
 
 def _repeat_per_channel(values: Sequence[float], channels: int) -> Tensor:

@@ -62,8 +62,8 @@ def format_markdown(results: ComparisonResults) -> str:
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         format_ranking(results),
     ]
-    if results.constant:
-        parts.append(describe_constant_maps(results))
+    if constant := describe_constant_maps(results):
+        parts.append(constant)
     if results.cost:
         parts.append(_format_costs(results))
     return "\n\n".join(parts) + "\n"

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from apercu.explainers.class_embedding import BinaryEmbedding, RidgeEmbedding
 from apercu.explainers.mask.objectives import ExtentAndCore, Printed, Released
-from apercu.explainers.settings import GatedSettings
+from apercu.explainers.settings import BinaryEmbedding, GatedSettings, RidgeEmbedding
 from apercu.networks.decoder import DecoderShape
 from apercu.networks.shared_decoder import SharedShape
 from apercu.training.config import ConfigPresets, Schedule
@@ -19,8 +18,8 @@ class MaskSchedule(Schedule):
 
     Attributes:
         fakes: probability that a mask is trained for a class that the classifier does not predict.
-        side: largest side in pixels of the images on which masks are scored; a classifier whose
-            size is fixed scores them at its own.
+        side: shorter side in pixels of the images on which masks are scored, at most; a classifier
+            whose size is fixed scores them at its own.
     """
 
     fakes: float = Field(0.3, ge=0, lt=1)

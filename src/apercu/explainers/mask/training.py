@@ -69,9 +69,11 @@ class MaskTraining(TrainingModule):
         self.network: MaskNetwork
         self.settings: MaskSettings
         self.views = RandomViews()
-        side = settings.schedule.side
-        is_smaller = classifier.module is not None and side < min(classifier.size)
-        self.shrinks = is_smaller and classifier.takes_size((side, side))
+        side, shorter = settings.schedule.side, min(classifier.size)
+        is_smaller = classifier.module is not None and side < shorter
+        rows, columns = (round(length * side / shorter) for length in classifier.size)
+        self.scored_size = (rows, columns)
+        self.shrinks = is_smaller and classifier.takes_size(self.scored_size)
         self.has_fixed_size = is_smaller and not self.shrinks
 
     def prepare_network(
@@ -85,7 +87,7 @@ class MaskTraining(TrainingModule):
             rows, columns = self.classifier.size
             say(
                 f"{self.classifier.spec} takes images of its own size only, so masks are scored at "
-                f"{rows} × {columns} pixels, not at {self.settings.schedule.side}"
+                f"{rows} × {columns} pixels, not at {' × '.join(map(str, self.scored_size))}"
             )
         resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.decoder.resolution:
@@ -127,8 +129,7 @@ class MaskTraining(TrainingModule):
         """Return the images at the size at which masks are scored: smaller costs less."""
         if not self.shrinks:
             return images
-        side = self.settings.schedule.side
-        return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        return F.interpolate(images, self.scored_size, mode="bilinear", antialias=True)
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> MaskBatch:
         """Take a predicted class of each image, or with the set probability a fake one."""

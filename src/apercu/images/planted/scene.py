@@ -11,8 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apercu.images.planted.noise import FloatArray, RandomStream, draw_natural_noise
-from apercu.images.planted.outlines import REACH, draw_outline
-from apercu.images.planted.patterns import DISTRACTORS, PATTERNS, Distractor, Pattern
+from apercu.images.planted.patterns import (
+    DISTRACTORS,
+    PATTERNS,
+    REACH,
+    Distractor,
+    Pattern,
+    draw_outline,
+)
 
 _PATTERNS = tuple(PATTERNS.values())
 _LUMA = 0.75  # fraction of the contrast of a texture that is brightness; the rest is hue
