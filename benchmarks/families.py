@@ -53,8 +53,7 @@ SIDES = (32, 64, 96, 128, 224)
 CLASSES = 6
 TRAINING: dict[str, Any] = {
     "decoder": {"width": 16},
-    "embedding": {"steps": 2, "batch": 4},
-    "schedule": {"steps": 2, "batch": 4, "side": 48},
+    "schedule": {"batch": 4, "side": 48},
 }
 SHORT = {
     "rise": "rise:masks=16",
@@ -203,6 +202,7 @@ def _train(folder: Path, row: Row) -> Any:
         f"planted:size={row.side},images=16,classes={CLASSES}",
         folder / "run",
         config=TRAINING,
+        steps=2,
         encoder="own",
         device="cpu",
         workers=0,

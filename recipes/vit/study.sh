@@ -15,7 +15,8 @@ methods="$methods,rise:masks=400,centre_box,random"
 # explain NAME TRAINING-IMAGES TEST-IMAGES MORE-METHODS METRICS PICTURE: masks, a comparison, a picture.
 explain() {
     card=$out/$1/card.json
-    $bin/apercu train mask --classifier "$card" --images "$2" --steps 600 --out "$out/$1-mask" --resume
+    [ -f "$out/$1-mask/weights.safetensors" ] ||
+        $bin/apercu train mask --classifier "$card" --images "$2" --steps 600 --out "$out/$1-mask" --resume
     $bin/apercu compare --classifier "$card" --images "$3" --limit 200 --explainer "$out/$1-mask" \
         --methods "$methods$4" --metrics "$5" --steps 16 --out "$out/$1-compare"
     $bin/python recipes/vit/pictures.py "$card" "$out/$1-mask" "$3" "$6"
