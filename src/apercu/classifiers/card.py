@@ -23,6 +23,7 @@ CARD_FILE = "card.json"
 FILE_ENDINGS = (".pt2", ".onnx")
 """Endings of the sources that are files."""
 FOLDER_PREFIXES = ("hf/", "clip/")
+READY_PREFIX = "ready:"
 """Beginnings of the sources that may name a folder."""
 
 MAX_SIDE = 8192

@@ -16,6 +16,7 @@ from apercu.classifiers.card import (
     CARD_FILE,
     FILE_ENDINGS,
     FOLDER_PREFIXES,
+    READY_PREFIX,
     ClassifierCard,
     read_card,
 )
@@ -41,7 +42,7 @@ PerChannel: TypeAlias = float | int | Sequence[float | int]
 MAX_WEIGHTS = 2_000_000_000
 """Numbers of a network whose card names no weights."""
 
-_PREFIXES = ("timm/", "torchvision/", *FOLDER_PREFIXES)
+_PREFIXES = ("timm/", "torchvision/", READY_PREFIX, *FOLDER_PREFIXES)
 """Beginnings of SPECs that name a model of a library, also where a folder is called so."""
 
 
@@ -71,7 +72,7 @@ def open_classifier(
     its mode, its gradients and its weights, and later training does not change the classifier.
 
     Args:
-        source: `timm/NAME`, `torchvision/NAME`, `hf/NAME_OR_FOLDER` (transformers),
+        source: `timm/NAME`, `torchvision/NAME`, `ready:NAME`, `hf/NAME_OR_FOLDER` (transformers),
             `clip/NAME_OR_FOLDER?texts=a cat,a dog` (zero-shot), `FILE.pt2`, `FILE.onnx`,
             `package.module:factory` or `FILE.py:factory`, `CARD.json` (a classifier card) or
             its folder, a module or a function.
@@ -280,6 +281,10 @@ def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
         from apercu.classifiers.sources.torchvision import open_torchvision
 
         return _open_by_count(open_torchvision, card, names)
+    if card.source.startswith(READY_PREFIX):
+        from apercu.classifiers.sources.ready import open_ready
+
+        return open_ready(card)
     if card.source.startswith("hf/"):
         from apercu.classifiers.sources.hf import open_hf
 
@@ -338,7 +343,7 @@ def _unknown_source_error(source: str) -> ClassifierError:
         hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision", "clip"))
     return ClassifierError(
         "classifier: expected timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, "
-        "FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder, got "
+        "ready:NAME, FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder, got "
         f"{source!r}{hint}"
     )
 

@@ -42,7 +42,7 @@ _REFUSED_KEYS = frozenset(
 )
 """Keys of a configuration that load other files, or run code."""
 FACTORY = re.compile(
-    r"(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
+    r"(?!ready:)(?:[A-Za-z_][\w.]*|(?!(?:timm|torchvision|hf|clip)/)[^:?]+\.py):[A-Za-z_]\w*"
 )
 """SPECs that run code: `package.module:factory`, or `FILE.py:factory`."""
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=False)

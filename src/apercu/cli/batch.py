@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption, TrustOption
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    OutOption,
+    SeedOption,
+    TrustOption,
+    resolve_run,
+)
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
 
@@ -19,7 +27,11 @@ if TYPE_CHECKING:
 def batch(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a trained mask explainer, or its export."),
+        typer.Argument(
+            metavar="RUN",
+            callback=resolve_run,
+            help="Folder of a trained mask explainer, or its export, or ready:NAME.",
+        ),
     ],
     images: Annotated[
         str,

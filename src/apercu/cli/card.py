@@ -18,8 +18,8 @@ def card(
         str,
         typer.Argument(
             metavar="SPEC",
-            help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, FILE.pt2, "
-            "FILE.onnx, package.module:factory, or a card, which is completed.",
+            help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, ready:NAME, "
+            "FILE.pt2, FILE.onnx, package.module:factory, or a card, which is completed.",
         ),
     ],
     out: Annotated[

@@ -8,17 +8,29 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, SeedOption, TrustOption
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    OutOption,
+    SeedOption,
+    TrustOption,
+    find_run,
+)
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files.")
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN] IMAGE…",
+            help="Folder of a trained explainer or ready:NAME, and images, folders or Parquet "
+            "files; without RUN a ready-made explainer explains one of these, or pictures.",
+        ),
     ],
-    out: OutOption,
+    out: OutOption = Path("maps"),
     target: Annotated[
         str,
         typer.Option(
@@ -70,15 +82,20 @@ def explain(
     given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
     image is written as a DICOM secondary capture, too.
 
-    Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
+    Examples: apercu explain cat.jpg
+
+    apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
     from apercu.explain import ExplainOptions, ExplainRun, select_images
     from apercu.explainers.kind import describe_doubts
+    from apercu.explainers.ready import split_run
     from apercu.explainers.run_folder import load_explainer
 
     options = ExplainOptions(target, top, level)
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
+    run, images = split_run(paths)
+    run = find_run(run, "explain")
     explainer = load_explainer(run, device.resolve())
     explain_run = ExplainRun(explainer, options, opened)
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))

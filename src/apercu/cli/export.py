@@ -8,12 +8,19 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, OutOption, SeedOption, TrustOption
+from apercu.cli.options import DebugOption, OutOption, SeedOption, TrustOption, resolve_run
 from apercu.cli.terminal import say
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            callback=resolve_run,
+            help="Folder of a trained explainer, or ready:NAME.",
+        ),
+    ],
     out: OutOption,
     format: Annotated[
         str,

@@ -45,6 +45,28 @@ class Device(StrEnum):
         return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
 
 
+def resolve_run(run: Path | None) -> Path | None:
+    """Return the folder of a run; raises an error where a ready-made one is not installed."""
+    if run is None:
+        return None
+    from apercu.explainers.ready import resolve_run
+
+    return resolve_run(run)
+
+
+def find_run(run: Path | None, verb: str) -> Path:
+    """Return the folder of a run, or of the ready-made explainer where none is named.
+
+    Raises:
+        MissingExtraError: no run is named, and no ready-made explainer is installed.
+    """
+    if run is not None:
+        return run
+    from apercu.explainers.ready import find_default_run
+
+    return find_default_run(verb)
+
+
 def check_out(out: Path | None) -> Path | None:
     """Check that a folder can be written, before the work begins; raises OutputError."""
     if out is not None:
@@ -88,8 +110,8 @@ ClassifierOption: TypeAlias = Annotated[
     typer.Option(
         "--classifier",
         metavar="SPEC",
-        help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, FILE.pt2, "
-        "FILE.onnx, package.module:factory, CARD.json or its folder.",
+        help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, ready:NAME, "
+        "FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder.",
     ),
 ]
 ImagesOption: TypeAlias = Annotated[

@@ -18,6 +18,7 @@ from apercu.cli import (
     explain,
     export,
     pretrain,
+    ready,
     serve,
     stress,
     train,
@@ -40,6 +41,7 @@ app.command("compare")(compare.compare)
 app.command("card")(card.card)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
+app.command("ready")(ready.ready)
 app.command("video")(video.video)
 app.command("batch")(batch.batch)
 app.add_typer(stress.app, name="stress")

@@ -7,15 +7,21 @@ from typing import Annotated
 
 import typer
 
-from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption
+from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption, find_run, resolve_run
 from apercu.cli.terminal import say
 from apercu.extras import require_extra
 
 
 def serve(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a trained explainer, or of its export.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            callback=resolve_run,
+            help="Folder of a trained explainer, or of its export, or ready:NAME; without it a "
+            "ready-made explainer is served.",
+        ),
+    ] = None,
     classifier: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +98,7 @@ def serve(
         read_token,
     )
 
+    run = find_run(run, "serve")
     settings = ServeSettings(
         run,
         classifier,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.exit_codes import StoppedError, graceful_signals
-from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption
+from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption, resolve_run
 from apercu.cli.terminal import say, warn
 from apercu.extras import require_extra
 from apercu.progress import show_progress
@@ -21,7 +21,9 @@ def video(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="Folder of a trained mask explainer, or one that export wrote."
+            metavar="RUN",
+            callback=resolve_run,
+            help="Folder of a trained mask explainer, or one that export wrote, or ready:NAME.",
         ),
     ],
     source: Annotated[

@@ -35,6 +35,7 @@ from apercu.errors import (
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts, find_kind
+from apercu.explainers.ready import resolve_run
 from apercu.explainers.settings import ExplainerSettings
 from apercu.io import HASHES, find_changed_file, is_inside, parse_json, write_file, write_hashes
 from apercu.networks.graph_encoder import GraphEncoder
@@ -60,7 +61,7 @@ def load_explainer(
     """Open the run folder of an explainer of any kind.
 
     Args:
-        run: the run folder.
+        run: the run folder, or `ready:NAME` for a ready-made explainer.
         device: the device of its network.
         trust: whether the folder may name a factory, whose code is run; see `open_classifier`.
 
@@ -72,7 +73,7 @@ def load_explainer(
         MissingModuleError: the module of the network that it names is not found.
         RunError: the folder is no run, is damaged, or its training has not finished.
     """
-    folder = Path(run)
+    folder = resolve_run(run)
     if not (folder / CONFIG).is_file():
         raise RunError(_describe_other_folder(folder))
     if not (folder / WEIGHTS).is_file():

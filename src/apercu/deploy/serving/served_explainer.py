@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from PIL import Image
+
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.serving.requests import MAX_CLASSES
+from apercu.explainers.ready import has_imagenet_classes, list_photographs
 from apercu.images.planted import Planted
 
 EXAMPLES, MAX_EXAMPLE, MIN_EXAMPLE = 6, 224, 64
-"""Generated images on the page; pixels of their sides."""
+"""Planted images on the page; pixels of their sides."""
 Record: TypeAlias = dict[str, Any]
 """A JSON object."""
 
@@ -58,8 +61,18 @@ class ServedExplainer:
         }
 
 
-def make_examples(spec: InputSpec) -> tuple[bytes, ...]:
-    """Generate images for the page: none for classifiers of other channels than grey or colour."""
+def make_examples(spec: InputSpec, names: ClassNames) -> tuple[bytes, ...]:
+    """Return PNG files for the page: photographs for the classes of ImageNet, else planted images.
+
+    Args:
+        spec: what the images of the classifier look like.
+        names: names of its classes.
+
+    Returns:
+        The files; none for classifiers of other channels than grey or colour.
+    """
+    if spec.channels == 3 and has_imagenet_classes(names):
+        return tuple(render.encode_image(Image.open(path)) for path in list_photographs())
     if spec.channels not in (1, 3) or spec.takes_raw_counts:
         return ()
     side = min(max(*spec.size, MIN_EXAMPLE), MAX_EXAMPLE)
