@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -231,16 +232,24 @@ class _NoFitError(Exception):
     """Ends a training where Lightning would begin."""
 
 
-@pytest.mark.parametrize("kind", ["mask", "counterpart", "latent"])
+@pytest.mark.parametrize(
+    ("kind", "few"),
+    [
+        ("mask", {"embedding": {"steps": 2, "images": 8}}),
+        ("mask", {"embedding": {"form": "masked", "steps": 2, "images": 24, "masks": 2}}),
+        ("counterpart", {"embedding": {"steps": 2, "images": 8}}),
+        ("latent", {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}),
+    ],
+    ids=["mask", "masked", "counterpart", "latent"],
+)
 def test_trainings_run_on_the_device(
-    kind: str, fake_classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    few: dict[str, Any],
+    fake_classifier: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen, few = find_kind(kind), {"schedule": {"steps": 2, "batch": 4}}
-    few |= (
-        {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
-        if kind == "latent"
-        else {"embedding": {"steps": 2, "images": 8}}
-    )
+    chosen, few = find_kind(kind), {"schedule": {"steps": 2, "batch": 4}, **few}
     settings = chosen.presets.parse(few)
     network = build_network(settings, fake_classifier, seed=0)
     module = chosen.build_training(network, fake_classifier, settings, 0)
@@ -249,6 +258,10 @@ def test_trainings_run_on_the_device(
     monkeypatch.setattr(module, "step_generator", lambda: torch.Generator().manual_seed(0))
     monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
     monkeypatch.setattr(Trainer, "_build_lightning_trainer", _end)
+    monkeypatch.setattr(  # the parameters of the device take no gradients
+        "apercu.explainers.masked_embedding.descend",
+        lambda network, settings, steps, phase: list(islice(steps(0), settings.steps)),
+    )
     source = Planted(images=40, size=32, classes=3, difficulty=0.0)
     trainer = Trainer(fake_classifier, source, tmp_path, Hardware("cpu"), say=print)
     with pytest.raises(_NoFitError):

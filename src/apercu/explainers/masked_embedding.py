@@ -257,9 +257,11 @@ def _compute_agreement(network: GatedNetwork, queries: MaskedQueries, work: Embe
     gate, device = network.gate, network.gate.embedding.device
     estimated = torch.cat(
         [
-            gate.predict_logits(network.adapt([part.float().to(device)])[-1]).cpu()
+            gate.restore_units(
+                gate.predict_logits(network.adapt([part.float().to(device)])[-1])
+            ).cpu()
             for part in torch.split(features, FORWARD_BATCH)
         ]
     )
     decision = work.classifier.decision
-    return decision.agreement(gate.restore_units(estimated), logits).mean().item()
+    return decision.agreement(estimated, logits).mean().item()
