@@ -17,7 +17,10 @@ from statistics import median
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = frozenset(
-    "attacks defences detectors filters formats heads methods metrics objectives pretexts sources".split()
+    {
+        *("attacks", "defences", "detectors", "filters", "formats", "heads", "methods"),
+        *("metrics", "objectives", "pretexts", "sources"),
+    }
 )
 """Folders with one file for each method, metric, format and the like, which grow with the offer."""
 PACKAGES = (ROOT / "src" / "apercu", ROOT / "runtime" / "apercu_runtime")
