@@ -17,7 +17,7 @@ SOURCE = Path(apercu.__file__).parent
 LAYERS = (
     ("errors", "log", "progress", "types"),
     ("devices", "extras", "io", "maps", "option_strings"),
-    ("run_record", "render", "statistics"),
+    ("run_record", "render", "statistics", "own_code"),
     ("images",),
     ("classifiers", "removal"),
     ("networks", "metrics"),

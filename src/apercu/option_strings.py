@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from apercu.errors import ConfigError, suggest_nearest
@@ -120,7 +120,7 @@ def parse_arguments(
         ConfigError: a key is unknown, or a value has the wrong type.
     """
     parameters = list(signature(target).parameters)
-    hints = get_type_hints(target)
+    hints = _find_types(target, name, option) if settings else {}
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
@@ -130,6 +130,10 @@ def parse_arguments(
             raise ConfigError(
                 f"{option}: {name} has no setting {key}, expected {expected}{suggestion}"
             )
+        if key not in hints:
+            raise ConfigError(
+                f"{option}: {name}:{key} has no type; annotate the setting, as in {key}: float"
+            )
         try:
             values[key] = parse_value(hints[key], text)
         except ValueError as error:
@@ -137,6 +141,17 @@ def parse_arguments(
                 f"{option}: expected {error} for {name}:{key}, got {text!r}"
             ) from None
     return values
+
+
+def _find_types(target: Callable[..., Any], name: str, option: str) -> dict[str, Any]:
+    """Return the types of the fields of a class and of the parameters of its construction."""
+    try:
+        own = get_type_hints(target)
+        return {**get_type_hints(target.__init__), **own} if isclass(target) else own
+    except (NameError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{option}: the types of the settings of {name} cannot be read: {error}"
+        ) from None
 
 
 def parse_value(hint: object, text: str) -> object:

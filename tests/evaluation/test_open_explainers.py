@@ -16,12 +16,12 @@ from apercu.errors import ConfigError, RunError
 from apercu.evaluation import ComparisonResults, compare
 from apercu.evaluation.open_explainers import (
     ExplainerLike,
-    FunctionExplainer,
     open_explainer,
     open_explainers,
 )
 from apercu.evaluation.sample import SampleRecord
 from apercu.methods import CentreBox, Gradient, Rise, Smoothed, TrainedMethod, TrueBox
+from apercu.methods.own import FunctionExplainer
 
 IMAGES = "planted:size=32,images=6,classes=3,split=test"
 METRICS = ("pointing_game", "energy")

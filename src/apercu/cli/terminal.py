@@ -34,7 +34,6 @@ def show_ranking(results: ComparisonResults) -> None:
         list_metrics,
         write_headline,
     )
-    from apercu.metrics.registry import METRICS
 
     console = Console()
     lines, metrics = build_ranking(results), list_metrics(results)
@@ -44,7 +43,7 @@ def show_ranking(results: ComparisonResults) -> None:
     columns = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in columns:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
-        title = f"{METRICS[metric].title} {arrow}"
+        title = f"{results.get_metric(metric).title} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
         cells = [line.cells.get(metric) for metric in columns]

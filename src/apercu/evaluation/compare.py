@@ -12,13 +12,19 @@ from apercu.classifiers.trust import trust_files
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress, ignore_progress
 from apercu.evaluation.gallery import draw_gallery
-from apercu.evaluation.open_explainers import ExplainerLike, check_names, open_explainers
+from apercu.evaluation.open_explainers import (
+    ExplainerLike,
+    MethodsLike,
+    check_names,
+    open_explainers,
+)
 from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
+from apercu.metrics import Metric
 
 REPORT_FILE = "report.html"
 
@@ -29,8 +35,8 @@ def compare(
     explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None = None,
     out: str | Path | None = None,
     *,
-    methods: str | None = None,
-    metrics: str | Sequence[str] | None = None,
+    methods: MethodsLike | None = None,
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     limit: int | None = None,
     seed: int = 0,
     steps: int = 196,
@@ -70,9 +76,10 @@ def compare(
             which are also written of what is finished when it is interrupted. What is there already
             of the same comparison is not measured again. None writes nothing.
         methods: further methods by name, `a,b:key=value`; `quick` for all quick ones. Settings may
-            wrap any explainer by its name, `mine:smoothed=0.05`.
-        metrics: names of metrics; None for all that classifier and images allow, but those that
-            are measured by name only.
+            wrap any explainer by its name, `mine:smoothed=0.05`. `my.module:MyMethod` names one
+            from outside the package; classes, objects and functions may be given themselves.
+        metrics: metrics by name, or `my.module:score`, or as `apercu.metrics.Metric`; None for all
+            that classifier and images allow, but those that are measured by name only.
         limit: the number of images, drawn at random; None for all.
         seed: the seed of every draw.
         steps: the number of steps of deletion and insertion.
@@ -133,8 +140,15 @@ def _write_all(
     write_tables(results, out)
 
 
-def _split_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...] | None:
+def _split_metrics(
+    metrics: str | Metric | Sequence[str | Metric] | None,
+) -> tuple[str | Metric, ...] | None:
+    """Return the metrics one by one, without blanks."""
     if metrics is None:
         return None
-    names = metrics.split(",") if isinstance(metrics, str) else metrics
-    return tuple(filter(None, (name.strip() for name in names)))
+    if isinstance(metrics, str):
+        metrics = metrics.split(",")
+    elif not isinstance(metrics, Sequence):
+        metrics = [metrics]
+    names = (each.strip() if isinstance(each, str) else each for each in metrics)
+    return tuple(each for each in names if each != "")

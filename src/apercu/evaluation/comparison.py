@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.methods import MapExplainer, TrueBox
+from apercu.metrics import Metric
 from apercu.metrics.registry import METRICS, is_threshold_needed
+from apercu.own_code import identify_code
 from apercu.run_record import RunRecord
 
 
@@ -67,14 +69,17 @@ def run_comparison(
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
     with nullcontext() if out is None else RunRecord(out, {}, "comparison").begin():
-        halves = is_threshold_needed(settings.metrics or METRICS)
+        halves = is_threshold_needed(settings.records or METRICS)
         sample = draw_sample(
             classifier, source, settings.limit, settings.seed, halves=halves, report=progress
         )
         metrics = _choose_metrics(classifier, sample, settings)
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
         invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
+        evaluator.try_own_metrics()
         earlier = _load_earlier(_build_key(evaluator), invocation.environment, out)
+        own = {name: metric.record for name, metric in metrics.items() if name not in METRICS}
+        earlier = replace(earlier, own_metrics=own)
         return Comparison(evaluator, earlier, explainers, out, invocation).measure_all()
 
 
@@ -214,45 +219,59 @@ def _wrap_error(name: str, error: Exception) -> ApercuError:
 
 def _choose_metrics(
     classifier: Classifier, sample: EvalSample, settings: CompareSettings
-) -> tuple[str, ...]:
-    """Return the metrics that are named, or else all that are possible.
+) -> dict[str, Metric]:
+    """Return the metrics that are named, or else all that are possible, by name.
 
     A metric is possible if its truth is known in both halves; randomisation, if the weights can be
-    reached. Some are measured by name only.
+    reached. Some are measured by name only. Own metrics are the last ones.
     """
 
-    def is_possible(metric: str) -> bool:
+    def is_possible(metric: Metric) -> bool:
         return all(
             any(has_ground_truth(record, metric) for record in half)
             for half in (sample.tune, sample.test)
             if half
         )
 
-    for metric in settings.metrics or ():
+    named = settings.records or ()
+    for metric in named:
         if not is_possible(metric):
             truth = {"region": "true masks", "boxes": "true boxes"}.get(
-                METRICS[metric].truth, "true boxes or masks"
+                metric.truth, "true boxes or masks"
             )
             raise ImagesError(
-                f"{sample.source.name}: {metric} needs {truth} in both halves of the images; "
+                f"{sample.source.name}: {metric.name} needs {truth} in both halves of the images; "
                 "leave the metric out, or add them"
             )
-    if "randomisation" in (settings.metrics or ()) and classifier.module is None:
+    if METRICS["randomisation"] in named and classifier.module is None:
         raise ClassifierError(
             f"{classifier.spec}: randomisation needs a classifier with accessible weights; "
             "leave the metric out"
         )
-    if settings.metrics:
-        return tuple(metric for metric in METRICS if metric in settings.metrics)
+    if named:
+        by_name = {metric.name: metric for metric in named}
+        order = [*(name for name in METRICS if name in by_name), *by_name]
+        return {name: by_name[name] for name in order}
     left_out = {name for name, metric in METRICS.items() if metric.by_name_only}
     if classifier.module is None:
         left_out.add("randomisation")
-    return tuple(metric for metric in METRICS if metric not in left_out and is_possible(metric))
+    return {
+        name: metric
+        for name, metric in METRICS.items()
+        if name not in left_out and is_possible(metric)
+    }
 
 
 def _build_key(evaluator: Evaluator) -> ComparisonKey:
-    sample, classifier = evaluator.sample, evaluator.classifier
-    settings = {**asdict(evaluator.settings), "metrics": evaluator.metrics}
+    sample, classifier, metrics = evaluator.sample, evaluator.classifier, evaluator.metrics
+    values = {each.name: getattr(evaluator.settings, each.name) for each in fields(CompareSettings)}
+    settings = {**values, "metrics": list(metrics)}
+    own = {name: metric for name, metric in metrics.items() if name not in METRICS}
+    if own:
+        settings["own_metrics"] = {
+            name: f"{metric.record} of {identify_code(metric.function)}"
+            for name, metric in own.items()
+        }
     return ComparisonKey(
         classifier=classifier.spec,
         fingerprint=classifier.fingerprint,

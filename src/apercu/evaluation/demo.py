@@ -16,13 +16,15 @@ from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import wrap_trained
-from apercu.evaluation.report import write_report, write_tables
+from apercu.evaluation.photographs import explain_photographs
+from apercu.evaluation.report import GalleryImage, write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.evaluation.settings import CompareSettings
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import WEIGHTS
 from apercu.explainers.train import train_explainer
+from apercu.extras import is_installed
 from apercu.images import Planted
 from apercu.io import parse_json, write_file
 from apercu.methods import (
@@ -51,6 +53,7 @@ METHODS: dict[str, MapExplainer | TrueBox] = {
 }
 METRICS = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
+PHOTOGRAPHS = "photographs"
 
 
 class DemoPlan(BaseModel):
@@ -106,6 +109,7 @@ class Demo:
             OutputError: the folder cannot be written.
         """
         with self._make_record().begin():
+            photographs = self._explain_photographs()
             classifier = self._prepare_classifier()
             explainer = self._prepare_explainer(classifier)
         test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
@@ -121,7 +125,8 @@ class Demo:
         )
         images = draw_gallery(classifier, test, explainers, results, progress=self.progress)
         write_tables(results, self.out)
-        return DemoResults(results, write_report(results, images, self.out / "report.html"))
+        report = write_report(results, images, self.out / "report.html", photographs=photographs)
+        return DemoResults(results, report)
 
     def _make_record(self) -> RunRecord:
         """Return the record of what the demo depends on."""
@@ -133,6 +138,20 @@ class Demo:
             mask=MASK_SETTINGS.model_dump(mode="json"),
         )
         return RunRecord(self.out, {PLAN: plan}, "demo")
+
+    def _explain_photographs(self) -> list[GalleryImage]:
+        """Explain real photographs, where the ready-made explainer is installed."""
+        if not is_installed("ready"):
+            self.say(
+                "photographs: left out; pip install 'apercu[ready]' for a ready-made explainer"
+            )
+            return []
+        folder = self.out / PHOTOGRAPHS
+        images = explain_photographs(folder, self.device, self.progress)
+        for image in images:
+            self.say(f"{image.name}: {image.caption}")
+        self.say(f"photographs: {folder}")
+        return images
 
     def _prepare_classifier(self) -> Classifier:
         """Train the classifier, or open the trained one."""

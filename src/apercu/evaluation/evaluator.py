@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ApercuError, ImagesError
+from apercu.errors import ApercuError, ConfigError, ImagesError, first_line
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
 from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, name_at_fixed_threshold
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
-from apercu.methods import MapExplainer, TrueBox
+from apercu.methods import CentreBlob, MapExplainer, TrueBox
+from apercu.metrics import Metric
 from apercu.metrics.registry import METRICS
+from apercu.own_code import CODE_ERRORS
 from apercu.statistics import bootstrap_interval
 from apercu.types import Maps
 
@@ -80,14 +82,14 @@ class Evaluator:
     Attributes:
         classifier: the classifier that is explained.
         sample: the images.
-        metrics: the names of the metrics.
+        metrics: the metrics by name.
         settings: the settings of the comparison.
         progress: is called with the images that are done.
     """
 
     classifier: Classifier
     sample: EvalSample
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, Metric]
     settings: CompareSettings
     progress: Progress
 
@@ -96,6 +98,40 @@ class Evaluator:
         """The first two reported images with a mask; None where there is none."""
         masked = [record for record in self.sample.test if record.has_region][:2]
         return next(self.sample.read_batches(self.classifier, masked, 2), None) if masked else None
+
+    def try_own_metrics(self) -> None:
+        """Compute the metrics from outside the package on two images, before hours of work.
+
+        Raises:
+            ConfigError: a function fails, or does not give one number per image.
+        """
+        for name, metric in self.metrics.items():
+            if name in METRICS:
+                continue
+            records = [record for record in self.sample.test if has_ground_truth(record, metric)][
+                :2
+            ]
+            for batch in self.sample.read_batches(self.classifier, records, len(records)):
+                method = CentreBlob()
+                maps = method(self.classifier, batch.images, batch.targets)
+                inputs = self._make_inputs(method, batch, maps)
+                levels = [FIXED_THRESHOLD] if metric.thresholded else []
+                try:
+                    scores = compute_metric(metric, inputs, levels)
+                    given = tuple(scores.shape if levels else scores.shape[1:])
+                except CODE_ERRORS as error:
+                    raise ConfigError(
+                        f"metrics: {name} fails on {len(records)} images: "
+                        f"{type(error).__name__} ({first_line(error)})"
+                    ) from error
+                expected = (*([1] if levels else []), len(records))
+                if given != expected:
+                    words = "levels × images" if levels else "images"
+                    raise ConfigError(
+                        f"metrics: expected one number per image from {name}, {words} "
+                        f"{' × '.join(map(str, expected))}, got "
+                        f"{' × '.join(map(str, given)) or 'a single number'}"
+                    )
 
     def dry_run(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Explain one image, so that an explainer that cannot work fails before hours of work.
@@ -129,7 +165,7 @@ class Evaluator:
             images = [
                 record.name
                 for record in self.sample.test
-                if has_ground_truth(record, metric, explainer)
+                if has_ground_truth(record, self.metrics[metric], explainer)
             ]
             levels = zip(by_level.double(), chosen[metric], strict=True)
             for level, (values, threshold) in enumerate(levels):
@@ -169,7 +205,7 @@ class Evaluator:
             value=float(values.mean()),
             ci95=bootstrap_interval(values.numpy(), self.settings.seed),
             n=len(values),
-            better=METRICS[metric].better,
+            better=self.metrics[metric].better,
             threshold=threshold.value if threshold.origin else None,
             threshold_from=threshold.origin,
         )
@@ -178,7 +214,7 @@ class Evaluator:
         self, name: str, explainer: MapExplainer | TrueBox
     ) -> dict[str, ChosenThreshold]:
         """Return the best threshold of each metric on the tune half."""
-        thresholded = [metric for metric in self.metrics if METRICS[metric].thresholded]
+        thresholded = [metric for metric in self.metrics if self.metrics[metric].thresholded]
         if not thresholded:
             return {}
         grid = dict.fromkeys(thresholded, self.settings.thresholds)
@@ -186,7 +222,7 @@ class Evaluator:
         best = {}
         for metric, by_level in measured.by_metric.items():
             means = by_level.double().mean(dim=1)
-            level = means.argmin() if METRICS[metric].better == "lower" else means.argmax()
+            level = means.argmin() if self.metrics[metric].better == "lower" else means.argmax()
             origin = f"tune half, {by_level.shape[1]} images"
             best[metric] = ChosenThreshold(self.settings.thresholds[int(level)], origin)
         return best
@@ -205,20 +241,14 @@ class Evaluator:
         done = 0 if records is self.sample.tune else len(self.sample.tune)
         self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
         for batch in self.sample.read_batches(self.classifier, records, self.settings.batch):
-            inputs = MetricInputs(
-                explainer=explainer,
-                classifier=self.classifier,
-                batch=batch,
-                maps=self._compute_maps(name, explainer, batch),
-                steps=self.settings.steps,
-                seed=self.settings.seed,
-                backgrounds=self.backgrounds,
-            )
+            maps = self._compute_maps(name, explainer, batch)
+            inputs = self._make_inputs(explainer, batch, maps)
             constant += int((inputs.maps.amax((1, 2)) == inputs.maps.amin((1, 2))).sum())
             for metric, levels in thresholds.items():
-                scores = compute_metric(METRICS[metric], inputs, levels)
+                scores = compute_metric(self.metrics[metric], inputs, levels)
                 has_truth = [
-                    has_ground_truth(record, metric, explainer) for record in batch.records
+                    has_ground_truth(record, self.metrics[metric], explainer)
+                    for record in batch.records
                 ]
                 parts[metric].append(scores.cpu()[:, torch.tensor(has_truth)])
                 self._check_finite(f"{name}: expected finite {metric}", scores, batch)
@@ -232,16 +262,39 @@ class Evaluator:
             constant,
         )
 
+    def _make_inputs(
+        self, explainer: MapExplainer | TrueBox, batch: EvalBatch, maps: Maps
+    ) -> MetricInputs:
+        return MetricInputs(
+            explainer=explainer,
+            classifier=self.classifier,
+            batch=batch,
+            maps=maps,
+            steps=self.settings.steps,
+            seed=self.settings.seed,
+            backgrounds=self.backgrounds,
+        )
+
     def _select_metrics(self, explainer: MapExplainer | TrueBox) -> list[str]:
         """Return the metrics of this explainer: true boxes cannot give further maps."""
         only_once = isinstance(explainer, TrueBox)
-        return [name for name in self.metrics if not (only_once and METRICS[name].explains_again)]
+        return [
+            name for name in self.metrics if not (only_once and self.metrics[name].explains_again)
+        ]
 
     def _compute_maps(self, name: str, explainer: MapExplainer | TrueBox, batch: EvalBatch) -> Maps:
         """Return maps as the explainer gives them."""
         if isinstance(explainer, TrueBox):
             return explainer(batch.images, batch.true_boxes)
-        maps = explainer(self.classifier, batch.images, batch.targets).detach()
+        maps = explainer(self.classifier, batch.images, batch.targets)
+        height, width = batch.images.shape[2:]
+        expected = (len(batch.images), height, width)
+        if not isinstance(maps, Tensor) or maps.shape != expected or not maps.is_floating_point():
+            given = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps)
+            raise ConfigError(
+                f"{name}: expected float maps, batch × height × width {expected}, got {given}"
+            )
+        maps = maps.detach()
         self._check_finite(f"{name}: expected finite maps", maps.flatten(1).T, batch)
         return maps
 
@@ -253,7 +306,7 @@ class Evaluator:
             raise ApercuError(f"{expected}, got NaN or infinity for {image}; leave one of them out")
 
 
-def has_ground_truth(record: SampleRecord, metric: str, explainer: object = None) -> bool:
+def has_ground_truth(record: SampleRecord, metric: Metric, explainer: object = None) -> bool:
     """Whether the truth that a metric, or the true boxes, need is known of an image."""
     if isinstance(explainer, TrueBox) and not record.has_boxes:
         return False
@@ -263,4 +316,4 @@ def has_ground_truth(record: SampleRecord, metric: str, explainer: object = None
         "region": record.has_region,
         "any": record.has_boxes or record.has_region,
     }
-    return is_known[METRICS[metric].truth]
+    return is_known[metric.truth]

@@ -104,7 +104,7 @@ def draw_gallery(
         The images with one drawing per explainer.
     """
     settings = results.key.settings
-    halves = is_threshold_needed(settings["metrics"])
+    halves = is_threshold_needed(results.get_metric(name) for name in settings["metrics"])
     _, test = split_indices(len(source), settings["limit"], settings["seed"], halves=halves)
     step = max(1, len(test) // max(1, count))
     views = [

@@ -3,69 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, final
-from uuid import uuid4
+from typing import Any, TypeAlias
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
-from apercu.evaluation.results import FUNCTION
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer
 from apercu.images import ImageSource
-from apercu.methods import MapExplainer, MapScale, Requirement, TrainedMethod, TrueBox
+from apercu.methods import MapExplainer, Method, TrainedMethod, TrueBox
+from apercu.methods.own import MapFunction, adopt, split_own
 from apercu.methods.registry import (
+    adopt_methods,
     apply_seed,
     check_methods,
     find_allowed_methods,
+    find_wrappable,
+    name_given,
     parse_methods,
 )
 from apercu.methods.registry import get as get_method
 from apercu.methods.registry import names as method_names
 from apercu.types import Images, Maps, Targets
 
-MapFunction: TypeAlias = Callable[[Classifier, Images, Targets], Maps]
-"""A function of classifier, images and targets to maps, `batch × height × width`."""
+MethodLike: TypeAlias = MapExplainer | TrueBox | MapFunction | type[Method]
+"""A method, its class, or a function of classifier, images and targets to maps."""
 
 ExplainerLike: TypeAlias = (
-    TrainedExplainer[Any, Any] | MapExplainer | TrueBox | MapFunction | str | Path
+    TrainedExplainer[Any, Any] | MapExplainer | TrueBox | MapFunction | type[Method] | str | Path
 )
-"""A trained explainer or its run folder; a method or its name with settings; or a function."""
+"""A trained explainer or its run folder; a method, its class, or its name with settings; or a
+function."""
+
+MethodsLike: TypeAlias = str | MethodLike | Sequence[str | MethodLike]
+"""Names with settings as they are typed, classes, objects or functions."""
 
 QUICK = "quick"
 """The word for all quick methods that classifier and images allow."""
 
 
-@final
-@dataclass(frozen=True)
-class FunctionExplainer:
-    """A function among the methods.
-
-    Its maps have a scale of their own. What a function computes cannot be known beforehand, so its
-    results are never taken from an earlier comparison.
-
-    Attributes:
-        function: the function, called with classifier, images and targets.
-        cache_key: a text that no other explainer has.
-    """
-
-    function: MapFunction = field(repr=False)
-    cache_key: str = field(default_factory=lambda: f"{FUNCTION} {uuid4().hex}")
-    map_scale: ClassVar[MapScale] = "map"
-    needs: ClassVar[tuple[Requirement, ...]] = ()
-    training_seconds: ClassVar[float] = 0.0
-
-    def __call__(self, classifier: Classifier, images: Images, targets: Target = None) -> Maps:
-        """Return the maps that the function computes."""
-        return self.function(classifier, images, choose_targets(classifier, images, targets))
-
-
 def open_explainers(
     explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None,
-    methods: str | None,
+    methods: MethodsLike | None,
     classifier: Classifier,
     source: ImageSource,
     seed: int = 0,
@@ -74,9 +54,9 @@ def open_explainers(
 
     Args:
         explainers: the explainers by name, or a sequence of run folders and of names of methods.
-        methods: further methods, `a,b:key=value`, which may wrap the explainers by name; `quick`
-            for all quick ones that classifier and images allow; None for no more, or for the quick
-            ones where no explainer is given either.
+        methods: further methods, `a,b:key=value`, which may wrap the explainers by name, or classes
+            and functions; `quick` for all quick ones that classifier and images allow; None for no
+            more, or for the quick ones where no explainer is given either.
         classifier: the classifier that is explained.
         source: the images.
         seed: the seed of all methods that are named without one.
@@ -95,35 +75,55 @@ def open_explainers(
     opened: dict[str, MapExplainer | TrueBox] = {}
     for name, explainer in named.items():
         is_name = isinstance(explainer, str) and not _is_run(explainer)
-        ready = open_explainer(explainer, classifier)
+        ready = open_explainer(explainer, classifier, f"explainers: {name}")
         opened |= apply_seed({name: ready}, seed) if is_name else {name: ready}
     if methods == QUICK or (methods is None and not named):
         return {**opened, **apply_seed(dict(find_allowed_methods(classifier, source)), seed)}
     if methods is None:
         return opened
-    runs = {name: ready for name, ready in opened.items() if not isinstance(ready, TrueBox)}
-    return {**opened, **apply_seed(parse_methods(methods, runs), seed)}
+    if not isinstance(methods, str):
+        return adopt_methods(_list_methods(methods), opened, seed)
+    return {**opened, **apply_seed(parse_methods(methods, find_wrappable(opened)), seed)}
 
 
 def check_names(
-    explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None, methods: str | None
+    explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None,
+    methods: MethodsLike | None,
 ) -> None:
-    """Check the names of methods, before anything is opened.
+    """Check all methods, before anything is opened; own ones are imported.
 
     Raises:
-        ConfigError: a name or a setting is unknown.
+        ConfigError: a name or a setting is unknown, or something is no method.
     """
-    if methods not in (None, QUICK):
-        check_methods(str(methods)) if explainers else parse_methods(str(methods))
+    if isinstance(methods, str) and methods != QUICK:
+        check_methods(methods) if explainers else parse_methods(methods)
+    elif methods is not None and not isinstance(methods, str):
+        for each in _list_methods(methods):
+            if isinstance(each, str):
+                check_names(explainers, each)
+            else:
+                adopt(each, f"methods: {name_given(each)}")
+    if isinstance(explainers, Mapping):
+        for name, explainer in explainers.items():
+            if not isinstance(explainer, str | Path | TrainedExplainer):
+                adopt(explainer, f"explainers: {name}")
 
 
-def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> MapExplainer | TrueBox:
+def _list_methods(methods: MethodsLike) -> Sequence[object]:
+    """Return methods as a sequence; a single one may stand alone."""
+    return methods if isinstance(methods, Sequence) else [methods]
+
+
+def open_explainer(
+    explainer: ExplainerLike, classifier: Classifier, label: str = "explainers"
+) -> MapExplainer | TrueBox:
     """Return an explainer as a comparison takes it.
 
     Args:
-        explainer: a trained explainer or its run folder; a method or its name with settings; or a
-            function of classifier, images and targets.
+        explainer: a trained explainer or its run folder; a method, its class, or its name with
+            settings; or a function of classifier, images and targets.
         classifier: the classifier that is explained.
+        label: the begin of an error line.
 
     Returns:
         A method, or a trained explainer or a function as a method.
@@ -138,14 +138,7 @@ def open_explainer(explainer: ExplainerLike, classifier: Classifier) -> MapExpla
         return wrap_trained(load_explainer(explainer, classifier.device), classifier)
     if isinstance(explainer, TrainedExplainer):
         return wrap_trained(explainer, classifier)
-    if isinstance(explainer, MapExplainer | TrueBox):
-        return explainer
-    if callable(explainer):
-        return FunctionExplainer(explainer)
-    raise ConfigError(
-        "explainers: expected trained explainers, run folders, methods or functions, "
-        f"got {type(explainer).__name__}"
-    )
+    return adopt(explainer, label)
 
 
 def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) -> TrainedMethod:
@@ -174,6 +167,8 @@ def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) 
 def _is_run(text: str) -> bool:
     """Whether a text names a trained explainer rather than a method."""
     name = text.partition(":")[0]
+    if split_own(text) is not None:
+        return False
     return name not in method_names() and (name == "ready" or "/" in text or Path(text).exists())
 
 

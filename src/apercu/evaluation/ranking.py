@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from apercu.evaluation.results import (
-    FUNCTION,
     ComparisonResults,
     MetricRow,
     is_fixed_threshold,
     name_at_fixed_threshold,
 )
 from apercu.methods import TrueBox
+from apercu.methods.own import FUNCTION
 from apercu.metrics.registry import METRICS
 from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
@@ -113,7 +113,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
     seed = int(results.key.settings.get("seed", 0))
     pairs = {
         metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
-        for metric in METRICS
+        for metric in list_metrics(results)
     }
     return [
         RankingRow(
@@ -122,7 +122,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
             at_fixed_threshold=name in fixed,
             cells={
                 metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
-                for metric in METRICS
+                for metric in pairs
                 if (name, metric) in cells
             },
         )
@@ -160,7 +160,7 @@ def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
     """Return a sentence that says which explainer is first on which metrics; ties share a place."""
     winners: dict[str, list[str]] = {}
     for metric in metrics:
-        record, contenders = METRICS[metric], _list_contenders(results, metric)
+        record, contenders = results.get_metric(metric), _list_contenders(results, metric)
         if contenders:
             best = contenders[0].value
             names = _join_words([row.explainer for row in contenders if row.value == best])
@@ -172,7 +172,8 @@ def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
 
 def list_metrics(results: ComparisonResults) -> list[str]:
     """Return the metrics that any row has, in the order of the columns."""
-    return [metric for metric in METRICS if any(row.metric == metric for row in results.rows)]
+    measured = {row.metric for row in results.rows}
+    return [metric for metric in (*METRICS, *results.own_metrics) if metric in measured]
 
 
 def count_images(results: ComparisonResults) -> dict[str, int]:
@@ -181,6 +182,11 @@ def count_images(results: ComparisonResults) -> dict[str, int]:
         metric: max(row.n for row in results.rows if row.metric == metric)
         for metric in list_metrics(results)
     }
+
+
+def has_thresholds(results: ComparisonResults) -> bool:
+    """Whether one half of the images chose thresholds for any of the metrics."""
+    return any(results.get_metric(metric).thresholded for metric in list_metrics(results))
 
 
 def find_best_trained(results: ComparisonResults) -> str | None:
@@ -247,7 +253,7 @@ def _build_cell(
     results: ComparisonResults, row: MetricRow, pair: PairedDifference | None
 ) -> RankingCell:
     """Return the texts of a value, and where its interval lies on the scale of its column."""
-    metric = METRICS[row.metric]
+    metric = results.get_metric(row.metric)
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
@@ -278,7 +284,7 @@ def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
     ranks: dict[str, list[int]] = {
         row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
     }
-    for metric in METRICS:
+    for metric in list_metrics(results):
         contenders = _list_contenders(results, metric)
         for row in contenders:
             better = sum(_sort_key(other) < _sort_key(row) for other in contenders)

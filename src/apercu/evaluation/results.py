@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from apercu.errors import RunError, shorten
+from apercu.errors import ConfigError, RunError, shorten
 from apercu.io import format_csv_rows, parse_json, unescape_cell, write_file, write_json
+from apercu.metrics import MetricRecord
 from apercu.metrics.registry import METRICS
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.csv"
 _SCORE_NAMES = ("explainer", "metric", "image")
-FUNCTION = "function"
-"""First word of the cache key of a function among the explainers."""
 FIXED_THRESHOLD = 0.5
 """Where a mask is cut when no threshold is chosen for it."""
 
@@ -132,6 +131,7 @@ class _StoredResults(BaseModel):
     curves: dict[str, dict[str, tuple[float, ...]]]
     calls: tuple[Invocation, ...]
     constant: dict[str, int] = {}
+    own_metrics: dict[str, MetricRecord] = {}
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class ComparisonResults:
             by explainer.
         calls: all calls that the rows come from, the first one first.
         constant: how many of the maps are constant, so that they show nothing, by explainer.
+        own_metrics: the records of the metrics from outside the package, by name.
     """
 
     key: ComparisonKey
@@ -164,6 +165,11 @@ class ComparisonResults:
     curves: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict, repr=False)
     calls: tuple[Invocation, ...] = ()
     constant: Mapping[str, int] = field(default_factory=dict)
+    own_metrics: Mapping[str, MetricRecord] = field(default_factory=dict)
+
+    def get_metric(self, name: str) -> MetricRecord:
+        """Return how people read a metric of these results, own ones included."""
+        return self.own_metrics.get(name) or METRICS[name]
 
     def table(self) -> list[RankingRow]:
         """Return the ranking: one row per explainer, best first, with the texts of its values."""
@@ -215,7 +221,7 @@ class ComparisonResults:
                 **dict(stored),
             )
             _check_consistency(results)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        except (OSError, ValueError, KeyError, TypeError, ConfigError, csv.Error) as error:
             raise RunError(
                 f"{path}: cannot be read as results ({_describe_damage(error)}); "
                 "choose the folder of a comparison, or a new one"
@@ -238,6 +244,11 @@ class ComparisonResults:
             "environment": dict(self.environment),
             "calls": [asdict(call) for call in self.calls],
             **({"constant": dict(self.constant)} if self.constant else {}),
+            **(
+                {"own_metrics": {name: asdict(own) for name, own in self.own_metrics.items()}}
+                if self.own_metrics
+                else {}
+            ),
         }
 
     def rename(self, cache_keys: Mapping[str, str]) -> ComparisonResults:
@@ -342,7 +353,7 @@ def _check_consistency(results: ComparisonResults) -> None:
         raise ValueError("a row stands there twice")
     for row in results.rows:
         what = f"row {shorten(row.explainer)}, {shorten(row.metric)}"
-        if row.explainer not in names or row.metric not in METRICS:
+        if row.explainer not in names or row.metric not in {*METRICS, *results.own_metrics}:
             raise ValueError(f"{what}: no such explainer or metric")
         if row.better not in ("lower", "higher"):
             raise ValueError(f"{what}: better is {shorten(row.better)}")

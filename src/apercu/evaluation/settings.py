@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apercu.errors import ConfigError, suggest_nearest
-from apercu.metrics.registry import METRICS
+from apercu.errors import ConfigError
+from apercu.metrics import Metric
+from apercu.metrics.registry import check_own, get
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class CompareSettings:
     """Typed settings, checked when they are made.
 
     Attributes:
-        metrics: the names of the metrics; None for all that classifier and images allow.
+        metrics: the metrics by name, or own ones; None for all that classifier and images allow.
         limit: the number of images, drawn at random; None for all.
         seed: the seed of every draw.
         batch: the number of images that are explained at a time.
@@ -26,7 +27,7 @@ class CompareSettings:
         ConfigError: a metric is unknown, or a number is out of range.
     """
 
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[str | Metric, ...] | None = None
     limit: int | None = None
     seed: int = 0
     batch: int = 16
@@ -36,12 +37,10 @@ class CompareSettings:
     cost_batches: tuple[int, ...] = (1, 32)
 
     def __post_init__(self) -> None:
-        for metric in self.metrics or ():
-            if metric not in METRICS:
-                raise ConfigError(
-                    f"metrics: expected some of {', '.join(METRICS)}, got {metric}"
-                    f"{suggest_nearest(metric, METRICS)}"
-                )
+        records = self.records or ()
+        for record in records:
+            if any(other.name == record.name and other is not record for other in records):
+                raise ConfigError(f"metrics: two are called {record.name}; rename one of them")
         if self.metrics == ():
             raise ConfigError("metrics: expected at least one, got none")
         if self.limit is not None and self.limit < 2:
@@ -57,3 +56,13 @@ class CompareSettings:
                 "batch, repeats, cost_batches: expected at least 1, "
                 f"got {self.batch}, {self.repeats}, {self.cost_batches}"
             )
+
+    @property
+    def records(self) -> tuple[Metric, ...] | None:
+        """The named metrics; None for all that classifier and images allow."""
+        if self.metrics is None:
+            return None
+        return tuple(
+            get(each) if isinstance(each, str) else check_own(each, "metrics")
+            for each in self.metrics
+        )

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import (
     Any,
     ClassVar,
@@ -17,6 +18,7 @@ from typing import (
     final,
     runtime_checkable,
 )
+from uuid import uuid4
 
 import torch
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ClassifierError, ConfigError, ImageError
+from apercu.own_code import digest_code
 from apercu.types import Images, Maps, Targets
 
 MapScale: TypeAlias = Literal["map", "mask", "box"]
@@ -37,6 +40,10 @@ passes, a training beforehand, or the truth itself."""
 
 ImageBatch: TypeAlias = Tensor | NDArray[Any]
 """Images in [0, 1] at the classifier's size, `batch × channels × height × width`, float."""
+
+
+_PROCESS = f"process {uuid4().hex}"
+"""What stands for a source that cannot be known, so that no other process reuses its results."""
 
 
 @runtime_checkable
@@ -64,8 +71,30 @@ class _BaseMethod(ABC):
 
     @property
     def cache_key(self) -> str:
-        """A text that is equal only for explainers that give the same maps."""
-        return repr(self)
+        """A text that is equal only for explainers that give the same maps.
+
+        The settings and, of a class from outside the package, a digest of its source.
+        """
+        return self._identify() or f"{self!r} of {_PROCESS}, {id(self)}"
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether its settings and its source are known, so that old results can be reused."""
+        return self._identify() is not None
+
+    def _identify(self) -> str | None:
+        """Return the settings and the source as a text; None where one cannot be known."""
+        kind = type(self)
+        if kind.__module__.startswith("apercu."):
+            return repr(self)
+        state = dict(getattr(self, "__dict__", {"": self}))
+        if isinstance(self, Wrapper):
+            state.pop("method", None)
+        digest = digest_code(kind)
+        if digest is None or not all(map(_is_plain, state.values())):
+            return None
+        settings = ", ".join(f"{name}={value!r}" for name, value in state.items())
+        return f"{kind.__qualname__}({settings}) of {digest}"
 
     @final
     def __call__(self, classifier: Classifier, images: ImageBatch, targets: Target = None) -> Maps:
@@ -133,6 +162,20 @@ class Wrapper(_BaseMethod):
     """Changes the images that another explainer receives, or its maps."""
 
     method: MapExplainer
+
+    @property
+    def cache_key(self) -> str:
+        """A text that is equal only for explainers that give the same maps."""
+        own, inner = super().cache_key, self.method.cache_key
+        return own if inner in own else f"{own} of {inner}"
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the settings and the source of both explainers are known."""
+        inner = self.method
+        return super().has_identity and (
+            inner.has_identity if isinstance(inner, _BaseMethod) else True
+        )
 
     @property
     def map_scale(self) -> MapScale:
@@ -231,6 +274,13 @@ def require_gradients(classifier: Classifier, method: str) -> None:
             f"{classifier.gradient_reason}: "
             "choose a method that only queries, such as occlusion, or a trained explainer"
         )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a setting prints as all that it is."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Enum)
 
 
 def _check_classifier(method: _BaseMethod, classifier: object) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Final, TypeAlias, cast
+from inspect import isroutine
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast
 
 import torch
 
@@ -29,6 +31,15 @@ from apercu.methods.lrp import Lrp
 from apercu.methods.meaningful_perturbation import MeaningfulPerturbation
 from apercu.methods.mfpp import Mfpp
 from apercu.methods.occlusion import Occlusion
+from apercu.methods.own import (
+    OWN_FORM,
+    FunctionExplainer,
+    OwnText,
+    adopt,
+    make_own,
+    name_own,
+    split_own,
+)
 from apercu.methods.rise import Rise
 from apercu.methods.smooth_grad import SmoothGrad
 from apercu.methods.smooth_taylor import SmoothTaylor
@@ -83,14 +94,17 @@ def names() -> tuple[str, ...]:
 def get(text: str) -> MapExplainer | TrueBox:
     """Return a method by its name, with settings if some are given.
 
+    A method from outside the package is named `package.module:NAME` or `FILE.py:NAME`, and its
+    code runs.
+
     >>> get("grad_cam")
     GradCam(layer=None)
     >>> get("grad_cam:augmented=4").method
     GradCam(layer=None)
 
     Args:
-        text: `NAME` or `NAME:KEY=VALUE,KEY=VALUE`. The settings `augmented=8` and `smoothed=0.03`
-            wrap any method.
+        text: `NAME` or `NAME:KEY=VALUE,KEY=VALUE`, as a person typed it. The settings
+            `augmented=8` and `smoothed=0.03` wrap any method.
 
     Returns:
         The method, which is called with a classifier, images and targets.
@@ -116,7 +130,50 @@ def parse_methods(
     Raises:
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
-    return {name: _parse_method(name, runs or {}) for name in split_names(text, "methods", METHODS)}
+    parsed: dict[str, MapExplainer | TrueBox] = {}
+    for typed in split_names(text, "methods", (*METHODS, OWN_FORM)):
+        method = _parse_method(typed, runs or {})
+        parsed[_name_typed(typed, {*parsed, *(runs or {})})] = method
+    return parsed
+
+
+def adopt_methods(
+    given: Iterable[object], opened: Mapping[str, MapExplainer | TrueBox], seed: int
+) -> dict[str, MapExplainer | TrueBox]:
+    """Return explainers, and further methods by the names of their rows.
+
+    Args:
+        given: texts as they are typed, classes, objects, or functions of classifier, images and
+            targets.
+        opened: the explainers that are opened already, which texts may wrap by name.
+        seed: the seed of what is named or made here, where none was typed.
+
+    Returns:
+        All by their names with settings, the opened ones first.
+
+    Raises:
+        ConfigError: one is no method, its settings are wrong, or two have the same name.
+    """
+    adopted = dict(opened)
+    for each in given:
+        if isinstance(each, str):
+            methods = apply_seed(parse_methods(each, find_wrappable(adopted)), seed)
+        else:
+            name = name_given(each)
+            methods = {name: adopt(each, f"methods: {name}")}
+            methods = apply_seed(methods, seed) if isinstance(each, type) else methods
+        if repeated := adopted.keys() & methods.keys():
+            raise ConfigError(
+                f"methods: two are called {repeated.pop()}; give them names, as in "
+                "explainers={'one': …, 'other': …}"
+            )
+        adopted |= methods
+    return adopted
+
+
+def find_wrappable(explainers: Mapping[str, MapExplainer | TrueBox]) -> dict[str, MapExplainer]:
+    """Return the explainers that a method may wrap: all but the true boxes."""
+    return {name: each for name, each in explainers.items() if not isinstance(each, TrueBox)}
 
 
 def check_methods(text: str) -> None:
@@ -125,9 +182,18 @@ def check_methods(text: str) -> None:
     Raises:
         ConfigError: a setting of a method is unknown, or a value does not fit.
     """
-    for name in split_names(text, "methods", METHODS):
-        if name.partition(":")[0] in METHODS:
+    for name in split_names(text, "methods", (*METHODS, OWN_FORM)):
+        if name.partition(":")[0] in METHODS or split_own(name):
             _parse_method(name, {})
+
+
+def name_given(given: Any) -> str:
+    """Return the name of the row of a class, an object or a function."""
+    name = name_own(given, "", {kind: name for name, kind in METHODS.items()})
+    owner = given if isinstance(given, type) or isroutine(given) else type(given)
+    is_other = METHODS.get(name.partition(":")[0], owner) is not owner
+    is_wrapper = isinstance(given, Wrapper)
+    return f"{owner.__module__}.{name}" if is_other and not is_wrapper else name
 
 
 def apply_seed(
@@ -166,7 +232,7 @@ def find_allowed_methods(classifier: Classifier, source: ImageSource) -> dict[st
 
 def _parse_method(text: str, runs: Mapping[str, MapExplainer]) -> MapExplainer | TrueBox:
     """Return the method of a name with settings, within the wrappers among the settings."""
-    name, _, rest = text.partition(":")
+    name, rest = _split_settings(text, runs)
     settings = parse_settings(name, rest, "methods")
     wrappers = [setting for setting in settings if setting.partition("=")[0] in WRAPPERS]
     own = [setting for setting in settings if setting not in wrappers]
@@ -185,10 +251,34 @@ def _parse_method(text: str, runs: Mapping[str, MapExplainer]) -> MapExplainer |
     return method
 
 
-def _make_method(name: str, settings: Sequence[str]) -> NamedMethod:
+def _split_settings(text: str, runs: Mapping[str, MapExplainer]) -> OwnText:
+    """Return a name, which may be that of an own method, and the text of its settings."""
+    name, _, rest = text.partition(":")
+    own = None if name in METHODS or name in runs else split_own(text)
+    return own or OwnText(name, rest)
+
+
+def _name_typed(text: str, others: Collection[str]) -> str:
+    """Return the name of the row of a method as it was typed; an own one is named by its class.
+
+    Where that name is another row's or a method's of the package, it begins with the module's.
+    """
+    own = split_own(text)
+    if own is None or text.partition(":")[0] in METHODS or text in others:
+        return text
+    module, _, attribute = own.source.rpartition(":")
+    name = name_own(type(attribute, (), {}), own.settings)
+    if name in others or name.partition(":")[0] in METHODS:
+        name = f"{Path(module).stem if module.endswith('.py') else module}.{name}"
+    return name
+
+
+def _make_method(name: str, settings: Sequence[str]) -> MapExplainer | TrueBox:
+    if name not in METHODS and split_own(name):
+        return make_own(name, settings)
     if name not in METHODS:
         raise ConfigError(
-            f"methods: expected some of {', '.join(METHODS)}, got {name}"
+            f"methods: expected some of {', '.join(METHODS)}, {OWN_FORM}, got {name}"
             f"{suggest_nearest(name, METHODS)}"
         )
     return METHODS[name](**parse_arguments(METHODS[name], name, settings, "methods"))
@@ -201,9 +291,11 @@ def _replace_seed(explainer: object, seed: int) -> object:
     changes: dict[str, object] = {}
     if isinstance(explainer, Wrapper):
         changes["method"] = _replace_seed(explainer.method, seed)
+    if isinstance(explainer, FunctionExplainer):
+        changes["function"] = _replace_seed(explainer.function, seed)
     if any(field.name == "seed" for field in fields(explainer)):
         changes["seed"] = seed
-    return replace(explainer, **changes)
+    return replace(explainer, **changes) if changes else explainer
 
 
 def _has_boxes(source: ImageSource) -> bool:

@@ -17,7 +17,7 @@ from apercu.metrics.ncc import ncc
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
 from apercu.metrics.pointing import pointing_game
 from apercu.metrics.randomisation import randomisation
-from apercu.metrics.record import Metric
+from apercu.metrics.record import Metric, MetricRecord, make_metric
 from apercu.metrics.registry import get, names
 from apercu.metrics.road import RoadSettings, road
 from apercu.metrics.saliency import saliency_metric
@@ -28,6 +28,7 @@ __all__ = [
     "Flipping",
     "FlippingCurves",
     "Metric",
+    "MetricRecord",
     "RoadSettings",
     "average_drop",
     "background_invariance",
@@ -45,6 +46,7 @@ __all__ = [
     "iou_at_area",
     "iou_over_percentiles",
     "localisation_error",
+    "make_metric",
     "max_sensitivity",
     "mean_area",
     "names",

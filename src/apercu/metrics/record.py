@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, fields
+from inspect import signature
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from apercu.errors import ConfigError
+from apercu.own_code import check_arguments
 
 Better: TypeAlias = Literal["lower", "higher"]
 Truth: TypeAlias = Literal["none", "boxes", "region", "any"]
@@ -56,14 +60,12 @@ _TRUTHS: dict[MetricInput, Truth] = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One metric: its function, what the function takes, and how its values are shown.
+@dataclass(frozen=True, kw_only=True)
+class MetricRecord:
+    """What is known of a metric besides its function: what it needs, and how people read it.
 
     Attributes:
         name: the name that people type and that results store.
-        function: a pure function of `takes`, in their order, to one score per image. A metric of
-            `regions` or `boxes` gives `levels × batch`.
         takes: the inputs of the function.
         better: the direction of better values.
         title: the heading of its column.
@@ -71,11 +73,12 @@ class Metric:
         meaning: what it measures, in one line.
         percent: whether a value of 1 is shown as 100 %.
         decimals: the digits after the decimal point.
-        by_name_only: whether it is too slow to be measured unless it is named.
+
+    Raises:
+        ConfigError: one of them is missing, or is no word that is known.
     """
 
     name: str
-    function: Callable[..., Any]
     takes: tuple[MetricInput, ...]
     better: Better
     title: str
@@ -83,7 +86,28 @@ class Metric:
     meaning: str
     percent: bool = False
     decimals: int = 3
-    by_name_only: bool = False
+
+    def __post_init__(self) -> None:
+        label = f"metric {self.name}"
+        if not (isinstance(self.name, str) and self.name.isidentifier()):
+            raise ConfigError(
+                f"metric: expected a name of letters, digits and _, got {self.name!r}"
+            )
+        if self.better not in get_args(Better):
+            raise ConfigError(f"{label}: expected better lower or higher, got {self.better!r}")
+        inputs = get_args(MetricInput)
+        if not (isinstance(self.takes, tuple) and self.takes and set(self.takes) <= set(inputs)):
+            raise ConfigError(
+                f"{label}: expected takes to be a tuple of some of {', '.join(inputs)}, "
+                f"got {self.takes!r}"
+            )
+        for part in ("title", "phrase", "meaning"):
+            if not (isinstance(getattr(self, part), str) and getattr(self, part).strip()):
+                raise ConfigError(
+                    f"{label}: expected a text as {part}, got {getattr(self, part)!r}"
+                )
+        if not (isinstance(self.decimals, int) and 0 <= self.decimals <= 9):
+            raise ConfigError(f"{label}: expected decimals from 0 to 9, got {self.decimals!r}")
 
     @property
     def truth(self) -> Truth:
@@ -103,12 +127,105 @@ class Metric:
     def format_value(self, value: float) -> str:
         """Return a value as people read it.
 
-        >>> metric = Metric("hits", len, (), "higher", "Hits", "hits", "hits", True, decimals=1)
-        >>> metric.format_value(0.344)
+        >>> MetricRecord(
+        ...     name="hits", takes=("maps",), better="higher", title="Hits", phrase="hits",
+        ...     meaning="how often", percent=True, decimals=1,
+        ... ).format_value(0.344)
         '34.4\\xa0%'
         """
         scale, unit = (100, "\u00a0%") if self.percent else (1, "")
         return f"{value * scale:.{self.decimals}f}{unit}".replace("-", "−")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(MetricRecord):
+    """One metric: its record and its function.
+
+    Attributes:
+        function: a pure function of `takes`, in their order, to one score per image. A metric of
+            `regions` or `boxes` gives `levels × batch`.
+        by_name_only: whether it is too slow to be measured unless it is named.
+
+    Raises:
+        ConfigError: the function does not take so many inputs, or the record is wrong.
+    """
+
+    function: Callable[..., Any]
+    by_name_only: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.function):
+            raise ConfigError(
+                f"metric {self.name}: expected a function, got {type(self.function).__name__}"
+            )
+        check_arguments(self.function, self.takes, f"metric {self.name}")
+
+    @property
+    def record(self) -> MetricRecord:
+        """The record without the function, as results keep it."""
+        return MetricRecord(
+            **{each.name: getattr(self, each.name) for each in fields(MetricRecord)}
+        )
+
+
+def make_metric(
+    *,
+    better: Better,
+    meaning: str,
+    title: str | None = None,
+    percent: bool = False,
+    decimals: int = 3,
+    by_name_only: bool = False,
+) -> Callable[[Callable[..., Any]], Metric]:
+    """Return a decorator that makes a metric of a function; its parameters name what it takes.
+
+    >>> @make_metric(better="lower", meaning="pixels whose evidence is above 0.5", percent=True)
+    ... def above_half(maps):
+    ...     return (maps > 0.5).float().mean(dim=(1, 2))
+    >>> above_half.name, above_half.title, above_half.takes
+    ('above_half', 'Above half', ('maps',))
+
+    Args:
+        better: the direction of better values.
+        meaning: what it measures, in one line.
+        title: the heading of its column; None for the name of the function.
+        percent: whether a value of 1 is shown as 100 %.
+        decimals: the digits after the decimal point.
+        by_name_only: whether it is too slow to be measured unless it is named.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        ConfigError: a word is wrong, or a parameter is no input of metrics.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Metric:
+        words = function.__name__.replace("_", " ").strip()
+        heading = title or words.capitalize()
+        takes = cast(
+            tuple[MetricInput, ...],
+            tuple(
+                name
+                for name, each in signature(function).parameters.items()
+                if each.default is each.empty
+            ),
+        )
+        return Metric(
+            name=function.__name__,
+            function=function,
+            takes=takes,
+            better=better,
+            title=heading,
+            phrase=f"{heading[:1].lower()}{heading[1:]}",
+            meaning=meaning,
+            percent=percent,
+            decimals=decimals,
+            by_name_only=by_name_only,
+        )
+
+    return decorate
 
 
 def make_levelwise(function: Callable[..., Tensor]) -> Callable[..., LevelScores]:

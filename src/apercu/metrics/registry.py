@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from apercu.classifiers.trust import FACTORY
 from apercu.errors import ConfigError, suggest_nearest
 from apercu.metrics.average_drop import AVERAGE_DROP, INCREASE
 from apercu.metrics.background_invariance import BACKGROUND_INVARIANCE
@@ -17,11 +18,12 @@ from apercu.metrics.ncc import NCC
 from apercu.metrics.percentile_iou import IOU_AT_AREA, IOU_OVER_PERCENTILES
 from apercu.metrics.pointing import POINTING_GAME
 from apercu.metrics.randomisation import RANDOMISATION
-from apercu.metrics.record import Metric
+from apercu.metrics.record import Metric, MetricRecord
 from apercu.metrics.road import ROAD
 from apercu.metrics.saliency import SALIENCY_METRIC
 from apercu.metrics.sparsity import SPARSITY
 from apercu.metrics.total_variation import TOTAL_VARIATION
+from apercu.own_code import import_own
 
 METRICS: Final[Mapping[str, Metric]] = {
     "saliency_metric": SALIENCY_METRIC,
@@ -55,18 +57,56 @@ METRICS: Final[Mapping[str, Metric]] = {
 def get(name: str) -> Metric:
     """Return the record of a metric.
 
+    A metric from outside the package is named `package.module:NAME` or `FILE.py:NAME`, and its
+    code runs.
+
     >>> get("iou").better
     'higher'
 
+    Args:
+        name: the name as a person typed it.
+
+    Returns:
+        The metric.
+
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric, or it has no record.
     """
-    if name not in METRICS:
+    if name in METRICS:
+        return METRICS[name]
+    if not FACTORY.fullmatch(name):
         raise ConfigError(
-            f"metrics: expected some of {', '.join(METRICS)}, got {name}"
+            f"metrics: expected some of {', '.join(METRICS)}, package.module:NAME, got {name}"
             f"{suggest_nearest(name, METRICS)}"
         )
-    return METRICS[name]
+    return check_own(import_own(name, "metrics"), f"metrics: {name}")
+
+
+def check_own(given: object, label: str) -> Metric:
+    """Return a metric that was passed in or imported, after a check.
+
+    Args:
+        given: what should be a metric.
+        label: the begin of an error line.
+
+    Returns:
+        The same metric.
+
+    Raises:
+        ConfigError: it is no `Metric`, or has the name of a metric of the package.
+    """
+    if not isinstance(given, Metric):
+        kind = getattr(given, "__name__", type(given).__name__)
+        raise ConfigError(
+            f"{label}: {kind} has no record of its direction and meaning; write "
+            '@apercu.metrics.make_metric(better="higher", meaning="…") above the function, or '
+            "make an apercu.metrics.Metric of it"
+        )
+    if METRICS.get(given.name, given) is not given:
+        raise ConfigError(
+            f"{label}: {given.name} is a metric of apercu already; give yours another name"
+        )
+    return given
 
 
 def names() -> tuple[str, ...]:
@@ -74,6 +114,13 @@ def names() -> tuple[str, ...]:
     return tuple(METRICS)
 
 
-def is_threshold_needed(metrics: Iterable[str]) -> bool:
-    """Return whether any of the named metrics scores the region above a threshold."""
-    return any(METRICS[name].thresholded for name in metrics)
+def is_threshold_needed(metrics: Iterable[str | MetricRecord]) -> bool:
+    """Return whether any of the metrics scores the region above a threshold.
+
+    Args:
+        metrics: names of metrics of the package, or records.
+
+    Returns:
+        Whether one is cut.
+    """
+    return any((METRICS[m] if isinstance(m, str) else m).thresholded for m in metrics)

@@ -13,11 +13,7 @@ identity).
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,8 +32,8 @@ from apercu.classifiers.sources.module import (
 )
 from apercu.classifiers.sources.timm import warn_random
 from apercu.classifiers.trust import OWN_FACTORIES, check_factory
-from apercu.errors import ClassifierError, MissingModuleError, suggest_nearest
-from apercu.io import is_file
+from apercu.errors import ClassifierError
+from apercu.own_code import import_attribute
 
 
 def open_factory(card: ClassifierCard) -> Network:
@@ -94,64 +90,11 @@ def open_factory(card: ClassifierCard) -> Network:
 
 def _import_factory(source: str) -> Callable[..., Any]:
     """Import the factory that a source names, by its present or a former name."""
-    name, _, attribute = FORMER_FACTORIES.get(source, source).rpartition(":")
-    path = Path(name) if name.endswith(".py") else None
-    if path is not None and not is_file(path):
-        raise MissingModuleError(f"classifier {source}: no such file as {path.resolve()}")
-    folder, name = (Path.cwd(), name) if path is None else _find_package(path)
-    try:
-        with nullcontext() if source in OWN_FACTORIES else _search_first(folder):
-            module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise ClassifierError(
-                f"classifier {source}: {name} needs the module {error.name}, which is not installed"
-            ) from None
-        raise MissingModuleError(
-            f"classifier {source}: no module named {error.name}, neither in this folder "
-            f"({folder}) nor on PYTHONPATH; go to the folder that holds it"
-        ) from None
-    file = getattr(module, "__file__", None)
-    if path is not None and (file is None or Path(file).resolve() != path.resolve()):
-        raise ClassifierError(
-            f"classifier {source}: another module is called {name} ({file}); rename the file"
-        )
-    try:
-        factory = getattr(module, attribute)
-    except AttributeError:
-        suggestion = suggest_nearest(attribute, vars(module))
-        raise ClassifierError(
-            f"classifier {source}: {name} has no {attribute}{suggestion}"
-        ) from None
+    present = FORMER_FACTORIES.get(source, source)
+    factory = import_attribute(
+        present, f"classifier {source}", search_here=source not in OWN_FACTORIES
+    )
     if not callable(factory):
+        attribute = present.rpartition(":")[2]
         raise ClassifierError(f"classifier {source}: {attribute} cannot be called")
     return factory
-
-
-def _find_package(path: Path) -> tuple[Path, str]:
-    """Return the folder from which a file is imported, and the name of its module there.
-
-    A file in a package is imported as part of it.
-    """
-    path = path.resolve()
-    names, folder = [path.stem], path.parent
-    while (folder / "__init__.py").is_file():
-        names.append(folder.name)
-        folder = folder.parent
-    return folder, ".".join(reversed(names))
-
-
-@contextmanager
-def _search_first(folder: Path) -> Iterator[None]:
-    """Search a folder for modules before all others; afterwards it is the last one.
-
-    What the module imports later, while it works, is still found there.
-    """
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))

@@ -22,6 +22,7 @@ from apercu.evaluation.ranking import (
     count_images,
     find_best_trained,
     find_direction,
+    has_thresholds,
     is_true_box,
     list_metrics,
     list_trained,
@@ -34,7 +35,6 @@ from apercu.evaluation.report.tables import format_duration
 from apercu.evaluation.results import ComparisonResults
 from apercu.io import write_file
 from apercu.methods import Requirement
-from apercu.metrics.registry import METRICS, is_threshold_needed
 
 PICTURE_SIDE = 240
 """Longest side of a picture of the gallery, in pixels."""
@@ -78,8 +78,23 @@ class CurvePlot:
     drawing: Markup
 
 
-def write_report(results: ComparisonResults, images: Sequence[GalleryImage], path: Path) -> Path:
+def write_report(
+    results: ComparisonResults,
+    images: Sequence[GalleryImage],
+    path: Path,
+    *,
+    photographs: Sequence[GalleryImage] = (),
+) -> Path:
     """Write one self-contained page: headline, ranking, costs, gallery, and how to repeat it.
+
+    Args:
+        results: the comparison.
+        images: images under every explainer.
+        path: the file.
+        photographs: photographs that a ready-made explainer has explained, which come first.
+
+    Returns:
+        The path of the file.
 
     Raises:
         OutputError: the file cannot be written.
@@ -94,7 +109,9 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         headline=write_headline(results),
         also=name_winners(results, [name for name in metrics if name not in MAIN_METRICS]),
         reference=find_best_trained(results),
-        columns=[(name, METRICS[name], find_direction(results, name)) for name in metrics],
+        columns=[
+            (name, results.get_metric(name), find_direction(results, name)) for name in metrics
+        ],
         table=build_ranking(results),
         plots=_draw_cost_plots(results),
         curves=_draw_curves(results),
@@ -102,9 +119,10 @@ def write_report(results: ComparisonResults, images: Sequence[GalleryImage], pat
         needs=sort_needs(results),
         requirements=get_args(Requirement),
         images=[_embed_pictures(image) for image in images],
+        photographs=[_embed_pictures(image) for image in photographs],
         format_duration=format_duration,
         image_counts=count_images(results),
-        halves=is_threshold_needed(metrics),
+        halves=has_thresholds(results),
         format_break_even=format_break_even,
         allow_line_breaks=_allow_line_breaks,
     )
@@ -146,7 +164,7 @@ def _draw_cost_plots(results: ComparisonResults) -> list[Markup]:
         ]
         if len(points) > 1:
             arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
-            title = f"{METRICS[metric].title} {arrow}"
+            title = f"{results.get_metric(metric).title} {arrow}"
             plots.append(Markup(draw_scatter(points, f"ms per image, batch {smallest}", title)))
     return plots[:MAX_PLOTS]
 

@@ -14,12 +14,12 @@ from apercu.evaluation.ranking import (
     count_images,
     describe_constant_maps,
     find_direction,
+    has_thresholds,
     list_metrics,
     write_headline,
 )
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import format_csv_rows, write_file
-from apercu.metrics.registry import METRICS, is_threshold_needed
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
@@ -53,11 +53,7 @@ def format_markdown(results: ComparisonResults) -> str:
         + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
-        + (
-            ", with the threshold that the others chose"
-            if is_threshold_needed(list_metrics(results))
-            else ""
-        )
+        + (", with the threshold that the others chose" if has_thresholds(results) else "")
         + "; ▲ better and ▼ worse than the best trained "
         "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
         format_ranking(results),
@@ -98,7 +94,7 @@ def format_ranking(results: ComparisonResults) -> str:
     most = max(counts.values(), default=0)
     fewer = {metric: f" ({n} images)" for metric, n in counts.items() if n < most}
     header = ["explainer"]
-    header += [f"{METRICS[m].title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
+    header += [f"{results.get_metric(m).title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in build_ranking(results):
         texts = [row.name + (" (knows the truth)" if row.knows_truth else "")]
@@ -114,7 +110,7 @@ def format_ranking(results: ComparisonResults) -> str:
 def format_text(results: ComparisonResults) -> str:
     """Return the ranking as plain text, and which explainer is first."""
     metrics, ranking = list_metrics(results), build_ranking(results)
-    lines = [["explainer", *(METRICS[metric].title for metric in metrics)]]
+    lines = [["explainer", *(results.get_metric(metric).title for metric in metrics)]]
     for row in ranking:
         cells = [row.cells.get(metric) for metric in metrics]
         lines.append([row.name, *("" if cell is None else cell.value for cell in cells)])
@@ -137,8 +133,8 @@ def format_html(results: ComparisonResults) -> str:
         metric: "↓" if find_direction(results, metric) == "lower" else "↑" for metric in metrics
     }
     heads = "".join(
-        f'<th title="{escape(METRICS[metric].meaning)}">'
-        f"{escape(METRICS[metric].title)} {arrows[metric]}</th>"
+        f'<th title="{escape(results.get_metric(metric).meaning)}">'
+        f"{escape(results.get_metric(metric).title)} {arrows[metric]}</th>"
         for metric in metrics
     )
     body = ""
