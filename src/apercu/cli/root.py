@@ -30,7 +30,6 @@ app = typer.Typer(
     name="apercu",
     help="See what an image classifier looks at, in one forward pass.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
