@@ -26,7 +26,7 @@ def export(
         str,
         typer.Option(
             metavar="A,B",
-            help="onnx (always written), torch, triton, kserve (with triton).",
+            help="onnx (always written), torch, triton, kserve (with triton); or web alone.",
         ),
     ] = "onnx",
     precision: Annotated[
@@ -60,6 +60,14 @@ def export(
             metavar="SPEC", help="The explained classifier, where the explainer does not hold it."
         ),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For web: the tarball of npm pack onnxruntime-web@1.30.0, or its unpacked folder; "
+            "by default npm fetches it once.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     trust: TrustOption = False,
     debug: DebugOption = False,
@@ -70,6 +78,9 @@ def export(
     combined.onnx (the prediction, too), explainer.pt2, a Triton model repository and a KServe
     manifest, as requested, and explainer.json, which apercu-runtime opens without PyTorch. A graph
     that differs from PyTorch by more than 0.001 is refused.
+
+    With --format web the folder is a page that explains pictures and the webcam in the browser,
+    without a server that computes: copy it to any web server.
 
     Example: apercu export runs/mobilenet --out exported --format onnx,triton
     """
@@ -88,6 +99,7 @@ def export(
             calibration=calibrate,
             combined=combined,
             classifier=classifier,
+            web_runtime=runtime,
             seed=seed,
             report=say,
         )

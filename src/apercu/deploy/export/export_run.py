@@ -58,6 +58,8 @@ from apercu.deploy.export.tracing import (
     write_program,
 )
 from apercu.deploy.export.triton import write_repository
+from apercu.deploy.export.web import PageSubject, check_subject, write_site
+from apercu.deploy.export.web_runtime import read_web_runtime
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.kind import describe_doubts
@@ -147,6 +149,8 @@ class ExportRun:
             )
         if settings.limit is not None and inputs.images is None:
             raise ConfigError("limit: there are no images to draw from; give --images")
+        if settings.web:
+            check_subject(explainer, settings.precision)
         self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
     def write(self, out: Path, exact: Path) -> Manifest:
@@ -163,6 +167,8 @@ class ExportRun:
         checks = {
             role: self._write_graph(graph, exact / role) for role, graph in self.graphs.items()
         }
+        if self.settings.web:
+            return self._write_site(out, exact / "combined", checks["combined"])
         files = {}
         for role, graph in self.graphs.items():
             path = self._convert_graph(exact / role, out / f"{role}.onnx", graph)
@@ -179,8 +185,9 @@ class ExportRun:
 
     def _build_graphs(self, exportable: ExportableExplainer) -> Iterator[tuple[str, Traceable]]:
         spec = self.classifier_info.input
-        yield "explainer", Traceable.for_images(exportable, exportable.outputs, spec)
-        if isinstance(exportable, MaskGraph):
+        if not self.settings.web:
+            yield "explainer", Traceable.for_images(exportable, exportable.outputs, spec)
+        if isinstance(exportable, MaskGraph) and not self.settings.web:
             classes = ClassesGraph(exportable.network)
             yield "classes", Traceable.for_classes(classes, classes.outputs, spec)
         if self.settings.combined is False:
@@ -189,7 +196,7 @@ class ExportRun:
         try:
             predictor = build_predictor(network, self.classifier_info, self.inputs.classifier)
         except ConfigError as error:
-            if self.settings.combined:
+            if self.settings.combined or self.settings.web:
                 raise
             self.report(f"no combined graph: {error}")
             return
@@ -223,6 +230,17 @@ class ExportRun:
         write_program(graph, path)
         check = self._check_graph(path.name, open_program(path, graph.outputs), graph)
         return describe_graph(path, graph, check, "fp32")
+
+    def _write_site(self, out: Path, path: Path, check: GraphCheck) -> Manifest:
+        """Write the folder for browsers, and return its manifest."""
+        info = self.classifier_info
+        entry = describe_graph(path, self.graphs["combined"], check, "fp32")
+        manifest = build_manifest(self.explainer, "fp32", {"combined": entry})
+        subject = PageSubject(
+            self.inputs.name, self.explainer.kind, info.spec, info.names, info.input, info.output
+        )
+        runtime = self.inputs.web_runtime or read_web_runtime()
+        return write_site(out, subject, manifest, path.read_bytes(), runtime)
 
     def _measure_loss(self, role: str, exact: Path, exported: Path) -> PrecisionLoss | None:
         images = self._select_images(self.inputs.images)
@@ -278,6 +296,7 @@ def export(
     calibration: ImageSource | str | Path | None = None,
     combined: bool | None = None,
     classifier: Classifier | str | Path | None = None,
+    web_runtime: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
     report: Callable[[str], None] = lambda line: None,
@@ -287,7 +306,8 @@ def export(
     Writes `explainer.onnx` (images, targets → maps; target -1 is the class predicted most),
     `combined.onnx` (with the prediction), `explainer.pt2`, a Triton model repository and a KServe
     manifest, as requested, and `explainer.json`, which `apercu_runtime` opens without PyTorch. A
-    graph that differs from PyTorch by more than 0.001 is refused.
+    graph that differs from PyTorch by more than 0.001 is refused. `formats=["web"]` writes another
+    folder: a page that explains pictures and the webcam in the browser, from any static server.
 
     >>> import apercu
     >>> manifest = apercu.export("runs/mobilenet", "exported")  # doctest: +SKIP
@@ -297,7 +317,8 @@ def export(
     Args:
         explainer: a trained mask or counterpart explainer, or its run folder.
         out: the folder that is written.
-        formats: what is written besides the ONNX graphs: `torch`, `triton`, `kserve`.
+        formats: what is written besides the ONNX graphs: `torch`, `triton`, `kserve`; or `web`
+            alone.
         precision: the precision of the graphs, `fp32`, `fp16`, `int8` or `int8-static`.
         images: images on which the graphs are checked and the loss of a lower precision is
             measured; boxes are used where they are known.
@@ -305,6 +326,8 @@ def export(
         calibration: images from which `int8-static` learns the ranges of activations.
         combined: whether a second graph holds the prediction, too; None for where it is possible.
         classifier: the explained classifier or its SPEC, where the explainer does not hold it.
+        web_runtime: for `web`: the tarball of `npm pack onnxruntime-web@1.30.0`, or the unpacked
+            package; None for the user's cache folder, which npm fills when it is empty.
         seed: the seed of the draw.
         trust: whether the run folder or a card may name a factory, whose code is run.
         report: receives each line about a check or a measurement.
@@ -328,6 +351,10 @@ def export(
         limit,
         seed,
     )
+    if web_runtime is not None and not settings.web:
+        raise ConfigError("runtime: only the format web needs it; leave it out")
+    runtime = read_web_runtime(web_runtime) if settings.web else None
+    name = "explainer" if isinstance(explainer, TrainedExplainer) else Path(explainer).name
     if not isinstance(classifier, Classifier | None):
         classifier = open_classifier(classifier, trust=trust)
     if not isinstance(explainer, TrainedExplainer):
@@ -340,6 +367,8 @@ def export(
         classifier,
         _open_images(images, channels),
         _open_images(calibration, channels),
+        runtime,
+        name,
     )
     return write_export(explainer, Path(out), settings, inputs, report)
 

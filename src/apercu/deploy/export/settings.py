@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from apercu.classifiers import Classifier
+from apercu.deploy.export.web_runtime import WebRuntime
 from apercu.errors import ConfigError, ImageError, suggest_nearest
 from apercu.evaluation.sample import split_indices
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import ImageSource, batches
 from apercu.types import Images
 
-Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve"]
+Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve", "web"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-static"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -29,14 +30,15 @@ class ExportSettings:
     """Settings of an export.
 
     Attributes:
-        formats: what is written; `onnx` always is, and `kserve` implies `triton`.
+        formats: what is written; `onnx` always is, and `kserve` implies `triton`. `web` stands
+            alone: a folder that explains in a browser.
         precision: the precision of the ONNX graphs.
         combined: whether a graph with the prediction is written; None for where it is possible.
         limit: the number of images that are measured on, drawn at random; None for all.
         seed: the seed of the draw.
 
     Raises:
-        ConfigError: a format or precision is unknown.
+        ConfigError: a format or precision is unknown, or `web` is not alone.
     """
 
     formats: tuple[Format, ...] = ("onnx",)
@@ -48,9 +50,21 @@ class ExportSettings:
     def __post_init__(self) -> None:
         for name in self.formats:
             check_choice(name, FORMATS, "format")
+        if self.web and set(self.formats) != {"web"}:
+            raise ConfigError(
+                f"format: web is written alone, got {','.join(self.formats)}; export the others "
+                "into another folder"
+            )
+        if self.web and self.combined is False:
+            raise ConfigError("combined: web needs the combined graph; leave --no-combined out")
         check_choice(self.precision, PRECISIONS, "precision")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"limit: expected at least 2 images, got {self.limit}")
+
+    @property
+    def web(self) -> bool:
+        """Whether a folder for browsers is written."""
+        return "web" in self.formats
 
     @property
     def triton(self) -> bool:
@@ -128,8 +142,12 @@ class ExportInputs:
         classifier: the explained classifier, where the explainer does not hold it.
         images: the images that graphs are checked and measured on.
         calibration: the images from which the ranges of activations are learnt.
+        web_runtime: ONNX Runtime for browsers, for the format `web`.
+        name: what a page calls the explainer.
     """
 
     classifier: Classifier | None = None
     images: ImageSource | None = None
     calibration: ImageSource | None = None
+    web_runtime: WebRuntime | None = None
+    name: str = "explainer"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from apercu.deploy.export.web import PAGE_FOLDER
 from apercu.deploy.serving.errors import NotFoundError
 from apercu.deploy.serving.served_explainer import ServedExplainer
 
-FOLDER = Path(__file__).parent / "web"
+FOLDER = PAGE_FOLDER
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

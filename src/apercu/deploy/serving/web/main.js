@@ -1,7 +1,7 @@
 // The page: what is chosen, what is asked, what is shown.
 
 import { download, fitted, joined, pixelsOf, useHeat } from "./paint.js";
-import { decode, example, explain, served, useToken } from "./server.js";
+import { FORMATS, PROMISE, decode, example, explain, pngFile, served, useToken } from "./source.js";
 import { percent, short, viewOf } from "./views.js";
 import { start, stop } from "./webcam.js";
 
@@ -15,6 +15,7 @@ let turn = 0; // answers to earlier questions are dropped
 
 function say(words, wrong = false) {
   at("said").textContent = words;
+  at("said").classList.remove("waiting");
   at("said").classList.toggle("wrong", wrong);
 }
 
@@ -30,10 +31,21 @@ async function trying(work) {
   }
 }
 
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
+// What an explainer that is downloaded says on the way.
+function report({ step, received, total }) {
+  const arrives = step === "download" && received < total;
+  at("progress").hidden = !arrives;
+  if (arrives) at("progress").value = received / total;
+  say(arrives ? `Downloading the explainer, once: ${megabytes(received)} of ${megabytes(total)} MB` : "Starting the explainer …");
+}
+
 async function begin() {
-  about = await served();
+  about = await served(report);
   at("unlock").hidden = true;
-  say("");
+  const size = about.download ? megabytes(about.download) : null;
+  say(size ? `The first picture downloads the explainer, ${size} MB, once.` : "");
   useHeat(about.heat);
   document.title = `apercu: ${about.name}`;
   at("served").textContent = `${about.name}: a ${about.explainer} explainer, ${about.classes.length} classes`;
@@ -65,14 +77,16 @@ function open(blob, frame = 1) {
     if (about === null) await begin(); // asks for the token
     say("Looking …");
     const own = frame > 1 ? null : await createImageBitmap(blob).catch(() => null);
+    const seen = own && pixelsOf(own, ...fitted(own, MOST));
+    own?.close(); // a large one is large twice otherwise
     const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;
-    const record = await explain(blob, { top: many, picture: own === null, frame }).catch((error) => {
+    const record = await explain(blob, { top: many, picture: seen === null, frame }).catch((error) => {
       if (mine === turn) forget();
       throw error;
     });
     if (mine !== turn) return;
-    const image = own ?? (await decode(record.picture));
-    const picture = pixelsOf(image, ...fitted(image, MOST));
+    const sent = seen ? null : await decode(record.picture);
+    const picture = seen ?? pixelsOf(sent, ...fitted(sent, MOST));
     const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
     shown = { image: blob, frame, picture, record, answers, views: [null, null] };
     part("result");
@@ -180,7 +194,7 @@ function watch() {
   say("");
   part("webcam");
   at("stop").focus();
-  trying(() => start(dials)).then(halt);
+  trying(() => start(dials, () => say(""))).then(halt);
 }
 
 function stem() {
@@ -209,8 +223,7 @@ at("save").addEventListener("click", async () => {
   download(await joined(canvases), `${stem()}.png`);
 });
 at("raw").addEventListener("click", async () => {
-  const bytes = Uint8Array.from(atob(shown.views[0].answer.map.png), (letter) => letter.charCodeAt(0));
-  download(new Blob([bytes], { type: "image/png" }), `${stem()}.map.png`);
+  download(await pngFile(shown.views[0].answer.map.png), `${stem()}.map.png`);
 });
 at("search").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -247,4 +260,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (file) open(file);
   });
 }
+at("promise").textContent = PROMISE;
+at("formats").textContent = `or drop one here, or paste it. ${FORMATS}`;
+say("");
 trying(begin);

@@ -92,7 +92,23 @@ export function joined(canvases) {
     pen.drawImage(canvas, left, 0);
     left += canvas.width + gap;
   }
-  return new Promise((done) => made.toBlob(done, "image/png"));
+  return toBlob(made, "image/png");
+}
+
+export function toBlob(canvas, type) {
+  return new Promise((done) => canvas.toBlob(done, type, 0.85));
+}
+
+// Numbers in [0, 1] as a grey picture.
+export function greySheet(map, width, height) {
+  const canvas = sheet(width, height);
+  const grey = new ImageData(width, height);
+  const words = new Uint32Array(grey.data.buffer);
+  for (let at = 0; at < map.length; at++) {
+    words[at] = 0xff000000 + 0x010101 * Math.round(255 * Math.min(1, Math.max(0, map[at])));
+  }
+  canvas.getContext("2d").putImageData(grey, 0, 0);
+  return canvas;
 }
 
 export function download(blob, name) {

@@ -1,6 +1,11 @@
 // What this page asks the server, and nobody else.
 
+import { toBlob } from "./paint.js";
+
 let token = null;
+
+export const PROMISE = "Images are explained and forgotten: the server keeps and logs none.";
+export const FORMATS = "DICOM, FITS and .npy, too.";
 
 export class Refused extends Error {
   constructor(message, status) {
@@ -28,11 +33,11 @@ async function ask(address, options = {}) {
 
 // About the explainer: name, classes, colours, number of examples.
 export async function served() {
-  return (await ask("/page.json")).json();
+  return (await ask("page.json")).json();
 }
 
 export async function example(number) {
-  return (await ask(`/examples/${number}.png`)).blob();
+  return (await ask(`examples/${number}.png`)).blob();
 }
 
 // Explains an image (a Blob): fields as /v1/explain takes them.
@@ -40,11 +45,20 @@ export async function explain(image, fields) {
   const form = new FormData();
   form.append("image", image, "image");
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  return (await ask("/v1/explain", { method: "POST", body: form })).json();
+  return (await ask("v1/explain", { method: "POST", body: form })).json();
 }
 
-// A picture that the server sent as base64.
-export async function decode(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return createImageBitmap(new Blob([bytes]));
+// Explains a frame of the webcam (a canvas).
+export async function explainFrame(canvas) {
+  return explain(await toBlob(canvas, "image/jpeg"), { format: "png" });
+}
+
+// A picture that the server sent as base64, to be drawn.
+export function decode(text) {
+  return createImageBitmap(pngFile(text));
+}
+
+// The same as a file.
+export function pngFile(text) {
+  return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/png" });
 }

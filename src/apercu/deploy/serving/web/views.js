@@ -1,7 +1,7 @@
 // What is shown of one class: a mask's overlay, kept and removed, or a pair of counterparts.
 
 import { paint, show, stretched, values } from "./paint.js";
-import { decode } from "./server.js";
+import { decode } from "./source.js";
 
 const MASK = [
   ["overlay", "evidence"],

@@ -1,15 +1,16 @@
-// The webcam: as soon as one frame is explained the next is sent, so that none is late.
+// The webcam: as soon as one frame is explained the next is taken, so that none is late.
 
 import { fitted, paint, pixelsOf, sheet, values } from "./paint.js";
-import { decode, explain } from "./server.js";
+import { decode, explainFrame } from "./source.js";
 import { percent, short } from "./views.js";
 
 const SIDE = 320;
 const at = (id) => document.getElementById(id);
 let stream = null;
 
-// Runs until stop(); asks dials() how to draw. A refusal that will not pass ends it.
-export async function start(dials) {
+// Runs until stop(); asks dials() how to draw, and calls begun() with the first frame. A refusal
+// that will not pass ends it.
+export async function start(dials, begun) {
   if (!navigator.mediaDevices) throw new Error("The webcam needs https, or this machine's own address.");
   stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } }, audio: false }).catch((error) => {
     throw new Error(error.name === "NotAllowedError" ? "The webcam was not allowed." : "There is no webcam.");
@@ -20,7 +21,7 @@ export async function start(dials) {
   const own = stream;
   const times = [];
   try {
-    while (stream === own) await frame(video, dials(), times);
+    while (stream === own) await frame(video, dials(), { times, begun });
   } finally {
     if (stream === own) stop();
   }
@@ -32,18 +33,18 @@ export function stop() {
   at("rate").textContent = "";
 }
 
-async function frame(video, dials, times) {
+async function frame(video, dials, { times, begun }) {
   const [width, height] = fitted({ width: video.videoWidth, height: video.videoHeight }, SIDE);
   const canvas = sheet(width, height);
   canvas.getContext("2d").drawImage(video, 0, 0, width, height);
   const picture = pixelsOf(canvas, width, height);
-  const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.85));
-  const record = await patiently(blob);
+  const record = await patiently(canvas);
   if (stream === null || record === null) return;
   const [answer] = record.answers;
   const map = values(await decode(answer.map.png), width, height);
   paint(at("lens"), picture, map, { ...dials, view: "overlay" });
   at("seen").textContent = `${short(record.top[0].class)}, ${percent(record.top[0].probability)}`;
+  if (!times.length) begun();
   times.push(performance.now());
   if (times.length > 10) times.shift();
   const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
@@ -51,9 +52,9 @@ async function frame(video, dials, times) {
 }
 
 // A frame's answer; none where the server is busy, after a pause.
-async function patiently(blob) {
+async function patiently(canvas) {
   try {
-    return await explain(blob, { format: "png" });
+    return await explainFrame(canvas);
   } catch (error) {
     if (![429, 503, 504].includes(error.status)) throw error;
     await new Promise((done) => setTimeout(done, 500));
