@@ -27,8 +27,6 @@ METRICS = {
     "localisation_error": "objects missed at an intersection of one half",
     "pointing_game": "highest point on the object",
     "saliency_metric": "saliency metric of Dabkowski & Gal",
-    "iauc": "probability while the evidence is inserted, mean",
-    "dauc": "probability while the evidence is deleted, mean",
 }
 """What the card shows of a comparison."""
 

@@ -14,7 +14,7 @@ data=${APERCU_DATA:?is the folder that holds data/imagenet-train and data/imagen
 [ -f "$out/run/weights.safetensors" ] ||
     $bin/apercu train mask --classifier "ready:$name" --images "$data/imagenet-train" --out "$out/run" --resume
 $bin/apercu compare --classifier "ready:$name" --images "$data/imagenet-val" --explainer "$out/run" \
-    --methods cam,grad_cam --metrics saliency_metric,localisation_error,pointing_game,iauc,dauc --out "$out/compare"
+    --methods cam,grad_cam --metrics saliency_metric,localisation_error,pointing_game --out "$out/compare"
 $bin/python recipes/ready/pack.py "$out/run" "$out/compare" "$name" \
     --images "3,000 photographs of ImageNet's training set and of Imagenette: one of each class, 200 more of ten classes." \
     --terms "ImageNet's photographs are for research that is not commercial; none of them lies here." \

@@ -39,16 +39,20 @@ class Colours(nn.Module):
 
 
 class Displaced(Encoder):
-    """Colours of cells, each of which stands one cell to the right of its place."""
+    """Colours of cells, each of which stands one cell to the right of its place.
 
-    def __init__(self) -> None:
+    Args:
+        scale: factor of all features.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.channels, self.strides = (6,), (CELL,)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        cells = nn.functional.avg_pool2d(images, CELL) * self.scale
-        return [torch.cat([cells, cells.square()], 1).roll(1, 3)]
+        cells = nn.functional.avg_pool2d(images, CELL)
+        return [self.scale * torch.cat([cells, cells.square()], 1).roll(1, 3)]
 
 
 class Squares(TrainingImages):
@@ -82,10 +86,13 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> Classifier:
     return open_classifier(Colours(), size=SIDE, mean=0.0, std=1.0, classes=["red", "green"])
 
 
-def _embed(classifier: Classifier, settings: Any, folder: Path) -> tuple[MaskNetwork, list[str]]:
+def _embed(
+    classifier: Classifier, settings: Any, folder: Path, scale: float = 1.0
+) -> tuple[MaskNetwork, list[str]]:
     torch.manual_seed(0)
     width = settings.width if isinstance(settings, MaskedEmbedding) else 0
-    network = MaskNetwork(Displaced(), 2, DecoderShape(8, resolution=2), adapter_width=width)
+    shape = DecoderShape(8, resolution=2)
+    network = MaskNetwork(Displaced(scale), 2, shape, adapter_width=width)
     lines: list[str] = []
     images = Squares(240, seed=0)
     EmbeddingPhase(classifier, images, 0, folder, lines.append).run(network, settings)
@@ -100,10 +107,13 @@ def _find_peaks(network: MaskNetwork, test: Squares) -> Tensor:
     return (peaks == test.places[:, 0] * columns + test.places[:, 1]).float().mean()
 
 
-def test_masked_images_teach_where_the_evidence_is(colours: Classifier, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e-6])
+def test_masked_images_teach_where_the_evidence_is(
+    scale: float, colours: Classifier, tmp_path: Path
+) -> None:
     test = Squares(100, seed=1)
     plain, _ = _embed(colours, RidgeEmbedding(images=200), tmp_path / "plain")
-    masked, lines = _embed(colours, EMBEDDING, tmp_path / "masked")
+    masked, lines = _embed(colours, EMBEDDING, tmp_path / "masked", scale)
     with torch.no_grad():
         assert _find_peaks(plain, test) < 0.1  # every peak is one cell beside the square
         assert _find_peaks(masked, test) > 0.7
@@ -154,13 +164,15 @@ def test_each_query_is_the_classifiers_answer_for_what_its_mask_keeps(
     queries = query_classifier(network, work, EMBEDDING.model_copy(update={"images": 16}))
     assert queries.logits.shape == (16, 4, 2) and queries.masks.shape == (16, 4, 8, 8)
     assert queries.held_out.sum() == 8  # the last of two batches
-    for features, masks, logits in zip(
-        queries.features, queries.masks, queries.logits, strict=True
-    ):
-        cells = features.float().roll(-1, 2)
+    adapter = network.adapter
+    assert adapter is not None
+    features = queries.features.float() * adapter.deviation + adapter.mean
+    assert queries.features.float().std() == pytest.approx(1, abs=0.05)
+    for raw, masks, logits in zip(features, queries.masks, queries.logits, strict=True):
+        cells = raw.roll(-1, 2)
         for mask, both in zip(masks, logits, strict=True):
             expected = 40 * ((cells[0] - cells[1]) * mask).mean()  # the classifier is linear
-            torch.testing.assert_close(both, torch.stack([expected, -expected]))
+            torch.testing.assert_close(both, torch.stack([expected, -expected]), rtol=0, atol=2e-2)
     torch.testing.assert_close(queries.empty, torch.zeros(1, 2))
 
 
@@ -177,18 +189,25 @@ def test_a_transformer_gets_it_where_no_embedding_is_named() -> None:
     assert shorter.embedding.steps == 24 and shorter.adapter_width == 128
     for named in (
         MASK_PRESETS.parse({"embedding": {"form": "answers"}}),
-        MASK_PRESETS.parse({"embedding": {"images": 5}}),
         MASK_PRESETS.presets["paper"],
         MaskSettings.model_validate(settings.model_dump()),  # of a run that was begun
     ):
         assert choose_embedding(named, encoder, lines.append) is named
     for other in (MASK_PRESETS.presets["light"], MASK_PRESETS.parse({"schedule": {"steps": 3}})):
         assert choose_embedding(other, encoder, lines.append).adapter_width
+    few = choose_embedding(MASK_PRESETS.parse({"embedding": {"images": 5}}), encoder, lines.append)
+    assert few.embedding == MaskedEmbedding(images=5)
+    short = choose_embedding(settings.with_schedule(steps=11), encoder, lines.append)
+    assert (short.adapter_width, short.embedding.steps) == (128, 15)
 
 
 def test_an_encoder_that_learns_takes_no_adapter() -> None:
     with pytest.raises(ConfigError, match="`masked` needs frozen: true"):
         MASK_PRESETS.parse({"preset": "small", "embedding": {"form": "masked"}})
+    masked = MASK_PRESETS.parse({"embedding": {"form": "masked"}})
+    with pytest.raises(ConfigError, match="encoder: small is trained from scratch; an embedding"):
+        masked.with_encoder("small")
+    assert masked.with_encoder("timm/resnet18").adapter_width
 
 
 @pytest.fixture(scope="module")

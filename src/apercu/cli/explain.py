@@ -22,14 +22,17 @@ from apercu.progress import show_progress
 
 
 def explain(
-    paths: Annotated[
-        list[str],
+    run: Annotated[
+        Path,
         typer.Argument(
-            metavar="[RUN] IMAGE…",
-            help="Folder of a trained explainer or ready:NAME, and images, folders or Parquet "
-            "files; without RUN a ready-made explainer explains one of these, or pictures.",
+            metavar="[RUN]",
+            help="Folder of a trained explainer, or ready:NAME; a ready-made one if left out.",
         ),
     ],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files."),
+    ] = None,
     out: OutOption = Path("maps"),
     target: Annotated[
         str,
@@ -94,8 +97,8 @@ def explain(
 
     options = ExplainOptions(target, top, level)
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
-    run, images = split_run(paths)
-    run = find_run(run, "explain")
+    chosen, images = split_run([str(run), *(images or [])])
+    run = find_run(chosen, "explain")
     explainer = load_explainer(run, device.resolve())
     explain_run = ExplainRun(explainer, options, opened)
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))

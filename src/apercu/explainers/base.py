@@ -18,6 +18,7 @@ from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
 from apercu.networks.gate import ClassGate
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.types import Images, Logits, Maps, Picture, Targets
 
 if TYPE_CHECKING:
@@ -156,6 +157,15 @@ class TrainedExplainer(ABC, Generic[N, S]):
             return tuple(find_kind(self.kind).judge_training(self.settings, self.facts) or ())
         except LookupError:  # facts that somebody has cut down
             return ()
+
+    @property
+    def own_classifier(self) -> Classifier | None:
+        """The explained classifier, where its layers are the encoder; else None."""
+        encoder = getattr(self.network, "encoder", None)
+        if not isinstance(encoder, GraphEncoder):
+            return None
+        own = encoder.classifier[0]
+        return own if own.fingerprint == self.classifier_info.fingerprint else None
 
     @property
     def classes(self) -> tuple[str, ...]:

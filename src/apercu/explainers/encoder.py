@@ -8,7 +8,15 @@ from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.settings import OWN, SMALL, TIMM, G, GatedSettings, MaskedEmbedding
+from apercu.explainers.settings import (
+    OWN,
+    SMALL,
+    TIMM,
+    G,
+    GatedSettings,
+    MaskedEmbedding,
+    RidgeEmbedding,
+)
 from apercu.networks.encoder import Encoder, SmallEncoder
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.networks.timm_encoder import TimmEncoder
@@ -97,7 +105,7 @@ def choose_encoder(settings: G, spec: str, say: Callable[[str], None]) -> G:
 
 
 def choose_embedding(settings: G, encoder: Encoder, say: Callable[[str], None]) -> G:
-    """Return the settings with the embedding that suits the encoder, where they name none.
+    """Return the settings with the embedding that suits the encoder, where they name no form.
 
     Tokens of a transformer can hold evidence from anywhere in the image, so that the embedding of a
     transformer learns from parts of images where the evidence is.
@@ -108,11 +116,13 @@ def choose_embedding(settings: G, encoder: Encoder, say: Callable[[str], None]) 
         say: receives one line where another embedding is chosen.
 
     Returns:
-        The settings, with a `MaskedEmbedding` for tokens.
+        The settings, with a `MaskedEmbedding` for tokens, of the size that they name.
     """
-    if "embedding" in settings.model_fields_set or not (encoder.has_tokens and settings.frozen):
+    named = settings.embedding
+    is_open = isinstance(named, RidgeEmbedding) and "form" not in named.model_fields_set
+    if not (is_open and encoder.has_tokens and settings.frozen):
         return settings
-    embedding = MaskedEmbedding()
+    embedding = MaskedEmbedding(**named.model_dump(exclude_unset=True))
     say(
         f"the encoder is a transformer, so its classes are learned from {embedding.masks} masked "
         "copies of each image, too; `embedding: {form: answers}` in the settings leaves that out"

@@ -26,6 +26,7 @@ from apercu.explainers.class_embedding import (
     split_batches,
 )
 from apercu.explainers.settings import FEWEST_FITTED, MaskedEmbedding
+from apercu.networks.blocks import FeatureAdapter
 from apercu.networks.gate import ClassGate, GatedNetwork
 from apercu.removal import Alternative
 from apercu.training.data import FORWARD_BATCH, iterate_batches
@@ -37,6 +38,8 @@ GRIDS = (2, 3, 4, 7)
 """Rows and columns of the random grids of a mask."""
 MIN_KEPT, MAX_KEPT = 0.1, 0.9
 """Least and largest probability that a cell of a grid is kept."""
+UNITS_BATCHES = 32
+"""Batches whose features give the standard units."""
 EMPTY_BATCHES = 32
 """Batches whose images are predicted with everything removed."""
 SEED_STEP = 1_000_003
@@ -47,8 +50,8 @@ class MaskedQueries(NamedTuple):
     """What a classifier predicts of images and of parts of them.
 
     Attributes:
-        features: deepest features of the whole images, half precision, `images × channels × rows ×
-            columns`.
+        features: deepest features of the whole images in standard units, half precision, `images ×
+            channels × rows × columns`.
         masks: whether a cell is kept, `images × queries × rows × columns`; the first query keeps
             all.
         logits: logits of what is kept, `images × queries × classes`.
@@ -109,6 +112,7 @@ def query_classifier(
         Features, masks and logits.
     """
     device, classifier, removal = next(network.parameters()).device, work.classifier, Alternative()
+    adapter = get_adapter(network)
     total = _count_images(network, work, settings)
     phase = work.make_phase("classifier's logits", LOGITS, settings)
     state = phase.load()
@@ -125,7 +129,11 @@ def query_classifier(
         deepest = network.encoder(images)[-1]
         generator = Generator().manual_seed(work.seed * SEED_STEP + number)
         kept = draw_masks(len(images), settings.masks, deepest.shape[2:], generator)
-        features.append(deepest.half().cpu())
+        features.append(deepest.float().cpu())
+        if number + 1 == UNITS_BATCHES:
+            _standardise(adapter, features)
+        elif number >= UNITS_BATCHES:
+            features[-1] = adapter.standardise(deepest.float()).half().cpu()
         masks.append(kept.bool())
         if number >= len(logits):
             parts = [classifier(images)]
@@ -137,12 +145,28 @@ def query_classifier(
                 empty.append(classifier(removal.make_replacement(images, generator)).cpu())
         phase.note(min(total, (number + 1) * FORWARD_BATCH), total, make_state)
     phase.save(make_state())
+    if len(features) < UNITS_BATCHES:
+        _standardise(adapter, features)
     rows = torch.arange(total)
     held_out = torch.isin(rows // FORWARD_BATCH, torch.tensor(split_batches(total)[1]))
     mean_empty = torch.cat(empty).mean(0, keepdim=True)
     return MaskedQueries(
         torch.cat(features), torch.cat(masks), torch.cat(logits), mean_empty, held_out
     )
+
+
+def get_adapter(network: GatedNetwork) -> FeatureAdapter:
+    """Return the adapter of a network that has one."""
+    if network.adapter is None:
+        raise ValueError("a network without an adapter has no masked embedding")
+    return network.adapter
+
+
+def _standardise(adapter: FeatureAdapter, features: list[Tensor]) -> None:
+    """Take the units of an adapter from features, and convert these in place."""
+    adapter.set_units(torch.cat(features))
+    mean, deviation = adapter.mean.cpu(), adapter.deviation.cpu()
+    features[:] = [((part - mean) / deviation).half() for part in features]
 
 
 def draw_masks(
@@ -193,7 +217,7 @@ def compute_steps(
         rows = fitted[torch.randint(len(fitted), (batch,), generator=generator)]
         if step < first:
             continue
-        features = network.adapt([queries.features[rows].float().to(device)])[-1]
+        features = get_adapter(network).adapt(queries.features[rows].float().to(device))
         logits = gate.standardise(queries.logits[rows].flatten(0, 1).to(device))
         predicted = predict_kept_logits(gate, features, queries.masks[rows].to(device), empty)
         loss = F.mse_loss(predicted.flatten(0, 1), logits)
@@ -254,12 +278,10 @@ def _compute_agreement(network: GatedNetwork, queries: MaskedQueries, work: Embe
     features, logits = queries.features[queries.held_out], queries.logits[queries.held_out, 0]
     if not len(features):
         return float("nan")
-    gate, device = network.gate, network.gate.embedding.device
+    gate, adapter, device = network.gate, get_adapter(network), network.gate.embedding.device
     estimated = torch.cat(
         [
-            gate.restore_units(
-                gate.predict_logits(network.adapt([part.float().to(device)])[-1])
-            ).cpu()
+            gate.restore_units(gate.predict_logits(adapter.adapt(part.float().to(device)))).cpu()
             for part in torch.split(features, FORWARD_BATCH)
         ]
     )

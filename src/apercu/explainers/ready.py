@@ -29,7 +29,7 @@ DEFAULT_RUN = f"{READY_PREFIX}efficientnet_lite0"
 
 @dataclass(frozen=True)
 class ReadyExplainer:
-    """A ready-made explainer.
+    """One of the explainers that lie in the package.
 
     Attributes:
         name: what is typed, `ready:NAME`.

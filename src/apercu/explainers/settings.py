@@ -11,9 +11,9 @@ activation.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from apercu.errors import ConfigError
 from apercu.training.config import TrainingConfig
@@ -24,6 +24,8 @@ SMALL, OWN, TIMM = "small", "own", "timm/"
 
 FEWEST_FITTED = 64
 """Images that an embedding is fitted on even in the shortest training; fewer tell nothing."""
+
+MASKED_NEEDS_FROZEN = "an embedding of the form `masked` needs frozen: true"
 
 E = TypeVar("E", bound="ExplainerSettings")
 G = TypeVar("G", bound="GatedSettings")
@@ -105,6 +107,21 @@ class BinaryEmbedding(BaseModel):
         return self.model_copy(update={"steps": max(1, steps)})
 
 
+def _find_form(embedding: Any) -> str:
+    """Return the form of an embedding: `answers` where none is named."""
+    if isinstance(embedding, dict):
+        return str(embedding.get("form", "answers"))
+    return str(getattr(embedding, "form", "answers"))
+
+
+AnyEmbedding: TypeAlias = Annotated[
+    Annotated[RidgeEmbedding, Tag("answers")]
+    | Annotated[MaskedEmbedding, Tag("masked")]
+    | Annotated[BinaryEmbedding, Tag("labels")],
+    Discriminator(_find_form),
+]
+
+
 class ExplainerSettings(TrainingConfig):
     """The settings that every trained explainer has.
 
@@ -140,9 +157,7 @@ class GatedSettings(ExplainerSettings):
 
     encoder: str = OWN
     frozen: bool = True
-    embedding: Annotated[
-        RidgeEmbedding | MaskedEmbedding | BinaryEmbedding, Field(discriminator="form")
-    ] = RidgeEmbedding()
+    embedding: AnyEmbedding = RidgeEmbedding()
 
     @property
     def uses_own_layers(self) -> bool:
@@ -155,8 +170,14 @@ class GatedSettings(ExplainerSettings):
         return self.embedding.width if isinstance(self.embedding, MaskedEmbedding) else 0
 
     def with_encoder(self: G, encoder: str) -> G:
-        """Return the settings with another encoder; `small` is trained from scratch."""
+        """Return the settings with another encoder; `small` is trained from scratch.
+
+        Raises:
+            ConfigError: an encoder from scratch cannot have the embedding of the settings.
+        """
         scratch = encoder == SMALL or (encoder.startswith(TIMM) and not self.frozen)
+        if scratch and self.adapter_width:
+            raise ConfigError(f"encoder: {encoder} is trained from scratch; {MASKED_NEEDS_FROZEN}")
         return self.model_copy(update={"encoder": encoder, "frozen": not scratch})
 
     def shorten_phases(self: G, fraction: float) -> G:
@@ -171,5 +192,5 @@ class GatedSettings(ExplainerSettings):
                 f"the encoder `{self.encoder}` is a classifier's own, so set frozen: true"
             )
         if not self.frozen and self.adapter_width:
-            raise ValueError("an embedding of the form `masked` needs frozen: true")
+            raise ValueError(MASKED_NEEDS_FROZEN)
         return self

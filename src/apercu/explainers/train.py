@@ -250,7 +250,14 @@ def train_explainer(
     """
     explained = trainer.classifier if classifier is None else classifier
     find_kind(settings.explainer).check_classifier(explained)
-    network = build_network(settings, trainer.classifier, trainer.seed)
+    settings, network = _build_suited_network(
+        settings,
+        lambda same: same,
+        trainer.classifier,
+        trainer.seed,
+        trainer.say,
+        names_encoder=True,
+    )
     with _record(trainer, explained, settings).begin():
         return _fit(network, settings, trainer, explained, {})
 

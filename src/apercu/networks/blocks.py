@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MIN_DEVIATION = 1e-3
+"""Least deviation of a channel, relative to the mean of all: some channels never change."""
 
 
 def build_conv_block(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -79,28 +83,52 @@ UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
 
 @final
 class FeatureAdapter(nn.Module):
-    """A residual adapter of a feature map; before training it changes nothing.
+    """A residual adapter of a feature map, in standard units of each channel.
 
-    Normalised features are projected to fewer channels, mixed over 3 × 3 positions and projected
-    back, as residual adapters do (Rebuffi et al. 2017, Houlsby et al. 2019). In a frozen encoder,
-    above all a transformer, the last features of a position can describe the whole image; the
-    adapter learns to bring evidence back to its place.
+    Standardised features are projected to fewer channels, mixed over 3 × 3 positions, projected
+    back and added, as in residual adapters (Rebuffi et al. 2017, Houlsby et al. 2019). In a frozen
+    encoder, above all a transformer, the last features of a position can describe the whole image;
+    the adapter learns to bring evidence back to its place. Before training it only standardises.
 
     Args:
         channels: channels of the feature map.
         width: channels between the projections.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
         self.down = nn.Conv2d(channels, width, 1)
         self.mix = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.up = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)  # type: ignore[arg-type]
 
+    @torch.no_grad()
+    def set_units(self, features: Tensor) -> None:
+        """Take the mean and the standard deviation of each channel from some features.
+
+        Args:
+            features: features of images, `images × channels × rows × columns`.
+        """
+        deviation = features.double().std((0, 2, 3), correction=0)
+        least = (MIN_DEVIATION * deviation.mean()).clamp(min=torch.finfo(torch.float32).tiny)
+        self.deviation.copy_(deviation.clamp(min=least)[:, None, None])
+        self.mean.copy_(features.double().mean((0, 2, 3))[:, None, None])
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Return features less their mean, divided by their standard deviation."""
+        return (features - self.mean) / self.deviation
+
+    def adapt(self, standardised: Tensor) -> Tensor:
+        """Return adapted features of standardised ones, in the same shape."""
+        hidden = F.gelu(self.down(standardised))
+        return standardised + self.up(F.gelu(self.mix(hidden)))
+
     def forward(self, features: Tensor) -> Tensor:
         """Return adapted features, in the shape of the features."""
-        hidden = F.gelu(self.down(self.norm(features)))
-        return features + self.up(F.gelu(self.mix(hidden)))
+        return self.adapt(self.standardise(features))

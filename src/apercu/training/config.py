@@ -155,9 +155,7 @@ class ConfigPresets(Generic[S]):
                 f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
                 f"{suggest_nearest(str(preset), self.presets)}"
             )
-        chosen = self.presets[preset]
-        named = content.keys() | chosen.model_fields_set
-        base = {key: value for key, value in chosen.model_dump().items() if key in named}
+        base = _dump_chosen(self.presets[preset])
         try:
             return self.model.model_validate(_merge(base, content))
         except ValidationError as error:
@@ -167,6 +165,20 @@ class ConfigPresets(Generic[S]):
     @property
     def _default(self) -> str:
         return next(iter(self.presets))
+
+
+def _dump_chosen(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings that somebody has chosen; the others are open to a later choice.
+
+    A part of settings that was chosen is dumped with its form, which says of what kind it is.
+    """
+    content = settings.model_dump(exclude_unset=True)
+    for name in settings.model_fields_set:
+        part = getattr(settings, name)
+        if isinstance(part, BaseModel):
+            form = {"form": part.form} if hasattr(part, "form") else {}
+            content[name] = {**_dump_chosen(part), **form}
+    return content
 
 
 def _parse_yaml(text: str) -> Any:
