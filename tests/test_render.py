@@ -145,3 +145,30 @@ def test_a_box_below_a_pixel_is_drawn(picture: torch.Tensor) -> None:
     for box in ([5.2, 6.3, 5.7, 9.0], [5.0, 6.0, 5.1, 6.1]):
         drawn = render.draw_boxes(image, torch.tensor([box]))
         assert drawn.size == image.size and (pixels(drawn) != pixels(image)).any()
+
+
+def test_a_change_that_nobody_sees_is_not_drawn_and_the_caption_says_so() -> None:
+    difference = torch.zeros(3, 8, 8)
+    difference[:, 2, 3] = 0.0002
+    assert (pixels(render.draw_difference(difference)) == 128).all()
+    assert render.describe_change(difference) == "no visible change (< 1/255)"
+    one_level = difference * (1 / 255 / 0.0002)
+    assert (pixels(render.draw_difference(one_level))[2, 3] == [255, 176, 46]).all()
+    assert render.describe_change(one_level) == "largest change 0.0039"
+
+
+def test_the_scale_of_a_difference_is_its_largest_change() -> None:
+    difference = torch.zeros(3, 8, 8)
+    difference[:, 0, 0], difference[:, 1, 1] = 0.2, -0.4
+    image = pixels(render.draw_difference(difference))
+    assert image[1, 1].tolist() == [79, 179, 255], "full blue: darker by most"
+    assert np.abs(image[0, 0] - [191, 152, 87]).max() <= 1, "half of orange"
+    assert (image[4:] == 128).all()
+    assert render.describe_change(difference) == "largest change 0.4"
+
+
+def test_a_change_of_colour_alone_is_drawn() -> None:
+    difference = torch.zeros(3, 8, 8)
+    difference[0, 3, 3], difference[2, 3, 3] = 0.3, -0.3
+    assert (pixels(render.draw_difference(difference))[3, 3] != 128).any()
+    assert render.describe_change(difference) == "largest change 0.2"

@@ -242,7 +242,9 @@ def sheet(
                     render.Tile(render.to_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
                     for step, share in zip(steps, shares, strict=True)
                 ]
-                rows.append([*tiles, render.Tile(render.draw_difference(pair.difference[i]), name)])
+                change = pair.difference[i]
+                caption = f"{name}: {render.describe_change(change)}"
+                rows.append([*tiles, render.Tile(render.draw_difference(change), caption)])
     render.save_image(path, render.draw_contact_sheet(rows, 220))
 
 

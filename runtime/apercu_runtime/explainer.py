@@ -132,10 +132,12 @@ class Explainer:
         words = None if target is None or target == "top" else [target]
         index = None if words is None else int(self.manifest.names.find_indices(words)[0])
         outputs = self.outputs(batch, index)
-        predicted = probability = several = value = None
+        predicted = probability = several = value = runner_up = None
         if PROBABILITIES in outputs:
             probabilities = outputs[PROBABILITIES][0]
             predicted = int(probabilities.argmax())
+            order = (-probabilities).argsort(kind="stable")
+            runner_up = int(order[1]) if len(order) > 1 else None
             if index is None and self.manifest.kind == "mask":
                 index = predicted
             probability = None if index is None else float(probabilities[index])
@@ -152,6 +154,7 @@ class Explainer:
             level,
             None if several is None else tuple(map(self._name_class, several)),
             value,
+            None if runner_up is None else self._name_class(runner_up),
         )
 
     def _name_class(self, index: int) -> NamedClass:

@@ -61,6 +61,7 @@ class Explanation:
         predicted_classes: all predicted classes, the most probable first, where each class is
             decided by itself; else None.
         value: the value of a regression.
+        runner_up: the class that is predicted second; None where the graph does not predict.
     """
 
     image: Pixels
@@ -73,6 +74,7 @@ class Explanation:
     level: float = 0.5
     predicted_classes: tuple[NamedClass, ...] | None = None
     value: float | None = None
+    runner_up: NamedClass | None = None
 
     @property
     def mask(self) -> NDArray[np.float32]:
@@ -106,6 +108,19 @@ class Explanation:
             math.ceil(right * x - 1e-4),
             math.ceil(bottom * y - 1e-4),
         )
+
+    @property
+    def area(self) -> float:
+        """The mean of the mask, or of the map; `region_area` is the region's area."""
+        return float(self.map.mean())
+
+    @property
+    def region_area(self) -> float | None:
+        """The area of the region where the mask reaches the level, as a fraction of the image.
+
+        It is None for an explainer that makes no masks.
+        """
+        return None if self.kind != "mask" else float((self.map >= self.level).mean())
 
     def overlay(self) -> Image.Image:
         """Draw the map as heat over the grey image, with the box."""

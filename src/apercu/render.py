@@ -26,12 +26,14 @@ SIGNED_COLOURS = ("#4fb3ff", "#ffb02e")
 """Colours of what was removed and of what was added."""
 BOX_COLOUR, BOX_EDGE_COLOUR = "#37e6c3", "#0b0b0b"
 PAPER, INK = "#ffffff", "#1c1c1c"
+SMALLEST_CHANGE = 0.999 / 255
+"""A grey level of a screen, less rounding; if no pixel changes by as much, nobody can see it."""
 HEAT_OPACITY = 0.7
 """Opacity of the heat where a map is 1."""
 REMOVED_BRIGHTNESS = 0.3
 """Brightness of what a mask removes, as a fraction."""
-CAPTION_SIZE, LINE_HEIGHT, GAP = 13, 17, 6
-"""Pixels on a contact sheet."""
+CAPTION_SIZE, LINE_HEIGHT, GAP, TILE_SIDE = 13, 17, 6, 224
+"""Pixels on a contact sheet; the last one is the longer side of each image."""
 TOLERANCE = 1e-3
 """How far outside of [0, 1] rounding may move a pixel."""
 BELOW_SKY = 3.0
@@ -93,20 +95,50 @@ def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.
     return _to_pil(base * (1 - alpha) + heat_colours(heat) * alpha)
 
 
-def draw_difference(difference: Picture) -> Image.Image:
-    """Draw a difference of two pictures: added warm, removed cold, unchanged grey.
+def measure_change(difference: Picture) -> Float[Tensor, "height width"]:
+    """Return how much each pixel changes: the mean over the channels of the absolute difference.
 
     Args:
-        difference: Signed pixels, `channels × height × width`; scaled by the largest.
+        difference: Signed pixels, `channels × height × width`.
+
+    Returns:
+        The change of each pixel, on the CPU.
+    """
+    return difference.detach().to("cpu", torch.float32).abs().mean(0)
+
+
+def describe_change(difference: Picture) -> str:
+    """Say how large a difference is: the scale of what `draw_difference` draws.
+
+    >>> describe_change(torch.full((3, 2, 2), 0.25))
+    'largest change 0.25'
+    >>> describe_change(torch.full((3, 2, 2), 0.0002))
+    'no visible change (< 1/255)'
+    """
+    largest = float(measure_change(difference).max())
+    if largest < SMALLEST_CHANGE:
+        return "no visible change (< 1/255)"
+    return f"largest change {largest:.2g}"
+
+
+def draw_difference(difference: Picture) -> Image.Image:
+    """Draw a difference of two pictures: brighter warm, darker cold, unchanged grey.
+
+    The colour is full where a pixel changes most, and `describe_change` says how much that is.
+    Nothing is drawn if no pixel changes by a grey level of a screen (1/255).
+
+    Args:
+        difference: Signed pixels, `channels × height × width`.
 
     Returns:
         An RGB image of the same height and width.
     """
-    mean = difference.detach().to("cpu", torch.float32).mean(0)
-    strength = mean / mean.abs().max().clamp(min=1e-6)
+    change = measure_change(difference)
+    largest = change.max()
+    opacity = (change / largest if largest >= SMALLEST_CHANGE else torch.zeros_like(change))[None]
+    is_brighter = difference.detach().to("cpu", torch.float32).mean(0)[None] >= 0
     ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED_COLOURS])
-    opacity = strength.abs()[None]
-    colour = torch.where(strength[None] > 0, ends[1][:, None, None], ends[0][:, None, None])
+    colour = torch.where(is_brighter, ends[1][:, None, None], ends[0][:, None, None])
     return _to_pil(0.5 * (1 - opacity) + colour * opacity)
 
 
@@ -157,7 +189,7 @@ class Tile:
     caption: str
 
 
-def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = 224) -> Image.Image:
+def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = TILE_SIDE) -> Image.Image:
     """Draw rows of images, each with its caption below.
 
     Args:

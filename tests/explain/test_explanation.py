@@ -20,8 +20,13 @@ from apercu.errors import ConfigError, ImageError, TargetError
 from apercu.explain import (
     CounterpartExplanation,
     ExplainOptions,
+    ExplainRun,
+    Explanation,
     MaskExplanation,
+    NamedClass,
+    StoredImage,
     TargetSelector,
+    select_images,
 )
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -29,6 +34,12 @@ from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.kind import find_kind
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.log import redirect_warnings
+
+
+def _read_record(explanation: Explanation, folder: Path) -> dict[str, Any]:
+    """Save an explanation, and return what the only entry of the record says about it."""
+    content = json.loads((explanation.save(folder) / "explain.json").read_text())
+    return content["images"][-1]["answers"][0]
 
 
 @pytest.fixture
@@ -99,6 +110,62 @@ def test_the_class_is_the_predicted_one_and_the_classifier_knows_its_probability
     assert of_classifier.predicted is not None
     assert of_classifier.predicted.index == int(probabilities.argmax())
     assert of_classifier.probability == pytest.approx(float(probabilities[2]))
+    assert of_classifier.read_by == "classifier" and of_classifier.estimated_probability is None
+
+
+def test_an_estimate_of_the_explainer_is_no_probability_of_the_classifier(
+    explainer: MaskExplainer, photo: Path, tmp_path: Path
+) -> None:
+    estimated = explainer.estimate_logits(explainer.prepare(read_picture(photo))[None]).softmax(1)
+    first, second, _ = estimated[0].argsort(descending=True).tolist()
+    explanation = explainer.explain(photo, target=second)
+    assert (explanation.probability, explanation.read_by) == (None, "explainer")
+    assert explanation.estimated_probability == pytest.approx(float(estimated[0, second]))
+    record = _read_record(explanation, tmp_path)
+    assert (record["probability"], record["read_by"]) == (None, "explainer")
+    assert record["estimated_probability"] == pytest.approx(float(estimated[0, second]), abs=1e-6)
+    assert (record["predicted_class"]["index"], record["runner_up"]["index"]) == (first, second)
+    assert record["predicted_class"]["probability"] is None
+    assert record["predicted_class"]["estimated_probability"] > record["estimated_probability"]
+    captions = [tile.caption for tile in explanation.make_tiles("cat")]
+    assert ", ~ " in captions[1] and "predicted: " in captions[1]
+    assert "estimated_probability=0." in repr(explanation)
+
+
+def test_probability_and_runner_up_are_the_classifiers(
+    explainer: MaskExplainer, classifier: Classifier, photo: Path, tmp_path: Path
+) -> None:
+    explanation = explainer.explain(photo, classifier=classifier)
+    probabilities = classifier(explainer.prepare(read_picture(photo))[None]).softmax(1)[0]
+    first, second, _ = probabilities.argsort(descending=True).tolist()
+    assert explanation.runner_up is not None and explanation.runner_up.index == second
+    record = _read_record(explanation, tmp_path)
+    assert (record["target"], record["read_by"]) == (first, "classifier")
+    assert record["probability"] == pytest.approx(float(probabilities[first]), abs=1e-6)
+    assert record["predicted_class"]["probability"] == record["probability"]
+    assert record["runner_up"] == {
+        "index": second,
+        "class": explainer.classes[second],
+        "probability": pytest.approx(float(probabilities[second]), abs=1e-6),
+    }
+    caption = explanation.make_tiles("cat")[1].caption
+    assert caption == (
+        f"{explainer.classes[first].partition(',')[0]}, {float(probabilities[first]):.1%}\n"
+        f"then {explainer.classes[second].partition(',')[0]}, {float(probabilities[second]):.1%}"
+    )
+
+
+def test_the_area_of_the_region_is_not_the_mean_of_the_mask() -> None:
+    mask = torch.full((4, 4), 0.25)
+    mask[0, :3] = 0.75
+    stored, target = StoredImage(torch.rand(3, 8, 8)), NamedClass(0, "a")
+    for level, area in ((0.5, 3 / 16), (0.2, 1.0), (0.9, 0.0)):
+        explanation = MaskExplanation(stored, target, mask, level)
+        assert (explanation.area, explanation.region_area) == (0.34375, area)
+        record = explanation.describe()
+        assert (record["area"], record["region_area"]) == (0.34375, area)
+    caption = explanation.make_tiles("cat")[2].caption
+    assert caption == "no region\nat level 0.9"
 
 
 def test_the_pictures_fit_the_mask_and_the_box(explainer: MaskExplainer, photo: Path) -> None:
@@ -176,6 +243,57 @@ def test_counterparts_show_the_image_as_the_runner_up(
         32,
         32,
     )
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_the_classifier_says_whether_the_class_was_flipped(flips: bool, tmp_path: Path) -> None:
+    image, other = torch.full((3, 32, 32), 0.5), torch.full((3, 32, 32), 0.5002)
+    cat, dog = NamedClass(0, "cat"), NamedClass(1, "dog")
+    explanation = CounterpartExplanation(
+        StoredImage(image),
+        dog,
+        image,
+        torch.stack([image, other]),
+        (0.2, 0.9 if flips else 0.4),
+        (cat, dog if flips else cat),
+        predicted=cat,
+    )
+    assert (explanation.kept, explanation.flipped) == (True, flips)
+    record = _read_record(explanation, tmp_path)
+    assert (record["kept"], record["flipped"]) == (True, flips)
+    assert record["strip_classes"] == ["cat", "dog" if flips else "cat"]
+    captions = [tile.caption for tile in explanation.make_tiles("image")]
+    last = "90.0%\npredicted: dog" if flips else "40.0%\nNOT FLIPPED: cat"
+    assert captions[2] == f"adversarial: dog, {last}"
+    assert captions[3] == "no visible change (< 1/255)"
+    assert (", but seen as cat" in explanation.capture_description) is not flips
+    unchanged = CounterpartExplanation(StoredImage(image), dog, image, image[None])
+    assert explanation.overlay().tobytes() == unchanged.overlay().tobytes()
+    assert (unchanged.kept, unchanged.flipped) == (None, None)
+    assert unchanged.capture_description.endswith("seen as dog (not checked)")
+    assert unchanged.make_tiles("image")[2].caption.endswith("not checked: no classifier")
+
+
+def test_counterparts_that_do_not_flip_are_counted(
+    changing: TrainedExplainer[Any, Any], classifier: Classifier, tmp_path: Path
+) -> None:
+    refs = select_images(["planted:size=32,images=2"], changing.classifier_info.input)
+    lines: list[str] = []
+    run = ExplainRun(changing, ExplainOptions(), classifier)
+    run.write(refs, tmp_path, lambda done, total: None, lines.append)
+    images = json.loads((tmp_path / "explain.json").read_text())["images"]
+    failed = 0
+    for entry, ref in zip(images, refs, strict=True):
+        [answer] = entry["answers"]
+        picture = changing.prepare(ref.read_image().picture)[None]
+        pair = changing.counterparts(  # type: ignore[attr-defined]
+            picture, answer["target"], logits=classifier(picture)
+        )
+        predicted = int(classifier(pair.adversarial).argmax())
+        assert answer["flipped"] is (predicted == answer["target"])
+        failed += not answer["flipped"]
+    expected = f"{failed} of 2 counterparts are not predicted as their target: flipped is false in "
+    assert lines == ([f"{expected}{tmp_path / 'explain.json'}"] if failed else [])
 
 
 def test_what_cannot_be_explained_is_refused(

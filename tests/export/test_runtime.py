@@ -74,6 +74,10 @@ def test_an_explanation_is_that_of_apercu(light, classifier, tmp_path) -> None:
         assert actual.predicted.index == expected.predicted.index
         assert actual.probability == pytest.approx(expected.probability, abs=1e-3)
         assert actual.box == expected.box
+        assert actual.runner_up.index == expected.runner_up.index
+        assert actual.area == pytest.approx(expected.area, abs=1e-3)
+        near = float(((expected.mask - expected.level).abs() < 1e-3).float().mean())
+        assert actual.region_area == pytest.approx(expected.region_area, abs=near + 1e-6)
         difference = np.abs(np.subtract(actual.overlay(), expected.overlay(), dtype=float))
         assert difference.mean() < 2
         folder = actual.save(tmp_path / "out")

@@ -37,6 +37,9 @@ def test_the_map_is_the_explainers_own(call, explainer, png) -> None:
     box = tight_box(expected, 0.4, (40, 48))
     assert answer["box"] == (None if box is None else list(box))
     assert answered.json()["size"] == {"width": 48, "height": 40}
+    assert answered.json()["runner_up"] == answered.json()["top"][1]
+    assert answer["area"] == pytest.approx(expected.mean().item(), abs=1e-5)
+    assert answer["region_area"] == pytest.approx((expected >= 0.4).float().mean().item(), abs=1e-5)
 
 
 def test_the_classes_seen_most_come_first_with_their_probabilities(call, explainer, png) -> None:
@@ -167,6 +170,11 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
         shares = classifier(pair.strip[:, 0]).softmax(1)[:, answer["index"]]
         assert answer["probabilities"] == pytest.approx(shares.tolist(), abs=1e-5)
         assert answer["seen"] == explainer.classifier_info.classes[predicted]
+        steps = classifier(pair.strip[:, 0]).argmax(1).tolist()
+        assert answer["strip_classes"] == [explainer.classes[step] for step in steps]
+        assert answer["kept"] is (steps[0] == predicted)
+        assert answer["flipped"] is (steps[-1] == answer["index"])
+        assert answer["largest_change"] == pytest.approx(pair.maps.max().item(), abs=1e-5)
     response = call.explain(png, target=str(predicted))
     assert response.status_code == 422
     name = explainer.classifier_info.classes[predicted]

@@ -102,6 +102,21 @@ def test_the_bar_is_as_long_as_the_class_is_probable(size, probability: float) -
     assert not filled[right:].any()
 
 
+@pytest.mark.parametrize("is_estimate", [True, False])
+def test_an_estimated_probability_is_marked(monkeypatch, map_, is_estimate: bool) -> None:
+    numbers: list[str] = []
+
+    def draw(title: str, number: str, size: tuple[int, int], pen: tuple[int, int]) -> np.ndarray:
+        numbers.append(number)
+        return np.zeros(size[::-1], np.float32)
+
+    monkeypatch.setattr("apercu.deploy.video.overlay.draw_text", draw)
+    frame = frame_of(np.full((360, 640, 3), 128, np.uint8), BT601)
+    content = OverlayContent(map_, "day", 0.5, is_estimate)
+    FrameOverlay(FrameFormat((640, 360), Fraction(1), BT601))(frame, content)
+    assert numbers == ["~ 50%" if is_estimate else "50%"]
+
+
 @pytest.mark.parametrize("size", [(2, 2), (16, 1600), (1600, 16), (58, 400)])
 def test_a_picture_without_room_has_heat_but_no_label(size, map_) -> None:
     frame = frame_of(np.full((*size[::-1], 3), 128, np.uint8), BT601)

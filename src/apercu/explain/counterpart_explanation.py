@@ -29,11 +29,14 @@ class CounterpartExplanation(Explanation):
             height × width`.
         probabilities: the classifier's probability of the target at each step; empty where no
             classifier is given.
+        strip_classes: the class that the classifier predicts at each step; empty where no
+            classifier is given.
     """
 
     prepared: Picture
     strip: Float[Tensor, "steps channels height width"]
     probabilities: tuple[float, ...] = ()
+    strip_classes: tuple[NamedClass, ...] = ()
 
     captured_view: ClassVar[str] = "adversarial"
 
@@ -53,6 +56,21 @@ class CounterpartExplanation(Explanation):
         return self.strip[-1]
 
     @property
+    def kept(self) -> bool | None:
+        """Whether the similar counterpart is predicted as the image is; None if nobody checked."""
+        if not self.strip_classes or self.predicted is None:
+            return None
+        return self.strip_classes[0].index == self.predicted.index
+
+    @property
+    def flipped(self) -> bool | None:
+        """Whether the adversarial counterpart is predicted as the target.
+
+        Only the classifier can tell, so it is None where there is none.
+        """
+        return self.strip_classes[-1].index == self.target.index if self.strip_classes else None
+
+    @property
     def difference(self) -> Picture:
         """The adversarial counterpart minus the stable one."""
         return self.adversarial - self.stable
@@ -60,7 +78,7 @@ class CounterpartExplanation(Explanation):
     @property
     def map(self) -> Float[Tensor, "height width"]:
         """How much each pixel changes: the mean over the channels of the absolute difference."""
-        return self.difference.abs().mean(0)
+        return render.measure_change(self.difference)
 
     @property
     def mask(self) -> Float[Tensor, "height width"]:
@@ -69,12 +87,19 @@ class CounterpartExplanation(Explanation):
 
     @property
     def capture_description(self) -> str:
-        """How the adversarial counterpart was made."""
-        return f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.target.name}"
+        """How the adversarial counterpart was made, and whether it is predicted as the target."""
+        made = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.target.name}"
+        if self.flipped is None:
+            return f"{made} (not checked)"
+        return made if self.flipped else f"{made}, but seen as {self.strip_classes[-1].name}"
 
     def overlay(self) -> Image.Image:
-        """Draw the change as heat over the image, at the explainer's size."""
-        return render.draw_overlay(self.prepared, self.mask)
+        """Draw the change as heat over the image, at the explainer's size.
+
+        The heat is full where the image changes most; there is none where no change is visible.
+        """
+        is_visible = float(self.map.max()) >= render.SMALLEST_CHANGE
+        return render.draw_overlay(self.prepared, self.mask * is_visible)
 
     def draw_views(self) -> dict[str, Image.Image]:
         """Draw the image, both counterparts, their difference, and the strip between them."""
@@ -82,22 +107,41 @@ class CounterpartExplanation(Explanation):
             "input": render.to_image(self.prepared),
             "similar": render.to_image(self.stable),
             "adversarial": render.to_image(self.adversarial),
-            "difference": render.draw_difference(self.difference),
+            "difference": self._draw_difference(),
             "strip": render.draw_contact_sheet([self._make_step_tiles()]),
         }
 
     def make_tiles(self, name: str) -> list[render.Tile]:
         """Make image, both counterparts and their difference, for a contact sheet."""
         first, last = (
-            f" {self.probabilities[end]:.2f}" if self.probabilities else "" for end in (0, -1)
+            f", {self.probabilities[end]:.1%}" if self.probabilities else "" for end in (0, -1)
         )
-        short, largest = self.target.short_name, float(self.difference.abs().max())
+        short = self.target.short_name
+        kept = self._describe_end(self.kept, 0, "NOT KEPT")
+        flipped = self._describe_end(self.flipped, -1, "NOT FLIPPED")
         return [
-            render.Tile(render.to_image(self.prepared), name),
-            render.Tile(render.to_image(self.stable), f"similar: {short}{first}"),
-            render.Tile(render.to_image(self.adversarial), f"adversarial: {short}{last}"),
-            render.Tile(render.draw_difference(self.difference), f"at most {largest:.2f}"),
+            render.Tile(render.to_image(self.prepared), f"{name}\n{self.describe_others()}"),
+            render.Tile(render.to_image(self.stable), f"similar: {short}{first}\n{kept}"),
+            render.Tile(
+                render.to_image(self.adversarial), f"adversarial: {short}{last}\n{flipped}"
+            ),
+            self._make_difference_tile(),
         ]
+
+    def _describe_end(self, succeeded: bool | None, end: int, failure: str) -> str:
+        """Return which class is predicted for one end of the strip, for a caption."""
+        if succeeded is None:
+            return "not checked: no classifier"
+        return f"{'predicted' if succeeded else failure}: {self.strip_classes[end].short_name}"
+
+    def _make_difference_tile(self) -> render.Tile:
+        difference = self.difference
+        return render.Tile(render.draw_difference(difference), render.describe_change(difference))
+
+    def _draw_difference(self) -> Image.Image:
+        """Draw the difference, and its scale in words below it."""
+        side = max(render.TILE_SIDE, *self.prepared.shape[1:])
+        return render.draw_contact_sheet([[self._make_difference_tile()]], side)
 
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the counterparts."""
@@ -105,10 +149,14 @@ class CounterpartExplanation(Explanation):
             "seen": None if self.predicted is None else self.predicted.name,
             "target": self.target.index,
             "class": self.target.name,
-            "change": round(float(self.difference.abs().mean()), 6),
+            "change": round(float(self.map.mean()), 6),
+            "largest_change": round(float(self.map.max()), 6),
+            "kept": self.kept,
+            "flipped": self.flipped,
         }
         if self.probabilities:
             record["probabilities"] = [round(value, 6) for value in self.probabilities]
+            record["strip_classes"] = [named.name for named in self.strip_classes]
         return record
 
     def _make_step_tiles(self) -> list[render.Tile]:
@@ -144,22 +192,22 @@ def explain_counterparts(
     images = explainer.prepare(stored.picture)[None]
     logits = selector.predict_logits(images)
     targets = selector.select_others(logits)
-    classes, predicted = explainer.classes, int(logits[0].argmax())
+    predicted = int(logits[0].argmax())
     if predicted in targets:
         raise TargetError(
-            f"target: the image is predicted as {classes[predicted]} already; choose another class"
+            f"target: the image is predicted as {explainer.classes[predicted]} already; choose "
+            "another class"
         )
     for target in targets:
         strip = explainer.counterparts(images, target, logits=logits).strip[:, 0]
-        probabilities = selector.predict_probabilities(strip, target)
+        probabilities, strip_classes = selector.predict_strip(strip, target)
         yield CounterpartExplanation(
             stored,
-            NamedClass(target, classes[target]),
+            selector.name_class(target),
             images[0],
             strip.cpu(),
             probabilities,
-            predicted=NamedClass(predicted, classes[predicted]),
-            probability=selector.find_probability(logits, target),
-            value=selector.find_value(logits),
+            strip_classes,
+            **selector.describe_prediction(logits, target),
             explainer_record=explainer_record,
         )

@@ -16,7 +16,7 @@ from apercu import render
 from apercu.classifiers import Classifier, InputSpec
 from apercu.errors import ImageError, ImagesError, InputError, TargetError
 from apercu.explain.counterpart_explanation import CounterpartExplanation, explain_counterparts
-from apercu.explain.explanation import StoredImage, describe_image, write_record
+from apercu.explain.explanation import RECORD_FILE, StoredImage, describe_image, write_record
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.base import TrainedExplainer, convert_picture
@@ -53,7 +53,7 @@ def explain_image(
             it is the class to change into; None for the runner-up.
         level: where a mask is cut for its box, in (0, 1).
         classifier: predicts the classes and their probabilities; without it the explainer
-            predicts the class itself, and no probability is known.
+            predicts the class itself, and only its estimate of the probability is known.
 
     Returns:
         A `MaskExplanation` or a `CounterpartExplanation`.
@@ -194,7 +194,8 @@ class ExplainRun:
             refs: the images.
             out: the folder that is written.
             progress: is called with the images that are done, and the images in all.
-            warn: receives one line about each image that cannot be explained.
+            warn: receives one line about each image that cannot be explained, and one about
+                counterparts that are not predicted as their target.
 
         Raises:
             ImageError: the only image cannot be read.
@@ -218,6 +219,11 @@ class ExplainRun:
                 progress(done, len(refs))
         finally:
             writer.finish()
+        if writer.flipped.count(False):
+            warn(
+                f"{writer.flipped.count(False)} of {len(writer.flipped)} counterparts are not "
+                f"predicted as their target: flipped is false in {out / RECORD_FILE}"
+            )
         if failed:
             raise ImagesError(
                 f"{failed} of {len(refs)} images could not be explained; the others are in {out}"
@@ -233,6 +239,7 @@ class _FolderWriter:
         self.sheets = ContactSheets(out, expected)
         self.stems: set[str] = set()
         self.images: list[dict[str, Any]] = []
+        self.flipped: list[bool | None] = []
 
     def add(self, stored: StoredImage) -> None:
         """Explain one image and write its files."""
@@ -241,6 +248,8 @@ class _FolderWriter:
             slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
             records.append(explanation.write_files(self.out, f"{stem}{slug}"))
             self.sheets.add(explanation.make_tiles(stem))
+            if isinstance(explanation, CounterpartExplanation):
+                self.flipped.append(explanation.flipped)
         self.images.append(describe_image(stored, records))
 
     def write_record(self) -> None:

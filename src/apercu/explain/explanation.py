@@ -24,6 +24,8 @@ from apercu.io import parse_json, write_file, write_map
 from apercu.types import Picture
 
 RECORD_FILE = "explain.json"
+CLASSIFIER, EXPLAINER = "classifier", "explainer"
+"""Who predicts the classes of an image, and their probabilities."""
 LARGEST_SIDE = 1600
 """Pixels; larger pictures are drawn smaller, except the crop."""
 
@@ -81,7 +83,11 @@ class Explanation(ABC):
         stored: the image, with its name and source.
         target: the class that is explained.
         predicted: the class that the classifier predicts, or else the explainer.
-        probability: the classifier's probability of the target; None where no classifier is given.
+        runner_up: the class that is predicted second; None where there is only one class.
+        probability: the classifier's probability of the target; None where there is no classifier.
+        class_probabilities: the probability of each class, by the classifier where there is one, and
+            else as the explainer estimates it: `read_by` says which.
+        read_by: who predicts, `classifier` or `explainer`; None where nobody does.
         predicted_classes: all predicted classes, the ones predicted most first, where each class is
             decided by itself; else None.
         value: the value of a regression, where a classifier is given.
@@ -91,7 +97,10 @@ class Explanation(ABC):
     stored: StoredImage
     target: NamedClass
     predicted: NamedClass | None = field(default=None, kw_only=True)
+    runner_up: NamedClass | None = field(default=None, kw_only=True)
     probability: float | None = field(default=None, kw_only=True)
+    class_probabilities: Float[Tensor, " classes"] | None = field(default=None, kw_only=True)
+    read_by: str | None = field(default=None, kw_only=True)
     predicted_classes: tuple[NamedClass, ...] | None = field(default=None, kw_only=True)
     value: float | None = field(default=None, kw_only=True)
     explainer_record: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
@@ -103,6 +112,17 @@ class Explanation(ABC):
     def image(self) -> Picture:
         """The image as stored, upright, `channels × height × width`."""
         return self.stored.picture
+
+    @property
+    def estimated_probability(self) -> float | None:
+        """The explainer's own estimate of the target's probability; None where a classifier is."""
+        return None if self.read_by == CLASSIFIER else self.find_probability(self.target)
+
+    def find_probability(self, named: NamedClass | None) -> float | None:
+        """Return the probability of any class, by whoever predicts (`read_by`); None if unknown."""
+        if named is None or self.class_probabilities is None:
+            return None
+        return float(self.class_probabilities[named.index])
 
     @property
     @abstractmethod
@@ -183,16 +203,49 @@ class Explanation(ABC):
                 write_file(folder / files["capture"], capture)
         return {**self.describe(), **self._describe_prediction(), "files": files}
 
+    def describe_class(self, named: NamedClass | None) -> str:
+        """Return the short name of a class and its probability, for a caption.
+
+        A probability that the explainer estimates has the sign ~ before it.
+        """
+        if named is None:
+            return "unknown"
+        probability = self.find_probability(named)
+        sign = "" if self.read_by == CLASSIFIER else "~ "
+        return named.short_name + ("" if probability is None else f", {sign}{probability:.1%}")
+
+    def describe_others(self) -> str:
+        """Return the predicted class where it is not the target, else the runner-up."""
+        if self.predicted is not None and self.predicted.index != self.target.index:
+            return f"predicted: {self.describe_class(self.predicted)}"
+        return "" if self.runner_up is None else f"then {self.describe_class(self.runner_up)}"
+
     def _describe_prediction(self) -> dict[str, Any]:
-        """Return what is predicted of several classes, or of a value; else nothing."""
-        record: dict[str, Any] = {}
+        """Return what is predicted, and how probable it is."""
+        record: dict[str, Any] = {
+            **self._describe_probability(self.target),
+            "read_by": self.read_by,
+            "predicted_class": self._name_class(self.predicted),
+            "runner_up": self._name_class(self.runner_up),
+        }
         if self.predicted_classes is not None:
             record["predicted"] = [predicted.name for predicted in self.predicted_classes]
         if self.value is not None:
             record["value"] = self.value
-        if record and self.probability is not None:
-            record["probability"] = round(self.probability, 6)
         return record
+
+    def _describe_probability(self, named: NamedClass) -> dict[str, float | None]:
+        """Return the classifier's probability of a class, and else the explainer's estimate."""
+        probability = self.find_probability(named)
+        rounded = None if probability is None else round(probability, 6)
+        if self.read_by == CLASSIFIER:
+            return {"probability": rounded}
+        return {"probability": None, "estimated_probability": rounded}
+
+    def _name_class(self, named: NamedClass | None) -> dict[str, Any] | None:
+        if named is None:
+            return None
+        return {"index": named.index, "class": named.name, **self._describe_probability(named)}
 
     def _repr_png_(self) -> bytes:
         """Return the sheet, for notebooks."""
@@ -204,6 +257,8 @@ class Explanation(ABC):
             parts.append(f"predicted={self.predicted.short_name!r}")
         if self.probability is not None:
             parts.append(f"probability={self.probability:.2f}")
+        elif self.estimated_probability is not None:
+            parts.append(f"estimated_probability={self.estimated_probability:.2f}")
         if self.value is not None:
             parts.append(f"value={self.value:.4g}")
         return f"{type(self).__name__}({', '.join(parts)})"

@@ -13,7 +13,6 @@ from torch import Tensor, tensor
 from apercu import maps, render
 from apercu.explain.explanation import (
     Explanation,
-    NamedClass,
     StoredImage,
     get_size,
     shrink_picture,
@@ -54,6 +53,16 @@ class MaskExplanation(Explanation):
         return tight_box(self.mask, self.level, get_size(self.image))
 
     @property
+    def area(self) -> float:
+        """The mean of the mask; `region_area` is the region's area."""
+        return float(self.mask.mean())
+
+    @property
+    def region_area(self) -> float:
+        """The area of the region where the mask reaches the level, as a fraction of the image."""
+        return float(maps.find_regions(self.mask[None], self.level).float().mean())
+
+    @property
     def capture_description(self) -> str:
         """How the overlay was made."""
         return f"apercu: evidence for {self.target.name}, mask level {self.level:g}"
@@ -86,11 +95,15 @@ class MaskExplanation(Explanation):
     def make_tiles(self, name: str) -> list[render.Tile]:
         """Make image, overlay and what is kept, for a contact sheet."""
         small = shrink_picture(self.image, 2 * 224)
-        area = f"mean area {float(self.mask.mean()):.3f}"
+        area = self.region_area
+        region = f"region: {area:.1%} of the image" if area else "no region"
         return [
             render.Tile(render.to_image(small), name),
-            render.Tile(self._draw_overlay(small), self.target.short_name),
-            render.Tile(render.draw_masked(small, self.mask), area),
+            render.Tile(
+                self._draw_overlay(small),
+                f"{self.describe_class(self.target)}\n{self.describe_others()}",
+            ),
+            render.Tile(render.draw_masked(small, self.mask), f"{region}\nat level {self.level:g}"),
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +112,8 @@ class MaskExplanation(Explanation):
             "target": self.target.index,
             "class": self.target.name,
             "box": None if self.box is None else list(self.box),
-            "area": round(float(self.mask.mean()), 6),
+            "area": round(self.area, 6),
+            "region_area": round(self.region_area, 6),
         }
 
     def _draw_overlay(self, picture: Picture) -> Image.Image:
@@ -132,20 +146,13 @@ def explain_masks(
     images = explainer.prepare(stored.picture)[None]
     logits = selector.predict_logits(images)
     targets = selector.select_most_predicted(logits)
-    classes, predicted = explainer.classes, int(logits[0].argmax())
-    several = selector.find_predicted(logits)
     masks = explainer.attribute_classes(images, tensor([targets]))[0].cpu()
     for target, mask in zip(targets, masks, strict=True):
         yield MaskExplanation(
             stored,
-            NamedClass(target, classes[target]),
+            selector.name_class(target),
             mask,
             level,
-            predicted=NamedClass(predicted, classes[predicted]),
-            probability=selector.find_probability(logits, target),
-            predicted_classes=several
-            if several is None
-            else tuple(NamedClass(index, classes[index]) for index in several),
-            value=selector.find_value(logits),
+            **selector.describe_prediction(logits, target),
             explainer_record=explainer_record,
         )

@@ -9,6 +9,7 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
+from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
 from apercu.log import warn
 from apercu.types import Images, Logits
@@ -71,6 +72,8 @@ class TargetSelector:
         info = explainer.classifier_info
         if classifier is not None:
             info.check_classifier(classifier)
+        else:
+            classifier = explainer.own_classifier
         if not explainer.makes_masks and options.level != ExplainOptions.level:
             raise ConfigError("level: counterparts are not cut at a level; leave it out")
         if not explainer.makes_masks and options.target == PREDICTED:
@@ -99,19 +102,33 @@ class TargetSelector:
             return self.explainer.estimate_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
 
-    def find_probability(self, logits: Logits, target: int) -> float | None:
-        """Return the classifier's probability of a class of one image, from its logits.
+    def name_class(self, index: int) -> NamedClass:
+        """Return a class with its name."""
+        return NamedClass(index, self.explainer.classes[index])
 
-        It is None where no classifier is given: the explainer's estimate has no probabilities.
+    def describe_prediction(self, logits: Logits, target: int) -> dict[str, Any]:
+        """Return what is predicted for one image, as fields of an `Explanation`.
+
+        Args:
+            logits: the logits of the image, `1 × classes`.
+            target: the class that is explained.
+
+        Returns:
+            The names and values of the fields.
         """
-        if self.classifier is None:
-            return None
-        return float(self.decision.probabilities(logits)[0, target])
-
-    def find_value(self, logits: Logits) -> float | None:
-        """Return the value of a regression for one image; None without one, or no classifier."""
-        values = self.output.find_values(logits)
-        return None if self.classifier is None or values is None else float(values[0])
+        order = logits[0].argsort(descending=True, stable=True).tolist()
+        probabilities = self.decision.probabilities(logits)[0]
+        several, values = self.find_predicted(logits), self.output.find_values(logits)
+        has_classifier = self.classifier is not None
+        return {
+            "predicted": self.name_class(order[0]),
+            "runner_up": self.name_class(order[1]) if len(order) > 1 else None,
+            "probability": float(probabilities[target]) if has_classifier else None,
+            "class_probabilities": probabilities,
+            "read_by": CLASSIFIER if has_classifier else EXPLAINER,
+            "predicted_classes": None if several is None else tuple(map(self.name_class, several)),
+            "value": float(values[0]) if has_classifier and values is not None else None,
+        }
 
     def find_predicted(self, logits: Logits) -> tuple[int, ...] | None:
         """Return all predicted classes of one image; None where exactly one is predicted always."""
@@ -121,13 +138,19 @@ class TargetSelector:
         predicted = self.decision.find_predicted(logits)[0]
         return tuple(int(index) for index in order if predicted[index])
 
-    def predict_probabilities(self, images: Images, target: int) -> tuple[float, ...]:
-        """Return the probability of a class in each image; empty where no classifier is given."""
+    def predict_strip(
+        self, strip: Images, target: int
+    ) -> tuple[tuple[float, ...], tuple[NamedClass, ...]]:
+        """Return the probability of a class and the predicted class of each image of a strip.
+
+        Both are empty where no classifier is given: nobody else can check an image that was made.
+        """
         if self.classifier is None:
-            return ()
-        with torch.inference_mode():
-            logits = self.classifier(images.to(self.classifier.device))
-        return tuple(self.decision.probabilities(logits)[:, target].tolist())
+            return (), ()
+        logits = self.predict_logits(strip)
+        probabilities = self.decision.probabilities(logits)[:, target]
+        predicted = logits.argmax(1).tolist()
+        return tuple(probabilities.tolist()), tuple(self.name_class(index) for index in predicted)
 
     def select_most_predicted(self, logits: Logits) -> list[int]:
         """Return the classes of one image, `1 × classes`, the one predicted most first."""
@@ -143,4 +166,5 @@ class TargetSelector:
         """Return the classes of one image without the predicted one, in the same order."""
         if self.index is not None:
             return [self.index]
-        return [int(index) for index in logits[0].argsort(descending=True)[1 : self.count + 1]]
+        order = logits[0].argsort(descending=True, stable=True)
+        return [int(index) for index in order[1 : self.count + 1]]

@@ -27,8 +27,6 @@ DRAWN_IMAGES = 4
 """Number of images whose attack is drawn."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
-ENLARGED = 10
-"""Factor by which a change is enlarged to be visible."""
 STRIP_SIZE = 1100
 """Longer side of the drawing, in pixels."""
 NORMS = {
@@ -86,7 +84,6 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         strip=embed_image(_draw_strip(benchmark), STRIP_SIZE),
         percent=format_percent,
         budget=format_budget,
-        enlarged=ENLARGED,
     )
     return write_file(folder / REPORT, page)
 
@@ -216,10 +213,12 @@ def _draw_tiles(
     classifier, explainer = benchmark.classifier, benchmark.explainer
     for inputs in (images, attacked):
         yield render.Tile(render.to_image(inputs[0].cpu()), _name_class(classifier, inputs))
-    change = ((attacked - images) * ENLARGED)[0].cpu()
+    change = (attacked - images)[0].cpu()
     through = f" through {job.known_filter}" if job.known_filter else ""
     caption = f"{job.name} {format_budget(job.epsilon)}{through}"
-    yield render.Tile(render.draw_difference(change), f"{caption}\n{ENLARGED}-fold")
+    yield render.Tile(
+        render.draw_difference(change), f"{caption}\n{render.describe_change(change)}"
+    )
     for name in find_test_filters(job, benchmark.filters, benchmark.plan):
         filter = benchmark.filters[name]
         if filter is not None:

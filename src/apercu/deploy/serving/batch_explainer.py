@@ -23,6 +23,7 @@ from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make
 from apercu.errors import ApercuError, TargetError
 from apercu.explain.explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
+from apercu.maps import find_regions
 from apercu.types import Images, Logits, Picture, Targets
 
 TOP_CLASSES = 5
@@ -166,6 +167,7 @@ class BatchExplainer(ABC):
             "size": {"width": width, "height": height},
             "frames": prepared.frames,
             "top": [self._name_class(index, explained) for index in top],
+            "runner_up": self._name_class(top[1], explained) if count > 1 else None,
             **explained.prediction,
         }
         if prepared.picture is not None:
@@ -241,7 +243,7 @@ class MaskBatchExplainer(BatchExplainer):
                 engine.names,
                 engine.input,
                 about.read_by,
-                make_examples(engine.input),
+                make_examples(engine.input, engine.names),
                 engine.output,
             )
         )
@@ -271,6 +273,9 @@ class MaskBatchExplainer(BatchExplainer):
                     {
                         "box": tight_box(mask, options.level, size),
                         "area": round(float(mask.mean()), DIGITS),
+                        "region_area": round(
+                            float(find_regions(mask, options.level).float().mean()), DIGITS
+                        ),
                     },
                 )
                 for mask in masks_of_image
@@ -301,7 +306,7 @@ class CounterpartBatchExplainer(BatchExplainer):
                 info.names,
                 info.input,
                 predictor.source,
-                make_examples(info.input),
+                make_examples(info.input, info.names),
                 info.output,
             )
         )
@@ -340,11 +345,18 @@ class CounterpartBatchExplainer(BatchExplainer):
             fields: Record = {
                 "seen": self.classes[int(pairs.predicted[row])],
                 "change": round(float(pairs.maps[row].mean()), DIGITS),
+                "largest_change": round(float(pairs.maps[row].max()), DIGITS),
             }
             if self.predictor.classifier is not None:
                 strip = strips[:, row]
-                probabilities = self.predictor.classifier.predict_probabilities(strip)[:, target]
-                fields["probabilities"] = [round(p, DIGITS) for p in probabilities.tolist()]
+                probabilities = self.predictor.classifier.predict_probabilities(strip)
+                predicted = probabilities.argmax(1).tolist()
+                fields |= {
+                    "probabilities": [round(p, DIGITS) for p in probabilities[:, target].tolist()],
+                    "strip_classes": [self.classes[index] for index in predicted],
+                    "kept": predicted[0] == int(pairs.predicted[row]),
+                    "flipped": predicted[-1] == target,
+                }
             explanations.append(
                 TargetExplanation(pairs.maps[row].cpu(), fields, strips[:, row].cpu())
             )

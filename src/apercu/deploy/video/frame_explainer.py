@@ -81,11 +81,13 @@ class OverlayContent:
         heat: a map in 256 steps, `height × width`, uint8.
         class_name: the name of the class.
         probability: the probability of the class, as the bar shows it.
+        is_estimate: whether the explainer estimates the probability, as no classifier is there.
     """
 
     heat: NDArray[np.uint8]
     class_name: str
     probability: float
+    is_estimate: bool = False
 
 
 @final
@@ -128,7 +130,8 @@ class FrameExplainer:
         self.meter.add(raw, map, motion)
         self.explained += 1
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
-        return OverlayContent(heat, self.engine.names.names[index], probability)
+        is_estimate = self.engine.info.read_by != "classifier"
+        return OverlayContent(heat, self.engine.names.names[index], probability, is_estimate)
 
     def _estimate_motion(self, frame: VideoPicture) -> Motion | None:
         """Return the motion since the frame before; None at the beginning of a scene."""

@@ -132,12 +132,15 @@ class Caption:
             bottom,
         )
 
-    def draw_on(self, picture: VideoFrame, class_name: str, probability: float) -> None:
-        """Draw the panel on a picture, in place."""
+    def draw_on(
+        self, picture: VideoFrame, class_name: str, probability: float, is_estimate: bool = False
+    ) -> None:
+        """Draw the panel on a picture, in place; an estimated probability has a ~ before it."""
         if not self.fits:
             return
         bright, cold, warm = (view_plane(picture, number) for number in range(3))
-        self._draw_panel(bright, class_name, f"{probability:.0%}")
+        sign = "~ " if is_estimate else ""
+        self._draw_panel(bright, class_name, f"{sign}{probability:.0%}")
         left, top, right, bottom = (side // 2 for side in self.box)
         for colour in (cold, warm):
             colour[top:bottom, left:right] = NEUTRAL_COLOUR
@@ -208,5 +211,5 @@ class FrameOverlay:
                 HeatOverlay(content.heat, self.frame_format.size, self.frame_format.matrix),
             )
         drawn = self._previous[1].draw_over(picture)
-        self._caption.draw_on(drawn, content.class_name, content.probability)
+        self._caption.draw_on(drawn, content.class_name, content.probability, content.is_estimate)
         return drawn

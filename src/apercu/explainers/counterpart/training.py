@@ -161,9 +161,7 @@ class CounterpartTraining(TrainingModule):
             render.Tile(render.to_image(images[0].cpu()), f"predicted: {before}"),
             render.Tile(render.to_image(stable[0].cpu()), f"{after} {low:.2f}"),
             render.Tile(render.to_image(pair.adversarial[0].cpu()), f"{after} {high:.2f}"),
-            render.Tile(
-                render.draw_difference(difference), f"at most {difference.abs().max():.2f}"
-            ),
+            render.Tile(render.draw_difference(difference), render.describe_change(difference)),
         ]
 
     def _draw_batch(self, images: Images, logits: Logits, generator: Generator) -> CounterpartBatch:
