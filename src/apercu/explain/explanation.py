@@ -85,8 +85,8 @@ class Explanation(ABC):
         predicted: the class that the classifier predicts, or else the explainer.
         runner_up: the class that is predicted second; None where there is only one class.
         probability: the classifier's probability of the target; None where there is no classifier.
-        class_probabilities: the probability of each class, by the classifier where there is one, and
-            else as the explainer estimates it: `read_by` says which.
+        class_probabilities: the probability of each class, by the classifier where there is one,
+            and else as the explainer estimates it: `read_by` says which.
         read_by: who predicts, `classifier` or `explainer`; None where nobody does.
         predicted_classes: all predicted classes, the ones predicted most first, where each class is
             decided by itself; else None.
