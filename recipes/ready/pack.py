@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from apercu import load_explainer
+from apercu import load_explainer, open_classifier
 from apercu.evaluation import ComparisonResults
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.ready import READY_FOLDER
 from apercu.explainers.run_folder import CLASSIFIER, CONFIG, ENCODER, FACTS, WEIGHTS
 from apercu.io import write_file, write_hashes
@@ -61,7 +62,9 @@ def pack_run(run: Path, out: Path, name: str) -> None:
     }
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise SystemExit(f"error: {run}: weights that half precision cannot hold")
-    info = explainer.classifier_info.model_copy(update={"spec": f"ready:{name}"})
+    classifier = open_classifier(f"ready:{name}")
+    explainer.classifier_info.check_classifier(classifier)
+    info = ClassifierInfo.from_classifier(classifier)
     write_file(out / CONFIG, explainer.settings.model_dump_json(indent=1).encode())
     write_file(out / CLASSIFIER, info.model_dump_json(indent=1).encode())
     write_file(out / FACTS, json.dumps(explainer.facts, indent=1).encode())
