@@ -15,6 +15,7 @@ from apercu.classifiers import open_classifier, save_classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.sources.ready import IMAGENET_NAMES, READY_WEIGHTS
 from apercu.errors import ClassifierError, MissingExtraError, RunError
+from apercu.evaluation.photographs import explain_photographs
 from apercu.explainers.ready import (
     DEFAULT_RUN,
     READY_FOLDER,
@@ -139,3 +140,23 @@ def test_photographs_are_small_and_their_sources_are_named() -> None:
         with Image.open(path) as picture:
             assert picture.mode == "RGB" and max(picture.size) <= 448
         assert f"`{path.name}`" in text and path.stat().st_size < 60_000
+
+
+@needs_extra
+def test_the_demo_begins_with_real_photographs(tmp_path: Path) -> None:
+    images = explain_photographs(tmp_path)
+    assert [image.name for image in images] == [
+        "cat.jpg",
+        "coffee.jpg",
+        "coffee.jpg",
+        "camera.jpg",
+        "rocket.jpg",
+        "astronaut.jpg",
+    ]
+    assert [image.caption for image in images[:3]] == [
+        "Egyptian cat, 82%",
+        "espresso, 80%",
+        "cup, 4%",
+    ]
+    assert len(list(tmp_path.glob("*.png"))) == 3 * len(images)
+    assert all(set(image.views) == {"evidence", "kept", "removed"} for image in images)
