@@ -115,7 +115,7 @@ class Explanation(ABC):
 
     @property
     def estimated_probability(self) -> float | None:
-        """The explainer's own estimate of the target's probability; None where a classifier is."""
+        """The explainer's own estimate of the probability; None where the classifier gives it."""
         return None if self.read_by == CLASSIFIER else self.find_probability(self.target)
 
     def find_probability(self, named: NamedClass | None) -> float | None:
