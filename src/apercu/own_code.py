@@ -180,7 +180,9 @@ def _digest_module(module: ModuleType | None) -> str | None:
 def _is_own(module: ModuleType, root: str) -> bool:
     """Whether a module is a source file of the root package, or of no installed package."""
     name, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
-    if name == "apercu" or file is None or not str(file).endswith(".py") or not is_file(file):
+    if name == "apercu" or not (isinstance(file, str) and file.endswith(".py")):
+        return False
+    if not is_file(Path(file)):
         return False
     path = Path(file).resolve()
     return name == root or not any(path.is_relative_to(folder) for folder in _LIBRARIES)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,77 @@ def test_a_trailing_comma_is_no_metric(apercu, tiny_card, tmp_path) -> None:
     assert "cost of gradient: 2 of 2" in result.err.splitlines()
 
 
+OWN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from apercu.methods import Method
+from apercu.metrics import make_metric
+
+@dataclass(frozen=True)
+class MyMethod(Method):
+    needs: ClassVar = ()
+    power: float = 1.0
+
+    def compute_maps(self, classifier, images, targets):
+        return images.mean(dim=1) ** self.power
+
+@make_metric(better="lower", meaning="how much of the map is red")
+def redness(maps, images):
+    return (maps * images[:, 0]).mean(dim=(1, 2))
+
+def bare(maps):
+    return maps.mean(dim=(1, 2))
+"""
+
+
+def test_own_methods_and_metrics_are_compared_and_kept(
+    apercu, tiny_card, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_cli.py").write_text(OWN)
+    methods = "own_cli:MyMethod,own_cli.py:MyMethod:power=2,smoothed=0.1,centre_box"
+    words = ["compare", "--classifier", tiny_card, "--images", SPEC, "--out", tmp_path / "o"]
+    words += ["--methods", methods, "--metrics", "iou,own_cli:redness", "--no-cost"]
+    result = apercu(*words, "--against", "my_method")
+    assert result.code == 0, result.err
+    stored = json.loads((tmp_path / "o" / "results.json").read_text())
+    names = ["my_method", "my_method:power=2,smoothed=0.1", "centre_box"]
+    assert list(stored["explainers"]) == names and stored["cost"] == []
+    assert {row["metric"]: row["n"] for row in stored["rows"]} == {"iou": 4, "redness": 8}
+    report = (tmp_path / "o" / "report.html").read_text()
+    assert "how much of the map is red; lower is better" in report
+    assert "than my_method on the same images" in report
+    table = (tmp_path / "o" / "table.csv").read_text()
+    assert "centre_box,redness,lower," in table and table.count(",my_method\n") == 4
+    again = apercu(*words)
+    assert again.code == 0 and "my_method: 8 of 8" not in again.err.splitlines()
+    assert json.loads((tmp_path / "o" / "results.json").read_text())["rows"] == stored["rows"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--metrics", "own_bad:bare"], "bare has no record of its direction and meaning; write"),
+        (["--metrics", "own_bad:MyMethod"], "MyMethod has no record"),
+        (["--methods", "own_bad:redness"], "got Metric"),
+        (["--methods", "own_bad:bare"], "expected a function of (classifier, images, targets)"),
+        (["--methods", "own_bad:MyMethod:powr=2"], "has no setting powr, expected power; did you"),
+        (["--methods", "own_bad:MyMethd"], "own_bad has no MyMethd; did you mean MyMethod?"),
+        (["--methods", "gradient", "--against", "gradeint"], "against: expected one of gradient"),
+    ],
+)
+def test_what_is_no_method_or_metric_ends_before_the_work(
+    apercu, tiny_card, tmp_path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_bad.py").write_text(OWN)
+    command = ["compare", "--classifier", tiny_card, "--images", SPEC, "--out", tmp_path / "o"]
+    result = apercu(*command, *words)
+    assert result.code == 2 and line in result.err, result.err
+    assert result.err.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_run_of_another_classifier(tiny_card: Path, tiny_run: Path) -> None:
     from apercu.evaluation.open_explainers import open_explainer
 
@@ -225,11 +298,16 @@ def test_a_run_of_another_classifier(tiny_card: Path, tiny_run: Path) -> None:
         open_explainer(tiny_run, other)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_finished_has_a_report_when_interrupted(
-    apercu: Callable[..., Any], tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    apercu: Callable[..., Any],
+    tiny_card: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: signal.Signals,
 ) -> None:
     def interrupt(self: Occlusion, *_: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), stop)
 
     def run_compare(methods: str) -> Any:
         words = ("--images", SPEC, "--methods", methods, "--metrics", "energy", "--out", tmp_path)

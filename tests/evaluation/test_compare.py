@@ -16,6 +16,8 @@ from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, run_comparison
+from apercu.evaluation.ranking import find_reference
+from apercu.evaluation.report import write_report
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
@@ -35,6 +37,7 @@ from apercu.metrics import (
     flip_pixels,
     iou,
     localisation_error,
+    make_metric,
     max_sensitivity,
     pointing_game,
     randomisation,
@@ -261,9 +264,53 @@ def test_without_thresholds_all_images_are_reported(classifier: Classifier) -> N
     assert {row.n for row in rows.values()} == {COUNT}
     tune, test = split_indices(101, 10, 3)
     assert split_indices(101, 10, 3, halves=False) == ([], sorted(tune + test))
-    cut = replace(settings, metrics=("ncc", "iou"))
-    rows = rows_of(run_comparison(classifier, Squares(), {"mask": Contrast()}, cut))
-    assert {row.n for row in rows.values()} == {COUNT - COUNT // 2}
+
+
+def test_a_metric_with_a_threshold_takes_no_image_from_the_others(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    whole = ("pointing_game", "energy", "dauc", "background_invariance")
+    settings = replace(FAST, metrics=whole, steps=4)
+    alone = run_comparison(classifier, Squares(), {"mask": Leaning()}, settings)
+    mixed = replace(settings, metrics=(*whole, "iou"))
+    both = run_comparison(classifier, Squares(), {"mask": Leaning()}, mixed, out=tmp_path)
+    assert [(row.metric, row.n) for row in both.rows if row.explainer == "mask"] == [
+        ("iou", COUNT // 2),
+        *((metric, COUNT) for metric in METRICS if metric in whole),
+    ]
+    for metric in whole:
+        first, second = (rows_of(results)["mask", metric] for results in (alone, both))
+        assert first.value == pytest.approx(second.value, abs=1e-6), metric
+        assert first.ci95 == pytest.approx(second.ci95, abs=1e-6), metric
+        assert both.scores["mask", metric] == pytest.approx(alone.scores["mask", metric], abs=1e-6)
+        assert list(both.scores["mask", metric]) == [f"{index}.png" for index in range(COUNT)]
+    curves = zip(both.curves["mask"]["deletion"], alone.curves["mask"]["deletion"], strict=True)
+    assert all(now == pytest.approx(then, abs=1e-6) for now, then in curves)
+    text = both.to_markdown()
+    assert f"on {COUNT} of them" in text and f"IoU ↑ ({COUNT // 2} images)" in text
+    report = write_report(both, (), tmp_path / "report.html").read_text()
+    assert f"; {COUNT} images" in report and f"; {COUNT // 2} images" in report
+    again = run_comparison(classifier, Squares(), {"mask": Leaning()}, mixed, out=tmp_path)
+    assert again.rows == both.rows
+    with pytest.raises(RunError, match="had whole_maps all, now half"):
+        halves = replace(mixed, whole_maps="half")
+        run_comparison(classifier, Squares(), {"mask": Leaning()}, halves, out=tmp_path)
+
+
+def test_a_comparison_of_version_0_1_is_continued_on_one_half(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    settings = replace(FAST, metrics=("energy", "iou"), whole_maps="half")
+    first = run_comparison(classifier, Squares(), {"mask": Contrast()}, settings, out=tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert set(stored) == {  # as version 0.1.0 wrote them
+        *("metrics", "limit", "seed", "batch", "thresholds", "steps", "repeats", "cost_batches"),
+    }
+    usual = replace(settings, whole_maps="all")
+    both = {"mask": Contrast(), "centre_box": CentreBox()}
+    results = run_comparison(classifier, Squares(), both, usual, out=tmp_path)
+    assert {row.n for row in results.rows} == {COUNT // 2}
+    assert set(first.rows) < set(results.rows)
 
 
 def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
@@ -343,7 +390,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     again = {name for name, metric in METRICS.items() if metric.explains_again}
     assert {metric for name, metric in rows if name == "true_box"} == UNNAMED - again
     sample = draw_sample(classifier, Squares(), None, 0)
-    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    (batch,) = sample.read_batches(classifier, sample.everything, COUNT)
     masks = Contrast()(classifier, batch.images, batch.targets)
     flipped = flip_pixels(
         classifier,
@@ -361,7 +408,7 @@ def test_metrics_of_whole_maps_are_those_of_the_package(classifier: Classifier) 
     }
     for metric, scores in expected.items():
         row = rows["mask", metric]
-        assert (row.n, row.threshold, row.better) == (6, None, METRICS[metric].better)
+        assert (row.n, row.threshold, row.better) == (COUNT, None, METRICS[metric].better)
         assert row.value == pytest.approx(scores.mean().item(), abs=1e-5), metric
 
 
@@ -612,6 +659,18 @@ class Costly(Contrast):
         return super().__call__(classifier, images, targets)
 
 
+def test_costs_may_be_left_out_and_added_later(classifier: Classifier, tmp_path: Path) -> None:
+    settings = replace(FAST, cost_batches=(1,), repeats=1, cost=False)
+    mask = Contrast()
+    results = run_comparison(classifier, Squares(), {"mask": mask}, settings, out=tmp_path)
+    assert results.rows and not results.cost and not results.failed
+    later = replace(settings, cost=True)
+    results = run_comparison(classifier, Squares(), {"mask": mask}, later, out=tmp_path)
+    assert [cost.batch for cost in results.cost] == [1]
+    results = run_comparison(classifier, Squares(), {"mask": mask}, settings, out=tmp_path)
+    assert [cost.batch for cost in results.cost] == [1]
+
+
 def test_costs_that_failed_are_measured_by_the_next_call(
     classifier: Classifier, tmp_path: Path
 ) -> None:
@@ -725,7 +784,7 @@ def test_mean_curves_and_what_each_needs_are_kept(classifier: Classifier, tmp_pa
     explainers = {"mask": Contrast(), "true_box": TrueBox()}
     results = run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
     sample = draw_sample(classifier, Squares(), None, 0)
-    (batch,) = sample.read_batches(classifier, sample.test, COUNT)
+    (batch,) = sample.read_batches(classifier, sample.everything, COUNT)
     masks = Contrast()(classifier, batch.images, batch.targets)
     literal = flip_pixels(
         classifier,
@@ -795,6 +854,120 @@ class Lost(Contrast):
     ) -> torch.Tensor:
         computed = super().__call__(classifier, images, targets)
         return computed * float("nan") if "randomised" in classifier.network.digest else computed
+
+
+@make_metric(better="lower", meaning="pixels whose evidence is above a tenth", percent=True)
+def above_a_tenth(maps: torch.Tensor) -> torch.Tensor:
+    return (maps > 0.1).float().mean(dim=(1, 2))
+
+
+@make_metric(better="higher", meaning="the object inside the region")
+def coverage(regions: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+    return (regions & objects).float().sum((2, 3)) / objects.float().sum((1, 2)).clamp(min=1)
+
+
+def test_own_metrics_stand_in_every_table(classifier: Classifier, tmp_path: Path) -> None:
+    settings = replace(FAST, metrics=(coverage, "iou", above_a_tenth))
+    both = {"mask": Contrast(), "centre_box": CentreBox()}
+    results = run_comparison(classifier, Squares(), both, settings, out=tmp_path)
+    rows = rows_of(results)
+    assert list(dict.fromkeys(row.metric for row in results.rows)) == [
+        *("iou", "coverage", "above_a_tenth"),
+    ]
+    row = rows["mask", "coverage"]
+    assert (row.n, row.better) == (COUNT // 2, "higher") and row.threshold is not None
+    assert rows["mask", "above_a_tenth"].n == COUNT
+    kept = ComparisonResults.load(tmp_path)
+    assert kept == results and kept.get_metric("coverage") == coverage.record
+    report = write_report(kept, (), tmp_path / "report.html").read_text()
+    assert "pixels whose evidence is above a tenth; lower is better" in report
+    assert "Above a tenth: pixels whose evidence is above a tenth; lower is better." in (
+        kept.to_markdown()
+    )
+    assert "Above a tenth ↓" in kept.to_markdown() and "Coverage" in str(kept)
+    assert "above a tenth" in kept._repr_html_()
+    assert '"settings.own_metrics' not in report
+    mask = Contrast()
+    run_comparison(classifier, Squares(), {"mask": mask}, settings, out=tmp_path)
+    assert not mask.batch_sizes
+
+
+def test_another_version_of_an_own_metric_is_another_comparison(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    run_comparison(
+        classifier,
+        Squares(),
+        {"mask": Contrast()},
+        replace(FAST, metrics=(above_a_tenth,)),
+        out=tmp_path,
+    )
+    changed = replace(above_a_tenth, function=lambda maps: maps.amax(dim=(1, 2)))
+    with pytest.raises(RunError, match=r"had settings.own_metrics.above_a_tenth .*, now "):
+        settings = replace(FAST, metrics=(changed,))
+        run_comparison(classifier, Squares(), {"mask": Contrast()}, settings, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        (lambda maps: maps.mean(), "from own, images 2, got a single number"),
+        (lambda maps: maps.mean(dim=1), "from own, images 2, got 2 × 32"),
+        (lambda maps: maps.nonsense, "own fails on 2 images: AttributeError"),
+        (lambda maps: 3, "from own, images 2, got int"),
+    ],
+)
+def test_an_own_metric_is_tried_before_anything_is_measured(
+    classifier: Classifier, tmp_path: Path, function: Any, match: str
+) -> None:
+    own = replace(above_a_tenth, name="own", function=function)
+    mask, out = Contrast(), tmp_path / "out"
+    with pytest.raises(ConfigError, match=f"^metrics: .*{match}") as caught:
+        settings = replace(FAST, metrics=(own, "iou"))
+        run_comparison(classifier, Squares(), {"mask": mask}, settings, out=out)
+    assert "\n" not in str(caught.value) and not mask.batch_sizes and not out.exists()
+
+
+def test_what_a_method_keeps_while_it_works_loses_no_row(classifier: Classifier) -> None:
+    class Growing(Contrast):
+        @property
+        def cache_key(self) -> str:
+            return f"seen {len(self.batch_sizes)}"
+
+    results = run_comparison(classifier, Squares(), {"mask": Growing()}, FAST)
+    assert set(results.explainers) == {"mask"} and results.rows
+
+
+def test_maps_of_another_shape_are_refused(classifier: Classifier) -> None:
+    class Halved(Contrast):
+        def __call__(self, *given: Any) -> torch.Tensor:
+            return super().__call__(*given)[:, ::2]
+
+    with pytest.raises(ConfigError, match=r"mask: expected float maps, .* \(1, 32, 32\), got"):
+        run_comparison(classifier, Squares(), {"mask": Halved()}, FAST)
+
+
+def test_the_row_that_others_are_compared_with(classifier: Classifier, tmp_path: Path) -> None:
+    explainers = {"centre_box": CentreBox(), "gradient": Gradient(), "whole_box": WholeBox()}
+    results = run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
+    first = results.table()[0].name
+    assert find_reference(results) == first
+    assert f"than {first}, the first one of the ranking, on the same images" in (
+        results.to_markdown()
+    )
+    others = [row.cells["iou"].paired for row in results.table()[1:]]
+    assert all(pair is not None and pair.n == COUNT // 2 for pair in others)
+    named = run_comparison(
+        classifier, Squares(), explainers, FAST, out=tmp_path, against="whole_box"
+    )
+    assert find_reference(ComparisonResults.load(tmp_path)) == find_reference(named) == "whole_box"
+    assert "worse than whole_box on the same images" in named.to_markdown()
+    assert find_reference(replace(results, against="gone")) is None
+    assert "gone was not measured" in replace(results, against="gone").to_markdown()
+    alone = run_comparison(classifier, Squares(), {"centre_box": CentreBox()}, FAST)
+    assert find_reference(alone) is None and "▲" not in alone.to_markdown()
+    with pytest.raises(ConfigError, match=r"against: expected one of .*; did you mean gradient"):
+        run_comparison(classifier, Squares(), explainers, FAST, against="gradeint")
 
 
 def test_further_maps_with_nan_are_an_error(classifier: Classifier) -> None:

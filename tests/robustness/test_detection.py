@@ -145,6 +145,16 @@ def test_the_filter_of_stability_is_named(tiny_card: Path, tiny_run: Path) -> No
             parse_extractors(text, classifier, explainer)
 
 
+def test_the_map_of_an_own_method_is_a_feature(
+    tiny_card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "def own_map(classifier, images, targets):\n    return images.mean(dim=1)\n"
+    (tmp_path / "own_features.py").write_text(text)
+    named = parse_extractors("own_features:own_map", open_classifier(tiny_card), None)
+    assert named["own_features:own_map"](torch.rand(2, 3, 32, 32)).shape[0] == 2
+
+
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="one_class_svm: nu: expected a number between 0 and 1"):
         OneClassSvm(nu=1.0)

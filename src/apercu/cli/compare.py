@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import graceful_signals, on_interrupt, read_arguments
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -21,6 +21,8 @@ from apercu.cli.options import (
 )
 from apercu.cli.terminal import say, show_ranking
 from apercu.progress import show_progress
+
+WholeMaps: TypeAlias = Literal["all", "half"]
 
 
 def compare(
@@ -53,6 +55,28 @@ def compare(
     limit: Annotated[
         int | None, typer.Option(min=2, help="Use only this many of the images, drawn at random.")
     ] = None,
+    whole_maps: Annotated[
+        WholeMaps,
+        typer.Option(
+            help="Images of the metrics that need no threshold: all of them, or the half that the "
+            "others are reported on, as in version 0.1.0."
+        ),
+    ] = "all",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The row that the others are compared with, image by image. The best trained "
+            "explainer when not given, or else the first one of the ranking.",
+        ),
+    ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost/--no-cost",
+            help="Whether time and memory are measured; a later call may add them.",
+        ),
+    ] = True,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
@@ -60,11 +84,11 @@ def compare(
 ) -> None:
     """Measure explainers on the same images: one half chooses thresholds, the other is reported.
 
-    All images are reported where no metric needs a threshold.
+    Metrics that need no threshold are reported on all images.
 
     Writes report.html, table.md, table.csv, results.json and scores.csv (every image), also of
-    what is finished when it is interrupted. What is there already of the same comparison is not
-    measured again.
+    what is finished when it is interrupted (Ctrl-C or SIGTERM). What is there already of the same
+    comparison is not measured again.
 
     Example: apercu compare --classifier timm/resnet50 --images val/ --explainer runs/a --out table
     """
@@ -72,7 +96,11 @@ def compare(
     from apercu.evaluation.open_explainers import QUICK
 
     consequence = f"{out} keeps the finished rows; the same command measures the rest"
-    with on_interrupt(consequence), show_progress(lines=True) as report:
+    with (
+        on_interrupt(consequence),
+        graceful_signals(),
+        show_progress(lines=True) as report,
+    ):
         results = run_compare(
             classifier,
             images,
@@ -83,6 +111,9 @@ def compare(
             limit=limit,
             seed=seed,
             steps=steps,
+            whole_maps=whole_maps,
+            cost=cost,
+            against=against,
             device=device.resolve(),
             progress=report,
             command=shlex.join(["apercu", *read_arguments()]),

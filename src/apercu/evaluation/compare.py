@@ -20,7 +20,7 @@ from apercu.evaluation.open_explainers import (
 )
 from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
-from apercu.evaluation.settings import CompareSettings
+from apercu.evaluation.settings import CompareSettings, WholeMaps
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
@@ -40,6 +40,9 @@ def compare(
     limit: int | None = None,
     seed: int = 0,
     steps: int = 196,
+    whole_maps: WholeMaps = "all",
+    cost: bool = True,
+    against: str | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
     progress: Progress = ignore_progress,
@@ -47,9 +50,9 @@ def compare(
 ) -> ComparisonResults:
     """Measure explainers on the same images, as `apercu compare` does.
 
-    One half of the images chooses thresholds and the other half is reported; all images are
-    reported where no metric needs a threshold. An explainer that cannot be measured is listed in
-    `failed` with its reason, and the others go on.
+    One half of the images chooses thresholds, and metrics that need one are reported on the other
+    half; metrics that need none are reported on all images. An explainer that cannot be measured
+    is listed in `failed` with its reason, and the others go on.
 
     >>> from torch import nn
     >>> from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
@@ -83,6 +86,13 @@ def compare(
         limit: the number of images, drawn at random; None for all.
         seed: the seed of every draw.
         steps: the number of steps of deletion and insertion.
+        whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
+            or the `half` that these are reported on, as in version 0.1.0. A folder of that version
+            is continued in its way.
+        cost: whether time and memory are measured, which takes as long as some metrics; a later
+            call may add them.
+        against: the row that the others are compared with, image by image; None for the best
+            trained explainer, or else the first one of the ranking.
         device: the device of a classifier that is opened here.
         trust: whether a run folder or a card may name a factory, whose code is run.
         progress: is called with what is done, how much of it, and how much in all.
@@ -101,7 +111,9 @@ def compare(
         OutputError: `out` cannot be written.
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
-    settings = CompareSettings(_split_metrics(metrics), limit, seed, steps=steps)
+    settings = CompareSettings(
+        _split_metrics(metrics), limit, seed, steps=steps, whole_maps=whole_maps, cost=cost
+    )
     if out is not None:
         check_writable(Path(out))
     check_names(explainers, methods)
@@ -114,7 +126,14 @@ def compare(
     folder = None if out is None else Path(out)
     try:
         results = run_comparison(
-            classifier, images, opened, settings, out=folder, progress=progress, command=command
+            classifier,
+            images,
+            opened,
+            settings,
+            out=folder,
+            against=against,
+            progress=progress,
+            command=command,
         )
         if folder is not None:
             _write_all(results, opened, classifier, images, folder, progress)

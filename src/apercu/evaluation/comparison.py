@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
 from apercu.classifiers import Classifier
-from apercu.errors import ApercuError, ClassifierError, ImagesError
+from apercu.errors import (
+    ApercuError,
+    ClassifierError,
+    ConfigError,
+    ImagesError,
+    suggest_nearest,
+)
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.evaluator import Evaluator, Progress, has_ground_truth, ignore_progress
 from apercu.evaluation.results import (
@@ -29,6 +35,9 @@ from apercu.metrics.registry import METRICS, is_threshold_needed
 from apercu.own_code import identify_code
 from apercu.run_record import RunRecord
 
+WHOLE_MAPS = "whole_maps"
+"""Setting that the key of a comparison holds where metrics without a threshold have all images."""
+
 
 def run_comparison(
     classifier: Classifier,
@@ -37,13 +46,15 @@ def run_comparison(
     settings: CompareSettings,
     *,
     out: Path | None = None,
+    against: str | None = None,
     progress: Progress = ignore_progress,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure every explainer on the same images, in constant memory.
 
-    One half of the images chooses each explainer's best threshold per metric, and all rows are
-    reported on the other half; on all images where no metric needs a threshold. With `out`, results
+    One half of the images chooses each explainer's best threshold per metric, and metrics with a
+    threshold are reported on the other half; the others on all images. A folder of version 0.1.0,
+    which reported one half for all, is continued like this. With `out`, results
     are saved after each explainer, and the results of earlier calls stay, unless their name now
     belongs to another explainer. A renamed explainer keeps its rows.
 
@@ -55,6 +66,8 @@ def run_comparison(
         explainers: the explainers by their names.
         settings: the metrics, the images and the steps.
         out: the folder of the results.
+        against: the explainer that the others are compared with, image by image; None for the
+            best trained one, or else the first one of the ranking.
         progress: is called with the images that are done.
         command: the command that measures the same again.
 
@@ -62,6 +75,7 @@ def run_comparison(
         All results, those of earlier calls in the same folder included.
 
     Raises:
+        ConfigError: there is no explainer of the name in `against`, or an own metric fails.
         RunError: `out` holds a comparison of another classifier, other images or other settings.
         OutputError: `out` cannot be written.
         ImagesError: the images do not have the truth that a metric needs.
@@ -69,6 +83,9 @@ def run_comparison(
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
     with nullcontext() if out is None else RunRecord(out, {}, "comparison").begin():
+        earlier = None if out is None else _load_earlier(out)
+        if earlier is not None and WHOLE_MAPS not in earlier.key.settings:
+            settings = replace(settings, whole_maps="half")  # as version 0.1.0 began it
         halves = is_threshold_needed(settings.records or METRICS)
         sample = draw_sample(
             classifier, source, settings.limit, settings.seed, halves=halves, report=progress
@@ -77,9 +94,19 @@ def run_comparison(
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
         invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
         evaluator.try_own_metrics()
-        earlier = _load_earlier(_build_key(evaluator), invocation.environment, out)
+        key = _build_key(evaluator)
+        if earlier is None or out is None:
+            earlier = ComparisonResults(key, invocation.environment)
+        else:
+            RunRecord(out, {}, "comparison").compare(
+                {WHOLE_MAPS: "half", **_flatten_key(earlier.key)},
+                {WHOLE_MAPS: "half", **_flatten_key(key)},
+            )
         own = {name: metric.record for name, metric in metrics.items() if name not in METRICS}
         earlier = replace(earlier, own_metrics=own)
+        if against is not None:
+            check_against(against, [*explainers, *earlier.explainers])
+            earlier = replace(earlier, against=against)
         return Comparison(evaluator, earlier, explainers, out, invocation).measure_all()
 
 
@@ -96,6 +123,19 @@ def load_finished(
     results = ComparisonResults.load(out)
     same = results.key.fingerprint == classifier.fingerprint
     return results if same and results.key.images == source.name else None
+
+
+def check_against(name: str, explainers: Sequence[str]) -> None:
+    """Check the name of the explainer that the others are compared with.
+
+    Raises:
+        ConfigError: there is no such explainer.
+    """
+    if name not in explainers:
+        names = ", ".join(dict.fromkeys(explainers))
+        raise ConfigError(
+            f"against: expected one of {names}, got {name}{suggest_nearest(name, explainers)}"
+        )
 
 
 class Comparison:
@@ -147,7 +187,8 @@ class Comparison:
             if name in missing and name not in self.failures:
                 self.attempt(name, partial(self.add_rows, name, explainer))
                 self.save()  # before costs, in which it may be interrupted
-            if name in self.results.explainers and not self.has_cost(name):
+            is_costed = not self.evaluator.settings.cost or self.has_cost(name)
+            if name in self.results.explainers and not is_costed:
                 self.attempt(f"cost of {name}", partial(self.add_costs, name, explainer))
                 self.save()
         self.save()
@@ -173,7 +214,7 @@ class Comparison:
         self.results = replace(
             results,
             environment=self.invocation.environment,
-            explainers={**results.explainers, name: explainer.cache_key},
+            explainers={**results.explainers, name: self.cache_keys[name]},
             rows=(*results.rows, *measured.rows),
             scores={**results.scores, **measured.scores},
             needs={**results.needs, name: explainer.needs},
@@ -222,16 +263,16 @@ def _choose_metrics(
 ) -> dict[str, Metric]:
     """Return the metrics that are named, or else all that are possible, by name.
 
-    A metric is possible if its truth is known in both halves; randomisation, if the weights can be
+    A metric is possible if its truth is known in both halves, or of any image where it is reported
+    on all; randomisation, if the weights can be
     reached. Some are measured by name only. Own metrics are the last ones.
     """
 
     def is_possible(metric: Metric) -> bool:
-        return all(
-            any(has_ground_truth(record, metric) for record in half)
-            for half in (sample.tune, sample.test)
-            if half
-        )
+        parts = [half for half in (sample.tune, sample.test) if half]
+        if settings.whole_maps == "all" and not metric.thresholded:
+            parts = [sample.tune + sample.test]
+        return all(any(has_ground_truth(record, metric) for record in part) for part in parts)
 
     named = settings.records or ()
     for metric in named:
@@ -266,10 +307,13 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
     sample, classifier, metrics = evaluator.sample, evaluator.classifier, evaluator.metrics
     values = {each.name: getattr(evaluator.settings, each.name) for each in fields(CompareSettings)}
     settings = {**values, "metrics": list(metrics)}
+    del settings["cost"]  # costs may be added later
+    if not evaluator.everywhere:
+        del settings[WHOLE_MAPS]
     own = {name: metric for name, metric in metrics.items() if name not in METRICS}
     if own:
         settings["own_metrics"] = {
-            name: f"{metric.record} of {identify_code(metric.function)}"
+            name: f"{identify_code(metric.function)}: {metric.record}"
             for name, metric in own.items()
         }
     return ComparisonKey(
@@ -283,12 +327,14 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
     )
 
 
-def _load_earlier(
-    key: ComparisonKey, environment: Mapping[str, object], out: Path | None
-) -> ComparisonResults:
-    """Return earlier results of the same comparison, or empty ones."""
-    if out is None or not (out / RESULTS_FILE).is_file():
-        return ComparisonResults(key, environment)
-    earlier = ComparisonResults.load(out)
-    RunRecord(out, {}, "comparison").compare(asdict(earlier.key), asdict(key))
-    return earlier
+def _flatten_key(key: ComparisonKey) -> dict[str, object]:
+    """Return a key with the images of metrics without a threshold beside the settings."""
+    content = asdict(key)
+    settings = dict(content["settings"])
+    chosen = {WHOLE_MAPS: settings.pop(WHOLE_MAPS)} if WHOLE_MAPS in settings else {}
+    return {**content, "settings": settings, **chosen}
+
+
+def _load_earlier(out: Path) -> ComparisonResults | None:
+    """Return the results of earlier calls; None where there are none."""
+    return ComparisonResults.load(out) if (out / RESULTS_FILE).is_file() else None

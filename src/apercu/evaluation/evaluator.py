@@ -1,9 +1,9 @@
-"""Measure one explainer: thresholds on the tune half, rows on the test half, costs."""
+"""Measure one explainer: thresholds on the tune half, rows on the test half or all, costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -45,7 +45,7 @@ class ChosenThreshold:
 
 @dataclass(frozen=True)
 class ExplainerScores:
-    """What is measured of one explainer on the test half.
+    """What is measured of one explainer.
 
     Attributes:
         rows: one row per metric, and a second one at the fixed threshold.
@@ -66,13 +66,13 @@ class LevelledScores:
 
     Attributes:
         by_metric: `levels × images` by metric, of the images whose truth is known.
-        curves: the mean probabilities of deletion and insertion.
+        curves: the probabilities of deletion and insertion, `images × steps`.
         constant: how many maps are constant.
     """
 
-    by_metric: dict[str, Tensor]
-    curves: dict[str, tuple[float, ...]]
-    constant: int
+    by_metric: dict[str, Tensor] = field(default_factory=dict)
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    constant: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,17 @@ class Evaluator:
     settings: CompareSettings
     progress: Progress
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether metrics without a threshold are reported on more images than the others."""
+        is_mixed = any(not metric.thresholded for metric in self.metrics.values())
+        return bool(self.sample.tune) and is_mixed and self.settings.whole_maps == "all"
+
     @cached_property
     def backgrounds(self) -> EvalBatch | None:
         """The first two reported images with a mask; None where there is none."""
-        masked = [record for record in self.sample.test if record.has_region][:2]
+        records = self.sample.everything if self.everywhere else self.sample.test
+        masked = [record for record in records if record.has_region][:2]
         return next(self.sample.read_batches(self.classifier, masked, 2), None) if masked else None
 
     def try_own_metrics(self) -> None:
@@ -108,30 +115,36 @@ class Evaluator:
         for name, metric in self.metrics.items():
             if name in METRICS:
                 continue
-            records = [record for record in self.sample.test if has_ground_truth(record, metric)][
-                :2
-            ]
-            for batch in self.sample.read_batches(self.classifier, records, len(records)):
-                method = CentreBlob()
-                maps = method(self.classifier, batch.images, batch.targets)
-                inputs = self._make_inputs(method, batch, maps)
-                levels = [FIXED_THRESHOLD] if metric.thresholded else []
-                try:
-                    scores = compute_metric(metric, inputs, levels)
-                    given = tuple(scores.shape if levels else scores.shape[1:])
-                except CODE_ERRORS as error:
-                    raise ConfigError(
-                        f"metrics: {name} fails on {len(records)} images: "
-                        f"{type(error).__name__} ({first_line(error)})"
-                    ) from error
-                expected = (*([1] if levels else []), len(records))
-                if given != expected:
-                    words = "levels × images" if levels else "images"
-                    raise ConfigError(
-                        f"metrics: expected one number per image from {name}, {words} "
-                        f"{' × '.join(map(str, expected))}, got "
-                        f"{' × '.join(map(str, given)) or 'a single number'}"
-                    )
+            everything = self.sample.everything
+            records = [each for each in everything if has_ground_truth(each, metric)][:2]
+            (batch,) = self.sample.read_batches(self.classifier, records, len(records))
+            method = CentreBlob()
+            inputs = self._make_inputs(
+                method, batch, method(self.classifier, batch.images, batch.targets)
+            )
+            try:
+                scores: object = (
+                    compute_metric(metric, inputs, [FIXED_THRESHOLD])
+                    if metric.thresholded
+                    else metric.function(*(getattr(inputs, each) for each in metric.takes))
+                )
+            except CODE_ERRORS as error:
+                raise ConfigError(
+                    f"metrics: {name} fails on {len(records)} images: "
+                    f"{type(error).__name__} ({first_line(error)})"
+                ) from error
+            shape = (1, len(records)) if metric.thresholded else (len(records),)
+            if not isinstance(scores, Tensor) or scores.shape != shape:
+                words = "levels × images" if metric.thresholded else "images"
+                given = (
+                    " × ".join(map(str, scores.shape)) or "a single number"
+                    if isinstance(scores, Tensor)
+                    else type(scores).__name__
+                )
+                raise ConfigError(
+                    f"metrics: expected one number per image from {name}, {words} "
+                    f"{' × '.join(map(str, shape))}, got {given}"
+                )
 
     def dry_run(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Explain one image, so that an explainer that cannot work fails before hours of work.
@@ -150,29 +163,66 @@ class Evaluator:
             self._compute_maps(name, explainer, batch)
 
     def evaluate(self, name: str, explainer: MapExplainer | TrueBox) -> ExplainerScores:
-        """Measure one explainer on the test half, at the thresholds that the tune half chooses."""
+        """Measure one explainer, metrics of regions at the thresholds that the tune half chooses.
+
+        These are measured on the test half, the others on all images, or also on the test half.
+        """
+        metrics = self._select_metrics(explainer)
+        whole = [metric for metric in metrics if not self.metrics[metric].thresholded]
+        everywhere = whole if self.everywhere else []
         chosen: dict[str, tuple[ChosenThreshold, ...]] = dict.fromkeys(
-            self._select_metrics(explainer), (ChosenThreshold(FIXED_THRESHOLD),)
+            metrics, (ChosenThreshold(FIXED_THRESHOLD),)
         )
+        grid: dict[str, tuple[float, ...]] = {}
         if explainer.map_scale in ("map", "mask"):
+            grid = {metric: self.settings.thresholds for metric in metrics if metric not in whole}
+        levels = grid | dict.fromkeys(everywhere, (FIXED_THRESHOLD,))
+        tuned = LevelledScores()
+        if levels and self.sample.tune:
+            tuned = self._compute_scores(name, explainer, self.sample.tune, levels)
+        for metric in grid:
+            best = self._choose_threshold(metric, tuned.by_metric[metric])
             fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
-            for metric, best in self._choose_thresholds(name, explainer).items():
-                chosen[metric] = (best, fixed) if explainer.map_scale == "mask" else (best,)
-        grid = {metric: [level.value for level in levels] for metric, levels in chosen.items()}
-        measured = self._compute_scores(name, explainer, self.sample.test, grid)
+            chosen[metric] = (best, fixed) if explainer.map_scale == "mask" else (best,)
+        levels = {metric: tuple(each.value for each in chosen[metric]) for metric in metrics}
+        tested = self._compute_scores(name, explainer, self.sample.test, levels)
         rows, scores = [], ImageScores()
-        for metric, by_level in measured.by_metric.items():
-            images = [
-                record.name
-                for record in self.sample.test
-                if has_ground_truth(record, self.metrics[metric], explainer)
-            ]
-            levels = zip(by_level.double(), chosen[metric], strict=True)
-            for level, (values, threshold) in enumerate(levels):
+        for metric in metrics:
+            parts = [(self.sample.test, tested.by_metric[metric])]
+            if metric in everywhere:
+                parts.append((self.sample.tune, tuned.by_metric[metric]))
+            for level, threshold in enumerate(chosen[metric]):
                 row_name = name_at_fixed_threshold(name) if level else name
-                scores[row_name, metric] = dict(zip(images, values.tolist(), strict=True))
-                rows.append(self._make_row(row_name, metric, values, threshold))
-        return ExplainerScores(rows, scores, measured.curves, measured.constant)
+                values = self._sort_scores(metric, explainer, [(r, s[level]) for r, s in parts])
+                scores[row_name, metric] = values
+                tensor = torch.tensor(list(values.values()), dtype=torch.float64)
+                rows.append(self._make_row(row_name, metric, tensor, threshold))
+        curves = {
+            kind: torch.cat([part.curves[kind] for part in (tested, tuned) if kind in part.curves])
+            for kind in tested.curves
+        }
+        means = {kind: tuple(curve.mean(dim=0).tolist()) for kind, curve in curves.items()}
+        constant = tested.constant + (tuned.constant if everywhere else 0)
+        return ExplainerScores(rows, scores, means, constant)
+
+    def _sort_scores(
+        self,
+        metric: str,
+        explainer: MapExplainer | TrueBox,
+        parts: Sequence[tuple[Sequence[SampleRecord], Tensor]],
+    ) -> dict[str, float]:
+        """Return the scores of the images whose truth is known by name, in the source's order."""
+        pairs = [
+            pair
+            for records, values in parts
+            for pair in zip(
+                [r for r in records if has_ground_truth(r, self.metrics[metric], explainer)],
+                values.double().tolist(),
+                strict=True,
+            )
+        ]
+        pairs.sort(key=lambda pair: pair[0].index)
+        return {record.name: value for record, value in pairs}
 
     def measure_costs(self, name: str, explainer: MapExplainer | TrueBox) -> Iterator[Cost]:
         """Measure time, queries and memory at every batch size, smallest first.
@@ -210,22 +260,13 @@ class Evaluator:
             threshold_from=threshold.origin,
         )
 
-    def _choose_thresholds(
-        self, name: str, explainer: MapExplainer | TrueBox
-    ) -> dict[str, ChosenThreshold]:
-        """Return the best threshold of each metric on the tune half."""
-        thresholded = [metric for metric in self.metrics if self.metrics[metric].thresholded]
-        if not thresholded:
-            return {}
-        grid = dict.fromkeys(thresholded, self.settings.thresholds)
-        measured = self._compute_scores(name, explainer, self.sample.tune, grid)
-        best = {}
-        for metric, by_level in measured.by_metric.items():
-            means = by_level.double().mean(dim=1)
-            level = means.argmin() if self.metrics[metric].better == "lower" else means.argmax()
-            origin = f"tune half, {by_level.shape[1]} images"
-            best[metric] = ChosenThreshold(self.settings.thresholds[int(level)], origin)
-        return best
+    def _choose_threshold(self, metric: str, by_level: Tensor) -> ChosenThreshold:
+        """Return the best threshold of a metric; its scores are `thresholds × images`."""
+        means = by_level.double().mean(dim=1)
+        is_lower = self.metrics[metric].better == "lower"
+        level = int(means.argmin() if is_lower else means.argmax())
+        origin = f"tune half, {by_level.shape[1]} images"
+        return ChosenThreshold(self.settings.thresholds[level], origin)
 
     def _compute_scores(
         self,
@@ -258,7 +299,7 @@ class Evaluator:
             self.progress(name, done, len(self.sample.tune) + len(self.sample.test))
         return LevelledScores(
             {metric: torch.cat(scores, dim=1) for metric, scores in parts.items()},
-            {kind: tuple(torch.cat(part).mean(dim=0).tolist()) for kind, part in curves.items()},
+            {kind: torch.cat(part) for kind, part in curves.items()},
             constant,
         )
 

@@ -60,7 +60,7 @@ class RankingCell:
         left: the start of the interval on the column's scale, in per cent.
         width: the width of the interval on that scale, in per cent.
         point: the place of the value on that scale, in per cent.
-        paired: the difference from the best trained explainer.
+        paired: the difference from the explainer of `find_reference`.
         verdict: what that difference means.
     """
 
@@ -109,7 +109,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
         for name in (plain, name_at_fixed_threshold(plain))
         if name == plain or name in fixed
     ]
-    reference = find_best_trained(results)
+    reference = find_reference(results)
     seed = int(results.key.settings.get("seed", 0))
     pairs = {
         metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
@@ -194,6 +194,42 @@ def find_best_trained(results: ComparisonResults) -> str | None:
     ranks = _rank_explainers(results)
     return min(
         list_trained(results), key=lambda name: _mean_rank(ranks.get(name, ())), default=None
+    )
+
+
+def find_reference(results: ComparisonResults) -> str | None:
+    """Return the explainer that the others are compared with, image by image.
+
+    That is the one that was named for it, or else the best trained one, or else the first one of
+    the ranking. None where nothing else competes, or where the named one was not measured.
+    """
+    if results.against is not None:
+        return results.against if results.against in results.explainers else None
+    if (trained := find_best_trained(results)) is not None:
+        return trained
+    ranks = {name: _mean_rank(each) for name, each in _rank_explainers(results).items() if each}
+    return min(ranks, key=ranks.__getitem__) if len(ranks) > 1 else None
+
+
+def describe_reference(results: ComparisonResults) -> str:
+    """Return a sentence that says what the marks mean, and against whom the test is.
+
+    Empty where nothing is compared.
+    """
+    reference = find_reference(results)
+    if reference is None:
+        missing = results.against
+        return "" if missing is None else f"{missing} was not measured, so nothing is tested."
+    if results.against is not None:
+        why = ""
+    elif reference in list_trained(results):
+        why = ", the best trained explainer,"
+    else:
+        why = ", the first one of the ranking,"
+    return (
+        f"▲ better and ▼ worse than {reference}{why} on the same images: sign-flip test on the "
+        f"paired differences, p < {SIGNIFICANCE} after Holm's adjustment for all rows of the "
+        "column; without a mark the difference may be chance."
     )
 
 

@@ -132,6 +132,7 @@ class _StoredResults(BaseModel):
     calls: tuple[Invocation, ...]
     constant: dict[str, int] = {}
     own_metrics: dict[str, MetricRecord] = {}
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ class ComparisonResults:
         calls: all calls that the rows come from, the first one first.
         constant: how many of the maps are constant, so that they show nothing, by explainer.
         own_metrics: the records of the metrics from outside the package, by name.
+        against: the explainer that the others are to be compared with, where one was named.
     """
 
     key: ComparisonKey
@@ -166,6 +168,7 @@ class ComparisonResults:
     calls: tuple[Invocation, ...] = ()
     constant: Mapping[str, int] = field(default_factory=dict)
     own_metrics: Mapping[str, MetricRecord] = field(default_factory=dict)
+    against: str | None = None
 
     def get_metric(self, name: str) -> MetricRecord:
         """Return how people read a metric of these results, own ones included."""
@@ -244,6 +247,7 @@ class ComparisonResults:
             "environment": dict(self.environment),
             "calls": [asdict(call) for call in self.calls],
             **({"constant": dict(self.constant)} if self.constant else {}),
+            **({"against": self.against} if self.against else {}),
             **(
                 {"own_metrics": {name: asdict(own) for name, own in self.own_metrics.items()}}
                 if self.own_metrics
@@ -286,6 +290,7 @@ class ComparisonResults:
             needs={find_name(name): needs for name, needs in self.needs.items()},
             curves={find_name(name): curves for name, curves in self.curves.items()},
             constant={find_name(name): count for name, count in self.constant.items()},
+            against=None if self.against is None else find_name(self.against),
             calls=tuple(
                 replace(call, explainers=tuple(map(find_name, call.explainers)))
                 for call in self.calls

@@ -94,6 +94,11 @@ class EvalSample:
     test: tuple[SampleRecord, ...]
     digest: str
 
+    @property
+    def everything(self) -> tuple[SampleRecord, ...]:
+        """The images of both halves, in the order of the source."""
+        return tuple(sorted(self.tune + self.test, key=lambda record: record.index))
+
     def read_batches(
         self, classifier: Classifier, records: Sequence[SampleRecord], batch_size: int
     ) -> Iterator[EvalBatch]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 from apercu.errors import ConfigError
 from apercu.metrics import Metric
 from apercu.metrics.registry import check_own, get
+
+WholeMaps: TypeAlias = Literal["all", "half"]
+"""The images of the metrics that score a map as a whole, without a threshold."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,9 @@ class CompareSettings:
         steps: the number of steps of deletion and insertion.
         repeats: the number of calls whose median is the cost, at most.
         cost_batches: the batch sizes at which costs are measured.
+        whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
+            or the `half` that these are reported on.
+        cost: whether costs are measured; a later call may add them.
 
     Raises:
         ConfigError: a metric is unknown, or a number is out of range.
@@ -35,6 +42,8 @@ class CompareSettings:
     steps: int = 196
     repeats: int = 5
     cost_batches: tuple[int, ...] = (1, 32)
+    whole_maps: WholeMaps = "all"
+    cost: bool = True
 
     def __post_init__(self) -> None:
         records = self.records or ()
@@ -43,6 +52,8 @@ class CompareSettings:
                 raise ConfigError(f"metrics: two are called {record.name}; rename one of them")
         if self.metrics == ():
             raise ConfigError("metrics: expected at least one, got none")
+        if self.whole_maps not in get_args(WholeMaps):
+            raise ConfigError(f"whole_maps: expected all or half, got {self.whole_maps!r}")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(
                 f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"

@@ -131,7 +131,7 @@ def parse_methods(
         ConfigError: a method or setting is unknown, or a value does not fit.
     """
     parsed: dict[str, MapExplainer | TrueBox] = {}
-    for typed in split_names(text, "methods", (*METHODS, OWN_FORM)):
+    for typed in dict.fromkeys(split_names(text, "methods", (*METHODS, OWN_FORM))):
         method = _parse_method(typed, runs or {})
         parsed[_name_typed(typed, {*parsed, *(runs or {})})] = method
     return parsed

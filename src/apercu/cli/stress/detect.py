@@ -39,7 +39,8 @@ def detect(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="map, stability (or stability:FILTER), deep, or a method such as cam.",
+            help="map, stability (or stability:FILTER), deep, or a method such as cam or "
+            "mine.py:MyMethod.",
         ),
     ] = None,
     detectors: Annotated[

@@ -20,8 +20,9 @@ from apercu.evaluation.ranking import (
     MAIN_METRICS,
     build_ranking,
     count_images,
-    find_best_trained,
+    describe_reference,
     find_direction,
+    find_reference,
     has_thresholds,
     is_true_box,
     list_metrics,
@@ -108,7 +109,8 @@ def write_report(
         subject=results.key,
         headline=write_headline(results),
         also=name_winners(results, [name for name in metrics if name not in MAIN_METRICS]),
-        reference=find_best_trained(results),
+        reference=find_reference(results),
+        marks=describe_reference(results),
         columns=[
             (name, results.get_metric(name), find_direction(results, name)) for name in metrics
         ],

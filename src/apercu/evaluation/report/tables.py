@@ -13,7 +13,9 @@ from apercu.evaluation.ranking import (
     build_ranking,
     count_images,
     describe_constant_maps,
+    describe_reference,
     find_direction,
+    find_reference,
     has_thresholds,
     list_metrics,
     write_headline,
@@ -23,11 +25,11 @@ from apercu.io import format_csv_rows, write_file
 
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
-    *("difference", "difference_low", "difference_high", "p", "reason"),
+    *("difference", "difference_low", "difference_high", "p", "reason", "against"),
 )
 """Columns of the CSV file.
 
-Differences are those from the best trained explainer; `reason` says why an explainer could not be
+Differences are those from the explainer in `against`; `reason` says why an explainer could not be
 measured.
 """
 MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
@@ -54,10 +56,17 @@ def format_markdown(results: ComparisonResults) -> str:
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
         + (", with the threshold that the others chose" if has_thresholds(results) else "")
-        + "; ▲ better and ▼ worse than the best trained "
-        "explainer on the same images (sign-flip test, Holm-adjusted p < 0.05).",
+        + ".",
         format_ranking(results),
     ]
+    if reference := describe_reference(results):
+        parts.insert(-1, reference)
+    meanings = [
+        f"{own.title}: {own.meaning}; {own.better} is better."
+        for name, own in results.own_metrics.items()
+        if name in list_metrics(results)
+    ]
+    parts += [" ".join(meanings)] if meanings else []
     if constant := describe_constant_maps(results):
         parts.append(constant)
     if results.cost:
@@ -66,8 +75,9 @@ def format_markdown(results: ComparisonResults) -> str:
 
 
 def format_csv(results: ComparisonResults) -> str:
-    """Return a line per row and per failure, with differences from the best trained explainer."""
+    """Return a line per row and per failure, with differences from one explainer."""
     table: list[tuple[object, ...]] = [CSV_HEADER]
+    reference = find_reference(results)
     cells = {
         (line.name, metric): cell
         for line in build_ranking(results)
@@ -78,9 +88,10 @@ def format_csv(results: ComparisonResults) -> str:
         difference = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
         threshold = "" if row.threshold is None else row.threshold
         names = (row.explainer, row.metric, row.better)
-        table.append((*names, row.value, *row.ci95, row.n, threshold, *difference, ""))
-    blank = [""] * (len(CSV_HEADER) - 2)
-    table += [(name, *blank, reason) for name, reason in results.failed.items()]
+        against = "" if pair is None else reference
+        table.append((*names, row.value, *row.ci95, row.n, threshold, *difference, "", against))
+    blank = [""] * (len(CSV_HEADER) - 3)
+    table += [(name, *blank, reason, "") for name, reason in results.failed.items()]
     return format_csv_rows(table)
 
 
@@ -150,6 +161,7 @@ def format_html(results: ComparisonResults) -> str:
     return (
         f"<table><thead><tr><th>explainer</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
         f"<p>{escape(write_headline(results))}</p>"
+        f"<p><small>{escape(describe_reference(results))}</small></p>"
     )
 
 

@@ -20,6 +20,7 @@ from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
 from apercu.io import write_file, write_json
+from apercu.methods.own import split_own
 from apercu.progress import ignore_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
@@ -31,7 +32,7 @@ from apercu.robustness.detection.calibration import (
 )
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
-from apercu.robustness.detection.features import FeatureExtractor
+from apercu.robustness.detection.features import FeatureExtractor, MethodMapFeatures
 from apercu.robustness.objectives import Untargeted
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
@@ -214,6 +215,8 @@ class DetectionBenchmark:
         for name, extractor in self.extractors.items():
             explainer = getattr(extractor, "explainer", None)
             descriptions.append(name)
+            if isinstance(extractor, MethodMapFeatures) and split_own(name):
+                descriptions.append(extractor.method.cache_key)  # another source, other features
             if explainer is not None:
                 descriptions.append(digest_module(explainer.network, name, {}))
         return descriptions

@@ -16,6 +16,7 @@ from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
 from apercu.methods import MapExplainer, TrueBox
 from apercu.methods.layers import compute_deep_features
+from apercu.methods.own import OWN_FORM, split_own
 from apercu.methods.registry import METHODS, parse_methods
 from apercu.option_strings import parse_named, split_names
 from apercu.robustness.attacks import Attack
@@ -221,7 +222,7 @@ def parse_extractors(
                 "or --looks METHOD"
             )
     else:
-        names = split_names(text, "looks", (*TRAINED, DEEP, *METHODS))
+        names = split_names(text, "looks", (*TRAINED, DEEP, *METHODS, OWN_FORM))
     return {name: _build_extractor(name, classifier, explainer) for name in names}
 
 
@@ -237,13 +238,14 @@ def _build_extractor(
         return _build_stability(classifier, explainer, settings)
     if name == DEEP:
         return DeepFeatures(classifier)
-    valid_names = (*TRAINED, DEEP, *METHODS)
-    if kind not in METHODS:
+    valid_names = (*TRAINED, DEEP, *METHODS, OWN_FORM)
+    is_own = kind not in (MAP, DEEP) and split_own(name) is not None
+    if kind not in METHODS and not is_own:
         raise ConfigError(
             f"looks: expected some of {', '.join(valid_names)}, got {name}"
             f"{suggest_nearest(name, valid_names)}"
         )
-    method = parse_methods(name)[name]
+    (method,) = parse_methods(name).values()
     if isinstance(method, TrueBox):
         raise ConfigError(f"looks: {name} shows the true box, and computes no map of its own")
     return MethodMapFeatures(classifier, method)
