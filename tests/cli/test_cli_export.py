@@ -64,6 +64,25 @@ def test_mistakes_are_one_line(apercu, tiny_run, tmp_path) -> None:
     assert not out.exists()
 
 
+def test_mistakes_of_the_format_web_are_one_line(apercu, tiny_run, tmp_path, monkeypatch) -> None:
+    out, other = tmp_path / "site", tmp_path / "other.tgz"
+    other.write_bytes(b"another package")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    for words, message in (
+        (("web",), "npm is not installed; run `npm pack onnxruntime-web@1.30.0`"),
+        (("web", "--runtime", other), "is not onnxruntime-web 1.30.0 as the registry of npm"),
+        (("web", "--runtime", tmp_path / "none"), "cannot be read"),
+        (("web,torch",), "format: web is written alone"),
+        (("web", "--no-combined"), "web needs the combined graph"),
+        (("onnx", "--runtime", other), "runtime: only the format web needs it"),
+    ):
+        result = apercu("export", tiny_run, "--out", out, "--format", *words)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert message in result.err
+        assert not out.exists()
+
+
 VERBS = {
     "explain": "explain EXPORT IMAGES --out out",
     "export": "export EXPORT --out out",

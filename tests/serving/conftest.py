@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 import socket
 import threading
 import time
@@ -30,6 +31,11 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.kind import build_counterpart_network
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+PATIENCE = 60_000
+"""Milliseconds until a page must have done something."""
 
 
 def _respond(worker: ImageWorker, requests: Sequence[ExplainRequest]) -> list[ExplainResponse]:
@@ -194,3 +200,53 @@ def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
     for server, thread in servers:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: Playwright's own, or the system's."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="page: no playwright")
+    with sync_api.sync_playwright() as playwright:
+        result = (shutil.which(name) for name in BROWSERS)
+        own = playwright.chromium.executable_path
+        path = own if Path(own).exists() else next(filter(None, result), None)
+        if path is None:
+            pytest.skip("page: no Chromium; playwright install chromium")
+        words = ["--no-sandbox", *CAMERA]
+        opened = playwright.chromium.launch(executable_path=path, args=words)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page that must not complain, nor ask another address."""
+    contexts, wrong = [], []
+
+    def begin(address: str, *, prepare: Callable[[Any], None] | None = None, **options: Any) -> Any:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: _note_error(line, wrong))
+        page.on("request", lambda request: _note_address(request.url, address, wrong))
+        if prepare is not None:
+            prepare(page)
+        page.goto(address)
+        return page
+
+    yield begin
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def _note_error(line: Any, wrong: list[str]) -> None:
+    if line.type == "error" and "status of 4" not in line.text:
+        wrong.append(line.text)
+
+
+def _note_address(url: str, address: str, wrong: list[str]) -> None:
+    if not url.startswith((address, "blob:", "data:")):
+        wrong.append(url)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,63 +14,13 @@ from PIL import Image
 
 from apercu.deploy.serving.page import FOLDER
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 PATIENCE = 60_000
 """Milliseconds."""
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium: Playwright's own, or the system's."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="page: no playwright")
-    with sync_api.sync_playwright() as playwright:
-        result = (shutil.which(name) for name in BROWSERS)
-        own = playwright.chromium.executable_path
-        path = own if Path(own).exists() else next(filter(None, result), None)
-        if path is None:
-            pytest.skip("page: no Chromium; playwright install chromium")
-        words = ["--no-sandbox", *CAMERA]
-        opened = playwright.chromium.launch(executable_path=path, args=words)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def address(listen: Callable[..., str]) -> str:
     return listen()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page that must not complain, nor ask another address."""
-    contexts, wrong = [], []
-
-    def begin(address: str, **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: _noted(line, wrong))
-        page.on("request", lambda request: _same(request.url, address, wrong))
-        page.goto(address)
-        return page
-
-    yield begin
-    for context in contexts:
-        context.close()
-    assert not wrong
-
-
-def _noted(line: Any, wrong: list[str]) -> None:
-    if line.type == "error" and "status of 4" not in line.text:
-        wrong.append(line.text)
-
-
-def _same(url: str, address: str, wrong: list[str]) -> None:
-    if not url.startswith((address, "blob:", "data:")):
-        wrong.append(url)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def write_site(
 
 def _write_packed(out: Path, name: str, content: bytes) -> dict[str, Any]:
     """Write a file as gzip, and return what the page must know of it."""
-    packed = gzip.compress(content, 9, mtime=0)
+    packed = gzip.compress(content, 6, mtime=0)
     write_file(out / name, packed)
     digest = hashlib.sha256(content).hexdigest()
     return {"name": name, "bytes": len(packed), "sha256": digest}

@@ -11,6 +11,7 @@ const LOGIT_RANGE = 4;
 // The smallest module with an instruction of SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const ISOLATED = "apercu.isolated";
+const PATIENCE = 3000; // milliseconds for a service worker to begin
 
 let about = null;
 let progress = () => null;
@@ -50,9 +51,9 @@ function check() {
 async function isolate() {
   if (window.crossOriginIsolated || !navigator.serviceWorker || sessionStorage.getItem(ISOLATED)) return;
   sessionStorage.setItem(ISOLATED, "tried");
-  const registered = await navigator.serviceWorker.register("isolate.js").catch(() => null);
-  if (registered === null) return;
-  await navigator.serviceWorker.ready;
+  const begun = navigator.serviceWorker.register("isolate.js").then(() => navigator.serviceWorker.ready);
+  const late = new Promise((done) => setTimeout(done, PATIENCE, null));
+  if (!(await Promise.race([begun, late]).catch(() => null))) return;
   window.location.reload();
   await new Promise(() => null);
 }
