@@ -274,7 +274,8 @@ class MaskBatchExplainer(BatchExplainer):
                         "box": tight_box(mask, options.level, size),
                         "area": round(float(mask.mean()), DIGITS),
                         "region_area": round(
-                            float(find_regions(mask, options.level).float().mean()), DIGITS
+                            float(find_regions(mask[None], options.level).float().mean()),
+                            DIGITS,
                         ),
                     },
                 )
