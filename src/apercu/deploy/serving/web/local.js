@@ -75,10 +75,9 @@ export async function explain(image, { target, format = "png" } = {}) {
   return record(await ask(picture, index, [picture]), index, format);
 }
 
-// Explains a frame of the webcam (a canvas).
-export async function explainFrame(canvas) {
-  const picture = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return record(await ask(picture, -1, [picture.data.buffer]), -1, "png");
+// Explains a frame of the webcam: a canvas, and its pixels.
+export async function explainFrame(_, picture) {
+  return record(await ask(picture, -1, []), -1, "png");
 }
 
 // A map that explain() made, to be drawn.

@@ -48,7 +48,7 @@ export async function explain(image, fields) {
   return (await ask("v1/explain", { method: "POST", body: form })).json();
 }
 
-// Explains a frame of the webcam (a canvas).
+// Explains a frame of the webcam: a canvas, and its pixels.
 export async function explainFrame(canvas) {
   return explain(await toBlob(canvas, "image/jpeg"), { format: "png" });
 }

@@ -1,4 +1,5 @@
-// The webcam: as soon as one frame is explained the next is taken, so that none is late.
+// The webcam: as soon as one frame is explained the next is taken, so that none is late; a frame is
+// painted while the next is explained.
 
 import { fitted, paint, pixelsOf, sheet, values } from "./paint.js";
 import { decode, explainFrame } from "./source.js";
@@ -20,8 +21,16 @@ export async function start(dials, begun) {
   await video.play();
   const own = stream;
   const times = [];
+  let last = null;
+  let empty = true;
   try {
-    while (stream === own) await frame(video, dials(), { times, begun });
+    while (stream === own) {
+      const next = take(video);
+      const [record] = await Promise.all([patiently(next), last && draw(last, dials(), times)]);
+      last = record && { ...next, record };
+      if (empty && record) begun();
+      empty &&= !record;
+    }
   } finally {
     if (stream === own) stop();
   }
@@ -33,18 +42,19 @@ export function stop() {
   at("rate").textContent = "";
 }
 
-async function frame(video, dials, { times, begun }) {
+function take(video) {
   const [width, height] = fitted({ width: video.videoWidth, height: video.videoHeight }, SIDE);
   const canvas = sheet(width, height);
   canvas.getContext("2d").drawImage(video, 0, 0, width, height);
-  const picture = pixelsOf(canvas, width, height);
-  const record = await patiently(canvas);
-  if (stream === null || record === null) return;
+  return { canvas, picture: pixelsOf(canvas, width, height) };
+}
+
+async function draw({ picture, record }, dials, times) {
   const [answer] = record.answers;
-  const map = values(await decode(answer.map.png), width, height);
+  const map = values(await decode(answer.map.png), picture.width, picture.height);
+  if (stream === null) return;
   paint(at("lens"), picture, map, { ...dials, view: "overlay" });
   at("seen").textContent = `${short(record.top[0].class)}, ${percent(record.top[0].probability)}`;
-  if (!times.length) begun();
   times.push(performance.now());
   if (times.length > 10) times.shift();
   const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
@@ -52,9 +62,9 @@ async function frame(video, dials, { times, begun }) {
 }
 
 // A frame's answer; none where the server is busy, after a pause.
-async function patiently(canvas) {
+async function patiently({ canvas, picture }) {
   try {
-    return await explainFrame(canvas);
+    return await explainFrame(canvas, picture);
   } catch (error) {
     if (![429, 503, 504].includes(error.status)) throw error;
     await new Promise((done) => setTimeout(done, 500));
