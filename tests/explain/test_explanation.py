@@ -231,6 +231,9 @@ def test_counterparts_show_the_image_as_the_runner_up(
         32,
         32,
     )
+    own = changing.explain(photo)
+    assert isinstance(own, CounterpartExplanation) and own.probabilities == ()
+    assert (own.flipped is None) is (own.read_by == "explainer")
     expected = classifier(explanation.strip).softmax(1)[:, runner_up]
     assert explanation.probabilities == pytest.approx(expected.tolist(), abs=1e-6)
     assert explanation.probability == pytest.approx(float(logits.softmax(1)[0, runner_up]))

@@ -29,8 +29,8 @@ class CounterpartExplanation(Explanation):
             height × width`.
         probabilities: the classifier's probability of the target at each step; empty where no
             classifier is given.
-        strip_classes: the class that the classifier predicts at each step; empty where no
-            classifier is given.
+        strip_classes: the class that the classifier predicts at each step; empty where none is
+            given and the explainer does not hold it.
     """
 
     prepared: Picture
@@ -156,6 +156,7 @@ class CounterpartExplanation(Explanation):
         }
         if self.probabilities:
             record["probabilities"] = [round(value, 6) for value in self.probabilities]
+        if self.strip_classes:
             record["strip_classes"] = [named.name for named in self.strip_classes]
         return record
 

@@ -70,6 +70,7 @@ class TargetSelector:
         classifier: Classifier | None = None,
     ) -> None:
         info = explainer.classifier_info
+        self.is_given = classifier is not None
         if classifier is not None:
             info.check_classifier(classifier)
         else:
@@ -143,14 +144,16 @@ class TargetSelector:
     ) -> tuple[tuple[float, ...], tuple[NamedClass, ...]]:
         """Return the probability of a class and the predicted class of each image of a strip.
 
-        Both are empty where no classifier is given: nobody else can check an image that was made.
+        The probabilities are empty where no classifier is given. The predicted classes are those of
+        a classifier that the explainer holds, too, and empty where there is none: nobody else can
+        check an image that was made.
         """
         if self.classifier is None:
             return (), ()
         logits = self.predict_logits(strip)
-        probabilities = self.decision.probabilities(logits)[:, target]
-        predicted = logits.argmax(1).tolist()
-        return tuple(probabilities.tolist()), tuple(self.name_class(index) for index in predicted)
+        probabilities = self.decision.probabilities(logits)[:, target].tolist()
+        classes = tuple(self.name_class(index) for index in logits.argmax(1).tolist())
+        return tuple(probabilities) if self.is_given else (), classes
 
     def select_most_predicted(self, logits: Logits) -> list[int]:
         """Return the classes of one image, `1 × classes`, the one predicted most first."""
