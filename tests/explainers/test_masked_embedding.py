@@ -248,7 +248,7 @@ def test_the_run_of_a_transformer_opens_with_its_adapter(
 def test_images_whose_features_need_too_much_memory_are_left_out(
     colours: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apercu.explainers.masked_embedding.MAX_FEATURE_BYTES", 80 * 2 * 6 * 64)
+    monkeypatch.setattr("apercu.explainers.masked_embedding.MAX_KEPT_BYTES", 80 * 2 * 6 * 64)
     settings = EMBEDDING.model_copy(update={"steps": 2})
     _, lines = _embed(colours, settings, tmp_path)
     assert "embedding.images: 80, not 200" in lines[0]

@@ -32,8 +32,8 @@ from apercu.removal import Alternative
 from apercu.training.data import FORWARD_BATCH, iterate_batches
 from apercu.types import Logits
 
-MAX_FEATURE_BYTES = 1 << 30
-"""Memory of the features that are kept; fewer images are used where they would take more."""
+MAX_KEPT_BYTES = 1 << 30
+"""Memory of the features, and of the logits, that are kept; else fewer images are used."""
 GRIDS = (2, 3, 4, 7)
 """Rows and columns of the random grids of a mask."""
 MIN_KEPT, MAX_KEPT = 0.1, 0.9
@@ -118,8 +118,9 @@ def query_classifier(
     state = phase.load()
     logits: list[Tensor] = list(state.get("logits", []))
     empty: list[Tensor] = list(state.get("empty", []))
-    features: list[Tensor] = []
+    first: list[Tensor] = []
     masks: list[Tensor] = []
+    features = torch.empty(0)
 
     def make_state() -> dict[str, Any]:
         return {"logits": logits, "empty": empty}
@@ -129,11 +130,15 @@ def query_classifier(
         deepest = network.encoder(images)[-1]
         generator = Generator().manual_seed(work.seed * SEED_STEP + number)
         kept = draw_masks(len(images), settings.masks, deepest.shape[2:], generator)
-        features.append(deepest.float().cpu())
-        if number + 1 == UNITS_BATCHES:
-            _standardise(adapter, features)
-        elif number >= UNITS_BATCHES:
-            features[-1] = adapter.standardise(deepest.float()).half().cpu()
+        done = min(total, (number + 1) * FORWARD_BATCH)
+        if number < UNITS_BATCHES:
+            first.append(deepest.float())
+        else:
+            features[done - len(images) : done] = adapter.standardise(deepest.float())
+        if done == total or number + 1 == UNITS_BATCHES:
+            if first:
+                features = _start_features(adapter, first, total)
+            first = []
         masks.append(kept.bool())
         if number >= len(logits):
             parts = [classifier(images)]
@@ -143,16 +148,12 @@ def query_classifier(
             logits.append(torch.stack(parts, 1).cpu())
             if number < EMPTY_BATCHES:
                 empty.append(classifier(removal.make_replacement(images, generator)).cpu())
-        phase.note(min(total, (number + 1) * FORWARD_BATCH), total, make_state)
+        phase.note(done, total, make_state)
     phase.save(make_state())
-    if len(features) < UNITS_BATCHES:
-        _standardise(adapter, features)
     rows = torch.arange(total)
     held_out = torch.isin(rows // FORWARD_BATCH, torch.tensor(split_batches(total)[1]))
     mean_empty = torch.cat(empty).mean(0, keepdim=True)
-    return MaskedQueries(
-        torch.cat(features), torch.cat(masks), torch.cat(logits), mean_empty, held_out
-    )
+    return MaskedQueries(features, torch.cat(masks), torch.cat(logits), mean_empty, held_out)
 
 
 def get_adapter(network: GatedNetwork) -> FeatureAdapter:
@@ -162,11 +163,13 @@ def get_adapter(network: GatedNetwork) -> FeatureAdapter:
     return network.adapter
 
 
-def _standardise(adapter: FeatureAdapter, features: list[Tensor]) -> None:
-    """Take the units of an adapter from features, and convert these in place."""
-    adapter.set_units(torch.cat(features))
-    mean, deviation = adapter.mean.cpu(), adapter.deviation.cpu()
-    features[:] = [((part - mean) / deviation).half() for part in features]
+def _start_features(adapter: FeatureAdapter, first: list[Tensor], total: int) -> Tensor:
+    """Take the units of an adapter from the first features, and return a place for those of all."""
+    values = torch.cat(first)
+    adapter.set_units(values)
+    features = torch.empty(total, *values.shape[1:], dtype=torch.half)
+    features[: len(values)] = adapter.standardise(values)
+    return features
 
 
 def draw_masks(
@@ -249,13 +252,14 @@ def predict_kept_logits(
 
 
 def _count_images(network: GatedNetwork, work: EmbeddingWork, settings: MaskedEmbedding) -> int:
-    """Return the number of images that are used; their features have to fit into memory."""
+    """Return the number of images that are used; features and logits have to fit into memory."""
     stride, channels = network.encoder.strides[-1], network.encoder.channels[-1]
     cells = math.prod(math.ceil(length / stride) for length in work.classifier.size)
-    most = max(FEWEST_FITTED, MAX_FEATURE_BYTES // (2 * channels * cells))
+    logit_bytes = 4 * len(work.classifier.classes) * (settings.masks + 1)
+    most = max(FEWEST_FITTED, MAX_KEPT_BYTES // max(2 * channels * cells, logit_bytes))
     wanted = min(settings.images, len(work.images))
     if most < wanted:
-        work.say(f"embedding.images: {most}, not {wanted}, as more features take too much memory")
+        work.say(f"embedding.images: {most}, not {wanted}, as more would take too much memory")
     return min(most, wanted)
 
 
@@ -263,7 +267,8 @@ def _fit_start(
     network: GatedNetwork, queries: MaskedQueries, work: EmbeddingWork, settings: MaskedEmbedding
 ) -> None:
     """Set the gate by ridge regression from the whole images."""
-    pooled, logits = queries.features.float().mean((2, 3)), queries.logits[:, 0]
+    parts = torch.split(queries.features, FORWARD_BATCH)
+    pooled, logits = torch.cat([part.float().mean((2, 3)) for part in parts]), queries.logits[:, 0]
     fitted = ~queries.held_out
     moments = RidgeMoments(pooled.shape[1], logits.shape[1])
     moments.add(pooled[fitted], logits[fitted])

@@ -58,6 +58,8 @@ class RidgeEmbedding(BaseModel):
 
     def shorten(self, fraction: float) -> RidgeEmbedding:
         """Return the settings with a fraction of the steps and images, at least `FEWEST_FITTED`."""
+        if fraction >= 1:
+            return self
         images = max(math.ceil(fraction * self.images), min(FEWEST_FITTED, self.images))
         steps = math.ceil(fraction * self.steps)
         return self.model_copy(update={"images": images, "steps": max(1, steps)})

@@ -115,10 +115,11 @@ class FeatureAdapter(nn.Module):
         Args:
             features: features of images, `images × channels × rows × columns`.
         """
-        deviation = features.double().std((0, 2, 3), correction=0)
+        values = features.cpu().double()
+        deviation = values.std((0, 2, 3), correction=0)
         least = (MIN_DEVIATION * deviation.mean()).clamp(min=torch.finfo(torch.float32).tiny)
-        self.deviation.copy_(deviation.clamp(min=least)[:, None, None])
-        self.mean.copy_(features.double().mean((0, 2, 3))[:, None, None])
+        self.deviation.copy_(deviation.clamp(min=least).float()[:, None, None])
+        self.mean.copy_(values.mean((0, 2, 3)).float()[:, None, None])
 
     def standardise(self, features: Tensor) -> Tensor:
         """Return features less their mean, divided by their standard deviation."""

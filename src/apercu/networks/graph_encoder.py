@@ -75,6 +75,7 @@ class ProgramMaps(FeatureMaps):
         super().__init__()
         self.network = _ProgramOutputs(exported)
         self.strides = exported.strides
+        self.has_tokens = len(self.strides) == 1  # as in a transformer; it does not say more
         with torch.no_grad():
             maps = self(classifier.normalise(_make_grey_image(classifier)))
         self.channels = tuple(features.shape[1] for features in maps)
