@@ -79,7 +79,6 @@ def render_card(arguments: argparse.Namespace, out: Path) -> str:
     return TEMPLATE.read_text(encoding="utf-8").format(
         **vars(arguments),
         **facts,
-        minutes=facts["training_seconds"] / 60,
         fingerprint=information["fingerprint"][:16],
         date=date.today().isoformat(),
         table=render_table(arguments.comparison),
