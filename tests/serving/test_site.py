@@ -111,6 +111,7 @@ def test_pictures_are_explained_in_a_folder_of_any_server(open_site, png, tmp_pa
     page.set_input_files("#file", str(tmp_path / "picture.png"))
     page.wait_for_selector("#views canvas")
     assert page.locator("#classes li").count() == 3
+    assert page.locator("#views figure").count() == 4
     page.locator(".versus").nth(1).click()
     page.wait_for_selector("#views .views:nth-child(2) canvas")
     for word, said in (("BANDS", ""), ("dotz", "no class is called 'dotz'; did you mean dots?")):
@@ -125,6 +126,23 @@ def test_pictures_are_explained_in_a_folder_of_any_server(open_site, png, tmp_pa
     page.reload()
     page.wait_for_selector("#examples img")
     assert page.inner_text("#said") == ""  # the browser kept the explainer
+
+
+def test_a_map_without_evidence_is_told(open_site, png, tmp_path) -> None:
+    (tmp_path / "picture.png").write_bytes(png)
+    page = open_site(service_workers="block")
+    page.set_input_files("#file", str(tmp_path / "picture.png"))
+    page.wait_for_selector("#views canvas")
+    words = set()
+    for index, name in enumerate(("stripes", "dots", "rings")):
+        page.click(f"[data-key=class-{index}]")
+        page.wait_for_selector(f"#views h2:has-text('{name}')")
+        strongest = max(page.evaluate(EXPLAIN, [base64.b64encode(png).decode(), index])["map"])
+        said = page.locator(".doubt").all_inner_texts()
+        assert len(said) == (strongest < 0.5)
+        words |= {text.partition(" ")[0] for text in said}
+        assert all(f"the strongest evidence is {strongest:.2f}," in text for text in said)
+    assert words <= {"Nothing", "Little"} and words
 
 
 @pytest.mark.parametrize("service_workers", ["allow", "block"])
@@ -182,6 +200,10 @@ def test_a_browser_that_cannot_is_told(visit, site, site_address, name, png, tmp
         page.wait_for_selector("#examples img")
         page.locator("#examples button").first.click()
     page.wait_for_selector(f"#said.wrong:has-text('{words}')")
+    if name == "memory":  # once other tabs are closed, the next picture is explained
+        page.context.unroute_all()
+        page.locator("#examples button").first.click()
+        page.wait_for_selector("#views canvas")
 
 
 def test_a_file_that_is_missing_or_changed_is_told(visit, site, site_address) -> None:

@@ -39,6 +39,7 @@ from apercu.deploy.export.manifest import (
     describe_graph,
     describe_loss,
 )
+from apercu.deploy.export.page import PageSubject
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.settings import (
     FORMATS,
@@ -58,7 +59,7 @@ from apercu.deploy.export.tracing import (
     write_program,
 )
 from apercu.deploy.export.triton import write_repository
-from apercu.deploy.export.web import PageSubject, check_subject, write_site
+from apercu.deploy.export.web import check_subject, write_site
 from apercu.deploy.export.web_runtime import read_web_runtime
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
@@ -326,8 +327,8 @@ def export(
         calibration: images from which `int8-static` learns the ranges of activations.
         combined: whether a second graph holds the prediction, too; None for where it is possible.
         classifier: the explained classifier or its SPEC, where the explainer does not hold it.
-        web_runtime: for `web`: the tarball of `npm pack onnxruntime-web@1.30.0`, or the unpacked
-            package; None for the user's cache folder, which npm fills when it is empty.
+        web_runtime: the tarball of `npm pack onnxruntime-web@1.30.0`, or the unpacked package, for
+            the format `web`; None for the user's cache folder, which npm fills when it is empty.
         seed: the seed of the draw.
         trust: whether the run folder or a card may name a factory, whose code is run.
         report: receives each line about a check or a measurement.

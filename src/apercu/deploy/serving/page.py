@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apercu.deploy.export.web import PAGE_FOLDER
+from apercu.deploy.export.page import PAGE_FOLDER
 from apercu.deploy.serving.errors import NotFoundError
 from apercu.deploy.serving.served_explainer import ServedExplainer
 

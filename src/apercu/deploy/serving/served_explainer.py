@@ -11,7 +11,7 @@ from PIL import Image
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.outputs import SOFTMAX, Output
-from apercu.deploy.export.web import PageSubject, list_examples
+from apercu.deploy.export.page import PageSubject, list_examples
 from apercu.deploy.serving.requests import MAX_CLASSES
 
 Record: TypeAlias = dict[str, Any]

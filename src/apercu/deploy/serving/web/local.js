@@ -49,13 +49,23 @@ function check() {
 // Several threads need two headers, which few static servers send: a service worker adds them.
 // The page is loaded once more for that; where that does not help, one thread computes.
 async function isolate() {
-  if (window.crossOriginIsolated || !navigator.serviceWorker || sessionStorage.getItem(ISOLATED)) return;
-  sessionStorage.setItem(ISOLATED, "tried");
+  if (window.crossOriginIsolated || !navigator.serviceWorker || wasTried()) return;
   const begun = navigator.serviceWorker.register("isolate.js").then(() => navigator.serviceWorker.ready);
   const late = new Promise((done) => setTimeout(done, PATIENCE, null));
   if (!(await Promise.race([begun, late]).catch(() => null))) return;
   window.location.reload();
   await new Promise(() => null);
+}
+
+// Whether this tab was loaded once more already; true where it cannot remember.
+function wasTried() {
+  try {
+    const tried = sessionStorage.getItem(ISOLATED) !== null;
+    sessionStorage.setItem(ISOLATED, "tried");
+    return tried;
+  } catch {
+    return true;
+  }
 }
 
 export async function example(number) {
@@ -102,21 +112,29 @@ function ask(picture, target, transfer) {
 function hire() {
   const hired = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   hired.onmessage = ({ data }) => {
-    if (data.step) return progress(data);
-    const { resolve, reject } = open.get(data.number);
-    open.delete(data.number);
-    if (data.error) reject(new Error(data.error));
-    else resolve(data.result);
+    if (data.step) progress(data);
+    else if (data.broken) dismiss(hired, data.error);
+    else {
+      const { resolve, reject } = open.get(data.number);
+      open.delete(data.number);
+      if (data.error) reject(new Error(data.error));
+      else resolve(data.result);
+    }
   };
   hired.onerror = (event) => {
     event.preventDefault();
-    worker = null; // the next picture begins anew
-    for (const { reject } of open.values()) {
-      reject(new Error(`The explainer stopped (${event.message ?? "its script did not load"}); close other tabs and choose the picture again.`));
-    }
-    open.clear();
+    const reason = event.message ?? "its script did not load";
+    dismiss(hired, `The explainer stopped (${reason}); close other tabs and choose the picture again.`);
   };
   return hired;
+}
+
+// Ends a worker that cannot go on; the next picture begins anew with another.
+function dismiss(hired, words) {
+  hired.terminate();
+  worker = null;
+  for (const { reject } of open.values()) reject(new Error(words));
+  open.clear();
 }
 
 // The worker's numbers as /v1/explain would answer.

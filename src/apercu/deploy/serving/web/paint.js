@@ -47,7 +47,7 @@ export function stretched(map) {
   return map.map((value) => (255 * value) / highest);
 }
 
-// Paints a map on a picture: as an "overlay", what it has "kept", or "removed".
+// Paints a map on a picture: as an "overlay", what it has "kept", or "removed"; or the "original".
 // Below the threshold nothing counts; a threshold of 0 leaves the mask soft.
 export function paint(canvas, picture, map, { view, opacity, threshold }) {
   const { width, height, data } = picture;
@@ -57,18 +57,27 @@ export function paint(canvas, picture, map, { view, opacity, threshold }) {
   for (let pixel = 0, at = 0; pixel < map.length; pixel++, at += 4) {
     let value = map[pixel];
     if (cut) value = value < cut ? 0 : view === "overlay" ? value : 255;
+    if (view === "original") value = 255;
     const grey = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
     if (view === "overlay") {
       const alpha = opacity * Math.sqrt(value / 255);
       for (let band = 0; band < 3; band++) out[at + band] = grey * (1 - alpha) + heat[3 * value + band] * alpha;
     } else {
-      const keep = view === "kept" ? value / 255 : 1 - value / 255;
+      const keep = view === "removed" ? 1 - value / 255 : value / 255;
       for (let band = 0; band < 3; band++) out[at + band] = data[at + band] * keep + DIM * grey * (1 - keep);
     }
     out[at + 3] = 255;
   }
   canvas.width = width;
   canvas.height = height;
+  canvas.getContext("2d").putImageData(made, 0, 0);
+}
+
+// The colours of a map, from 0 to 1.
+export function paintScale(canvas) {
+  [canvas.width, canvas.height] = [256, 1];
+  const made = new ImageData(256, 1);
+  for (let value = 0; value < 256; value++) made.data.set([...heat.subarray(3 * value, 3 * value + 3), 255], 4 * value);
   canvas.getContext("2d").putImageData(made, 0, 0);
 }
 

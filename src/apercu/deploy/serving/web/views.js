@@ -1,13 +1,15 @@
 // What is shown of one class: a mask's overlay, kept and removed, or a pair of counterparts.
 
-import { paint, show, stretched, values } from "./paint.js";
+import { paint, paintScale, show, stretched, values } from "./paint.js";
 import { decode } from "./source.js";
 
 const MASK = [
-  ["overlay", "evidence"],
-  ["kept", "kept"],
-  ["removed", "removed"],
+  ["overlay", "evidence", "evidence: bright where the picture speaks for this class"],
+  ["kept", "kept", "kept: only what speaks for this class"],
+  ["removed", "removed", "removed: all but what speaks for this class"],
+  ["original", "original", "the picture itself"],
 ];
+const LITTLE = 0.5; // of the strongest evidence that a map may hold
 
 function figure(caption) {
   const box = document.createElement("figure");
@@ -37,9 +39,13 @@ export async function viewOf(answer, picture) {
 
 function mask(answer, picture, { box, title, grid, map }) {
   title.textContent = short(answer.class);
-  const drawn = MASK.map(([view, caption]) => {
+  const highest = map.reduce((most, value) => Math.max(most, value), 0) / 255;
+  if (highest < LITTLE) grid.before(doubt(highest));
+  const drawn = MASK.map(([view, name, caption]) => {
     const made = figure(caption);
-    made.canvas.setAttribute("aria-label", `${caption} for ${short(answer.class)}`);
+    made.box.className = view;
+    made.canvas.setAttribute("aria-label", view === "original" ? name : `${name} for ${short(answer.class)}`);
+    if (view === "overlay") made.words.append(legend());
     grid.append(made.box);
     return { view, canvas: made.canvas };
   });
@@ -47,6 +53,27 @@ function mask(answer, picture, { box, title, grid, map }) {
     for (const { view, canvas } of drawn) paint(canvas, picture, map, { ...dials, view });
   };
   return { box, redraw, canvases: drawn.map(({ canvas }) => canvas), answer };
+}
+
+// What is said of a map without strong evidence.
+function doubt(highest) {
+  const words = document.createElement("p");
+  words.className = "doubt";
+  const much = highest < LITTLE / 5 ? "Nothing" : "Little";
+  words.textContent = `${much} here speaks for this class: the strongest evidence is ${highest.toFixed(2)}, of at most 1.`;
+  return words;
+}
+
+// The colours of evidence, from none to full.
+function legend() {
+  const box = document.createElement("span");
+  box.className = "legend";
+  const scale = document.createElement("canvas");
+  scale.setAttribute("role", "img");
+  scale.setAttribute("aria-label", "colours of the evidence, from none to full");
+  paintScale(scale);
+  box.append("none ", scale, " full");
+  return box;
 }
 
 async function pair(answer, picture, { box, title, grid, map }) {

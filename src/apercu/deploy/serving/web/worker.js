@@ -17,7 +17,8 @@ self.onmessage = async ({ data: { number, about, picture, target } }) => {
     const result = await explain(ready, about, picture, target);
     self.postMessage({ number, result }, [result.map.buffer]);
   } catch (error) {
-    self.postMessage({ number, error: error.words ?? `The explainer failed: ${error.message ?? error}` });
+    const words = error.words ?? `The explainer failed (${error.message ?? error}); choose the picture again.`;
+    self.postMessage({ number, error: words, broken: error.broken ?? !error.words });
   } finally {
     picture.close?.();
   }
@@ -35,9 +36,8 @@ async function open({ files, runtime }) {
     const options = { executionProviders: ["wasm"], graphOptimizationLevel: "all" };
     return { ort, session: await ort.InferenceSession.create(new Uint8Array(graph), options) };
   } catch (error) {
-    throw withWords(
-      `The explainer could not start (${error.message ?? error}). It needs about 500 MB of memory: close other tabs, then load this page again.`,
-    );
+    const words = `The explainer could not start (${error.message ?? error}). It needs about 500 MB of memory: close other tabs, then choose the picture again.`;
+    throw Object.assign(withWords(words), { broken: true });
   }
 }
 
