@@ -108,7 +108,10 @@ def test_the_shell_completes_verbs_and_options(shell: str) -> None:
         "bash": {"COMP_WORDS": "apercu ex", "COMP_CWORD": "1"},
         "zsh": {"_TYPER_COMPLETE_ARGS": "apercu ex"},
         "fish": {"_TYPER_COMPLETE_ARGS": "apercu ex", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
-        "powershell": {"_TYPER_COMPLETE_ARGS": "apercu ex", "_TYPER_COMPLETE_WORD_TO_COMPLETE": ""},
+        "powershell": {
+            "_TYPER_COMPLETE_ARGS": "apercu ex",
+            "_TYPER_COMPLETE_WORD_TO_COMPLETE": "ex",
+        },
     }[shell]
     variables = {**os.environ, **asked, "_APERCU_COMPLETE": f"complete_{shell}"}
     ended = subprocess.run(program, env=variables, capture_output=True, text=True, timeout=60)
