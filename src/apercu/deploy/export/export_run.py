@@ -241,7 +241,10 @@ class ExportRun:
             self.inputs.name, self.explainer.kind, info.spec, info.names, info.input, info.output
         )
         runtime = self.inputs.web_runtime or read_web_runtime()
-        return write_site(out, subject, manifest, path.read_bytes(), runtime)
+        manifest = write_site(out, subject, manifest, path.read_bytes(), runtime)
+        size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+        self.report(f"{size / 1e6:.1f} MB; look at it with python -m http.server --directory {out}")
+        return manifest
 
     def _measure_loss(self, role: str, exact: Path, exported: Path) -> PrecisionLoss | None:
         images = self._select_images(self.inputs.images)

@@ -11,7 +11,7 @@ const LOGIT_RANGE = 4;
 // The smallest module with an instruction of SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const ISOLATED = "apercu.isolated";
-const PATIENCE = 3000; // milliseconds for a service worker to begin
+const PATIENCE = 2000; // milliseconds for a service worker to begin
 
 let about = null;
 let progress = () => null;
