@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from apercu import render
-from apercu.evaluation.gallery import GalleryImage
+from apercu.evaluation.report import GalleryImage
 from apercu.explain.mask_explanation import MaskExplanation
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.ready import DEFAULT_RUN, list_photographs
@@ -40,7 +41,7 @@ def explain_photographs(
         requests += [(path, None), *((path, name) for name in SECOND_CLASSES.get(path.name, ()))]
     images = []
     for number, (path, target) in enumerate(requests):
-        explanation = explainer.explain(path, target, classifier=explainer.own_classifier)
+        explanation = cast(MaskExplanation, explainer.explain(path, target))
         stem = path.stem if target is None else f"{path.stem}-{target}"
         views = {
             "evidence": explanation.overlay(),

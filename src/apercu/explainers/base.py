@@ -18,7 +18,6 @@ from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
 from apercu.networks.gate import ClassGate
-from apercu.networks.graph_encoder import GraphEncoder
 from apercu.types import Images, Logits, Maps, Picture, Targets
 
 if TYPE_CHECKING:
@@ -161,11 +160,11 @@ class TrainedExplainer(ABC, Generic[N, S]):
     @property
     def own_classifier(self) -> Classifier | None:
         """The explained classifier, where its layers are the encoder; else None."""
-        encoder = getattr(self.network, "encoder", None)
-        if not isinstance(encoder, GraphEncoder):
-            return None
-        own = encoder.classifier[0]
-        return own if own.fingerprint == self.classifier_info.fingerprint else None
+        held: list[Classifier] = getattr(
+            getattr(self.network, "encoder", None), "classifier", []
+        )  # an encoder of a classifier's layers holds it
+        same = [own for own in held if own.fingerprint == self.classifier_info.fingerprint]
+        return same[0] if same else None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -194,23 +194,9 @@ def _build_suited_network(
     *,
     names_encoder: bool,
 ) -> tuple[ExplainerSettings, nn.Module]:
-    """Build the network, and return it with the settings of which it was built.
+    """Build the network, and return it with the settings, without the options of this call.
 
     Settings that name no encoder or embedding get those that the classifier needs.
-
-    Args:
-        base: the settings without the options of this call.
-        apply_options: adds the options.
-        classifier: the classifier to explain.
-        seed: seed of the first weights.
-        say: receives one line about each choice.
-        names_encoder: whether somebody named an encoder.
-
-    Returns:
-        The settings without the options, and the network.
-
-    Raises:
-        ConfigError: the encoder cannot be built, or does not fit the classifier.
     """
     try:
         built = build_network(apply_options(base), classifier, seed)
