@@ -11,7 +11,7 @@ activation.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -157,6 +157,7 @@ class GatedSettings(ExplainerSettings):
         embedding: how the class embedding is learned.
     """
 
+    open_parts: ClassVar[tuple[str, ...]] = ("embedding",)
     encoder: str = OWN
     frozen: bool = True
     embedding: AnyEmbedding = RidgeEmbedding()

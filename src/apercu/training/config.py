@@ -155,30 +155,28 @@ class ConfigPresets(Generic[S]):
                 f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
                 f"{suggest_nearest(str(preset), self.presets)}"
             )
-        base = _dump_chosen(self.presets[preset])
+        base = self._start(self.presets[preset], content)
         try:
             return self.model.model_validate(_merge(base, content))
         except ValidationError as error:
             mistakes = "; ".join(_list_mistakes(error, set(_list_keys(self.model))))
             raise ConfigError(f"{where}: {mistakes}") from None
 
+    def _start(self, preset: S, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a preset that are chosen there or named now.
+
+        The others, and what is not named of an open part, stay open to a later choice.
+        """
+        chosen, start = preset.model_fields_set, preset.model_dump()
+        start = {key: value for key, value in start.items() if key in chosen or key in content}
+        for part in getattr(self.model, "open_parts", ()):
+            if part in content and part not in chosen:
+                start[part] = {}
+        return start
+
     @property
     def _default(self) -> str:
         return next(iter(self.presets))
-
-
-def _dump_chosen(settings: BaseModel) -> dict[str, Any]:
-    """Return the settings that somebody has chosen; the others are open to a later choice.
-
-    A part of settings that was chosen is dumped with its form, which says of what kind it is.
-    """
-    content = settings.model_dump(exclude_unset=True)
-    for name in settings.model_fields_set:
-        part = getattr(settings, name)
-        if isinstance(part, BaseModel):
-            form = {"form": part.form} if hasattr(part, "form") else {}
-            content[name] = {**_dump_chosen(part), **form}
-    return content
 
 
 def _parse_yaml(text: str) -> Any:
