@@ -12,23 +12,24 @@ out=runs/vit
 methods="attention_rollout,attention_relevance,grad_cam,gradient,input_x_gradient,smooth_grad:samples=20"
 methods="$methods,rise:masks=400,centre_box,random"
 
-# explain NAME TRAINING-IMAGES TEST-IMAGES MORE-METHODS METRICS PICTURE: masks, a comparison, a picture.
+# explain NAME CONFIG TRAINING-IMAGES TEST-IMAGES MORE-METHODS METRICS PICTURE: masks, a comparison, a picture.
 explain() {
     card=$out/$1/card.json
     [ -f "$out/$1-mask/weights.safetensors" ] ||
-        $bin/apercu train mask --classifier "$card" --images "$2" --steps 600 --out "$out/$1-mask" --resume
-    $bin/apercu compare --classifier "$card" --images "$3" --limit 200 --explainer "$out/$1-mask" \
-        --methods "$methods$4" --metrics "$5" --steps 16 --out "$out/$1-compare"
-    $bin/python recipes/vit/pictures.py "$card" "$out/$1-mask" "$3" "$6"
+        $bin/apercu train mask --classifier "$card" --images "$3" --config "$2" --steps 600 \
+            --out "$out/$1-mask" --resume
+    $bin/apercu compare --classifier "$card" --images "$4" --limit 200 --explainer "$out/$1-mask" \
+        --methods "$methods$5" --metrics "$6" --steps 16 --out "$out/$1-compare"
+    $bin/python recipes/vit/pictures.py "$card" "$out/$1-mask" "$4" "$7"
 }
 
 [ -f $out/planted/card.json ] || $bin/python recipes/vit/planted.py $out/planted
-explain planted planted:images=4000 planted:images=200,split=test ,true_box \
+explain planted light planted:images=4000 planted:images=200,split=test ,true_box \
     saliency_metric,localisation_error,pointing_game,energy,ncc,dauc,iauc docs/pictures/transformers.png
 
 data=${APERCU_DATA:-}
 [ -n "$data" ] || exit 0
 [ -f $out/cifar10/card.json ] || $bin/python recipes/vit/cifar10.py "$data/models/resnet20_cifar10.onnx.json" \
     "$data/data/cifar10/train.parquet" "$data/data/cifar10/test.parquet" $out/cifar10
-explain cifar10 "$data/data/cifar10/train.parquet" "$data/data/cifar10/test.parquet" "" \
+explain cifar10 recipes/vit/cifar10.yaml "$data/data/cifar10/train.parquet" "$data/data/cifar10/test.parquet" "" \
     saliency_metric,dauc,iauc $out/cifar10.png

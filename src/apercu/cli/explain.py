@@ -85,9 +85,9 @@ def explain(
     given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
     image is written as a DICOM secondary capture, too.
 
-    Examples: apercu explain cat.jpg
+    Example: apercu explain cat.jpg
 
-    apercu explain runs/mobilenet photos/ --target tabby --out maps
+    Example: apercu explain runs/mobilenet photos/ --target tabby --out maps
     """
     from apercu.classifiers import open_classifier
     from apercu.explain import ExplainOptions, ExplainRun, select_images

@@ -126,7 +126,7 @@ def find_default_run(verb: str) -> Path:
     """
     if not is_installed("ready"):
         raise MissingExtraError(
-            f"{verb}: no RUN is given, and {DEFAULT_RUN} needs {EXTRAS['ready'][0]}; "
-            "pip install 'apercu[ready]', or give the folder of a trained explainer"
+            f"{verb}: no RUN is given, and {EXTRAS['ready'][0]} is not installed; pip install "
+            "'apercu[ready]' for a ready-made explainer, or give the folder of a trained one"
         )
     return resolve_run(DEFAULT_RUN)
