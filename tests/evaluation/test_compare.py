@@ -707,6 +707,17 @@ def test_an_explainer_that_is_another_one_now_is_measured_again(
     assert mask.batch_sizes
 
 
+def test_the_same_classifier_under_another_name_goes_on(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    first = run_comparison(classifier, Squares(), {"right": Contrast()}, FAST, out=tmp_path)
+    renamed = Classifier(classifier.network, spec="moved/card.json")
+    explainers = {"right": Contrast(), "box": CentreBox()}
+    second = run_comparison(renamed, Squares(), explainers, FAST, out=tmp_path)
+    assert rows_of(second).items() >= rows_of(first).items()
+    assert [call.explainers for call in second.calls] == [("right",), ("box",)]
+
+
 @pytest.mark.parametrize("change", ["seed", "targets", "fingerprint"])
 def test_another_comparison_does_not_overwrite_the_first(
     change: str, classifier: Classifier, tmp_path: Path

@@ -63,6 +63,8 @@ def test_paths_that_begin_with_a_run_are_split(tmp_path: Path) -> None:
     assert split_run(["cat.JPG", "photos"]) == (None, ["cat.JPG", "photos"])
     assert split_run([run, "cat.jpg"]) == (Path(run), ["cat.jpg"])
     assert split_run(["no/such", "cat.jpg"]) == (Path("no/such"), ["cat.jpg"])
+    with pytest.raises(RunError, match="no image is named"):
+        split_run([])
     for alone in (run, DEFAULT_RUN):
         with pytest.raises(RunError, match="name images after it"):
             split_run([alone])

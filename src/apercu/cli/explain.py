@@ -23,12 +23,12 @@ from apercu.progress import show_progress
 
 def explain(
     run: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="[RUN]",
             help="Folder of a trained explainer, or ready:NAME; a ready-made one if left out.",
         ),
-    ],
+    ] = None,
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files."),
@@ -97,7 +97,7 @@ def explain(
 
     options = ExplainOptions(target, top, level)
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
-    chosen, images = split_run([str(run), *(images or [])])
+    chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
     explainer = load_explainer(run, device.resolve())
     explain_run = ExplainRun(explainer, options, opened)

@@ -98,7 +98,10 @@ def run_comparison(
         if earlier is None or out is None:
             earlier = ComparisonResults(key, invocation.environment)
         else:
-            RunRecord(out, {}, "comparison").compare(
+            is_same = earlier.key.fingerprint == key.fingerprint  # by whatever name it was opened
+            RunRecord(
+                out, {}, "comparison", ignored=frozenset({"classifier"} if is_same else ())
+            ).compare(
                 {WHOLE_MAPS: "half", **_flatten_key(earlier.key)},
                 {WHOLE_MAPS: "half", **_flatten_key(key)},
             )
