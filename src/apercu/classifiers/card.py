@@ -23,8 +23,9 @@ CARD_FILE = "card.json"
 FILE_ENDINGS = (".pt2", ".onnx")
 """Endings of the sources that are files."""
 FOLDER_PREFIXES = ("hf/", "clip/")
-READY_PREFIX = "ready:"
 """Beginnings of the sources that may name a folder."""
+READY_PREFIX = "ready:"
+"""Beginning of the sources whose weights are a Python package."""
 
 MAX_SIDE = 8192
 """Pixels of the longest side of an input."""

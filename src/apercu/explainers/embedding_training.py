@@ -36,6 +36,7 @@ from apercu.networks.gate import GatedNetwork
 from apercu.training.augment import RandomViews
 from apercu.training.data import (
     FORWARD_BATCH,
+    SEED_STEP,
     EndlessSampler,
     cache_in_memory,
     iterate_batches,
@@ -229,7 +230,7 @@ def train_binary_embedding(
         order = EndlessSampler(len(work.images), work.seed, start=first * settings.batch)
         loader = DataLoader(work.images, settings.batch, sampler=order, num_workers=1)
         for step, batch in enumerate(loader, start=first):
-            generator = torch.Generator().manual_seed(work.seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed(work.seed * SEED_STEP + step)
             views = RandomViews()(batch.to(device), generator)
             targets, real = _draw_targets(work.classifier, views, settings.fakes, generator)
             features = network.encode(views)[-1]

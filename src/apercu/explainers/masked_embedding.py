@@ -29,7 +29,7 @@ from apercu.explainers.settings import FEWEST_FITTED, MaskedEmbedding
 from apercu.networks.blocks import FeatureAdapter
 from apercu.networks.gate import ClassGate, GatedNetwork
 from apercu.removal import Alternative
-from apercu.training.data import FORWARD_BATCH, iterate_batches
+from apercu.training.data import FORWARD_BATCH, SEED_STEP, iterate_batches
 from apercu.types import Logits
 
 MAX_KEPT_BYTES = 1 << 30
@@ -42,8 +42,6 @@ UNITS_BATCHES = 32
 """Batches whose features give the standard units."""
 EMPTY_BATCHES = 32
 """Batches whose images are predicted with everything removed."""
-SEED_STEP = 1_000_003
-"""Distance of the seeds of two random streams."""
 
 
 class MaskedQueries(NamedTuple):

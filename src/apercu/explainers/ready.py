@@ -46,18 +46,16 @@ class ReadyExplainer:
 
 def list_ready() -> list[ReadyExplainer]:
     """Return all ready-made explainers, whether they can be used here or not."""
-    there = is_installed("ready")
+    usable = is_installed("ready")
     return [
-        ReadyExplainer(READY_PREFIX + name, weights.title, READY_FOLDER / name, there)
+        ReadyExplainer(READY_PREFIX + name, weights.title, READY_FOLDER / name, usable)
         for name, weights in READY_WEIGHTS.items()
     ]
 
 
 def list_photographs() -> list[Path]:
     """Return the files of the photographs to begin with."""
-    return [
-        PHOTOGRAPHS / f"{name}.jpg" for name in ("cat", "coffee", "camera", "rocket", "astronaut")
-    ]
+    return [PHOTOGRAPHS / name for name in PHOTOGRAPH_NAMES]
 
 
 def has_imagenet_classes(names: ClassNames) -> bool:
@@ -103,6 +101,8 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
         ClassifierError: there is no ready-made explainer of that name.
         MissingExtraError: the weights of its classifier are not installed.
     """
+    if not paths:
+        raise RunError("explain: no image is named, as in `apercu explain cat.jpg`")
     first, *images = paths
     is_run = first.startswith(READY_PREFIX) or (Path(first) / CONFIG).is_file()
     if not images and is_run:

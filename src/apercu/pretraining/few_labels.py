@@ -20,7 +20,7 @@ from apercu.methods.layers import compute_deep_features
 from apercu.option_strings import parse_value, split_names
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import Labels
-from apercu.training.data import TrainingImages, cache_in_memory
+from apercu.training.data import SEED_STEP, TrainingImages, cache_in_memory
 
 BATCH = 32
 RESAMPLES = 1000
@@ -188,7 +188,7 @@ def measure_curve(
         for fraction in protocol.fractions:
             correct, count = [], 0
             for draw in range(protocol.draws):
-                chosen = draw_labels(training.labels, fraction, protocol.seed * 1_000_003 + draw)
+                chosen = draw_labels(training.labels, fraction, protocol.seed * SEED_STEP + draw)
                 count = len(chosen)
                 correct.append(head.predict(training, chosen, test, draw) == test.labels)
             key = start, name, fraction, count

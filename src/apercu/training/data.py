@@ -28,6 +28,9 @@ MAX_CACHED_BYTES = 512 << 20
 """Prepared images are kept in memory up to this size, and read again at every use above it."""
 
 
+SEED_STEP = 1_000_003
+"""Distance of the random streams of two seeds: more draws than any training has."""
+
 FORWARD_BATCH = 8
 """Images that go through a network together where no gradient is needed."""
 
@@ -219,7 +222,7 @@ class EndlessSampler(Sampler[int]):
         while True:
             if position // self.length != shuffled:
                 shuffled = position // self.length
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + shuffled)
+                generator = torch.Generator().manual_seed(self.seed * SEED_STEP + shuffled)
                 order = torch.randperm(self.length, generator=generator)
             yield int(order[position % self.length])
             position += self.ranks

@@ -19,7 +19,7 @@ from apercu.classifiers import Classifier
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.render import Tile
 from apercu.training.config import TrainingConfig
-from apercu.training.data import TargetFunction, TrainingImages
+from apercu.training.data import SEED_STEP, TargetFunction, TrainingImages
 from apercu.types import Images, Scores
 
 RISING_FRACTION = 0.15
@@ -127,7 +127,7 @@ class TrainingModule(LightningModule, ABC):
     def step_generator(self) -> Generator:
         """Return the generator of this step's draws, on this rank."""
         ranks = self.trainer.world_size
-        draw = (self.seed * 1_000_003 + self.global_step) * ranks + self.global_rank
+        draw = (self.seed * SEED_STEP + self.global_step) * ranks + self.global_rank
         return torch.Generator().manual_seed(draw)
 
     def log_terms(self, terms: dict[str, Scores], figures: dict[str, Tensor]) -> None:

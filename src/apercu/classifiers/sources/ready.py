@@ -81,8 +81,7 @@ def open_ready(card: ClassifierCard) -> Network:
     module = create_model(weights.model, {"pretrained": False})
     values = read_weights(weights, card.source)
     expected = module.state_dict()
-    shapes = [value.shape for value in values] == [value.shape for value in expected.values()]
-    if not shapes:
+    if [value.shape for value in values] != [value.shape for value in expected.values()]:
         raise ClassifierError(
             f"classifier {card.source}: timm's {weights.model} has other weights than expected; "
             "install another version of timm"
@@ -109,7 +108,7 @@ def find_ready_weights(spec: str) -> ReadyWeights:
     if name not in READY_WEIGHTS:
         raise ClassifierError(
             f"{spec}: no ready-made explainer or classifier, expected "
-            f"{' or '.join(READY_PREFIX + known for known in READY_WEIGHTS)}"
+            f"{' or '.join(READY_PREFIX + valid for valid in READY_WEIGHTS)}"
             f"{suggest_nearest(name, READY_WEIGHTS)}"
         )
     return READY_WEIGHTS[name]
@@ -130,8 +129,8 @@ def read_weights(weights: ReadyWeights, spec: str) -> list[Tensor]:
         ClassifierError: the file is missing, or its SHA-256 is another one.
     """
     require_extra("ready", spec, weights.package)
-    found = find_spec(weights.package)
-    path = Path(str(found.origin)).parent / weights.file if found is not None else Path()
+    package = find_spec(weights.package)
+    path = Path(str(package.origin)).parent / weights.file if package is not None else Path()
     try:
         content = path.read_bytes()
     except OSError as error:

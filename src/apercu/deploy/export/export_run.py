@@ -26,7 +26,6 @@ from apercu.deploy.export.graphs import (
     MaskGraph,
     build_graph,
     build_predictor,
-    find_explained_classifier,
 )
 from apercu.deploy.export.manifest import (
     MANIFEST,
@@ -278,7 +277,7 @@ class ExportRun:
     @property
     def _classifier(self) -> Classifier | None:
         """The explained classifier, which the caller gave or the explainer holds."""
-        own = find_explained_classifier(self.explainer.network, self.classifier_info)
+        own = self.explainer.own_classifier
         return self.inputs.classifier or own
 
     def _select_images(

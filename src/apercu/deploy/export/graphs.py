@@ -218,14 +218,3 @@ def build_predictor(
             "again; run it beside the explainer, with --no-combined"
         )
     return SeparatePredictor(classifier, network)
-
-
-def find_explained_classifier(
-    network: GatedNetwork, classifier_info: ClassifierInfo
-) -> Classifier | None:
-    """Return the explained classifier if it is the encoder of the explainer, else None."""
-    encoder = network.encoder
-    if isinstance(encoder, GraphEncoder):
-        own = encoder.classifier[0]
-        return own if own.fingerprint == classifier_info.fingerprint else None
-    return None

@@ -18,7 +18,7 @@ EXAMPLES, MAX_EXAMPLE, MIN_EXAMPLE = 6, 224, 64
 """Planted images on the page; pixels of their sides."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PageSubject:
     """The explainer that a page shows.
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import TOP
-from apercu.deploy.export.graphs import find_explained_classifier
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import ConfigError
@@ -43,7 +42,7 @@ class Predictor:
         network = explainer.network
         self.network = network if isinstance(network, GatedNetwork) else None
         if classifier is None and self.network is not None:
-            classifier = find_explained_classifier(self.network, explainer.classifier_info)
+            classifier = explainer.own_classifier
         self.classifier = classifier
         self.source = "explainer" if classifier is None else "classifier"
         self._encoder_with_head = (

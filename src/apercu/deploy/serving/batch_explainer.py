@@ -242,9 +242,9 @@ class MaskBatchExplainer(BatchExplainer):
                 about.classifier,
                 engine.names,
                 engine.input,
+                engine.output,
                 about.read_by,
                 make_examples(engine.input, engine.names),
-                engine.output,
             )
         )
         self.engine = engine
@@ -306,9 +306,9 @@ class CounterpartBatchExplainer(BatchExplainer):
                 info.spec,
                 info.names,
                 info.input,
+                info.output,
                 predictor.source,
                 make_examples(info.input, info.names),
-                info.output,
             )
         )
         self.predictor = predictor

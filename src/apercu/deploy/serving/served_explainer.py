@@ -10,7 +10,6 @@ from PIL import Image
 
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.export.page import PageSubject, list_examples
 from apercu.deploy.serving.requests import MAX_CLASSES
 
@@ -19,35 +18,20 @@ Record: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class ServedExplainer:
-    """The explainer that a server serves, as clients see it.
+class ServedExplainer(PageSubject):
+    """The explainer that a server serves, as clients see it; its name is part of addresses.
 
     Args:
-        name: name of the run folder, which is part of addresses.
-        kind: `mask`, `counterpart`, `latent`.
-        classifier: SPEC of the explained classifier.
-        names: names of the classes.
-        input: what the classifier's images look like.
         read_by: `classifier` or `explainer`: which of them predicts.
         examples: PNG files for the page.
-        output: what the numbers of the classifier mean.
     """
 
-    name: str
-    kind: str
-    classifier: str
-    names: ClassNames
-    input: InputSpec
     read_by: str
     examples: tuple[bytes, ...] = ()
-    output: Output = SOFTMAX
 
     def describe(self) -> Record:
         """Return the description that the page and the KServe addresses show."""
-        subject = PageSubject(
-            self.name, self.kind, self.classifier, self.names, self.input, self.output
-        )
-        return subject.describe() | {
+        return super().describe() | {
             "most_classes": MAX_CLASSES,
             "examples": len(self.examples),
         }
