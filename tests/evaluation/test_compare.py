@@ -313,6 +313,37 @@ def test_a_comparison_of_version_0_1_is_continued_on_one_half(
     assert set(first.rows) < set(results.rows)
 
 
+def test_with_two_folds_each_half_chooses_for_the_other(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    """Every image is judged at a threshold that other images chose: by hand, fold by fold."""
+    settings = replace(FAST, metrics=("energy", "iou"), folds=2)
+    explainers = {"mask": Leaning(), "map": Contrast("map"), "centre_box": CentreBox()}
+    both = run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
+    assert {row.n for row in both.rows} == {COUNT}
+    sample = draw_sample(classifier, Squares(), None, settings.seed)
+    by_level = {
+        level: run_comparison(
+            classifier, Squares(), {"mask": Leaning()}, replace(settings, thresholds=(level,))
+        ).scores["mask", "iou"]
+        for level in settings.thresholds
+    }
+    halves = [{record.name for record in half} for half in (sample.tune, sample.test)]
+    for reported, choosing in (halves, halves[::-1]):
+        best = max(by_level, key=lambda at: sum(by_level[at][name] for name in choosing))
+        for name in reported:
+            assert both.scores["mask", "iou"][name] == pytest.approx(by_level[best][name])
+    row = rows_of(both)["mask", "iou"]
+    values = both.scores["mask", "iou"].values()
+    assert row.value == pytest.approx(sum(values) / COUNT)
+    assert row.threshold_from is not None and row.threshold_from.startswith("tune half, ")
+    assert f"{COUNT - COUNT // 2} images" in row.threshold_from
+    again = run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
+    assert again.rows == both.rows
+    with pytest.raises(RunError, match="had folds 2, now 1"):
+        run_comparison(classifier, Squares(), explainers, replace(settings, folds=1), out=tmp_path)
+
+
 def test_maps_are_stretched_and_masks_are_not(classifier: Classifier) -> None:
     faint = {"map": Contrast("map", 0.01), "mask": Contrast("mask", 0.01)}
     rows = rows_of(run_comparison(classifier, Squares(), faint, FAST))

@@ -62,6 +62,15 @@ def compare(
             "others are reported on, as in version 0.1.0."
         ),
     ] = "all",
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=2,
+            help="1: one half of the images chooses thresholds, the other is reported. 2: each "
+            "half chooses those of the other one, and all images are reported.",
+        ),
+    ] = 1,
     against: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +121,7 @@ def compare(
             seed=seed,
             steps=steps,
             whole_maps=whole_maps,
+            folds=folds,
             cost=cost,
             against=against,
             device=device.resolve(),

@@ -41,6 +41,7 @@ def compare(
     seed: int = 0,
     steps: int = 196,
     whole_maps: WholeMaps = "all",
+    folds: int = 1,
     cost: bool = True,
     against: str | None = None,
     device: str | torch.device = "cpu",
@@ -89,6 +90,8 @@ def compare(
         whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
             or the `half` that these are reported on, as in version 0.1.0. A folder of that version
             is continued in its way.
+        folds: 1 reports metrics that need a threshold on the half that chose none. 2 reports them
+            on all images, where each half chooses the thresholds of the other one.
         cost: whether time and memory are measured, which takes as long as some metrics; a later
             call may add them.
         against: the row that the others are compared with, image by image; None for the best
@@ -112,7 +115,13 @@ def compare(
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
     settings = CompareSettings(
-        _split_metrics(metrics), limit, seed, steps=steps, whole_maps=whole_maps, cost=cost
+        _split_metrics(metrics),
+        limit,
+        seed,
+        steps=steps,
+        whole_maps=whole_maps,
+        folds=folds,
+        cost=cost,
     )
     if out is not None:
         check_writable(Path(out))

@@ -37,6 +37,8 @@ from apercu.run_record import RunRecord
 
 WHOLE_MAPS = "whole_maps"
 """Setting that the key of a comparison holds where metrics without a threshold have all images."""
+OLD_SETTINGS = {WHOLE_MAPS: "half", "folds": 1}
+"""Settings that version 0.1.0 did not have, and what it did."""
 
 
 def run_comparison(
@@ -53,10 +55,10 @@ def run_comparison(
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric, and metrics with a
-    threshold are reported on the other half; the others on all images. A folder of version 0.1.0,
-    which reported one half for all, is continued like this. With `out`, results
-    are saved after each explainer, and the results of earlier calls stay, unless their name now
-    belongs to another explainer. A renamed explainer keeps its rows.
+    threshold are reported on the other half, or with two folds on all images; the others on all.
+    A folder of version 0.1.0, which reported one half for all, is continued like this. With
+    `out`, results are saved after each explainer, and the results of earlier calls stay, unless
+    their name now belongs to another explainer. A renamed explainer keeps its rows.
 
     An explainer that cannot be measured is listed in `failed` with its reason; others are measured.
 
@@ -102,8 +104,8 @@ def run_comparison(
             RunRecord(
                 out, {}, "comparison", ignored=frozenset({"classifier"} if is_same else ())
             ).compare(
-                {WHOLE_MAPS: "half", **_flatten_key(earlier.key)},
-                {WHOLE_MAPS: "half", **_flatten_key(key)},
+                {**OLD_SETTINGS, **_flatten_key(earlier.key)},
+                {**OLD_SETTINGS, **_flatten_key(key)},
             )
         own = {name: metric.record for name, metric in metrics.items() if name not in METRICS}
         earlier = replace(earlier, own_metrics=own)
@@ -313,6 +315,8 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
     del settings["cost"]  # costs may be added later
     if not evaluator.everywhere:
         del settings[WHOLE_MAPS]
+    if settings["folds"] == 1:
+        del settings["folds"]  # folders from before there were folds do not name it
     own = {name: metric for name, metric in metrics.items() if name not in METRICS}
     if own:
         settings["own_metrics"] = {
@@ -331,11 +335,11 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
 
 
 def _flatten_key(key: ComparisonKey) -> dict[str, object]:
-    """Return a key with the images of metrics without a threshold beside the settings."""
+    """Return a key with the settings that version 0.1.0 did not have beside the others."""
     content = asdict(key)
     settings = dict(content["settings"])
-    chosen = {WHOLE_MAPS: settings.pop(WHOLE_MAPS)} if WHOLE_MAPS in settings else {}
-    return {**content, "settings": settings, **chosen}
+    newer = {name: settings.pop(name) for name in OLD_SETTINGS if name in settings}
+    return {**content, "settings": settings, **newer}
 
 
 def _load_earlier(out: Path) -> ComparisonResults | None:

@@ -1,4 +1,4 @@
-"""Measure one explainer: thresholds on the tune half, rows on the test half or all, costs."""
+"""Measure one explainer: thresholds on one half, rows on the other one or on all, costs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,17 @@ def ignore_progress(explainer: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class ChosenThreshold:
-    """A threshold and where it comes from; the latter is None where nothing was chosen."""
+    """A threshold and where it comes from.
+
+    Attributes:
+        value: the threshold.
+        origin: where it comes from; None where nothing was chosen.
+        count: the number of images that chose it.
+    """
 
     value: float
     origin: str | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,17 @@ class LevelledScores:
         by_metric: `levels × images` by metric, of the images whose truth is known.
         curves: the probabilities of deletion and insertion, `images × steps`.
         constant: how many maps are constant.
+        levels: the thresholds by metric, in the order of the scores.
     """
 
     by_metric: dict[str, Tensor] = field(default_factory=dict)
     curves: dict[str, Tensor] = field(default_factory=dict)
     constant: int = 0
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def at(self, metric: str, threshold: float) -> Tensor:
+        """Return the scores of a metric at one of its thresholds, one per image."""
+        return self.by_metric[metric][list(self.levels[metric]).index(threshold)]
 
 
 @dataclass(frozen=True)
@@ -163,46 +176,64 @@ class Evaluator:
             self._compute_maps(name, explainer, batch)
 
     def evaluate(self, name: str, explainer: MapExplainer | TrueBox) -> ExplainerScores:
-        """Measure one explainer, metrics of regions at the thresholds that the tune half chooses.
+        """Measure one explainer, metrics of regions at thresholds that other images choose.
 
-        These are measured on the test half, the others on all images, or also on the test half.
+        The tune half chooses for the test half; with two folds, the test half also chooses for the
+        tune half. The other metrics are measured on all images, or on the test half.
         """
-        metrics = self._select_metrics(explainer)
-        whole = [metric for metric in metrics if not self.metrics[metric].thresholded]
-        everywhere = whole if self.everywhere else []
-        chosen: dict[str, tuple[ChosenThreshold, ...]] = dict.fromkeys(
-            metrics, (ChosenThreshold(FIXED_THRESHOLD),)
-        )
-        grid: dict[str, tuple[float, ...]] = {}
-        if explainer.map_scale in ("map", "mask"):
-            grid = {metric: self.settings.thresholds for metric in metrics if metric not in whole}
-        levels = grid | dict.fromkeys(everywhere, (FIXED_THRESHOLD,))
+        metrics, sample = self._select_metrics(explainer), self.sample
+        has_levels = explainer.map_scale in ("map", "mask")
+        grid = [name for name in metrics if has_levels and self.metrics[name].thresholded]
+        folded = self.settings.folds == 2 and bool(sample.tune)
+        in_both = [
+            name
+            for name in metrics
+            if (folded if self.metrics[name].thresholded else self.everywhere)
+        ]
+        fixed = (FIXED_THRESHOLD,)
+        also_fixed = fixed if explainer.map_scale == "mask" else ()
+        thresholds = self.settings.thresholds
+        every_level = tuple(dict.fromkeys((*thresholds, *(also_fixed if folded else ()))))
+        levels = dict.fromkeys(in_both, fixed) | dict.fromkeys(grid, every_level)
         tuned = LevelledScores()
-        if levels and self.sample.tune:
-            tuned = self._compute_scores(name, explainer, self.sample.tune, levels)
-        for metric in grid:
-            best = self._choose_threshold(metric, tuned.by_metric[metric])
-            fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
-            chosen[metric] = (best, fixed) if explainer.map_scale == "mask" else (best,)
-        levels = {metric: tuple(each.value for each in chosen[metric]) for metric in metrics}
-        tested = self._compute_scores(name, explainer, self.sample.test, levels)
+        if levels and sample.tune:
+            tuned = self._compute_scores(name, explainer, sample.tune, levels)
+        best = {metric: self._choose_threshold(metric, tuned) for metric in grid}
+        levels = dict.fromkeys(metrics, fixed) | {
+            metric: every_level if folded else (one.value, *also_fixed)
+            for metric, one in best.items()
+        }
+        tested = self._compute_scores(name, explainer, sample.test, levels)
         rows, scores = [], ImageScores()
+
+        def add_row(row_name: str, metric: str, threshold: ChosenThreshold, tune: float) -> None:
+            parts = [(sample.test, tested.at(metric, threshold.value))]
+            if metric in in_both:
+                parts.append((sample.tune, tuned.at(metric, tune)))
+            scores[row_name, metric] = self._sort_scores(metric, explainer, parts)
+            values = torch.tensor(list(scores[row_name, metric].values()), dtype=torch.float64)
+            rows.append(self._make_row(row_name, metric, values, threshold))
+
         for metric in metrics:
-            parts = [(self.sample.test, tested.by_metric[metric])]
-            if metric in everywhere:
-                parts.append((self.sample.tune, tuned.by_metric[metric]))
-            for level, threshold in enumerate(chosen[metric]):
-                row_name = name_at_fixed_threshold(name) if level else name
-                values = self._sort_scores(metric, explainer, [(r, s[level]) for r, s in parts])
-                scores[row_name, metric] = values
-                tensor = torch.tensor(list(values.values()), dtype=torch.float64)
-                rows.append(self._make_row(row_name, metric, tensor, threshold))
+            if metric not in best:
+                add_row(name, metric, ChosenThreshold(FIXED_THRESHOLD), FIXED_THRESHOLD)
+                continue
+            chosen, other = best[metric], FIXED_THRESHOLD
+            if folded:
+                opposite = self._choose_threshold(metric, tested)
+                other = opposite.value
+                origin = f"{chosen.origin}; {other:g} on the tune half: test half, {opposite.count}"
+                chosen = ChosenThreshold(chosen.value, f"{origin} images", chosen.count)
+            add_row(name, metric, chosen, other)
+            if also_fixed:
+                at_fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
+                add_row(name_at_fixed_threshold(name), metric, at_fixed, FIXED_THRESHOLD)
         curves = {
             kind: torch.cat([part.curves[kind] for part in (tested, tuned) if kind in part.curves])
             for kind in tested.curves
         }
         means = {kind: tuple(curve.mean(dim=0).tolist()) for kind, curve in curves.items()}
-        constant = tested.constant + (tuned.constant if everywhere else 0)
+        constant = tested.constant + (tuned.constant if in_both else 0)
         return ExplainerScores(rows, scores, means, constant)
 
     def _sort_scores(
@@ -260,13 +291,15 @@ class Evaluator:
             threshold_from=threshold.origin,
         )
 
-    def _choose_threshold(self, metric: str, by_level: Tensor) -> ChosenThreshold:
-        """Return the best threshold of a metric; its scores are `thresholds × images`."""
+    def _choose_threshold(self, metric: str, scores: LevelledScores) -> ChosenThreshold:
+        """Return the best threshold of a metric for some images."""
+        by_level = scores.by_metric[metric][: len(self.settings.thresholds)]
         means = by_level.double().mean(dim=1)
         is_lower = self.metrics[metric].better == "lower"
         level = int(means.argmin() if is_lower else means.argmax())
-        origin = f"tune half, {by_level.shape[1]} images"
-        return ChosenThreshold(self.settings.thresholds[level], origin)
+        count = by_level.shape[1]
+        origin = f"tune half, {count} images"
+        return ChosenThreshold(self.settings.thresholds[level], origin, count)
 
     def _compute_scores(
         self,
@@ -301,6 +334,7 @@ class Evaluator:
             {metric: torch.cat(scores, dim=1) for metric, scores in parts.items()},
             {kind: torch.cat(part) for kind, part in curves.items()},
             constant,
+            thresholds,
         )
 
     def _make_inputs(

@@ -29,6 +29,8 @@ class CompareSettings:
         whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
             or the `half` that these are reported on.
         cost: whether costs are measured; a later call may add them.
+        folds: 1 reports metrics of regions on the half that chose no threshold. 2 reports them on
+            all images: each half chooses the thresholds of the other one.
 
     Raises:
         ConfigError: a metric is unknown, or a number is out of range.
@@ -44,6 +46,7 @@ class CompareSettings:
     cost_batches: tuple[int, ...] = (1, 32)
     whole_maps: WholeMaps = "all"
     cost: bool = True
+    folds: int = 1
 
     def __post_init__(self) -> None:
         records = self.records or ()
@@ -54,6 +57,8 @@ class CompareSettings:
             raise ConfigError("metrics: expected at least one, got none")
         if self.whole_maps not in get_args(WholeMaps):
             raise ConfigError(f"whole_maps: expected all or half, got {self.whole_maps!r}")
+        if self.folds not in (1, 2):
+            raise ConfigError(f"folds: expected 1 or 2, got {self.folds}")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(
                 f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"
