@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from apercu.evaluation.report.charts import (
+from apercu.pages.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

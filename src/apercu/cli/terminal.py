@@ -32,8 +32,8 @@ def show_ranking(results: ComparisonResults) -> None:
         build_ranking,
         find_direction,
         list_metrics,
-        write_headline,
     )
+    from apercu.evaluation.report.finding import write_headline
 
     console = Console()
     lines, metrics = build_ranking(results), list_metrics(results)

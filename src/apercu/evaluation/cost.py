@@ -159,10 +159,12 @@ class CostComparison:
     Attributes:
         cost: the cost as it was measured.
         break_even: the number of images after which each trained explainer has taken less time.
+        never: the trained explainers that never take less time, as this one is as fast.
     """
 
     cost: Cost
     break_even: Mapping[str, int]
+    never: tuple[str, ...] = ()
 
 
 def compare_costs(results: ComparisonResults) -> list[CostComparison]:
@@ -176,15 +178,17 @@ def compare_costs(results: ComparisonResults) -> list[CostComparison]:
     comparisons = []
     equalised = equalise_costs(results)
     for cost, other in zip(results.cost, equalised, strict=True):
-        faster = [
+        comparable = [
             own
             for own in equalised
             if own.explainer in trained
+            and cost.explainer not in trained
             and (own.batch, own.device) == (cost.batch, cost.device)
-            and own.ms_per_image < other.ms_per_image
         ]
+        faster = [own for own in comparable if own.ms_per_image < other.ms_per_image]
         ahead = {own.explainer: _count_break_even(own, other) for own in faster}
-        comparisons.append(CostComparison(cost, {} if cost.explainer in trained else ahead))
+        never = tuple(own.explainer for own in comparable if own not in faster)
+        comparisons.append(CostComparison(cost, ahead, never))
     return comparisons
 
 
@@ -209,15 +213,22 @@ def equalise_costs(results: ComparisonResults) -> list[Cost]:
     ]
 
 
-def format_break_even(ahead: Mapping[str, int]) -> str:
-    """Return numbers of images as text; of several trained explainers, each with its name.
+def format_break_even(line: CostComparison) -> str:
+    """Return numbers of images as text, or "never"; of several trained explainers, with names.
 
-    >>> format_break_even({"mask": 1200}), format_break_even({"a": 1200, "b": 7})
-    ('1,200', 'a 1,200, b 7')
+    Empty where nothing is compared: the row needs training itself, or nothing else does.
+
+    >>> cost = Cost("cam", "cpu", 1, 9.0, None, 1.0, 0.0, 1.0, None)
+    >>> format_break_even(CostComparison(cost, {"mask": 1200}))
+    '1,200'
+    >>> format_break_even(CostComparison(cost, {"a": 7}, ("b",)))
+    'a 7, b never'
     """
-    if len(ahead) == 1:
-        return f"{next(iter(ahead.values())):,}"
-    return ", ".join(f"{name} {count:,}" for name, count in ahead.items())
+    counts = {name: f"{count:,}" for name, count in line.break_even.items()}
+    counts |= dict.fromkeys(line.never, "never")
+    if len(counts) == 1:
+        return next(iter(counts.values()))
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _time_call(call: Callable[[], object], device: torch.device) -> float:

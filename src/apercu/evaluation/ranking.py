@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,8 +16,7 @@ from apercu.evaluation.results import (
     is_fixed_threshold,
     name_at_fixed_threshold,
 )
-from apercu.methods import TrueBox
-from apercu.methods.own import FUNCTION
+from apercu.methods import CentreBlob, CentreBox, Edges, RandomMap, TrueBox, WholeBox
 from apercu.metrics.registry import METRICS
 from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
@@ -26,7 +26,18 @@ SIGNIFICANCE = 0.05
 MAIN_METRICS = ("saliency_metric", "localisation_error", "pointing_game", "iauc", "iou", "dauc")
 """The metrics that a headline names and that are drawn against cost, most important first."""
 
+BASELINE_WORDS = {
+    WholeBox: "the whole image",
+    CentreBox: "a box in the middle of the image",
+    CentreBlob: "a blob in the middle of the image",
+    RandomMap: "random numbers",
+    Edges: "the edges of the image",
+}
+"""Baselines, which never look at the classifier, in plain words."""
+
 Verdict: TypeAlias = Literal["better", "worse", "even"]
+Group: TypeAlias = Literal["explainer", "baseline", "truth"]
+"""What looks at the classifier, what never does, and what is given the true boxes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class RankingCell:
         interval: the text of its 95 % interval.
         threshold: the threshold that its maps were cut at, where there is one.
         threshold_from: where that threshold comes from.
-        best: whether the value is the best of its column.
+        best: whether it is the best of the explainers in its column, beyond chance: the paired
+            difference from every other one is significant.
         left: the start of the interval on the column's scale, in per cent.
         width: the width of the interval on that scale, in per cent.
         point: the place of the value on that scale, in per cent.
@@ -82,92 +94,123 @@ class RankingRow:
 
     Attributes:
         name: the explainer's name.
-        knows_truth: whether it is given the true boxes.
+        group: whether it looks at the classifier; baselines and the true boxes do not compete.
         at_fixed_threshold: whether it is the second row of an explainer, at the fixed threshold.
         cells: the values by metric.
     """
 
     name: str
-    knows_truth: bool
+    group: Group
     at_fixed_threshold: bool
     cells: Mapping[str, RankingCell]
 
+    @property
+    def knows_truth(self) -> bool:
+        """Whether it is given the true boxes."""
+        return self.group == "truth"
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The best explainer on one metric, and what the paired tests say about its lead.
+
+    Attributes:
+        row: the row with the best value of the explainers; baselines do not compete.
+        others: the rows of the other explainers, best first.
+        baselines: the rows of the baselines, best first.
+        pairs: the differences of other rows from the best one, by explainer.
+    """
+
+    row: MetricRow
+    others: tuple[MetricRow, ...]
+    baselines: tuple[MetricRow, ...]
+    pairs: Mapping[str, PairedDifference]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether there are others, and it is better than each of them beyond chance."""
+        return bool(self.others) and all(self.judge(row) == "worse" for row in self.others)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are others, and images that all of them share."""
+        return bool(self.others) and all(row.explainer in self.pairs for row in self.others)
+
+    def judge(self, row: MetricRow) -> Verdict | None:
+        """Return what the test says of another row; None where it was not tested."""
+        pair = self.pairs.get(row.explainer)
+        return None if pair is None else _decide_verdict(row, pair)
+
 
 def build_ranking(results: ComparisonResults) -> list[RankingRow]:
-    """Return the rows of the table, best mean rank first.
+    """Return the rows of the table: explainers, then baselines, then what knows the truth.
 
-    What knows the truth comes last, without a rank. A row at the fixed threshold stands below the
-    one that it varies, and does not compete.
+    In each group the best mean rank comes first. A row at the fixed threshold stands below the one
+    that it varies, and does not compete.
     """
     cells = {(row.explainer, row.metric): row for row in results.rows}
-    ranks = _rank_explainers(results)
-    ranked = sorted(ranks, key=lambda name: _mean_rank(ranks[name]))
     fixed = {row.explainer for row in results.rows if is_fixed_threshold(row.explainer)}
     order = [
-        name
-        for plain in ranked
+        (name, group)
+        for plain, group in _order_explainers(results)
         for name in (plain, name_at_fixed_threshold(plain))
         if name == plain or name in fixed
     ]
     reference = find_reference(results)
-    seed = int(results.key.settings.get("seed", 0))
+    seed = _get_seed(results)
     pairs = {
         metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
         for metric in list_metrics(results)
     }
+    leaders = {metric: find_leader(results, metric) for metric in pairs}
+    winners = {
+        metric: leader.row.explainer
+        for metric, leader in leaders.items()
+        if leader is not None and leader.is_clear
+    }
     return [
         RankingRow(
             name=name,
-            knows_truth=not ranks.get(name, [0]),
+            group=group,
             at_fixed_threshold=name in fixed,
             cells={
-                metric: _build_cell(results, cells[name, metric], pairs[metric].get(name))
+                metric: _build_cell(
+                    results,
+                    cells[name, metric],
+                    pairs[metric].get(name),
+                    best=winners.get(metric) == name,
+                )
                 for metric in pairs
                 if (name, metric) in cells
             },
         )
-        for name in order
+        for name, group in order
     ]
 
 
-def write_headline(results: ComparisonResults) -> str:
-    """Return a sentence that says which explainer is first on the main metrics.
-
-    A second one says whose maps are constant, and show nothing.
-    """
-    metrics = list_metrics(results)
-    winners = name_winners(
-        results, [metric for metric in metrics if metric in MAIN_METRICS] or metrics
-    )
-    return f"{winners} {describe_constant_maps(results)}".rstrip()
+def find_group(results: ComparisonResults, explainer: str) -> Group:
+    """Return whether an explainer looks at the classifier."""
+    if is_true_box(results, explainer):
+        return "truth"
+    return "explainer" if find_baseline(results, explainer) is None else "baseline"
 
 
-def describe_constant_maps(results: ComparisonResults) -> str:
-    """Return a sentence that counts constant maps by explainer; empty where there are none.
-
-    Baselines, which need nothing of the classifier, are left out: some are constant by design. What
-    a function needs is not known.
-    """
-    counts = [
-        f"{name} on {count} images"
-        for name, count in results.constant.items()
-        if results.needs[name] or results.explainers[name].startswith(FUNCTION)
-    ]
-    return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
+def find_baseline(results: ComparisonResults, explainer: str) -> str | None:
+    """Return what a baseline shows, in plain words; None of what is no baseline."""
+    cache_key = results.explainers.get(explainer, "")
+    words = (text for kind, text in BASELINE_WORDS.items() if f"{kind.__name__}(" in cache_key)
+    return None if results.needs.get(explainer) else next(words, None)
 
 
-def name_winners(results: ComparisonResults, metrics: Sequence[str]) -> str:
-    """Return a sentence that says which explainer is first on which metrics; ties share a place."""
-    winners: dict[str, list[str]] = {}
-    for metric in metrics:
-        record, contenders = results.get_metric(metric), _list_contenders(results, metric)
-        if contenders:
-            best = contenders[0].value
-            names = _join_words([row.explainer for row in contenders if row.value == best])
-            words = f"{record.phrase} ({record.format_value(best)})"
-            winners.setdefault(names, []).append(words)
-    parts = [f"First on {_join_words(words)}: {names}" for names, words in winners.items()]
-    return ". ".join(parts or ["Nothing was measured"]) + "."
+def find_leader(results: ComparisonResults, metric: str) -> Leader | None:
+    """Return the best explainer on a metric; None where no explainer was measured on it."""
+    contenders = _list_contenders(results, metric, "explainer")
+    if not contenders:
+        return None
+    best, *others = contenders
+    pairs = compute_paired_differences(results, metric, best.explainer, _get_seed(results))
+    baselines = _list_contenders(results, metric, "baseline")
+    return Leader(best, tuple(others), tuple(baselines), pairs)
 
 
 def list_metrics(results: ComparisonResults) -> list[str]:
@@ -191,10 +234,8 @@ def has_thresholds(results: ComparisonResults) -> bool:
 
 def find_best_trained(results: ComparisonResults) -> str | None:
     """Return the trained explainer with the best mean rank: the others are compared with it."""
-    ranks = _rank_explainers(results)
-    return min(
-        list_trained(results), key=lambda name: _mean_rank(ranks.get(name, ())), default=None
-    )
+    trained = list_trained(results)
+    return next((name for name, _ in _order_explainers(results) if name in trained), None)
 
 
 def find_reference(results: ComparisonResults) -> str | None:
@@ -207,8 +248,8 @@ def find_reference(results: ComparisonResults) -> str | None:
         return results.against if results.against in results.explainers else None
     if (trained := find_best_trained(results)) is not None:
         return trained
-    ranks = {name: _mean_rank(each) for name, each in _rank_explainers(results).items() if each}
-    return min(ranks, key=ranks.__getitem__) if len(ranks) > 1 else None
+    order = [name for name, group in _order_explainers(results) if group != "truth"]
+    return order[0] if len(order) > 1 else None
 
 
 def describe_reference(results: ComparisonResults) -> str:
@@ -227,9 +268,9 @@ def describe_reference(results: ComparisonResults) -> str:
     else:
         why = ", the first one of the ranking,"
     return (
-        f"▲ better and ▼ worse than {reference}{why} on the same images: sign-flip test on the "
-        f"paired differences, p < {SIGNIFICANCE} after Holm's adjustment for all rows of the "
-        "column; without a mark the difference may be chance."
+        f"▲ better and ▼ worse than {reference}{why} on the same images, beyond chance: sign-flip "
+        f"test on the paired differences, p < {SIGNIFICANCE} after Holm's adjustment for all rows "
+        "of the column. Without a mark the difference may be chance."
     )
 
 
@@ -286,20 +327,19 @@ def compute_paired_differences(
 
 
 def _build_cell(
-    results: ComparisonResults, row: MetricRow, pair: PairedDifference | None
+    results: ComparisonResults, row: MetricRow, pair: PairedDifference | None, *, best: bool
 ) -> RankingCell:
     """Return the texts of a value, and where its interval lies on the scale of its column."""
     metric = results.get_metric(row.metric)
     others = [other for other in results.rows if other.metric == row.metric]
     low = min(other.ci95[0] for other in others)
     span = max(other.ci95[1] for other in others) - low or 1.0
-    best = _list_contenders(results, row.metric)[0] if _is_contender(results, row) else None
     return RankingCell(
         value=metric.format_value(row.value),
         interval=" to ".join(metric.format_value(end) for end in row.ci95),
         threshold=row.threshold,
         threshold_from=row.threshold_from,
-        best=best is not None and row.value == best.value,
+        best=best,
         left=100 * (row.ci95[0] - low) / span,
         width=100 * (row.ci95[1] - row.ci95[0]) / span,
         point=100 * (row.value - low) / span,
@@ -315,39 +355,41 @@ def _decide_verdict(row: MetricRow, pair: PairedDifference) -> Verdict:
     return "better" if (pair.difference < 0) == (row.better == "lower") else "worse"
 
 
-def _rank_explainers(results: ComparisonResults) -> dict[str, list[int]]:
-    """Return the ranks of each explainer, metric by metric, among those that compete."""
-    ranks: dict[str, list[int]] = {
-        row.explainer: [] for row in results.rows if not is_fixed_threshold(row.explainer)
-    }
-    for metric in list_metrics(results):
-        contenders = _list_contenders(results, metric)
-        for row in contenders:
-            better = sum(_sort_key(other) < _sort_key(row) for other in contenders)
-            ranks[row.explainer].append(better)
-    return ranks
+def _order_explainers(results: ComparisonResults) -> list[tuple[str, Group]]:
+    """Return the explainers with their groups, each group by its mean rank among its members."""
+    groups: dict[Group, dict[str, list[int]]] = {"explainer": {}, "baseline": {}, "truth": {}}
+    for row in results.rows:
+        if not is_fixed_threshold(row.explainer):
+            groups[find_group(results, row.explainer)].setdefault(row.explainer, [])
+    for group, ranks in groups.items():
+        for metric in list_metrics(results):
+            contenders = _list_contenders(results, metric, group)
+            for row in contenders:
+                better = sum(_sort_key(other) < _sort_key(row) for other in contenders)
+                ranks[row.explainer].append(better)
+    order: list[tuple[str, Group]] = []
+    for group, ranks in groups.items():
+        means = {name: fmean(each) for name, each in ranks.items()}
+        order += [(name, group) for name in sorted(means, key=means.__getitem__)]
+    return order
 
 
-def _list_contenders(results: ComparisonResults, metric: str) -> list[MetricRow]:
-    """Return the rows of a metric that compete, best first."""
-    rows = [row for row in results.rows if row.metric == metric and _is_contender(results, row)]
+def _list_contenders(results: ComparisonResults, metric: str, group: Group) -> list[MetricRow]:
+    """Return the rows of a metric that compete inside a group, best first."""
+    rows = [
+        row
+        for row in results.rows
+        if row.metric == metric
+        and not is_fixed_threshold(row.explainer)
+        and find_group(results, row.explainer) == group
+    ]
     return sorted(rows, key=_sort_key)
 
 
-def _is_contender(results: ComparisonResults, row: MetricRow) -> bool:
-    """Whether a row competes: not given the truth, and no explainer's second row."""
-    return not is_true_box(results, row.explainer) and not is_fixed_threshold(row.explainer)
+def _get_seed(results: ComparisonResults) -> int:
+    return int(results.key.settings.get("seed", 0))
 
 
 def _sort_key(row: MetricRow) -> float:
     """Return a number that is lower for better rows."""
     return row.value if row.better == "lower" else -row.value
-
-
-def _mean_rank(ranks: Sequence[int]) -> float:
-    return sum(ranks) / len(ranks) if ranks else float("inf")
-
-
-def _join_words(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

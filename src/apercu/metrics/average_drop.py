@@ -67,7 +67,7 @@ AVERAGE_DROP = Metric(
     better="lower",
     title="Average drop",
     phrase="average drop",
-    meaning="share of the probability lost when seen through the map",
+    meaning="fraction of the probability that is lost when only the evidence is seen",
 )
 INCREASE = Metric(
     name="increase",
@@ -76,5 +76,5 @@ INCREASE = Metric(
     better="higher",
     title="Increase",
     phrase="increase",
-    meaning="images whose probability grows when seen through the map",
+    meaning="fraction of the images whose probability grows when only it is seen",
 )

@@ -47,5 +47,5 @@ BACKGROUND_INVARIANCE = Metric(
     better="lower",
     title="Background",
     phrase="background invariance",
-    meaning="share of the evidence that leaves the object on another background",
+    meaning="fraction of the evidence that leaves the object on another background",
 )

@@ -29,5 +29,5 @@ ENERGY = Metric(
     better="higher",
     title="Energy",
     phrase="energy",
-    meaning="share of the evidence that lies on the object",
+    meaning="fraction of the evidence that lies on the object",
 )

@@ -182,7 +182,7 @@ DAUC = Metric(
     better="lower",
     title="DAUC",
     phrase="DAUC",
-    meaning="area under the probability as the highest pixels turn mean colour",
+    meaning="mean probability while the strongest pixels turn to the mean colour",
 )
 IAUC = Metric(
     name="iauc",
@@ -191,7 +191,7 @@ IAUC = Metric(
     better="higher",
     title="IAUC",
     phrase="IAUC",
-    meaning="area under the probability as they return to a blurred image",
+    meaning="mean probability while the strongest pixels return to a blurred image",
 )
 DC = Metric(
     name="dc",
@@ -200,7 +200,7 @@ DC = Metric(
     better="higher",
     title="DC",
     phrase="DC",
-    meaning="correlation of the map with what each deletion takes away",
+    meaning="correlation of the map with what each deletion takes away, −1 to 1",
 )
 IC = Metric(
     name="ic",
@@ -209,7 +209,7 @@ IC = Metric(
     better="higher",
     title="IC",
     phrase="IC",
-    meaning="correlation of the map with what each insertion brings",
+    meaning="correlation of the map with what each insertion brings, −1 to 1",
 )
 DAUC_NC = Metric(
     name="dauc_nc",

@@ -20,5 +20,5 @@ IOU = Metric(
     better="higher",
     title="IoU",
     phrase="IoU",
-    meaning="overlap of the evidence with the true mask, pixel by pixel",
+    meaning="overlap of the evidence with the object, 0 to 1",
 )

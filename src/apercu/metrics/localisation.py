@@ -49,7 +49,7 @@ LOCALISATION_ERROR = Metric(
     better="lower",
     title="Localisation error",
     phrase="localisation error",
-    meaning="images whose box misses the true one (IoU ≤ 0.5)",
+    meaning="images whose box misses the true one (overlap, IoU, of at most 0.5)",
     percent=True,
     decimals=1,
 )

@@ -100,5 +100,5 @@ MAX_SENSITIVITY = Metric(
     better="lower",
     title="Sensitivity",
     phrase="sensitivity",
-    meaning="largest change of the map under small noise",
+    meaning="largest change of the map under small noise, as a fraction of the map",
 )

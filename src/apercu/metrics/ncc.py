@@ -24,5 +24,5 @@ NCC = Metric(
     better="higher",
     title="NCC",
     phrase="NCC",
-    meaning="correlation of the map with the object",
+    meaning="correlation of the map with the object, −1 to 1",
 )

@@ -64,7 +64,7 @@ IOU_AT_AREA = Metric(
     better="higher",
     title="IoU at the true area",
     phrase="IoU at the true area",
-    meaning="overlap of the object with as many of the highest pixels",
+    meaning="overlap of the object with as many of the strongest pixels, 0 to 1",
 )
 IOU_OVER_PERCENTILES = Metric(
     name="iou_over_percentiles",
@@ -73,5 +73,5 @@ IOU_OVER_PERCENTILES = Metric(
     better="higher",
     title="Mean IoU",
     phrase="mean IoU",
-    meaning="overlap with the object, averaged over 101 percentiles",
+    meaning="overlap with the object, averaged over 101 thresholds, 0 to 1",
 )

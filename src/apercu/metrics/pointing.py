@@ -67,5 +67,5 @@ POINTING_GAME = Metric(
     better="higher",
     title="Pointing game",
     phrase="the pointing game",
-    meaning="images whose highest pixel lies on the object",
+    meaning="fraction of the images whose strongest pixel lies on the object",
 )

@@ -101,5 +101,5 @@ ROAD = Metric(
     better="higher",
     title="ROAD",
     phrase="ROAD",
-    meaning="gap between imputing the least and the most relevant pixels",
+    meaning="half the gap in probability between filling in the weakest and strongest pixels",
 )

@@ -90,5 +90,5 @@ SALIENCY_METRIC = Metric(
     better="lower",
     title="Saliency metric",
     phrase="the saliency metric",
-    meaning="log area − log probability of the crop around the evidence, in nats",
+    meaning="log of the area of a crop around the evidence − log of the probability in it; nats",
 )

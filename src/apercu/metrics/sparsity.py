@@ -30,6 +30,6 @@ SPARSITY = Metric(
     better="higher",
     title="Sparsity",
     phrase="sparsity",
-    meaning="highest value over the mean",
+    meaning="highest value of the map, as a multiple of its mean",
     decimals=1,
 )

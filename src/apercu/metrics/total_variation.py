@@ -34,6 +34,6 @@ TOTAL_VARIATION = Metric(
     better="lower",
     title="Total variation",
     phrase="total variation",
-    meaning="mean difference of neighbouring pixels",
+    meaning="mean difference of neighbouring pixels, 0 to 1",
     decimals=4,
 )

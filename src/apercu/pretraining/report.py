@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 
 from apercu import render
 from apercu.errors import ConfigError
-from apercu.evaluation.report import embed_image, render_style, render_template
-from apercu.evaluation.report.charts import MAX_COLOURS, LearningPoint, draw_learning_curves
 from apercu.io import write_file
+from apercu.pages import embed_image, render_page
+from apercu.pages.charts import MAX_COLOURS, LearningPoint, draw_learning_curves
 from apercu.pretraining.few_labels import LearningCurveRow
 from apercu.pretraining.heads.base import Features, LabelledFeatures
 
@@ -122,9 +122,8 @@ def write_report(
         for head, starts in _group_curves(rows).items()
     ]
     counts = sorted({row.labels for row in rows})
-    page = render_template(
+    page = render_page(
         (files("apercu.pretraining") / "features.html").read_text(),
-        style=render_style(1),
         about=content,
         charts=charts,
         counts=counts,

@@ -13,9 +13,9 @@ from PIL import Image
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
-from apercu.evaluation.report import embed_image, render_style, render_template
-from apercu.evaluation.report.charts import MAX_COLOURS, draw_lines
 from apercu.io import write_file
+from apercu.pages import embed_image, render_page
+from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.jobs import Job, find_test_filters
 from apercu.robustness.plan import NONE
@@ -67,9 +67,8 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         for knowledge in ("naive", "adaptive", "transfer")
         if any((row.filter, row.knowledge) == (name, knowledge) for row in results.rows)
     ]
-    page = render_template(
+    page = render_page(
         (files("apercu.robustness") / "stress.html").read_text(),
-        style=render_style(1),
         about=results.about,
         environment=results.environment,
         warnings=results.warnings,

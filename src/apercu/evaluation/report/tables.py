@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from apercu.evaluation.cost import compare_costs, format_break_even
 from apercu.evaluation.ranking import (
+    Group,
     RankingCell,
     build_ranking,
     count_images,
-    describe_constant_maps,
     describe_reference,
     find_direction,
     find_reference,
     has_thresholds,
     list_metrics,
-    write_headline,
 )
+from apercu.evaluation.report.finding import describe_constant_maps, write_finding, write_headline
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import format_csv_rows, write_file
 
@@ -33,6 +33,12 @@ Differences are those from the explainer in `against`; `reason` says why an expl
 measured.
 """
 MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
+GROUP_WORDS: Mapping[Group, str] = {
+    "explainer": "",
+    "baseline": " (baseline)",
+    "truth": " (knows the truth)",
+}
+"""What follows the name of a row that does not compete."""
 
 
 def write_tables(results: ComparisonResults, folder: Path) -> None:
@@ -57,6 +63,7 @@ def format_markdown(results: ComparisonResults) -> str:
         f"{max(count_images(results).values(), default=0)} of them"
         + (", with the threshold that the others chose" if has_thresholds(results) else "")
         + ".",
+        str(write_finding(results)),
         format_ranking(results),
     ]
     if reference := describe_reference(results):
@@ -108,7 +115,7 @@ def format_ranking(results: ComparisonResults) -> str:
     header += [f"{results.get_metric(m).title} {arrows[m]}{fewer.get(m, '')}" for m in metrics]
     lines = []
     for row in build_ranking(results):
-        texts = [row.name + (" (knows the truth)" if row.knows_truth else "")]
+        texts = [row.name + GROUP_WORDS[row.group]]
         for metric in metrics:
             cell = row.cells.get(metric)
             texts.append("" if cell is None else _format_cell(cell))
@@ -199,7 +206,7 @@ def _format_html_cell(cell: RankingCell) -> str:
 def _format_costs(results: ComparisonResults) -> str:
     header = ["explainer", "batch", "ms per image", "forwards", "queries", "MB", "training s"]
     comparisons = compare_costs(results)
-    if any(line.break_even for line in comparisons):
+    if any(line.break_even or line.never for line in comparisons):
         header.append("images until training pays")
     lines = []
     for line in comparisons:
@@ -212,7 +219,7 @@ def _format_costs(results: ComparisonResults) -> str:
             f"{cost.queries:g}",
             "" if cost.peak_mb is None else f"{cost.peak_mb:.0f}",
             f"{cost.training_seconds:.0f}",
-            format_break_even(line.break_even),
+            format_break_even(line),
         ]
         lines.append(texts[: len(header)])
     return _format_table(header, lines)

@@ -1,0 +1,259 @@
+"""What a comparison found, in sentences, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from apercu.evaluation.ranking import (
+    MAIN_METRICS,
+    SIGNIFICANCE,
+    Leader,
+    count_images,
+    find_baseline,
+    find_leader,
+    list_metrics,
+)
+from apercu.evaluation.results import ComparisonResults, MetricRow
+from apercu.methods.own import FUNCTION
+from apercu.metrics import MetricRecord
+from apercu.pages import Finding, FindingLine, Mark, count_noun, join_words, name_subject
+
+TASKS: Mapping[str, str] = {
+    "saliency_metric": "finding a small crop that keeps the class",
+    "localisation_error": "finding the box of the object",
+    "pointing_game": "pointing at the object",
+    "iauc": "finding the pixels that bring the class back",
+    "iou": "outlining the object",
+    "dauc": "finding the pixels without which the class is lost",
+}
+"""What the main metrics measure, in plain words."""
+MANY_TASKS = 3
+"""Tasks that a headline names, at most; of more it gives the number."""
+FEW_IMAGES = 30
+"""Fewer images than these show only large differences."""
+
+
+def write_finding(results: ComparisonResults) -> Finding:
+    """Return what a comparison found: who is best, how sure that is, and the values behind it.
+
+    Baselines, which never look at the classifier, cannot win. An explainer is called clearly the
+    best only where the paired test says so against every other one.
+
+    Args:
+        results: the comparison.
+
+    Returns:
+        The sentences.
+    """
+    measured = list_metrics(results)
+    main = [name for name in MAIN_METRICS if name in measured] or measured
+    leaders = [leader for name in main if (leader := find_leader(results, name)) is not None]
+    lines = [
+        *(_describe_leader(results, leader) for leader in leaders),
+        *(
+            FindingLine(f"{name} could not be measured: {reason}", "warning")
+            for name, reason in results.failed.items()
+        ),
+    ]
+    if constant := describe_constant_maps(results):
+        lines.append(FindingLine(constant, "warning"))
+    return Finding(
+        _write_headline(results, leaders),
+        " ".join(_describe_certainty(results, leaders)),
+        tuple(lines),
+    )
+
+
+def write_headline(results: ComparisonResults) -> str:
+    """Return what was found in one line, for a terminal and below a table."""
+    finding = write_finding(results)
+    return f"{finding.headline} {describe_constant_maps(results)}".rstrip()
+
+
+def describe_constant_maps(results: ComparisonResults) -> str:
+    """Return a sentence that counts constant maps by explainer; empty where there are none.
+
+    Baselines, which need nothing of the classifier, are left out: some are constant by design. What
+    a function needs is not known.
+    """
+    counts = [
+        f"{name} on {count_noun(count, 'image')}"
+        for name, count in results.constant.items()
+        if results.needs[name] or results.explainers[name].startswith(FUNCTION)
+    ]
+    return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
+
+
+def describe_baseline(results: ComparisonResults, name: str) -> str:
+    """Return a baseline in plain words, with its name."""
+    return f"{find_baseline(results, name)} ({name})"
+
+
+def name_task(record: MetricRecord) -> str:
+    """Return what a metric measures, as it stands after "the best"."""
+    task = TASKS.get(record.name)
+    return f"at {task}" if task else f"on {record.phrase}"
+
+
+def _write_headline(results: ComparisonResults, leaders: Sequence[Leader]) -> str:
+    if not leaders:
+        return (
+            "Only baselines were measured, which never look at the classifier."
+            if results.rows
+            else "Nothing was measured."
+        )
+    wins = _list_wins(results, leaders)
+    count = 1 + max(len(leader.others) for leader in leaders)
+    if count == 1:
+        return _write_headline_of_one(results, leaders)
+    if wins:
+        return _name_winners(wins, leaders, count)
+    images = max(count_images(results).values())
+    if images == 1:
+        return f"One image cannot tell which of {count} explainers is the best."
+    if not any(leader.is_tested for leader in leaders):
+        return "The values could not be tested, so no explainer is called the best."
+    if all(_list_rivals(leader) for leader in leaders):
+        (first, *_) = _list_rivals(leaders[0])
+        words = describe_baseline(results, first.explainer)
+        if all(_list_rivals(leader, "better") for leader in leaders):
+            return f"Every explainer does worse than {words}, which never looks at the classifier."
+        return f"No explainer is clearly better than {words}, which never looks at the classifier."
+    few = f"With {images} images, no" if images < FEW_IMAGES else "No"
+    return (
+        f"{few} explainer is clearly the best: "
+        "the differences between the first ones may be chance."
+    )
+
+
+def _write_headline_of_one(results: ComparisonResults, leaders: Sequence[Leader]) -> str:
+    """Return the headline where a single explainer was measured, perhaps with baselines."""
+    name = leaders[0].row.explainer
+    compared = [leader for leader in leaders if leader.baselines]
+    if not compared:
+        return f"{name} was measured alone, so there is nothing to compare it with."
+    ahead = [leader for leader in compared if not _list_rivals(leader)]
+    if ahead:
+        tasks = _name_tasks(
+            [name_task(results.get_metric(leader.row.metric)) for leader in ahead], len(compared)
+        )
+        return f"{name} is clearly better than explanations without the classifier {tasks}."
+    (first, *_) = _list_rivals(compared[0])
+    words = describe_baseline(results, first.explainer)
+    return f"{name} is not clearly better than {words}, which never looks at the classifier."
+
+
+def _list_wins(results: ComparisonResults, leaders: Sequence[Leader]) -> dict[str, list[str]]:
+    """Return the tasks at which each explainer is clearly the best, and no baseline is better."""
+    wins: dict[str, list[str]] = {}
+    for leader in leaders:
+        if leader.is_clear and not _list_rivals(leader, "better"):
+            task = name_task(results.get_metric(leader.row.metric))
+            wins.setdefault(leader.row.explainer, []).append(task)
+    return wins
+
+
+def _list_rivals(leader: Leader, verdict: str | None = None) -> list[MetricRow]:
+    """Return the baselines that the best explainer is not clearly better than.
+
+    Args:
+        leader: the best explainer of a metric.
+        verdict: `better` for those only that are clearly better than it.
+
+    Returns:
+        The rows, best first.
+    """
+    verdicts = [(row, leader.judge(row)) for row in leader.baselines]
+    return [row for row, each in verdicts if (each == verdict if verdict else each != "worse")]
+
+
+def _name_winners(wins: Mapping[str, Sequence[str]], leaders: Sequence[Leader], count: int) -> str:
+    (first, tasks), *others = wins.items()
+    if count == 2:
+        rows = (row for leader in leaders for row in (leader.row, *leader.others))
+        other = next(row.explainer for row in rows if row.explainer != first)
+        start = f"{first} is clearly better than {other}"
+    else:
+        start = f"{first} is clearly the best of {count} explainers"
+    parts = [f"{start} {_name_tasks(tasks, len(leaders))}"]
+    parts += [f"{name} {_name_tasks(each, len(leaders))}" for name, each in others]
+    return f"{'; '.join(parts)}."
+
+
+def _name_tasks(tasks: Sequence[str], count: int) -> str:
+    """Return tasks as the end of a sentence; of many only how many of all they are."""
+    if len(tasks) <= MANY_TASKS:
+        return join_words(tasks)
+    return (
+        f"on all {count} main metrics"
+        if len(tasks) == count
+        else (f"on {len(tasks)} of {count} main metrics")
+    )
+
+
+def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -> Iterator[str]:
+    """Yield sentences: how many images, what "clearly" means, and what limits the finding."""
+    counts = sorted({row.n for row in results.rows}, reverse=True)
+    if not counts:
+        return
+    subject = f"of {name_subject(results.key.images)}"
+    if len(counts) > 1:
+        yield (
+            f"Measured on {count_noun(counts[0], 'image')} {subject}, some metrics on "
+            f"{join_words([f'{count:,}' for count in counts[1:]])} of them, the same for all."
+        )
+    else:
+        yield f"Measured on {count_noun(counts[0], 'image')} {subject}, the same for all."
+    if any(leader.is_tested for leader in leaders) and counts[0] > 1:
+        yield (
+            "“Clearly” means more than chance: a test of the differences on the same images "
+            f"gives p < {SIGNIFICANCE} for each pair, adjusted for the number of rows."
+        )
+    if 1 < counts[0] < FEW_IMAGES:
+        yield "So few images show only large differences."
+    wins = _list_wins(results, leaders)
+    if not wins:
+        return
+    open_tasks = [
+        name_task(results.get_metric(leader.row.metric))
+        for leader in leaders
+        if leader.others and not leader.is_clear
+    ]
+    if open_tasks:
+        yield f"There is no clear best {join_words(open_tasks)}."
+    weak = [
+        f"{name_task(results.get_metric(leader.row.metric))}: "
+        f"{describe_baseline(results, _list_rivals(leader)[0].explainer)}"
+        for leader in leaders
+        if leader.is_clear and _list_rivals(leader)
+    ]
+    if weak:
+        yield (
+            f"Yet something that never looks at the classifier may do as well {'; '.join(weak)}."
+        )
+
+
+def _describe_leader(results: ComparisonResults, leader: Leader) -> FindingLine:
+    """Return the values of the best, of the next, and of a baseline that is not behind."""
+    record = results.get_metric(leader.row.metric)
+    task = name_task(record)
+    text = f"{task[:1].upper()}{task[1:]} ({record.title}, {leader.row.better} is better): "
+    text += _describe_value(record, leader.row)
+    if leader.others:
+        text += f", then {_describe_value(record, leader.others[0])}"
+    mark: Mark = "plain"
+    if leader.is_tested:
+        mark = "clear" if leader.is_clear else "chance"
+    if rivals := _list_rivals(leader):
+        verdict = leader.judge(rivals[0])
+        text += f"; without looking at the classifier, {_describe_value(record, rivals[0])}"
+        mark = "warning" if verdict == "better" else mark
+    return FindingLine(f"{text}.", mark)
+
+
+def _describe_value(record: MetricRecord, row: MetricRow) -> str:
+    """Return the name of a row, its value and, where there is more than one image, its interval."""
+    value = f"{row.explainer} {record.format_value(row.value)}"
+    if row.n < 2:
+        return value
+    return f"{value} ({' to '.join(record.format_value(end) for end in row.ci95)})"
