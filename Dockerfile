@@ -1,4 +1,4 @@
-# The server on a CPU, with a ready-made explainer; docs/serving.md says how to build and run it.
+# The server on a CPU, with a ready-made explainer; docs/howto/serve.md says how to build and run it.
 FROM python:3.11-slim
 
 # Options for pip, such as an index with wheels of torch for CPUs only: they are a tenth of the size.

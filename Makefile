@@ -47,12 +47,12 @@ house: $(READY) ## names, docstrings, files and imports of the package in figure
 	$(BIN)/python tests/house.py
 
 bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
-	$(BIN)/python benchmarks/speed.py --out docs/speed.json
+	$(BIN)/python benchmarks/speed.py --out docs/reference/speed.json
 	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime serving video batch; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
 
-families: $(READY) ## what works with each family of classifiers, into docs/families.md; an hour
+families: $(READY) ## what works with each family of classifiers, into docs/reference/families.md; an hour
 	$(BIN)/python benchmarks/families.py
 
 reliability: $(READY) ## the server under load, faults and hostile input: half an hour

@@ -3,8 +3,9 @@
     python benchmarks/families.py [--only ViT,Swin] [--again] [--no-methods]
 
 One small architecture of each family, random weights, planted images, the smallest side that the
-family takes. What was measured is kept in docs/families.json after each family, so that a run goes
-on where the last one ended (`--again` measures anew), and docs/families.md is written from it.
+family takes. What was measured is kept in docs/reference/families.json after each family, so that
+a run goes on where the last one ended (`--again` measures anew), and docs/reference/families.md is
+written from it.
 """
 
 from __future__ import annotations

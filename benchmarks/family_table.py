@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 RESULTS, PAGE = "families.json", "families.md"
 FAULT = "fault:"
 """Beginning of a reason that is a mistake of the package, rather than what it tells its user."""

@@ -1,4 +1,4 @@
-"""Trials of a server: load, faults, hostile input. Each writes a row of docs/reliability.json.
+"""Trials of a server: load, faults, hostile input. Each adds to docs/reference/reliability.json.
 
     python benchmarks/reliability.py load --seconds 600
     python benchmarks/reliability.py --table

@@ -1,7 +1,7 @@
 """How many images a machine explains in an hour and for a euro, and the plan for a billion.
 
-    python benchmarks/sizing.py --run runs/mobilenetv2 --images val/ --out docs/sizing.json
-    python benchmarks/sizing.py [--measured docs/sizing.json] [--euro-per-core-hour 0.04]
+    python benchmarks/sizing.py --run RUN --images val/ --out docs/reference/sizing.json
+    python benchmarks/sizing.py [--measured docs/reference/sizing.json] [--euro-per-core-hour 0.04]
         [--machine NAME=CORES] [--rate NAME=IMAGES_PER_SECOND,EURO_PER_HOUR] [--plan 1000000000]
 
 With `--run` the rate of the whole pipeline and the room that rows take are measured on the images
@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--images")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--measured", type=Path, default=Path("docs/sizing.json"))
+    parser.add_argument("--measured", type=Path, default=Path("docs/reference/sizing.json"))
     parser.add_argument("--euro-per-core-hour", type=float, default=0.04)
     parser.add_argument("--euro-per-terabyte-month", type=float, default=20.0)
     parser.add_argument("--machine", action="append", metavar="NAME=CORES")

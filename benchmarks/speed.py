@@ -1,6 +1,6 @@
 """Time and memory of the light explainer beside what people use now, all in one run.
 
-    python benchmarks/speed.py [--out docs/speed.json]
+    python benchmarks/speed.py [--out docs/reference/speed.json]
 
 Each row is the median of several calls, by turns with one forward pass of a ResNet-50 on the same
 batch, with its interquartile range, and the median ratio to that forward. RISE (4,000 masks) is

@@ -14,7 +14,8 @@ from PIL import Image
 from apercu.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md")}
+GUIDE = "docs/howto/guide.md"
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", GUIDE)}
 
 
 def find_blocks(page: str, language: str) -> list[str]:
@@ -71,7 +72,7 @@ def test_the_python_block_of_the_readme_runs(folder: Path, small_package: None) 
 
 def test_the_python_blocks_of_the_guide_run(folder: Path, small_package: None, capsys) -> None:
     names: dict[str, object] = {}
-    for block in find_blocks("docs/guide.md", "python"):
+    for block in find_blocks(GUIDE, "python"):
         exec(block, names)
     maps, region, predicted = (names[name] for name in ("maps", "region", "predicted"))
     assert maps.shape == region.shape == (1, 32, 32)
@@ -108,7 +109,7 @@ def test_the_make_targets_exist() -> None:
     assert used <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["README.md", GUIDE])
 def test_the_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)", text)

@@ -18,7 +18,7 @@ from trials.load_generator import Reply, count_statuses, run_closed_loop
 from trials.pictures import ExpectedAnswers
 from trials.server_process import ServerProcess
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 ROWS, MANUAL = DOCS / "reliability.json", DOCS / "reliability.md"
 TABLE = re.compile("(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -19,7 +19,7 @@ def run_sizing(*words: str) -> list[str]:
 
 
 def test_the_page_holds_what_its_figures_give() -> None:
-    page = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "sizing.md").read_text(encoding="utf-8")
     for line in run_sizing():
         assert line in page
 

@@ -31,7 +31,7 @@ from apercu.classifiers.sources.onnx import GraphOptions
 from apercu.errors import ClassifierError, UntrustedError
 from apercu.images.stretch import Stretch
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "card.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "files" / "card.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", TEXT, re.M | re.S)]
 

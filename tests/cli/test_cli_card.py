@@ -28,7 +28,7 @@ def test_a_card_goes_to_stdout_or_into_a_file(apercu, tiny_card, tmp_path, monke
 def test_the_help_names_the_page(apercu) -> None:
     result = apercu("card", "--help")
     assert result.code == 0
-    assert "docs/card.md" in re.sub(r"\s+", " ", result.out)
+    assert "docs/reference/files/card.md" in re.sub(r"\s+", " ", result.out)
 
 
 def test_numbers_that_are_none_are_refused(apercu, tiny_card) -> None:

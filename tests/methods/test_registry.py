@@ -48,8 +48,10 @@ def test_a_misspelt_method_is_one_clear_line(text: str, match: str) -> None:
 
 
 def test_every_method_stands_in_the_page_of_methods() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    page = Path(__file__).parents[2] / "docs" / "reference" / "methods.md"
+    rows = [
+        line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert named == set(METHODS)
     slow = {

@@ -1,4 +1,4 @@
-"""Every family of classifiers: opened, trained on, explained, exported; see docs/families.md."""
+"""Every family of classifiers: opened, trained on, explained, exported (families.md)."""
 
 from __future__ import annotations
 

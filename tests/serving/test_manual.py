@@ -1,4 +1,4 @@
-"""docs/serving.md names what there is."""
+"""docs/howto/serve.md names what there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from apercu.cli import main
 
-MANUAL = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+MANUAL = (Path(__file__).parents[2] / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = [shlex.split(line) for line in LINES]

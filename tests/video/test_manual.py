@@ -1,4 +1,4 @@
-"""docs/video.md names what there is, with the numbers that the code has."""
+"""docs/howto/video.md names what there is, with the numbers that the code has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apercu.cli import main
 from apercu.deploy.video import frame_explainer, motion, source, writer
 from apercu.deploy.video.pipeline import QUEUE_SIZE
 
-MANUAL = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+MANUAL = (Path(__file__).parents[2] / "docs" / "howto" / "video.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
 COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
 

@@ -64,7 +64,7 @@ def card(
     """Write a classifier card from what can be found out, and from what the options say.
 
     The card goes to stdout, or into --out. What could not be found out is said on stderr. All keys
-    of a card are described in docs/card.md.
+    of a card are described in docs/reference/files/card.md.
 
     Example: apercu card net.onnx --size 224 --classes names.txt > card.json
     """
