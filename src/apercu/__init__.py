@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from apercu.evaluation.compare import compare as compare
     from apercu.explain import CounterpartExplanation as CounterpartExplanation
     from apercu.explain import Explanation as Explanation
+    from apercu.explain import Explanations as Explanations
     from apercu.explain import MaskExplanation as MaskExplanation
     from apercu.explainers.counterpart.explainer import CounterpartExplainer as CounterpartExplainer
     from apercu.explainers.counterpart.settings import CounterpartSettings as CounterpartSettings
@@ -49,6 +50,7 @@ _HOMES = {
     "CounterpartExplanation": "apercu.explain",
     "CounterpartSettings": "apercu.explainers.counterpart.settings",
     "Explanation": "apercu.explain",
+    "Explanations": "apercu.explain",
     "LatentExplainer": "apercu.explainers.latent.explainer",
     "LatentSettings": "apercu.explainers.latent.settings",
     "MaskExplainer": "apercu.explainers.mask.explainer",

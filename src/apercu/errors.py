@@ -16,14 +16,20 @@
     ├── OutputError             exit 2, status 507   results cannot be written
     └── UnreachableError        exit 1, status 503   a storage or a cluster cannot be reached now
 
-Each error is one line: what was wrong, what was expected, what to do.
+Each error is one line: what was wrong, what was expected, what to do. A notebook shows this line
+instead of a traceback; `%xmode Verbose` brings the traceback back. `WorkInterrupted` is no error,
+and so no part of the tree: it is how Ctrl-C and a notebook's stop button end long work.
 """
 
 from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
 
 
 class ApercuError(Exception):
@@ -31,6 +37,10 @@ class ApercuError(Exception):
 
     exit_code = 1
     status = 500
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks show of the error: one line."""
+        return format_for_notebook(self)
 
 
 class InputError(ApercuError):
@@ -97,11 +107,58 @@ class UnreachableError(ApercuError):
     status = 503
 
 
+class WorkInterrupted(KeyboardInterrupt):
+    """Long work was interrupted; the message says what is kept and how to go on."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks show of the interruption: one line."""
+        return format_for_notebook(self)
+
+
+@contextmanager
+def describe_interrupt(consequence: str) -> Iterator[None]:
+    """Turn the interruption of a block into `WorkInterrupted`.
+
+    Args:
+        consequence: what is kept, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise WorkInterrupted(f"interrupted; {consequence}") from None
+
+
 LIBRARY_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
     *(OSError, RuntimeError, TypeError, ValueError),
 )
 """What libraries raise for names, options and files that are wrong."""
+
+
+def format_for_notebook(error: BaseException) -> list[str]:
+    """Return the lines that IPython shows of an error: one, or the traceback in `%xmode Verbose`.
+
+    >>> format_for_notebook(ImageError("cat.jpg: not an image"))
+    ['ImageError: cat.jpg: not an image']
+    """
+    shell = None if "IPython" not in sys.modules else sys.modules["IPython"].get_ipython()
+    if getattr(getattr(shell, "InteractiveTB", None), "mode", "") == "Verbose":
+        lines: list[str] = shell.InteractiveTB.structured_traceback(
+            type(error), error, error.__traceback__
+        )
+        return lines
+    return [f"{type(error).__name__}{_locate_in_cell(error.__traceback__, shell)}: {error}"]
+
+
+def _locate_in_cell(step: TracebackType | None, shell: Any) -> str:
+    """Return the innermost line of a notebook's cells that an error passed; empty without one."""
+    name_cell = getattr(getattr(shell, "compile", None), "format_code_name", lambda file: None)
+    where = ""
+    while step is not None:
+        if cell := name_cell(step.tb_frame.f_code.co_filename):
+            where = f" ({' '.join(cell)}, line {step.tb_lineno})"
+        step = step.tb_next
+    return where
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -1,12 +1,14 @@
-"""How far long work is: a bar on a terminal, a line every half minute elsewhere."""
+"""How far long work is: a bar on a terminal and in a notebook, lines in other places."""
 
 from __future__ import annotations
 
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from threading import Event, Lock, Thread
 from typing import TypeAlias
 
@@ -17,6 +19,8 @@ FIRST_LINE = 5.0
 """Seconds of a piece of work before its first line."""
 LINE_EVERY = 30.0
 """Seconds between two lines."""
+BAR_AFTER, BAR_EVERY = 1.0, 0.5
+"""Seconds of a piece of work before a notebook shows it, and between two changes of its bar."""
 
 
 def ignore_progress(name: str, done: int, total: int) -> None:
@@ -148,16 +152,97 @@ class ProgressLines:
                     self.write(self._work.describe(now))
 
 
+class NotebookBar:
+    """Shows in a notebook how far the work is: one bar, which is changed where it stands.
+
+    In the end it is replaced by a line for each piece of work that took long.
+    """
+
+    def __init__(self) -> None:
+        self._display_id = ""
+        self._work: WorkProgress | None = None
+        self._due = 0.0
+        self._finished: list[str] = []
+
+    def report(self, name: str, done: int, total: int) -> None:
+        """Note how far some work is, and change the bar if it is time."""
+        now, work = time.monotonic(), self._work
+        if work is None or work.name != name:
+            self._work = work = WorkProgress(name, done, total, now)
+            self._due = now + BAR_AFTER
+        work.done, work.total = done, total
+        if work.finished:
+            if now - work.begun >= BAR_AFTER:
+                self._finished.append(f"{name}: {total}, in {format_seconds(now - work.begun)}")
+            self._work = None
+        elif now >= self._due:
+            self._due = now + BAR_EVERY
+            value = f' value="{done}" max="{total}"' if total else ""
+            self._show(f"<progress{value}></progress> ", work.describe(now))
+
+    def close(self) -> None:
+        """Replace the bar by what was done, and by what was begun last if it is not finished."""
+        lines = list(self._finished)
+        if self._work is not None and self._display_id:
+            lines.append(self._work.describe(time.monotonic()))
+        if lines:
+            self._show("", *lines)
+
+    def _show(self, bar: str, *lines: str) -> None:
+        from IPython.display import display, update_display
+
+        html = bar + "<br>".join(f"<small>{escape(line)}</small>" for line in lines)
+        bundle = {"text/plain": "\n".join(lines), "text/html": html}
+        if self._display_id:
+            update_display(bundle, raw=True, display_id=self._display_id)
+        else:
+            self._display_id = uuid.uuid4().hex
+            display(bundle, raw=True, display_id=self._display_id)
+
+
+def is_notebook() -> bool:
+    """Return whether a notebook runs this code."""
+    if "IPython" not in sys.modules:
+        return False
+    return getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None
+
+
 @contextmanager
-def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
-    """Show on stderr how far each piece of work is: a bar on a terminal, else lines.
+def show_in_notebook(report: ProgressCallback | None) -> Iterator[ProgressCallback]:
+    """Show the progress of a call in Python by itself where a notebook runs it.
 
     Args:
-        lines: whether short work gets a line, too, where there is no terminal.
+        report: the function that the caller gave, which is used instead; None if none was given.
 
     Yields:
         A function that reports the progress.
     """
+    if report is not None:
+        yield report
+    elif not is_notebook():
+        yield ignore_progress
+    else:
+        with show_progress() as show:
+            yield show
+
+
+@contextmanager
+def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
+    """Show how far each piece of work is: a bar on a terminal or in a notebook, else lines.
+
+    Args:
+        lines: whether short work gets a line, too, where there is neither.
+
+    Yields:
+        A function that reports the progress.
+    """
+    if is_notebook():
+        bar = NotebookBar()
+        try:
+            yield bar.report
+        finally:
+            bar.close()
+        return
     if not sys.stderr.isatty():
         reporter = ProgressLines(
             _write_line, final_lines=lines, first_line=FIRST_LINE, line_every=LINE_EVERY

@@ -13,7 +13,7 @@ from PIL import Image
 
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
-from apercu.explain.explanation import tight_box
+from apercu.explain.mask_explanation import tight_box
 
 
 @pytest.fixture(scope="module")

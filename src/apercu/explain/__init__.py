@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from apercu.explain.counterpart_explanation import CounterpartExplanation
-from apercu.explain.explain_images import ExplainRun, ImageRef, explain_image, select_images
+from apercu.explain.explain_images import (
+    ExplainRun,
+    Explanations,
+    ImageRef,
+    explain_image,
+    select_images,
+)
 from apercu.explain.explanation import Explanation, NamedClass, StoredImage
 from apercu.explain.mask_explanation import MaskExplanation
 from apercu.explain.options import ExplainOptions, TargetSelector
@@ -13,6 +19,7 @@ __all__ = [
     "ExplainOptions",
     "ExplainRun",
     "Explanation",
+    "Explanations",
     "ImageRef",
     "MaskExplanation",
     "NamedClass",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from jaxtyping import Float
 from PIL import Image
@@ -16,6 +16,9 @@ from apercu.explain.explanation import Explanation, NamedClass, StoredImage
 from apercu.explain.options import TargetSelector
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.types import Picture
+
+if TYPE_CHECKING:
+    from apercu.pages import Figure
 
 
 @final
@@ -127,6 +130,53 @@ class CounterpartExplanation(Explanation):
             ),
             self._make_difference_tile(),
         ]
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """What the image is changed into, what is predicted, and whether the change succeeded."""
+        name = self.target.short_name
+        if self.flipped is None:
+            reached = f"Nobody checked whether the changed image is predicted as {name}."
+        elif self.flipped:
+            reached = f"The changed image is predicted as {name}."
+        else:
+            other = self.strip_classes[-1].short_name
+            reached = f"It did not succeed: the changed image is predicted as {other}, not {name}."
+        heading = f"{self.stored.name}: what would change it into {name}"
+        return tuple(filter(None, (heading, self.verdict, reached)))
+
+    def make_figures(self) -> list[list[Figure]]:
+        """Make image, both counterparts, their difference, and the strip, for a notebook."""
+        from apercu.pages import Figure, embed_image
+
+        name, image = self.target.short_name, self.stored.name
+        own = "its class" if self.predicted is None else self.predicted.short_name
+        kept = self._describe_end(self.kept, 0, "not kept; predicted")
+        flipped = self._describe_end(self.flipped, -1, "not flipped; predicted")
+        change = render.describe_change(self.difference)
+        views = (
+            ("The image", "", image, self.prepared),
+            (f"Similar: meant to stay {own}", kept, f"{image}, changed to stay {own}", self.stable),
+            (
+                f"Changed: meant to be {name}",
+                flipped,
+                f"{image}, changed to be predicted as {name}",
+                self.adversarial,
+            ),
+        )
+        figures = [
+            Figure(title, embed_image(render.to_image(view)), alt, note)
+            for title, note, alt, view in views
+        ]
+        difference = embed_image(render.draw_difference(self.difference))
+        words = f"Orange: brighter than in the similar image, blue: darker; {change}."
+        alt = f"what changes in {image}: {change}"
+        figures.append(Figure("Difference", difference, alt, words))
+        steps = [
+            Figure(tile.caption, embed_image(tile.image), f"step {number} from {own} to {name}")
+            for number, tile in enumerate(self._make_step_tiles(), start=1)
+        ]
+        return [figures, steps]
 
     def _describe_end(self, succeeded: bool | None, end: int, failure: str) -> str:
         """Return which class is predicted for one end of the strip, for a caption."""

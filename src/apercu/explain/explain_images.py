@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast, final, overload
 
 import torch
 from numpy.typing import NDArray
@@ -31,24 +31,86 @@ AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a Pillow image, an array `height × width × channels`, or a tensor with channels first."""
 
+MOST_SHOWN, SMALL_WIDTH = 12, 150
+"""Explanations that a notebook shows of several, and the width of their pictures in pixels."""
 SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
 """Explanations per sheet and per row; pixels of a picture's longer side."""
 
 
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanations(Sequence[AnyExplanation]):
+    """The explanations of several images; in a notebook their pictures, one below the other.
+
+    Attributes:
+        items: one explanation per image, in the order of the images.
+    """
+
+    items: tuple[AnyExplanation, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> AnyExplanation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Explanations: ...
+
+    def __getitem__(self, index: int | slice) -> AnyExplanation | Explanations:
+        return Explanations(self.items[index]) if isinstance(index, slice) else self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the map, the pictures and the record of each image, as `apercu explain` does.
+
+        Args:
+            folder: the folder that is written; images of one name get a number each.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder, stems, images = Path(folder), set[str](), []
+        for each in self.items:
+            files = each.write_files(folder, _choose_stem(each.stored.name, stems))
+            images.append(describe_image(each.stored, [files]))
+        write_record(folder, self.items[0].explainer_record, images)
+        return folder
+
+    def _repr_html_(self) -> str:
+        """Return the pictures of the first images, for notebooks."""
+        from apercu.pages import render_output
+
+        parts = [
+            render_output(each.summary, each.make_figures(), width=SMALL_WIDTH)
+            for each in self.items[:MOST_SHOWN]
+        ]
+        if left := len(self) - len(parts):
+            parts.append(render_output(notes=[f"… and {left} more: explanations[{MOST_SHOWN}:]"]))
+        return "".join(parts)
+
+    def __repr__(self) -> str:
+        lines = [f"  {each!r}," for each in self.items[:MOST_SHOWN]]
+        lines += [f"  … and {len(self) - len(lines)} more"] if len(self) > MOST_SHOWN else []
+        return "\n".join([f"{len(self)} explanations:", *lines])
+
+
 def explain_image(
     explainer: AnyExplainer,
-    image: ImageLike,
+    image: ImageLike | Sequence[ImageLike],
     target: int | str | None = None,
     *,
     level: float = 0.5,
     classifier: Classifier | None = None,
-) -> AnyExplanation:
-    """Explain one image; `TrainedExplainer.explain` calls this.
+) -> AnyExplanation | Explanations:
+    """Explain one image, or each of several; `TrainedExplainer.explain` calls this.
 
     Args:
         explainer: a trained explainer of any kind.
         image: a file, a Pillow image, an array `height × width × channels` (uint8, or floats in
-            [0, 1]), or a tensor `channels × height × width`, of any size.
+            [0, 1]), or a tensor `channels × height × width`, of any size; or a list of these.
         target: the class to explain by name or index; None for the predicted one. With counterparts
             it is the class to change into; None for the runner-up.
         level: where a mask is cut for its box, in (0, 1).
@@ -56,10 +118,10 @@ def explain_image(
             predicts the class itself, and only its estimate of the probability is known.
 
     Returns:
-        A `MaskExplanation` or a `CounterpartExplanation`.
+        A `MaskExplanation` or a `CounterpartExplanation`; `Explanations` of several images.
 
     Raises:
-        ImageError: the image cannot be read, or has another number of channels.
+        ImageError: an image cannot be read, or has another number of channels, or there is none.
         TargetError: there is no such class, or the image is predicted as it already.
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
@@ -68,8 +130,12 @@ def explain_image(
         raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     options = ExplainOptions("top" if target is None else target, level=level)
     run = ExplainRun(explainer, options, classifier)
-    stored = _read_image(image, explainer.classifier_info.input)
-    return next(run.explain(stored))
+    input = explainer.classifier_info.input
+    if not isinstance(image, Sequence) or isinstance(image, str | bytes):
+        return next(run.explain(_read_image(image, input)))
+    if not image:
+        raise ImageError("image: expected at least one, got an empty list")
+    return Explanations(tuple(next(run.explain(_read_image(each, input))) for each in image))
 
 
 def _read_image(image: ImageLike, input: InputSpec) -> StoredImage:
@@ -243,7 +309,7 @@ class _FolderWriter:
 
     def add(self, stored: StoredImage) -> None:
         """Explain one image and write its files."""
-        stem, records = self._choose_stem(stored.name), []
+        stem, records = _choose_stem(stored.name, self.stems), []
         for explanation in self.run.explain(stored):
             slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
             records.append(explanation.write_files(self.out, f"{stem}{slug}"))
@@ -263,14 +329,15 @@ class _FolderWriter:
             self.sheets.flush()
             self.write_record()
 
-    def _choose_stem(self, name: str) -> str:
-        """Return the file's name without its ending, with a number where it is taken already."""
-        first = shorten_name(Path(name).stem)
-        stem, number = first, 2
-        while stem.casefold() in self.stems:
-            stem, number = f"{first}-{number}", number + 1
-        self.stems.add(stem.casefold())
-        return stem
+
+def _choose_stem(name: str, stems: set[str]) -> str:
+    """Return a file's name without its ending, with a number where it is taken, and note it."""
+    first = shorten_name(Path(name).stem)
+    stem, number = first, 2
+    while stem.casefold() in stems:
+        stem, number = f"{first}-{number}", number + 1
+    stems.add(stem.casefold())
+    return stem
 
 
 class ContactSheets:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from apercu import maps, render
+from apercu import render
 from apercu.explain.dicom_capture import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from apercu.images.resizing import resize_picture
-from apercu.images.stream import scale_boxes
 from apercu.io import parse_json, write_file, write_map
 from apercu.types import Picture
+
+if TYPE_CHECKING:
+    from apercu.pages import Figure
 
 RECORD_FILE = "explain.json"
 CLASSIFIER, EXPLAINER = "classifier", "explainer"
@@ -154,6 +155,15 @@ class Explanation(ABC):
         """
 
     @abstractmethod
+    def make_figures(self) -> list[list[Figure]]:
+        """Make rows of pictures with words, which a notebook shows."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> tuple[str, ...]:
+        """What is explained, and what is to be said of it, in sentences."""
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about this explanation, without its files."""
 
@@ -247,8 +257,37 @@ class Explanation(ABC):
             return None
         return {"index": named.index, "class": named.name, **self._describe_probability(named)}
 
+    @property
+    def verdict(self) -> str:
+        """What is predicted and how probable it is, in a sentence; empty where nobody predicts."""
+        if self.predicted is None:
+            return ""
+        who = "The classifier"
+        who += "" if self.read_by == CLASSIFIER else ", as the explainer reads it,"
+        if self.value is not None:
+            return f"{who} says {self.value:.4g}."
+        if self.predicted_classes is not None:
+            names = ", ".join(map(self._name_probable, self.predicted_classes))
+            return f"{who} finds {names or 'none of its classes'}."
+        says, second = f"{who} says {self._name_probable(self.predicted)}", self.runner_up
+        if self.predicted.index == self.target.index:
+            return f"{says}." if second is None else f"{says}, then {self._name_probable(second)}."
+        share = self.find_probability(self.target)
+        of_target = f" It gives {self.target.short_name} {format_percent(share)}." if share else ""
+        return f"{says}.{of_target}"
+
+    def _name_probable(self, named: NamedClass) -> str:
+        share = self.find_probability(named)
+        return named.short_name + ("" if share is None else f" ({format_percent(share)})")
+
+    def _repr_html_(self) -> str:
+        """Return sentences and pictures, for notebooks."""
+        from apercu.pages import render_output
+
+        return render_output(self.summary, self.make_figures())
+
     def _repr_png_(self) -> bytes:
-        """Return the sheet, for notebooks."""
+        """Return the sheet, for consoles that show pictures but no HTML."""
         return render.encode_image(self.sheet())
 
     def __repr__(self) -> str:
@@ -264,26 +303,15 @@ class Explanation(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def tight_box(
-    mask: Float[Tensor, "height width"], level: float, size: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
-    """Return the tightest box around the pixels that reach a level; None if there are none.
+def format_percent(share: float) -> str:
+    """Return a fraction in %, as precise as people need it.
 
-    Args:
-        mask: a mask in [0, 1].
-        level: where it is cut.
-        size: the height and width of the picture.
-
-    Returns:
-        xmin, ymin, xmax and ymax in whole pixels of the picture.
+    >>> [format_percent(share) for share in (0.97, 0.0613, 0.0001)]
+    ['97 %', '6.1 %', 'less than 0.1 %']
     """
-    region = maps.find_regions(mask[None], level)
-    if not region.any():
-        return None
-    edges = scale_boxes(maps.tight_boxes(region), get_size(mask), size)[0].tolist()
-    left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
-    right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
-    return left, top, right, bottom
+    if share < 0.0005:
+        return "less than 0.1 %"
+    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
 
 
 def get_size(values: Tensor) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from jaxtyping import Float
 from PIL import Image
@@ -16,12 +17,19 @@ from apercu.explain.explanation import (
     StoredImage,
     get_size,
     shrink_picture,
-    tight_box,
 )
 from apercu.explain.options import TargetSelector
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images.stream import scale_boxes
 from apercu.types import Boxes, Picture
+
+if TYPE_CHECKING:
+    from apercu.pages import Figure
+
+FIGURE_SIDE = 400
+"""Longer side in pixels of the pictures that a notebook shows."""
+WEAK_EVIDENCE, NO_EVIDENCE = 0.5, 0.1
+"""Largest values of masks that hold little evidence, and none."""
 
 
 @final
@@ -106,6 +114,48 @@ class MaskExplanation(Explanation):
             render.Tile(render.draw_masked(small, self.mask), f"{region}\nat level {self.level:g}"),
         ]
 
+    @property
+    def summary(self) -> tuple[str, ...]:
+        name, strongest = self.target.short_name, float(self.mask.max())
+        lines = [f"{self.stored.name}: what speaks for {name}", self.verdict]
+        if strongest < WEAK_EVIDENCE:
+            lines.append(
+                f"{'Nothing' if strongest < NO_EVIDENCE else 'Little'} here speaks for {name}: "
+                f"the strongest evidence is {strongest:.2f}, of at most 1."
+            )
+        return tuple(filter(None, lines))
+
+    def make_figures(self) -> list[list[Figure]]:
+        """Make the image, the evidence, what is kept and what is removed, for a notebook."""
+        from apercu.pages import Figure, embed_image
+
+        name, image = self.target.short_name, self.stored.name
+        small, area = shrink_picture(self.image, FIGURE_SIDE), self.region_area
+        region = f"the box is around the region, {area:.0%} of the image" if area else "no region"
+        rest = "The evidence is in colour, the rest is dark and grey."
+        views = (
+            ("The image", "", image, render.to_image(small)),
+            (
+                f"Evidence for {name}",
+                f"Bright where it is strong; {region} (level {self.level:g}).",
+                f"{image} with the evidence for {name} as heat: {region}",
+                self._draw_overlay(small),
+            ),
+            ("Kept", rest, f"what the mask keeps of {image}", render.draw_masked(small, self.mask)),
+            (
+                "Removed",
+                "The image without its evidence.",
+                f"what the mask removes of {image}",
+                render.draw_masked(small, 1 - self.mask),
+            ),
+        )
+        return [
+            [
+                Figure(title, embed_image(view, FIGURE_SIDE), alt, note)
+                for title, note, alt, view in views
+            ]
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the mask."""
         return {
@@ -122,6 +172,28 @@ class MaskExplanation(Explanation):
     def _scale_box(self, picture: Picture) -> Boxes:
         boxes = maps.tight_boxes(maps.find_regions(self.mask[None], self.level))
         return scale_boxes(boxes, get_size(self.mask), get_size(picture))
+
+
+def tight_box(
+    mask: Float[Tensor, "height width"], level: float, size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return the tightest box around the pixels that reach a level; None if there are none.
+
+    Args:
+        mask: a mask in [0, 1].
+        level: where it is cut.
+        size: the height and width of the picture.
+
+    Returns:
+        xmin, ymin, xmax and ymax in whole pixels of the picture.
+    """
+    region = maps.find_regions(mask[None], level)
+    if not region.any():
+        return None
+    edges = scale_boxes(maps.tight_boxes(region), get_size(mask), size)[0].tolist()
+    left, top = (math.floor(edge + 1e-4) for edge in edges[:2])
+    right, bottom = (math.ceil(edge - 1e-4) for edge in edges[2:])
+    return left, top, right, bottom
 
 
 def explain_masks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from apercu.types import Images, Logits, Maps, Picture, Targets
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
-    from apercu.explain import CounterpartExplanation, MaskExplanation
+    from apercu.explain import CounterpartExplanation, Explanations, MaskExplanation
     from apercu.explain.explain_images import ImageLike
 
 
@@ -114,6 +114,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         """
         return self.predict_logits(inputs).argmax(1)
 
+    @overload
     def explain(
         self,
         image: ImageLike,
@@ -121,22 +122,42 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
-    ) -> MaskExplanation | CounterpartExplanation:
-        """Explain one image of any size: its map, its box, pictures of both, and files.
+    ) -> MaskExplanation | CounterpartExplanation: ...
+
+    @overload
+    def explain(
+        self,
+        image: Sequence[ImageLike],
+        target: int | str | None = None,
+        *,
+        level: float = 0.5,
+        classifier: Classifier | None = None,
+    ) -> Explanations: ...
+
+    def explain(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        target: int | str | None = None,
+        *,
+        level: float = 0.5,
+        classifier: Classifier | None = None,
+    ) -> MaskExplanation | CounterpartExplanation | Explanations:
+        """Explain one image of any size, or several: map, box, pictures of both, and files.
 
         Args:
             image: a file, a Pillow image, an array `height × width × channels`, or a tensor
-                `channels × height × width`.
+                `channels × height × width`; or a list of these.
             target: the class to explain by name or index; None for the predicted one. With
                 counterparts it is the class to change into; None for the runner-up.
             level: where a mask is cut for its box, in (0, 1).
             classifier: predicts the classes and their probabilities, where it is given.
 
         Returns:
-            The explanation; a notebook shows it as a picture.
+            The explanation, which shows itself in a notebook; of several images `Explanations`.
 
         Raises:
-            ImageError: the image cannot be read, or has another number of channels.
+            ImageError: an image cannot be read, or has another number of channels, or there is
+                none.
             TargetError: there is no such class, or the image is predicted as it already.
             RunError: the explainer was trained for another classifier.
             ConfigError: the level is not between 0 and 1, or counterparts are given one.
@@ -212,6 +233,25 @@ class TrainedExplainer(ABC, Generic[N, S]):
     def prepare(self, picture: Picture) -> Tensor:
         """Return a picture of any size as the explainer takes it: all of it, squashed."""
         return self.classifier_info.prepare(picture)
+
+    def _repr_html_(self) -> str:
+        """Return a short card, for notebooks: what is explained, how it was trained, any doubts."""
+        from apercu.pages import render_output
+
+        info, facts, doubts = self.classifier_info, self.facts, self.doubts
+        names = ", ".join(name.partition(",")[0] for name in self.classes[:3])
+        size = " × ".join(map(str, info.input.size))
+        rows = [
+            ("classes", f"{len(self.classes):,}: {names}{', …' if len(self.classes) > 3 else ''}"),
+            ("images", f"{size} pixels, {info.input.channels} channels; others are resized"),
+        ]
+        if {"steps", "training_images"} <= facts.keys():
+            trained = f"{facts['steps']:,.0f} steps on {facts['training_images']:,.0f} images"
+            rows.append(("trained", trained))
+        notes = [f"It does not look trained: {'; '.join(doubts)}."] if doubts else []
+        notes.append("explainer.explain(IMAGE) explains one image, explainer(IMAGES) gives maps.")
+        heading = f"{self.kind.capitalize()} explainer of {info.spec}"
+        return render_output([heading], cells=rows, notes=notes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.classifier_info.spec}, {len(self.classes)} classes)"

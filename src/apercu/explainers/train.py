@@ -15,7 +15,7 @@ from torch import nn
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
 from apercu.classifiers.trust import check_spec_of_file, trust_files
 from apercu.devices import choose_device
-from apercu.errors import ConfigError, NoFeatureMapsError
+from apercu.errors import ConfigError, NoFeatureMapsError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import choose_embedding, choose_encoder
@@ -33,7 +33,7 @@ from apercu.explainers.student import (
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
 from apercu.networks.gate import GatedNetwork
-from apercu.progress import ProgressCallback, ignore_progress, show_progress
+from apercu.progress import ProgressCallback, ignore_progress, is_notebook, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.record import find_begun_steps, find_settings
@@ -62,7 +62,7 @@ def train(
     student: StudentSettings | Classifier | str | Path | None = None,
     student_steps: int | None = None,
     trust: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     report: ProgressCallback | None = None,
     say: Callable[[str], None] = print,
 ) -> TrainedExplainer[Any, Any]:
@@ -94,8 +94,8 @@ def train(
             that stands in, such as the student of an earlier run (`RUN/student/card.json`).
         student_steps: steps of the distillation, where they differ from the settings.
         trust: whether a card or a file of settings may name a factory, whose code is run.
-        progress: whether to show on stderr how far the work is: a bar on a terminal, a line every
-            half minute elsewhere.
+        progress: whether to show how far the work is: a bar on a terminal or in a notebook, a line
+            every half minute elsewhere; None shows it in notebooks only.
         report: called with the name of each part of the work, how much of it is done, and how much
             there is; instead of `progress`.
         say: receives one message at a time.
@@ -109,6 +109,7 @@ def train(
         RunError: the folder holds a finished training of as many steps, one of other settings, or
             one that was begun and is not to be continued.
         OutputError: the folder cannot be written.
+        WorkInterrupted: it was interrupted; the same call with `resume=True` goes on.
     """
     run, chosen = Path(out), find_kind(kind)
     check_writable(run)
@@ -162,8 +163,10 @@ def train(
             settings = apply_options(base)
     facts: dict[str, float] = {}
     with ExitStack() as stack:
+        kept = f"{run} keeps what is done; the same call with resume=True goes on"
+        stack.enter_context(describe_interrupt(kept))
         if report is None:
-            shows = progress and is_main_process()
+            shows = (is_notebook() if progress is None else progress) and is_main_process()
             report = stack.enter_context(show_progress()) if shows else ignore_progress
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
         record = _record(trainer, classifier, settings, stand_in)

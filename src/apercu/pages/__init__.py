@@ -22,6 +22,8 @@ from apercu import render
 
 PICTURE_SIDE = 240
 """Longest side of a picture of a report, in pixels."""
+FEW_IMAGES = 30
+"""Fewer images than these show only large differences."""
 FILE_ENDINGS = frozenset(
     {".json", ".pt2", ".pt", ".pth", ".onnx", ".parquet", ".npz", ".npy", ".csv", ".fits", ".zip"}
 )
@@ -117,16 +119,39 @@ def render_page(template: str, **values: Any) -> str:
     Returns:
         The page as HTML.
     """
-    environment = Environment(
-        loader=FunctionLoader(_read_part),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _make_environment()
     environment.filters["breakable"] = allow_line_breaks
     environment.globals["style"] = _render_style()
     return environment.from_string(template).render(**values)
+
+
+def render_output(
+    lines: Sequence[str] = (),
+    rows: Sequence[Sequence[Figure]] = (),
+    *,
+    header: Sequence[str] = (),
+    cells: Sequence[Sequence[str]] = (),
+    notes: Sequence[str] = (),
+    width: int = 224,
+) -> str:
+    """Render what a notebook shows of an object: sentences, pictures, and a table.
+
+    Colours are those of the notebook, light or dark, and no style sheet is needed.
+
+    Args:
+        lines: the sentences above; the first one is a heading.
+        rows: pictures side by side.
+        header: the heads of the columns of a table.
+        cells: the texts of its rows; the first of each names the row.
+        notes: small sentences below.
+        width: the width of a picture in pixels.
+
+    Returns:
+        A part of a page, as HTML.
+    """
+    values = {"lines": lines, "rows": rows, "header": header, "cells": cells}
+    template = _make_environment().from_string(_read_part("notebook.html"))
+    return template.render(**values, notes=notes, width=width)
 
 
 def embed_image(image: Image.Image, side: int = PICTURE_SIDE) -> str:
@@ -181,6 +206,16 @@ def count_noun(count: int, noun: str) -> str:
     ('1 image', '1,200 images')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _make_environment() -> Environment:
+    return Environment(
+        loader=FunctionLoader(_read_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _read_part(name: str) -> str:

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 420, 320
 """Size of a drawing."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 40
 """Margins around the axes."""
-LETTER_WIDTH, LINE_HEIGHT = 6.2, 12.0
+LETTER_WIDTH, LINE_HEIGHT = 7.3, 14.0
 """Width and height of a letter of a label."""
 BOLD_FACTOR = 1.15
 """How much wider the letters of a marked label are."""
@@ -21,12 +21,18 @@ MAX_COLOURS = 6
 
 @dataclass(frozen=True)
 class ScatterPoint:
-    """One explainer in a scatter plot; a marked one always keeps its label."""
+    """One explainer in a scatter plot, with the interval of y; a marked one keeps its label."""
 
     name: str
     x: float
     y: float
     marked: bool
+    ci95: tuple[float, float] | None = None
+
+    @property
+    def y_range(self) -> tuple[float, float]:
+        """The lowest and the highest value that is drawn."""
+        return self.ci95 or (self.y, self.y)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def draw_scatter(points: Sequence[ScatterPoint], x_title: str, y_title: str) -> 
     without room is left out; its name still appears when the mouse is over the point.
     """
     exponents = [log10(point.x) for point in points]
-    values = [point.y for point in points]
+    values = [end for point in points for end in (point.y, *point.y_range)]
     first = floor(min(exponents))
     last = max(ceil(max(exponents)), first + 1)
     margin = 0.08 * (max(values) - min(values)) or 0.5
@@ -94,10 +100,12 @@ def draw_scatter(points: Sequence[ScatterPoint], x_title: str, y_title: str) -> 
     for point in sorted(points, key=lambda point: not point.marked):
         x, y = frame.x_position(point.x), frame.y_position(point.y)
         name = escape(point.name)
+        low, high = (frame.y_position(end) for end in point.y_range)
+        bar = f'<path d="M{x:.1f},{low:.1f}V{high:.1f}"/>' if point.ci95 else ""
         parts.append(
             f'<g class="{"marked" if point.marked else "other"}">'
             f"<title>{name}: {point.x:.3g}, {point.y:.3g}</title>"
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if point.marked else 3.5}"/>'
+            f'{bar}<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if point.marked else 3.5}"/>'
             f"{_place_label(point, x, y, taken)}</g>"
         )
     return build_svg(parts, f"{y_title} against {x_title}")

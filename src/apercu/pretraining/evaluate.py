@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
@@ -28,6 +28,7 @@ from apercu.pretraining.few_labels import (
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.report import draw_pca_plot, write_report
+from apercu.progress import show_in_notebook
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
 
@@ -173,7 +174,7 @@ def evaluate_features(
     evaluation: FeatureEvaluation,
     out: Path,
     *,
-    progress: ProgressFn = lambda title, count, total: None,
+    progress: ProgressFn | None = None,
     command: str = "",
 ) -> list[LearningCurveRow]:
     """Run an evaluation, and write `features.json`, `table.md` and `report.html`.
@@ -181,7 +182,8 @@ def evaluate_features(
     Args:
         evaluation: networks, images and protocol.
         out: folder of the results; curves that are there already are not measured again.
-        progress: receives a title, the number of finished parts, and that of all.
+        progress: receives a title, the number of finished parts, and that of all; None shows it in
+            notebooks only.
         command: command line that the results and the report name.
 
     Returns:
@@ -193,8 +195,9 @@ def evaluate_features(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
-    with lock_folder(out):
-        return _write_evaluation(evaluation, out, progress, command)
+    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
+    with kept, lock_folder(out), show_in_notebook(progress) as report:
+        return _write_evaluation(evaluation, out, report, command)
 
 
 def _write_evaluation(

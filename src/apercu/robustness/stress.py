@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from apercu.classifiers import Classifier
+from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.explainers.base import TrainedExplainer
 from apercu.images import ImageSource
+from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
 from apercu.robustness.report import write_report
@@ -27,7 +28,7 @@ def run_stress_test(
     *,
     explainer: TrainedExplainer[Any, Any] | None = None,
     surrogate: Classifier | None = None,
-    progress: Callable[[str, int, int], None] = lambda title, count, total: None,
+    progress: ProgressCallback | None = None,
     command: str = "",
 ) -> StressResults:
     """Attack a classifier with each attack at each budget, bare and behind each filter.
@@ -42,7 +43,8 @@ def run_stress_test(
         explainer: explainer that was trained for this classifier; how far its maps move is
             measured, too.
         surrogate: another classifier; the classifier is also tested with images made against it.
-        progress: receives the title of a job, the number of finished images, and that of all.
+        progress: receives the title of a job, the number of finished images, and that of all; None
+            shows it in notebooks only.
         command: command line that the results and the report name.
 
     Returns:
@@ -64,11 +66,12 @@ def run_stress_test(
         "plan": plan.model_dump(mode="json"),
         "command": command,
     }
-    with lock_folder(out):
+    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
+    with kept, lock_folder(out), show_in_notebook(progress) as report:
         benchmark = StressBenchmark(
-            classifier, source, plan, attacks, filters, explainer, surrogate, progress
+            classifier, source, plan, attacks, filters, explainer, surrogate, report
         )
-        jobs = benchmark.run(out, progress)
+        jobs = benchmark.run(out, report)
         about["limit"] = len(benchmark.sample.test)
         environment = describe_environment(plan.seed, classifier.device)
         results = summarise(jobs, about, environment, plan.seed)

@@ -6,6 +6,8 @@ import csv
 import io
 import logging
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -171,7 +173,7 @@ class Trainer:
         timer = TrainingTimer(begun)
         ema = WeightEma(settings.schedule.averaging, module.trained_buffers)
         lightning = self._build_lightning_trainer(module, [timer, ema], done)
-        with _silence_lightning():
+        with _silence_lightning(), _keep_interrupts():
             lightning.fit(
                 module,
                 self._build_loader(images, settings, lightning, done),
@@ -296,6 +298,25 @@ def _is_before(step: str | None, done: int) -> bool:
 def is_main_process() -> bool:
     """Whether this is the main process, not one that Lightning started for a further device."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def _keep_interrupts() -> Iterator[None]:
+    """Undo what Lightning makes of Ctrl-C: an exit, after which further ones are ignored.
+
+    A notebook and its process go on after an interruption.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main_thread else None
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

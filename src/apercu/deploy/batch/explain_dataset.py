@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from apercu.deploy.batch.request import BatchRequest, Executor, ExplainerRef, Op
 from apercu.deploy.batch.settings import FORMATS, MAPS, RECORD_FILE, BatchSettings, Workers
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.export.settings import check_choice
-from apercu.errors import ImagesError, RunError
+from apercu.errors import ImagesError, RunError, describe_interrupt
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.extras import require_extra
@@ -73,7 +74,7 @@ def explain_dataset(
     threads: int | None = None,
     cluster: str | None = None,
     trust: bool = False,
-    progress: Progress = lambda count, total: None,
+    progress: Progress | None = None,
 ) -> BatchSummary:
     """Explain a whole data set into sharded Parquet or Zarr, as `apercu batch` does.
 
@@ -112,7 +113,8 @@ def explain_dataset(
         cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;
             its machines all see the explainer, the images and the folder of the result.
         trust: whether the folder or a card may name a factory, whose code is run.
-        progress: is called with the number of finished images, and the number of all.
+        progress: is called with the number of finished images, and the number of all; None shows
+            them in notebooks only.
 
     Returns:
         The manifest of the result, and what it took.
@@ -153,7 +155,11 @@ def explain_dataset(
         settings,
         Workers(workers or usual.readers, threads or usual.threads, device),
     )
-    return run_batch(request, progress, None if cluster is None else RayCluster(cluster))
+    given = None if progress is None else lambda name, done, total: progress(done, total)
+    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
+    with kept, show_in_notebook(given) as report:
+        count = partial(report, "images")
+        return run_batch(request, count, None if cluster is None else RayCluster(cluster))
 
 
 def run_batch(

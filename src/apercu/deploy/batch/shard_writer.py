@@ -20,7 +20,7 @@ from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
 from apercu.deploy.inference import ExplainedBatch
-from apercu.explain.explanation import tight_box
+from apercu.explain.mask_explanation import tight_box
 
 Schema: TypeAlias = Any
 

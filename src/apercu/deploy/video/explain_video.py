@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from apercu.classifiers import Classifier, InputSpec
@@ -30,7 +31,7 @@ def explain_video(
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     trust: bool = False,
-    progress: Progress = lambda count, total: None,
+    progress: Progress | None = None,
 ) -> VideoSummary:
     """Draw what a classifier looks at over a video, as `apercu video` does.
 
@@ -59,7 +60,8 @@ def explain_video(
             explainer does not hold it.
         device: where the explainer computes; an export takes `cpu` only.
         trust: whether the folder or a card may name a factory, whose code is run.
-        progress: is called with the number of frames that are written, and about that of all.
+        progress: is called with the number of frames that are written, and about that of all; None
+            shows them in notebooks only.
 
     Returns:
         What was written, and what it took.
@@ -83,7 +85,9 @@ def explain_video(
         engine = open_video_engine(run, classifier, device, trust=trust)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
-    return write_video(engine, source, out, settings, progress)
+    given = None if progress is None else lambda name, done, total: progress(done, total)
+    with show_in_notebook(given) as report:
+        return write_video(engine, source, out, settings, partial(report, "frames"))
 
 
 def open_video_engine(

@@ -16,12 +16,13 @@ from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.fingerprint import digest_module
+from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
 from apercu.io import write_file, write_json
 from apercu.methods.own import split_own
-from apercu.progress import ignore_progress
+from apercu.progress import ignore_progress, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
     FALSE_ALARMS,
@@ -269,7 +270,7 @@ def detect_attacks(
     benchmark: DetectionBenchmark,
     out: Path,
     *,
-    progress: ProgressFn = lambda title, count, total: None,
+    progress: ProgressFn | None = None,
     command: str = "",
 ) -> list[DetectionRow]:
     """Run a benchmark of detectors, and write `detection.json`.
@@ -277,7 +278,8 @@ def detect_attacks(
     Args:
         benchmark: classifier, images, attacks, features and detectors.
         out: folder of the results; features that are there already are not computed again.
-        progress: receives a title, the number of finished images, and that of all.
+        progress: receives a title, the number of finished images, and that of all; None shows it
+            in notebooks only.
         command: command line that the results name.
 
     Returns:
@@ -288,8 +290,9 @@ def detect_attacks(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
-    with lock_folder(out):
-        return _write_detection(benchmark, out, progress, command)
+    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
+    with kept, lock_folder(out), show_in_notebook(progress) as report:
+        return _write_detection(benchmark, out, report, command)
 
 
 def _write_detection(

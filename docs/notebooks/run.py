@@ -1,0 +1,59 @@
+"""Execute the notebooks of this folder, and store their outputs: `make notebooks`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+TIMEOUT = 600
+"""Seconds that one cell may take on a busy machine."""
+
+
+def execute(path: Path) -> NotebookNode:
+    """Execute a notebook in an empty folder, and return it with its outputs.
+
+    Args:
+        path: the notebook.
+
+    Returns:
+        The notebook; times and pictures that a frontend would not show are left out.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        where = {"metadata": {"path": folder}}
+        client = NotebookClient(
+            notebook, timeout=TIMEOUT, resources=where, record_timing=False, kernel_name="python3"
+        )
+        client.execute()
+    for output in list_outputs(notebook):
+        if "text/html" in output.get("data", {}):
+            output["data"].pop("image/png", None)
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    return notebook
+
+
+def list_outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the outputs of all cells."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+
+def main(names: list[str]) -> None:
+    """Execute the notebooks of these names, or all."""
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        if names and path.stem not in names:
+            continue
+        begun = time.monotonic()
+        nbformat.write(execute(path), path)
+        seconds, size = time.monotonic() - begun, path.stat().st_size / 1e6
+        print(f"{path.name}: {seconds:.0f} s, {size:.2f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
