@@ -17,6 +17,8 @@ from apercu.classifiers.names import Target
 from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
+from apercu.images.limits import check_size
+from apercu.images.reader import convert_channels, convert_image
 from apercu.networks.gate import ClassGate
 from apercu.types import Images, Logits, Maps, Picture, Targets
 
@@ -287,12 +289,12 @@ def batch_images(images: ImagesLike, classifier_info: ClassifierInfo) -> Tensor:
     """
     if isinstance(images, Tensor):
         return images
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        pictures = [convert_array(picture) for picture in images]
-    elif isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        pictures = [convert_picture(picture, classifier_info.input.channels) for picture in images]
+    channels = classifier_info.input.channels
+    is_batch = isinstance(images, np.ndarray) and images.ndim == 4
+    if is_batch or (isinstance(images, Sequence) and not isinstance(images, str | bytes)):
+        pictures = [convert_picture(picture, channels) for picture in images]
     else:
-        pictures = [convert_picture(images, classifier_info.input.channels)]
+        pictures = [convert_picture(images, channels)]
     if not pictures:
         raise ImageError("images: expected at least one, got an empty list")
     return torch.stack([classifier_info.prepare(picture) for picture in pictures])
@@ -309,7 +311,7 @@ def convert_array(array: NDArray[Any]) -> Picture:
         Floats, `channels × height × width`.
 
     Raises:
-        ImageError: it has other axes or another type.
+        ImageError: it has other axes or another type, or is too small or too large.
     """
     if array.ndim not in (2, 3):
         raise ImageError(
@@ -317,21 +319,44 @@ def convert_array(array: NDArray[Any]) -> Picture:
             f"{' × '.join(map(str, array.shape)) or 'one number'}"
         )
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise ImageError(f"images: expected uint8 or floats in [0, 1], got {array.dtype}")
-    values = torch.from_numpy(np.array(np.atleast_3d(array), order="C")).permute(2, 0, 1)
-    return values.float() / 255 if array.dtype == np.uint8 else values.float()
+        raise ImageError(
+            f"images: expected uint8 or floats in [0, 1], got {array.dtype}; divide by the largest "
+            "value that a pixel may have"
+        )
+    check_size("images", array.shape[0], array.shape[1], 1 if array.ndim == 2 else array.shape[2])
+    values = np.atleast_3d(array).transpose(2, 0, 1).astype(np.float32, order="C")
+    if not len(values):
+        raise ImageError("images: expected an array height × width × channels, got no channel")
+    return torch.from_numpy(values / np.float32(255) if array.dtype == np.uint8 else values)
 
 
 def convert_picture(picture: Any, channels: int) -> Picture:
-    """Return one picture of a list as floats, `channels × height × width`."""
+    """Return one picture of any kind as floats, `channels × height × width`.
+
+    Args:
+        picture: an array with the channels last, a Pillow image, or a tensor with them first.
+        channels: the number of channels that is wanted; grey and RGB are converted.
+
+    Returns:
+        Floats, `channels × height × width`; the range of arrays and tensors is not checked here.
+
+    Raises:
+        ImageError: it is no picture, or one of other channels, axes or types.
+    """
     if isinstance(picture, Image.Image):
-        mode = {1: "L", 3: "RGB"}.get(channels, picture.mode)
-        return convert_array(np.asarray(picture.convert(mode)))
+        return convert_image(picture, channels)
     if isinstance(picture, np.ndarray):
-        return convert_array(picture)
-    if isinstance(picture, Tensor) and picture.ndim == 3 and picture.is_floating_point():
-        return picture
-    raise ImageError(
-        "images: expected tensors, numpy arrays or Pillow images, got "
-        f"{type(picture).__name__}; open files with apercu.open_images"
-    )
+        return convert_channels(convert_array(picture), channels, "images")
+    if not isinstance(picture, Tensor):
+        raise ImageError(
+            "images: expected tensors, numpy arrays or Pillow images, got "
+            f"{type(picture).__name__}; open files with apercu.open_images"
+        )
+    if picture.ndim != 3 or not picture.is_floating_point() or not len(picture):
+        kind = str(picture.dtype).removeprefix("torch.")
+        raise ImageError(
+            "images: expected a tensor channels × height × width of floats in [0, 1], got "
+            f"{' × '.join(map(str, picture.shape)) or 'one number'} of {kind}"
+        )
+    check_size("images", picture.shape[1], picture.shape[2], len(picture))
+    return convert_channels(picture, channels, "images")

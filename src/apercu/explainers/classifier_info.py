@@ -80,7 +80,10 @@ class ClassifierInfo(BaseModel):
     def check_images(self, images: Images) -> None:
         """Raise ImageError unless the classifier can take the images; NaN is refused, too."""
         expected = (self.input.channels, *self.input.size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        if not images.is_floating_point():
+            kind = str(images.dtype).removeprefix("torch.")
+            raise ImageError(f"images: expected floats in [0, 1], got {kind}; divide by 255.0")
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
             shape = " × ".join(map(str, images.shape))
             raise ImageError(
                 f"images: expected batch × {' × '.join(map(str, expected))}, got {shape}; "
@@ -88,7 +91,10 @@ class ClassifierInfo(BaseModel):
             )
         low, high = (bound.item() for bound in images.aminmax())
         if not self.input.takes_raw_counts and not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+            raise ImageError(
+                f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]; scale them, 0 to "
+                "255 by / 255"
+            )
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raise RunError unless this is the classifier that the explainer was trained for."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from apercu.errors import ImageError
@@ -19,7 +20,12 @@ from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
 from apercu.images.formats.fits import decode_fits
 from apercu.images.formats.fits_hdus import is_fits
 from apercu.images.formats.npy import NPY_MAGIC, decode_npy
-from apercu.images.formats.pillow import DecodedPicture, decode_mask, decode_pillow
+from apercu.images.formats.pillow import (
+    DecodedPicture,
+    decode_image,
+    decode_mask,
+    decode_pillow,
+)
 from apercu.images.formats.tiff import is_tiff
 from apercu.images.names import has_suffix
 from apercu.images.resizing import UPRIGHT, make_pixels_square, turn_picture
@@ -132,6 +138,23 @@ def read_stored(
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
 
 
+def convert_image(image: Image.Image, channels: int | None, name: str = "image") -> Picture:
+    """Convert an opened Pillow image as `read_picture` reads a file, but do not turn it upright.
+
+    Args:
+        image: The image.
+        channels: Channels of the picture; None keeps those of the image.
+        name: A name for error messages.
+
+    Returns:
+        A picture, `channels × height × width`, in [0, 1].
+
+    Raises:
+        ImageError: as in `read_picture`.
+    """
+    return convert_channels(_check_pixels(decode_image(image, name), name), channels, name)
+
+
 def read_mask(path: Path) -> Bool[Tensor, "height width"]:
     """Read a mask: True where it is opaque, or, in a file without transparency, not black.
 
@@ -173,7 +196,7 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     size = (width, height) if is_turned else (height, width)
     square = make_pixels_square(_check_pixels(decoded.pixels, name), decoded.aspect, name)
     picture = turn_picture(square, decoded.pending)
-    picture = _convert_channels(picture, options.channels, name)
+    picture = convert_channels(picture, options.channels, name)
     return StoredPicture(picture, decoded.orientation, size, decoded.frames)
 
 
@@ -207,10 +230,22 @@ def _check_pixels(array: NDArray[np.float32], name: str) -> Picture:
     return torch.from_numpy(np.ascontiguousarray(array)).clamp_(0, 1)
 
 
-def _convert_channels(
+def convert_channels(
     picture: Float[Tensor, "stored height width"], channels: int | None, name: str
 ) -> Picture:
-    """Convert grey to RGB or RGB to grey; raise ImageError for any other change of channels."""
+    """Convert grey to RGB or RGB to grey.
+
+    Args:
+        picture: The picture, `channels × height × width`.
+        channels: The number of channels that is wanted; None keeps those of the picture.
+        name: A name for error messages.
+
+    Returns:
+        The picture with these channels.
+
+    Raises:
+        ImageError: it would be any other change of channels.
+    """
     stored = picture.shape[0]
     if channels is None or channels == stored:
         return picture

@@ -33,6 +33,7 @@ from apercu.images.formats.tiff import (
 )
 from apercu.images.limits import MAX_PIXELS, check_density, check_size
 from apercu.images.resizing import UPRIGHT
+from apercu.log import warn
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")
 
@@ -101,6 +102,32 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
             pixels = _read_pixels(image, name, tiff)
             orientation = max(turned_by_pillow, pending)
             return DecodedPicture(pixels, orientation, pending, aspect, frames)
+
+
+def decode_image(image: Image.Image, name: str) -> NDArray[np.float32]:
+    """Return the pixels of an opened Pillow image as those of a file, but not turned upright.
+
+    An image that EXIF wants to be turned keeps its pixels, so that boxes fit it; a warning says so.
+
+    Args:
+        image: The image; of several frames the present one is taken.
+        name: A name for error messages.
+
+    Returns:
+        The pixels, `channels × height × width`; integers are scaled to [0, 1].
+
+    Raises:
+        ImageError: the image is damaged, cut short, too small, too large, or of too many bits.
+    """
+    with silence_warnings("PIL"), _translate_errors(name):
+        check_size(name, image.height, image.width)
+        image.load()
+        if _read_orientation(image) != UPRIGHT:
+            warn(
+                f"{name}: it lies on its side or is mirrored, as its EXIF says, and is taken as it "
+                "is; PIL.ImageOps.exif_transpose turns it upright, as apercu does with files"
+            )
+        return _read_pixels(image, name, None)
 
 
 def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_]:
