@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.trust import trust_files
+from apercu.errors import ConfigError, describe_interrupt
 from apercu.evaluation.comparison import load_finished, run_comparison
-from apercu.evaluation.evaluator import Progress, ignore_progress
+from apercu.evaluation.evaluator import Progress
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import (
     ExplainerLike,
@@ -18,13 +20,20 @@ from apercu.evaluation.open_explainers import (
     check_names,
     open_explainers,
 )
+from apercu.evaluation.protocols import get_protocol
 from apercu.evaluation.report import write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
-from apercu.evaluation.settings import CompareSettings, WholeMaps
+from apercu.evaluation.settings import (
+    CompareSettings,
+    TargetsFrom,
+    ThresholdsFrom,
+    WholeMaps,
+)
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
+from apercu.progress import show_in_notebook
 
 REPORT_FILE = "report.html"
 
@@ -41,12 +50,15 @@ def compare(
     seed: int = 0,
     steps: int = 196,
     whole_maps: WholeMaps = "all",
-    folds: int = 1,
+    thresholds_from: ThresholdsFrom | None = None,
+    targets: TargetsFrom | None = None,
+    cells: int | None = None,
+    protocol: str | None = None,
     cost: bool = True,
     against: str | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
-    progress: Progress = ignore_progress,
+    progress: Progress | None = None,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure explainers on the same images, as `apercu compare` does.
@@ -90,15 +102,23 @@ def compare(
         whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
             or the `half` that these are reported on, as in version 0.1.0. A folder of that version
             is continued in its way.
-        folds: 1 reports metrics that need a threshold on the half that chose none. 2 reports them
-            on all images, where each half chooses the thresholds of the other one.
+        thresholds_from: the images that choose thresholds. `half`, the default: one half of them,
+            and the other one is reported. `folds`: each half chooses those of the other one, and
+            all images are reported. `same`: the reported images themselves, in hindsight.
+        targets: the classes that are explained: the `labels`, where the images have any, which is
+            the default, or those that the classifier `predicted`.
+        cells: deletion and insertion flip whole cells of a grid of so many per side, one per step;
+            None for pixels.
+        protocol: the name of a published protocol (`rise`, `torchray`, `maxboxacc`, `gomez`) that
+            sets the metrics and what is not given here; see `apercu.evaluation.PROTOCOLS`.
         cost: whether time and memory are measured, which takes as long as some metrics; a later
             call may add them.
         against: the row that the others are compared with, image by image; None for the best
             trained explainer, or else the first one of the ranking.
         device: the device of a classifier that is opened here.
         trust: whether a run folder or a card may name a factory, whose code is run.
-        progress: is called with what is done, how much of it, and how much in all.
+        progress: is called with what is done, how much of it, and how much in all; None shows it
+            in notebooks only.
         command: the command that the report names.
 
     Returns:
@@ -114,14 +134,19 @@ def compare(
         OutputError: `out` cannot be written.
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
+    given = {"thresholds_from": thresholds_from, "targets": targets, "cells": cells}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    names = _split_metrics(metrics)
+    if protocol is not None:
+        published = get_protocol(protocol)
+        if names is not None:
+            raise ConfigError(
+                f"metrics: the protocol {protocol} sets them ({', '.join(published.metrics)}); "
+                "leave one of the two out"
+            )
+        names, values = published.metrics, {**published.settings, **values}
     settings = CompareSettings(
-        _split_metrics(metrics),
-        limit,
-        seed,
-        steps=steps,
-        whole_maps=whole_maps,
-        folds=folds,
-        cost=cost,
+        names, limit, seed, steps=steps, whole_maps=whole_maps, cost=cost, **values
     )
     if out is not None:
         check_writable(Path(out))
@@ -133,24 +158,28 @@ def compare(
     with trust_files(trust):
         opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)
-    try:
-        results = run_comparison(
-            classifier,
-            images,
-            opened,
-            settings,
-            out=folder,
-            against=against,
-            progress=progress,
-            command=command,
-        )
-        if folder is not None:
-            _write_all(results, opened, classifier, images, folder, progress)
-    except KeyboardInterrupt:
-        finished = None if folder is None else load_finished(folder, classifier, images)
-        if finished is not None and folder is not None:  # without any further maps
-            _write_all(finished, {}, classifier, images, folder, progress)
-        raise
+    kept = "give a folder as `out` to keep what is finished"
+    if folder is not None:
+        kept = f"{folder} keeps what is finished; the same call goes on"
+    with describe_interrupt(kept), show_in_notebook(progress) as report:
+        try:
+            results = run_comparison(
+                classifier,
+                images,
+                opened,
+                settings,
+                out=folder,
+                against=against,
+                progress=report,
+                command=command,
+            )
+            if folder is not None:
+                _write_all(results, opened, classifier, images, folder, report)
+        except KeyboardInterrupt:
+            finished = None if folder is None else load_finished(folder, classifier, images)
+            if finished is not None and folder is not None:  # without any further maps
+                _write_all(finished, {}, classifier, images, folder, report)
+            raise
     return results
 
 

@@ -37,7 +37,7 @@ from apercu.run_record import RunRecord
 
 WHOLE_MAPS = "whole_maps"
 """Setting that the key of a comparison holds where metrics without a threshold have all images."""
-OLD_SETTINGS = {WHOLE_MAPS: "half", "folds": 1}
+OLD_SETTINGS = {WHOLE_MAPS: "half", "thresholds_from": "half", "cells": None}
 """Settings that version 0.1.0 did not have, and what it did."""
 
 
@@ -55,7 +55,8 @@ def run_comparison(
     """Measure every explainer on the same images, in constant memory.
 
     One half of the images chooses each explainer's best threshold per metric, and metrics with a
-    threshold are reported on the other half, or with two folds on all images; the others on all.
+    threshold are reported on the other half, or with two folds on all images; the others on all
+    images. `CompareSettings.thresholds_from` says which.
     A folder of version 0.1.0, which reported one half for all, is continued like this. With
     `out`, results are saved after each explainer, and the results of earlier calls stay, unless
     their name now belongs to another explainer. A renamed explainer keeps its rows.
@@ -88,9 +89,15 @@ def run_comparison(
         earlier = None if out is None else _load_earlier(out)
         if earlier is not None and WHOLE_MAPS not in earlier.key.settings:
             settings = replace(settings, whole_maps="half")  # as version 0.1.0 began it
-        halves = is_threshold_needed(settings.records or METRICS)
+        chooses = settings.thresholds_from != "same"
         sample = draw_sample(
-            classifier, source, settings.limit, settings.seed, halves=halves, report=progress
+            classifier,
+            source,
+            settings.limit,
+            settings.seed,
+            halves=chooses and is_threshold_needed(settings.records or METRICS),
+            predicted=settings.targets == "predicted",
+            report=progress,
         )
         metrics = _choose_metrics(classifier, sample, settings)
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
@@ -315,8 +322,10 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
     del settings["cost"]  # costs may be added later
     if not evaluator.everywhere:
         del settings[WHOLE_MAPS]
-    if settings["folds"] == 1:
-        del settings["folds"]  # folders from before there were folds do not name it
+    del settings["targets"]  # the key itself says which
+    for name in ("thresholds_from", "cells"):
+        if settings[name] == OLD_SETTINGS[name]:
+            del settings[name]  # older folders do not name it
     own = {name: metric for name, metric in metrics.items() if name not in METRICS}
     if own:
         settings["own_metrics"] = {
@@ -328,7 +337,7 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
         fingerprint=classifier.fingerprint,
         images=sample.source.name,
         limit=len(sample.tune) + len(sample.test),
-        targets="labels" if sample.source.labelled else "top",
+        targets="labels" if sample.has_labels else "top",
         sample=sample.digest,
         settings=json.loads(json.dumps(settings)),
     )

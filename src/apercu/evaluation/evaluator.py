@@ -42,12 +42,10 @@ class ChosenThreshold:
     Attributes:
         value: the threshold.
         origin: where it comes from; None where nothing was chosen.
-        count: the number of images that chose it.
     """
 
     value: float
     origin: str | None = None
-    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,12 +177,13 @@ class Evaluator:
         """Measure one explainer, metrics of regions at thresholds that other images choose.
 
         The tune half chooses for the test half; with two folds, the test half also chooses for the
-        tune half. The other metrics are measured on all images, or on the test half.
+        tune half. Where there is no tune half, the test half chooses for itself. The other metrics
+        are measured on all images, or on the test half.
         """
         metrics, sample = self._select_metrics(explainer), self.sample
         has_levels = explainer.map_scale in ("map", "mask")
         grid = [name for name in metrics if has_levels and self.metrics[name].thresholded]
-        folded = self.settings.folds == 2 and bool(sample.tune)
+        folded, in_hindsight = self.settings.thresholds_from == "folds", not sample.tune
         in_both = [
             name
             for name in metrics
@@ -193,17 +192,19 @@ class Evaluator:
         fixed = (FIXED_THRESHOLD,)
         also_fixed = fixed if explainer.map_scale == "mask" else ()
         thresholds = self.settings.thresholds
-        every_level = tuple(dict.fromkeys((*thresholds, *(also_fixed if folded else ()))))
+        every_level = tuple(dict.fromkeys((*thresholds, *also_fixed)))
         levels = dict.fromkeys(in_both, fixed) | dict.fromkeys(grid, every_level)
         tuned = LevelledScores()
         if levels and sample.tune:
             tuned = self._compute_scores(name, explainer, sample.tune, levels)
-        best = {metric: self._choose_threshold(metric, tuned) for metric in grid}
-        levels = dict.fromkeys(metrics, fixed) | {
-            metric: every_level if folded else (one.value, *also_fixed)
-            for metric, one in best.items()
-        }
+        best = {} if in_hindsight else self._choose_thresholds(grid, tuned, "tune half")
+        levels = dict.fromkeys(metrics, fixed) | dict.fromkeys(grid, every_level)
+        if not folded:
+            levels |= {metric: (one.value, *also_fixed) for metric, one in best.items()}
         tested = self._compute_scores(name, explainer, sample.test, levels)
+        opposite = self._choose_thresholds(grid, tested, "test half") if folded else {}
+        if in_hindsight:
+            best = self._choose_thresholds(grid, tested, "the same images, in hindsight")
         rows, scores = [], ImageScores()
 
         def add_row(row_name: str, metric: str, threshold: ChosenThreshold, tune: float) -> None:
@@ -218,13 +219,12 @@ class Evaluator:
             if metric not in best:
                 add_row(name, metric, ChosenThreshold(FIXED_THRESHOLD), FIXED_THRESHOLD)
                 continue
-            chosen, other = best[metric], FIXED_THRESHOLD
+            chosen = other = best[metric]
             if folded:
-                opposite = self._choose_threshold(metric, tested)
-                other = opposite.value
-                origin = f"{chosen.origin}; {other:g} on the tune half: test half, {opposite.count}"
-                chosen = ChosenThreshold(chosen.value, f"{origin} images", chosen.count)
-            add_row(name, metric, chosen, other)
+                other = opposite[metric]
+                origin = f"{chosen.origin}; on that half {other.value:g}, from the {other.origin}"
+                chosen = ChosenThreshold(chosen.value, origin)
+            add_row(name, metric, chosen, other.value)
             if also_fixed:
                 at_fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
                 add_row(name_at_fixed_threshold(name), metric, at_fixed, FIXED_THRESHOLD)
@@ -291,15 +291,19 @@ class Evaluator:
             threshold_from=threshold.origin,
         )
 
-    def _choose_threshold(self, metric: str, scores: LevelledScores) -> ChosenThreshold:
-        """Return the best threshold of a metric for some images."""
-        by_level = scores.by_metric[metric][: len(self.settings.thresholds)]
-        means = by_level.double().mean(dim=1)
-        is_lower = self.metrics[metric].better == "lower"
-        level = int(means.argmin() if is_lower else means.argmax())
-        count = by_level.shape[1]
-        origin = f"tune half, {count} images"
-        return ChosenThreshold(self.settings.thresholds[level], origin, count)
+    def _choose_thresholds(
+        self, metrics: Sequence[str], scores: LevelledScores, images: str
+    ) -> dict[str, ChosenThreshold]:
+        """Return the best threshold of each metric for some images."""
+        chosen = {}
+        for metric in metrics:
+            by_level = scores.by_metric[metric][: len(self.settings.thresholds)]
+            means = by_level.double().mean(dim=1)
+            is_lower = self.metrics[metric].better == "lower"
+            level = int(means.argmin() if is_lower else means.argmax())
+            origin = f"{images}, {by_level.shape[1]} images"
+            chosen[metric] = ChosenThreshold(self.settings.thresholds[level], origin)
+        return chosen
 
     def _compute_scores(
         self,
@@ -348,6 +352,7 @@ class Evaluator:
             steps=self.settings.steps,
             seed=self.settings.seed,
             backgrounds=self.backgrounds,
+            cells=self.settings.cells,
         )
 
     def _select_metrics(self, explainer: MapExplainer | TrueBox) -> list[str]:

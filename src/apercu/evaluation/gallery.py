@@ -133,10 +133,10 @@ def _draw_image(
         probabilities = classifier.predict_probabilities(images)[0]
     predicted = int(probabilities.argmax())
     target = predicted if item.label is None else classifier.index_of(item.label)
-    caption = f"{classifier.classes[target]} ({float(probabilities[target]):.0%})"
+    caption = f"{classifier.classes[target]}: probability {float(probabilities[target]):.0%}"
     if predicted != target:
         name, probability = classifier.classes[predicted], float(probabilities[predicted])
-        caption += f", predicted {name} ({probability:.0%})"
+        caption += f"; the classifier predicts {name}, {probability:.0%}"
     drawings = {}
     for view in views:
 

@@ -17,6 +17,7 @@ from apercu.evaluation.results import (
     name_at_fixed_threshold,
 )
 from apercu.methods import CentreBlob, CentreBox, Edges, RandomMap, TrueBox, WholeBox
+from apercu.metrics import MetricRecord
 from apercu.metrics.registry import METRICS
 from apercu.statistics import adjust_holm, bootstrap_interval, sign_flip_test
 
@@ -252,28 +253,6 @@ def find_reference(results: ComparisonResults) -> str | None:
     return order[0] if len(order) > 1 else None
 
 
-def describe_reference(results: ComparisonResults) -> str:
-    """Return a sentence that says what the marks mean, and against whom the test is.
-
-    Empty where nothing is compared.
-    """
-    reference = find_reference(results)
-    if reference is None:
-        missing = results.against
-        return "" if missing is None else f"{missing} was not measured, so nothing is tested."
-    if results.against is not None:
-        why = ""
-    elif reference in list_trained(results):
-        why = ", the best trained explainer,"
-    else:
-        why = ", the first one of the ranking,"
-    return (
-        f"▲ better and ▼ worse than {reference}{why} on the same images, beyond chance: sign-flip "
-        f"test on the paired differences, p < {SIGNIFICANCE} after Holm's adjustment for all rows "
-        "of the column. Without a mark the difference may be chance."
-    )
-
-
 def list_trained(results: ComparisonResults) -> list[str]:
     """Return the names of the explainers that need training."""
     return [name for name, needs in results.needs.items() if "training" in needs]
@@ -336,7 +315,7 @@ def _build_cell(
     span = max(other.ci95[1] for other in others) - low or 1.0
     return RankingCell(
         value=metric.format_value(row.value),
-        interval=" to ".join(metric.format_value(end) for end in row.ci95),
+        interval=format_interval(metric, row),
         threshold=row.threshold,
         threshold_from=row.threshold_from,
         best=best,
@@ -346,6 +325,15 @@ def _build_cell(
         paired=pair,
         verdict=None if pair is None else _decide_verdict(row, pair),
     )
+
+
+def format_interval(metric: MetricRecord, row: MetricRow) -> str:
+    """Return the interval of a row as people read it; in words where it has no length."""
+    if row.n == 1:
+        return "one image"
+    if row.ci95[0] == row.ci95[1]:
+        return f"the same on all {row.n} images"
+    return " to ".join(metric.format_value(end) for end in row.ci95)
 
 
 def _decide_verdict(row: MetricRow, pair: PairedDifference) -> Verdict:

@@ -87,12 +87,14 @@ class EvalSample:
         test: the images that are reported.
         digest: a text that is equal only for the same images, targets and truths in the same
             halves.
+        has_labels: whether the targets are true labels; else they are predicted classes.
     """
 
     source: ImageSource
     tune: tuple[SampleRecord, ...]
     test: tuple[SampleRecord, ...]
     digest: str
+    has_labels: bool = True
 
     @property
     def everything(self) -> tuple[SampleRecord, ...]:
@@ -117,12 +119,14 @@ def draw_sample(
     seed: int,
     *,
     halves: bool = True,
+    predicted: bool = False,
     report: ProgressCallback = ignore_progress,
 ) -> EvalSample:
     """Choose `limit` images at random, and read each once.
 
     They are split into halves, of which one chooses thresholds; without `halves` all are reported.
-    Targets are the true labels where the source has them, else the classifier's top class.
+    Targets are the true labels where the source has them, else the predicted classes; with
+    `predicted` always these.
 
     Raises:
         ImagesError: there are fewer than two images to split.
@@ -134,18 +138,20 @@ def draw_sample(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
     tune, test = split_indices(len(source), limit, seed, halves=halves)
+    has_labels = source.labelled and not predicted
     digest = hashlib.sha256()
     records: list[SampleRecord] = []
     total = len(tune) + len(test)
     report(READING_TITLE, 0, total)
     for batch in batches(source, classifier.prepare, 16, indices=tune + test):
-        new = _make_records(batch, _find_targets(classifier, source, batch))
+        new = _make_records(batch, _find_targets(classifier, source, batch, has_labels))
         for record, content in zip(new, _pack_contents(batch), strict=True):
             digest.update(record.digest_text.encode() + content)
         records += new
         report(READING_TITLE, len(records), total)
     count = len(tune)
-    return EvalSample(source, tuple(records[:count]), tuple(records[count:]), digest.hexdigest())
+    halves_of_records = tuple(records[:count]), tuple(records[count:])
+    return EvalSample(source, *halves_of_records, digest.hexdigest(), has_labels)
 
 
 def split_indices(
@@ -171,8 +177,10 @@ def split_indices(
     return (tune, test) if halves else ([], sorted(tune + test))
 
 
-def _find_targets(classifier: Classifier, source: ImageSource, batch: Batch) -> list[int]:
-    if source.labelled:
+def _find_targets(
+    classifier: Classifier, source: ImageSource, batch: Batch, has_labels: bool
+) -> list[int]:
+    if has_labels:
         return [_find_class(classifier, source, each) for each in batch.labels if each is not None]
     with torch.no_grad():
         top = classifier(batch.images.to(classifier.device)).argmax(dim=1)

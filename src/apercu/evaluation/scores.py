@@ -43,6 +43,7 @@ class MetricInputs:
         batch: the images and what is known of them.
         maps: maps as the explainer gives them, `batch × height × width`.
         steps: the number of steps of deletion and insertion.
+        cells: the cells per side that they flip one by one; None for pixels.
         seed: the seed of the metrics that draw at random.
         backgrounds: two images with masks, on whose background others are shown.
     """
@@ -54,6 +55,7 @@ class MetricInputs:
     steps: int
     seed: int = 0
     backgrounds: EvalBatch | None = None
+    cells: int | None = None
 
     @property
     def images(self) -> Images:
@@ -141,7 +143,7 @@ class MetricInputs:
         return make_deletion_and_insertion(self.classifier.zero_colour)
 
     def _flip_pixels(self, flipping: Flipping) -> FlippingCurves:
-        flipping = replace(flipping, steps=self.steps)
+        flipping = replace(flipping, steps=self.steps, cells=self.cells)
         return flip_pixels(self.classifier, self.images, self.targets, self.maps, flipping)
 
 

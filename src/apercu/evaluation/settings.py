@@ -11,6 +11,10 @@ from apercu.metrics.registry import check_own, get
 
 WholeMaps: TypeAlias = Literal["all", "half"]
 """The images of the metrics that score a map as a whole, without a threshold."""
+ThresholdsFrom: TypeAlias = Literal["half", "folds", "same"]
+"""The images that choose thresholds."""
+TargetsFrom: TypeAlias = Literal["labels", "predicted"]
+"""Where the classes that are explained come from."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,14 @@ class CompareSettings:
         whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
             or the `half` that these are reported on.
         cost: whether costs are measured; a later call may add them.
-        folds: 1 reports metrics of regions on the half that chose no threshold. 2 reports them on
-            all images: each half chooses the thresholds of the other one.
+        thresholds_from: the images that choose thresholds of metrics of regions. `half`: one half
+            of the images, and the other half is reported. `folds`: each half chooses those of the
+            other one, and all images are reported. `same`: the images that are reported, in
+            hindsight, as some published protocols do.
+        targets: the classes that are explained: the `labels`, where the images have any, or those
+            that the classifier `predicted`.
+        cells: deletion and insertion flip whole cells of a grid of so many per side, one per step;
+            None for pixels.
 
     Raises:
         ConfigError: a metric is unknown, or a number is out of range.
@@ -46,7 +56,9 @@ class CompareSettings:
     cost_batches: tuple[int, ...] = (1, 32)
     whole_maps: WholeMaps = "all"
     cost: bool = True
-    folds: int = 1
+    thresholds_from: ThresholdsFrom = "half"
+    targets: TargetsFrom = "labels"
+    cells: int | None = None
 
     def __post_init__(self) -> None:
         records = self.records or ()
@@ -57,8 +69,12 @@ class CompareSettings:
             raise ConfigError("metrics: expected at least one, got none")
         if self.whole_maps not in get_args(WholeMaps):
             raise ConfigError(f"whole_maps: expected all or half, got {self.whole_maps!r}")
-        if self.folds not in (1, 2):
-            raise ConfigError(f"folds: expected 1 or 2, got {self.folds}")
+        for name, choices in (("thresholds_from", ThresholdsFrom), ("targets", TargetsFrom)):
+            if getattr(self, name) not in get_args(choices):
+                expected = " or ".join(get_args(choices))
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        if self.cells is not None and self.cells < 2:
+            raise ConfigError(f"cells: expected at least 2 per side, got {self.cells}")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(
                 f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
 from apercu.io import write_file
-from apercu.pages import embed_image, render_page
+from apercu.pages import (
+    FEW_IMAGES,
+    Figure,
+    FigureRow,
+    Finding,
+    FindingLine,
+    count_noun,
+    embed_image,
+    name_subject,
+    render_page,
+)
 from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.jobs import Job, find_test_filters
-from apercu.robustness.plan import NONE
-from apercu.robustness.results import StressResults, StressRow
+from apercu.robustness.plan import NONE, find_objective_name
+from apercu.robustness.results import (
+    KNOWLEDGE,
+    StressResults,
+    StressRow,
+    format_attack,
+    format_budget,
+    format_filter,
+    format_percent,
+)
 from apercu.types import Images, Targets
 
 REPORT = "report.html"
@@ -27,24 +45,33 @@ DRAWN_IMAGES = 4
 """Number of images whose attack is drawn."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
-STRIP_SIZE = 1100
-"""Longer side of the drawing, in pixels."""
 NORMS = {
     "linf": "largest change of a value",
     "l2": "root mean square change of a value",
     "l0": "fraction of the pixels that differ",
 }
+MAP_METRICS = {
+    "stayed": "images whose class stayed",
+    "map_rank_correlation": "rank correlation of the map before and after",
+    "map_iou": "overlap of the strongest fifth of the map before and after",
+}
+"""How far a map moves, in plain words."""
 
 
-MAP_METRICS = ("stayed", "map_rank_correlation", "map_iou")
+@dataclass(frozen=True)
+class ReportCell:
+    """One accuracy of the table: the row, and that of the first five classes where it differs."""
+
+    top1: StressRow
+    top5: StressRow | None
 
 
-class ReportLine(NamedTuple):
+@dataclass(frozen=True)
+class ReportLine:
     """One line of the table: an attack at a budget, with a cell per filter and knowledge."""
 
     attack: str
-    budget: str
-    cells: tuple[str, ...]
+    cells: tuple[ReportCell | None, ...]
 
 
 def write_report(results: StressResults, benchmark: StressBenchmark, folder: Path) -> Path:
@@ -64,60 +91,176 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
     columns = [
         (name, knowledge)
         for name in benchmark.filters
-        for knowledge in ("naive", "adaptive", "transfer")
+        for knowledge in KNOWLEDGE
         if any((row.filter, row.knowledge) == (name, knowledge) for row in results.rows)
     ]
     page = render_page(
-        (files("apercu.robustness") / "stress.html").read_text(),
+        (files("apercu.robustness") / "stress.html").read_text(encoding="utf-8"),
+        finding=write_finding(results),
         about=results.about,
         environment=results.environment,
         warnings=results.warnings,
-        columns=columns,
-        table=list(_make_lines(results, columns)),
+        columns=[_name_column(*column) for column in columns],
+        groups=_group_lines(list(_make_lines(results, columns))),
         areas=[row for row in results.rows if row.metric == "auac"],
         wrong=_count_wrong(results),
         success=[row for row in results.rows if row.metric == "success"],
         queries=[row for row in results.rows if row.metric.startswith("queries")],
-        moved=[row for row in results.rows if row.metric in MAP_METRICS and _is_bare(row)],
+        moved=[
+            (MAP_METRICS[row.metric], row)
+            for row in results.rows
+            if row.metric in MAP_METRICS and (row.filter, row.knowledge) == (NONE, "naive")
+        ],
         curves=_draw_curves(results),
-        strip=embed_image(_draw_strip(benchmark), STRIP_SIZE),
+        images=list(_draw_rows(benchmark)),
         percent=format_percent,
-        budget=format_budget,
+        attack=format_attack,
+        filter_name=format_filter,
+        knowledge=KNOWLEDGE,
     )
     return write_file(folder / REPORT, page)
 
 
-def format_percent(row: StressRow) -> str:
-    """Format a value with its interval, in %.
+def write_finding(results: StressResults) -> Finding:
+    """Return what a stress test found: how much an attack takes away, and how sure that is.
 
-    >>> key = "pgd", None, "none", "naive", "top1"
-    >>> format_percent(StressRow(*key, 0.5, (0.4, 0.6), 10, "higher"))
-    '50.0 (40.0 to 60.0)'
+    Two accuracies differ clearly where their 95 % intervals do not overlap.
+
+    Args:
+        results: results of the stress test.
+
+    Returns:
+        The sentences.
     """
-    low, high = (100 * end for end in row.ci95)
-    return f"{100 * row.value:.1f} ({low:.1f} to {high:.1f})"
+    accuracies = [row for row in results.rows if row.metric == "top1"]
+    clean = next(row for row in accuracies if row.attack == NONE)
+    attacks = [row for row in accuracies if _is_attack(row) and row.filter == clean.filter]
+    images = count_noun(clean.n, "image")
+    certainty = [
+        f"Measured on {images} of {name_subject(str(results.about['images']))}. "
+        "“Clearly” means more than chance: the 95 % intervals do not overlap."
+    ]
+    if clean.n < FEW_IMAGES:
+        certainty.append("So few images show only large differences.")
+    if results.warnings:
+        certainty.append(
+            f"{count_noun(len(results.warnings), 'number')} of this page "
+            f"{'looks' if len(results.warnings) == 1 else 'look'} better than the truth; "
+            "the warnings below say why."
+        )
+    lines = [*_describe_attacks(attacks, clean), *_describe_filters(accuracies, clean)]
+    lines += _describe_moved_maps(results)
+    return Finding(_write_headline(results, clean, attacks), " ".join(certainty), tuple(lines))
 
 
-def format_budget(epsilon: float | None) -> str:
-    """Format a budget in steps of 8 bit.
+def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[StressRow]) -> str:
+    name = name_subject(str(results.about["classifier"]))
+    behind = "" if clean.filter == NONE else f" behind {clean.filter}"
+    verb = "is right on" if results.about["targets"] == "labels" else "keeps its prediction on"
+    before = f"{name}{behind} {verb} {_count_right(clean)} of {count_noun(clean.n, 'image')}"
+    if not attacks:
+        return f"No attack was measured: {before}."
+    if not _count_right(clean):
+        return f"{before} before any attack, so no attack can show anything."
+    worst = min(attacks, key=lambda row: row.value)
+    after = f"on {_count_right(worst)} after the strongest attack, {format_attack(worst)}"
+    if not _is_clearly_lower(worst, clean):
+        return (
+            f"No attack here clearly fools {name}{behind}: it {verb} {_count_right(clean)} of "
+            f"{count_noun(clean.n, 'image')}, and {after}."
+        )
+    if worst.value <= clean.value / 2:
+        return f"Changes that are hard to see fool {before}, and {after}."
+    return f"{before}, and {after}."
 
-    >>> format_budget(8 / 255), format_budget(None)
-    ('8/255', '')
-    """
-    return "" if epsilon is None else f"{255 * epsilon:g}/255"
+
+def _count_right(row: StressRow) -> int:
+    return round(row.value * row.n)
 
 
-def _is_bare(row: StressRow) -> bool:
-    return row.filter == NONE and row.knowledge == "naive"
+def _is_attack(row: StressRow) -> bool:
+    """Whether a row is about an attack on the class, without knowledge of a filter."""
+    is_on_class = row.attack != NONE and find_objective_name(row.attack) != "map"
+    return is_on_class and row.knowledge == "naive"
+
+
+def _is_clearly_lower(row: StressRow, other: StressRow) -> bool:
+    """Whether the whole interval of a row lies below that of another."""
+    return row.ci95[1] < other.ci95[0]
+
+
+def _describe_attacks(attacks: Sequence[StressRow], clean: StressRow) -> Iterator[FindingLine]:
+    """Yield how much is right after each attack, at the budget that takes most away."""
+    for attack in dict.fromkeys(row.attack for row in attacks):
+        rows = [row for row in attacks if row.attack == attack]
+        worst = min(rows, key=lambda row: row.value)
+        yield FindingLine(
+            f"After {format_attack(worst)}, {format_percent(worst)} of the images are right, "
+            f"before {format_percent(clean)}.",
+            "clear" if _is_clearly_lower(worst, clean) else "chance",
+        )
+
+
+def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iterator[FindingLine]:
+    """Yield what each filter is worth: against attackers that know it, and that do not."""
+    for name in dict.fromkeys(row.filter for row in accuracies if row.filter != NONE):
+        worst = {}
+        for knowledge in KNOWLEDGE:
+            rows = [
+                row
+                for row in accuracies
+                if (row.filter, row.knowledge) == (name, knowledge)
+                and row.attack != NONE
+                and find_objective_name(row.attack) != "map"
+            ]
+            if rows:
+                worst[knowledge] = min(rows, key=lambda row: row.value)
+        if not worst:
+            continue
+        parts = [
+            f"{format_percent(row)} where the {KNOWLEDGE[knowledge]}"
+            if knowledge != "transfer"
+            else f"{format_percent(row)} after attacks {KNOWLEDGE[knowledge]}"
+            for knowledge, row in worst.items()
+        ]
+        naive, adaptive = worst.get("naive"), worst.get("adaptive")
+        flatters = naive and adaptive and _is_clearly_lower(adaptive, naive)
+        text = f"Behind {name}, after the strongest attack: {'; '.join(parts)}."
+        if flatters:
+            text += " It only helps against attackers who do not know of it."
+        yield FindingLine(text, "warning" if flatters else "plain")
+
+
+def _describe_moved_maps(results: StressResults) -> Iterator[FindingLine]:
+    """Yield how far each attack on the map moves it, at the budget that moves it most."""
+    rows = [
+        row
+        for row in results.rows
+        if row.metric == "map_rank_correlation" and (row.filter, row.knowledge) == (NONE, "naive")
+    ]
+    for attack in dict.fromkeys(row.attack for row in rows):
+        if find_objective_name(attack) == "map":
+            worst = min((row for row in rows if row.attack == attack), key=lambda row: row.value)
+            yield FindingLine(
+                f"{format_attack(worst)} moves the map while the class stays: the rank correlation "
+                f"of the map before and after is {worst.value:.2f} "
+                f"({worst.ci95[0]:.2f} to {worst.ci95[1]:.2f}) on {count_noun(worst.n, 'image')}."
+            )
 
 
 def _count_wrong(results: StressResults) -> list[str]:
     """Count behind each filter how many images are wrong before any attack."""
     return [
-        f"{row.filter} {row.n - round(row.n * row.value)} of {row.n}"
+        f"{format_filter(row.filter)} {row.n - _count_right(row)} of {row.n}"
         for row in results.rows
         if row.attack == NONE and row.metric == "top1"
     ]
+
+
+def _name_column(filter_name: str, knowledge: str) -> tuple[str, str]:
+    """Return the heading of a column, and what the attacker knows."""
+    is_bare = filter_name == NONE and knowledge == "naive"
+    return format_filter(filter_name), "the classifier itself" if is_bare else KNOWLEDGE[knowledge]
 
 
 def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[ReportLine]:
@@ -126,17 +269,30 @@ def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Itera
         (row.attack, row.epsilon, row.filter, row.knowledge, row.metric): row
         for row in results.rows
     }
+    has_top5 = any(row.metric == "top5" and row.value < 1 for row in results.rows)
     for attack, epsilon in dict.fromkeys((row.attack, row.epsilon) for row in results.rows):
-        cells = []
-        for filter_name, knowledge in columns:
-            cell_rows = [
-                by_key.get((attack, epsilon, filter_name, knowledge, metric))
-                for metric in ("top1", "top5")
-            ]
-            percentages = [format_percent(row) for row in cell_rows if row is not None]
-            cells.append(" · ".join(percentages))
+        cells: list[ReportCell | None] = []
+        for column in columns:
+            top1 = by_key.get((attack, epsilon, *column, "top1"))
+            top5 = by_key.get((attack, epsilon, *column, "top5")) if has_top5 else None
+            cells.append(None if top1 is None else ReportCell(top1, top5))
         if any(cells):
-            yield ReportLine(attack, format_budget(epsilon), tuple(cells))
+            yield ReportLine(attack, tuple(cells))
+
+
+def _group_lines(lines: Sequence[ReportLine]) -> list[tuple[str, str, list[ReportLine]]]:
+    """Return title, note and lines of each group: no attack, attacks on class and on map."""
+    groups = {
+        "Before any attack": "",
+        "Attacks on the class": "the attacker wants another class",
+        "Attacks on the map": "the class should stay, and the map move",
+    }
+    names = list(groups)
+    members: dict[str, list[ReportLine]] = {name: [] for name in groups}
+    for line in lines:
+        is_map = find_objective_name(line.attack) == "map"
+        members[names[0 if line.attack == NONE else 2 if is_map else 1]].append(line)
+    return [(name, groups[name], members[name]) for name in names if members[name]]
 
 
 def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
@@ -145,12 +301,13 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
         curves = [curve for curve in results.curves if curve.attack == attack]
         named = {
-            curve.filter
-            if curve.knowledge == "naive"
-            else f"{curve.filter}, {curve.knowledge}": curve
+            format_filter(curve.filter)
+            if curve.filter == NONE and curve.knowledge == "naive"
+            else f"{format_filter(curve.filter)}, {KNOWLEDGE[curve.knowledge]}": curve
             for curve in curves
         }
         names = list(named)[:MAX_COLOURS]
+        known = {name for name, curve in named.items() if curve.knowledge == "adaptive"}
         last = max(curve.sizes[-1] for curve in curves)
         scale = 255 if curves[0].norm != "l0" else 100
         unit = "1/255" if scale == 255 else "%"
@@ -158,16 +315,16 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
         drawing = draw_lines(
             {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in named.items()},
             names,
-            [name for name in names if name.endswith("adaptive")],
+            known,
             f"{NORMS[curves[0].norm]}, {unit}",
-            y_title="accuracy",
+            y_title="fraction that is right",
             x_end=scale * last,
         )
-        charts.append({"title": attack, "names": names, "drawing": Markup(drawing)})
+        charts.append({"title": attack, "names": names, "others": "", "drawing": Markup(drawing)})
     return charts
 
 
-def _draw_strip(benchmark: StressBenchmark) -> Image.Image:
+def _draw_rows(benchmark: StressBenchmark) -> Iterator[FigureRow]:
     """Draw image, change, filtered images, and maps before and after, for one job."""
     job, device = choose_job_to_draw(benchmark.jobs), benchmark.classifier.device
     size = benchmark.plan.batch  # an attack that uses the whole batch needs the same batch again
@@ -176,11 +333,10 @@ def _draw_strip(benchmark: StressBenchmark) -> Image.Image:
     )
     images, targets = batch.images.to(device), batch.targets.to(device)
     attacked = benchmark.make_images(job, images, targets)
-    rows = [
-        list(_draw_tiles(benchmark, job, images[[row]], attacked[[row]], targets[[row]]))
-        for row in range(min(DRAWN_IMAGES, len(images)))
-    ]
-    return render.draw_contact_sheet(rows, 160)
+    for row, record in list(enumerate(batch.records))[:DRAWN_IMAGES]:
+        views = list(_draw_views(benchmark, job, images[[row]], attacked[[row]], targets[[row]]))
+        title = benchmark.classifier.classes[record.target].partition(",")[0]
+        yield FigureRow(title, record.name, views)
 
 
 def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
@@ -205,31 +361,43 @@ def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
     return max(own, key=sort_key)
 
 
-def _draw_tiles(
+def _draw_views(
     benchmark: StressBenchmark, job: Job, images: Images, attacked: Images, targets: Targets
-) -> Iterator[render.Tile]:
-    """Draw the tiles of one image: each argument holds one image, or one class."""
+) -> Iterator[Figure]:
+    """Draw the views of one image: each argument holds one image, or one class."""
     classifier, explainer = benchmark.classifier, benchmark.explainer
-    for inputs in (images, attacked):
-        yield render.Tile(render.to_image(inputs[0].cpu()), _name_class(classifier, inputs))
-    change = (attacked - images)[0].cpu()
     through = f" through {job.known_filter}" if job.known_filter else ""
-    caption = f"{job.name} {format_budget(job.epsilon)}{through}"
-    yield render.Tile(
-        render.draw_difference(change), f"{caption}\n{render.describe_change(change)}"
+    name = (
+        "no attack" if job.attack is None else f"{job.name} {format_budget(job.epsilon)}{through}"
     )
-    for name in find_test_filters(job, benchmark.filters, benchmark.plan):
-        filter = benchmark.filters[name]
+    for inputs, title in ((images, "the image"), (attacked, f"after {name}")):
+        yield _make_figure(title, inputs, _describe_prediction(classifier, inputs))
+    change = (attacked - images)[0].cpu()
+    note = render.describe_change(change)
+    yield Figure(
+        "what was changed", embed_image(render.draw_difference(change)), f"the change: {note}", note
+    )
+    for filter_name in find_test_filters(job, benchmark.filters, benchmark.plan):
+        filter = benchmark.filters[filter_name]
         if filter is not None:
             filtered = filter(attacked)
-            title = f"{name}: {_name_class(classifier, filtered)}"
-            yield render.Tile(render.to_image(filtered[0].cpu()), title)
+            note = _describe_prediction(classifier, filtered)
+            yield _make_figure(f"then behind {filter_name}", filtered, note)
     if explainer is not None:
         for inputs, title in ((images, "map before"), (attacked, "map after")):
             scaled = maps.min_max_scale(explainer.attribute(inputs, targets)).cpu()
-            yield render.Tile(render.draw_overlay(inputs[0].cpu(), scaled[0]), title)
+            overlay = embed_image(render.draw_overlay(inputs[0].cpu(), scaled[0]))
+            yield Figure(title, overlay, f"{title} the attack, for the true class")
 
 
-def _name_class(classifier: Classifier, images: Images) -> str:
-    """Return the short name of the class that is predicted for the first image."""
-    return classifier.classes[int(classifier(images[:1]).argmax())].partition(",")[0]
+def _make_figure(title: str, images: Images, note: str) -> Figure:
+    """Make the figure of the first image of a batch."""
+    return Figure(title, embed_image(render.to_image(images[0].cpu())), f"{title}: {note}", note)
+
+
+def _describe_prediction(classifier: Classifier, images: Images) -> str:
+    """Return the class that is predicted for the first image, and its probability."""
+    probabilities = classifier.predict_probabilities(images[:1])[0]
+    predicted = int(probabilities.argmax())
+    name = classifier.classes[predicted].partition(",")[0]
+    return f"classifier: {name}, {float(probabilities[predicted]):.0%}"

@@ -22,6 +22,12 @@ FRACTION_METRICS = ("top1", "top5", "success", "stayed")
 """Metrics that are fractions of images."""
 LOWER_IS_BETTER = ("success",)
 """Metrics of which a lower value is better."""
+KNOWLEDGE = {
+    "naive": "attacker does not know the filter",
+    "adaptive": "attacker knows the filter",
+    "transfer": "made against another classifier",
+}
+"""What an attacker knows, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,46 @@ class StressResults:
             "environment": dict(self.environment),
         }
         write_json(folder / RESULTS, content)
+
+
+def format_percent(row: StressRow) -> str:
+    """Format a value with its interval, in %.
+
+    >>> key = "pgd", None, "none", "naive", "top1"
+    >>> format_percent(StressRow(*key, 0.5, (0.4, 0.6), 10, "higher"))
+    '50.0\xa0% (40.0 to 60.0)'
+    """
+    low, high = (100 * end for end in row.ci95)
+    return f"{100 * row.value:.1f}\xa0% ({low:.1f} to {high:.1f})"
+
+
+def format_budget(epsilon: float | None) -> str:
+    """Format a budget in steps of 8 bit.
+
+    >>> format_budget(8 / 255), format_budget(None)
+    ('8/255', '')
+    """
+    return "" if epsilon is None else f"{255 * epsilon:g}/255"
+
+
+def format_attack(row: StressRow) -> str:
+    """Format the attack of a row with its budget.
+
+    >>> format_attack(StressRow("pgd", 8 / 255, "none", "naive", "top1", 0.5, (0, 1), 9, "higher"))
+    'pgd at 8/255'
+    """
+    if row.attack == NONE:
+        return "no attack"
+    return row.attack if row.epsilon is None else f"{row.attack} at {format_budget(row.epsilon)}"
+
+
+def format_filter(name: str) -> str:
+    """Format the name of a filter.
+
+    >>> format_filter("none"), format_filter("jpeg")
+    ('no filter', 'jpeg')
+    """
+    return "no filter" if name == NONE else name
 
 
 def summarise(

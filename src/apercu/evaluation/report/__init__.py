@@ -18,7 +18,6 @@ from apercu.evaluation.ranking import (
     RankingRow,
     build_ranking,
     count_images,
-    describe_reference,
     find_baseline,
     find_direction,
     find_group,
@@ -28,7 +27,7 @@ from apercu.evaluation.ranking import (
     list_trained,
     sort_needs,
 )
-from apercu.evaluation.report.finding import write_finding
+from apercu.evaluation.report.finding import describe_reference, write_finding
 from apercu.evaluation.report.tables import format_duration, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.io import write_file
@@ -176,7 +175,13 @@ def _draw_cost_plots(results: ComparisonResults) -> list[CurvePlot]:
     trained, plots = list_trained(results), []
     for metric in MAIN_METRICS:
         points = [
-            ScatterPoint(row.explainer, times[row.explainer], row.value, row.explainer in trained)
+            ScatterPoint(
+                row.explainer,
+                times[row.explainer],
+                row.value,
+                row.explainer in trained,
+                row.ci95,
+            )
             for row in results.rows
             if row.metric == metric and row.explainer in times
         ]

@@ -11,12 +11,23 @@ from apercu.evaluation.ranking import (
     count_images,
     find_baseline,
     find_leader,
+    find_reference,
+    format_interval,
     list_metrics,
+    list_trained,
 )
 from apercu.evaluation.results import ComparisonResults, MetricRow
 from apercu.methods.own import FUNCTION
 from apercu.metrics import MetricRecord
-from apercu.pages import Finding, FindingLine, Mark, count_noun, join_words, name_subject
+from apercu.pages import (
+    FEW_IMAGES,
+    Finding,
+    FindingLine,
+    Mark,
+    count_noun,
+    join_words,
+    name_subject,
+)
 
 TASKS: Mapping[str, str] = {
     "saliency_metric": "finding a small crop that keeps the class",
@@ -29,8 +40,6 @@ TASKS: Mapping[str, str] = {
 """What the main metrics measure, in plain words."""
 MANY_TASKS = 3
 """Tasks that a headline names, at most; of more it gives the number."""
-FEW_IMAGES = 30
-"""Fewer images than these show only large differences."""
 
 
 def write_finding(results: ComparisonResults) -> Finding:
@@ -82,6 +91,28 @@ def describe_constant_maps(results: ComparisonResults) -> str:
         if results.needs[name] or results.explainers[name].startswith(FUNCTION)
     ]
     return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
+
+
+def describe_reference(results: ComparisonResults) -> str:
+    """Return a sentence that says what the marks mean, and against whom the test is.
+
+    Empty where nothing is compared.
+    """
+    reference = find_reference(results)
+    if reference is None:
+        missing = results.against
+        return "" if missing is None else f"{missing} was not measured, so nothing is tested."
+    if results.against is not None:
+        why = ""
+    elif reference in list_trained(results):
+        why = ", the best trained explainer,"
+    else:
+        why = ", the first one of the ranking,"
+    return (
+        f"▲ better and ▼ worse than {reference}{why} on the same images, beyond chance: sign-flip "
+        f"test on the paired differences, p < {SIGNIFICANCE} after Holm's adjustment for all rows "
+        "of the column. Without a mark the difference may be chance."
+    )
 
 
 def describe_baseline(results: ComparisonResults, name: str) -> str:
@@ -236,8 +267,9 @@ def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -
 def _describe_leader(results: ComparisonResults, leader: Leader) -> FindingLine:
     """Return the values of the best, of the next, and of a baseline that is not behind."""
     record = results.get_metric(leader.row.metric)
-    task = name_task(record)
-    text = f"{task[:1].upper()}{task[1:]} ({record.title}, {leader.row.better} is better): "
+    task = TASKS.get(record.name, record.title)
+    name = "" if task == record.title else f"{record.title}, "
+    text = f"{task[:1].upper()}{task[1:]} ({name}{leader.row.better} is better): "
     text += _describe_value(record, leader.row)
     if leader.others:
         text += f", then {_describe_value(record, leader.others[0])}"
@@ -253,7 +285,4 @@ def _describe_leader(results: ComparisonResults, leader: Leader) -> FindingLine:
 
 def _describe_value(record: MetricRecord, row: MetricRow) -> str:
     """Return the name of a row, its value and, where there is more than one image, its interval."""
-    value = f"{row.explainer} {record.format_value(row.value)}"
-    if row.n < 2:
-        return value
-    return f"{value} ({' to '.join(record.format_value(end) for end in row.ci95)})"
+    return f"{row.explainer} {record.format_value(row.value)} ({format_interval(record, row)})"

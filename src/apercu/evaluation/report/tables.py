@@ -13,13 +13,17 @@ from apercu.evaluation.ranking import (
     RankingCell,
     build_ranking,
     count_images,
-    describe_reference,
     find_direction,
     find_reference,
     has_thresholds,
     list_metrics,
 )
-from apercu.evaluation.report.finding import describe_constant_maps, write_finding, write_headline
+from apercu.evaluation.report.finding import (
+    describe_constant_maps,
+    describe_reference,
+    write_finding,
+    write_headline,
+)
 from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import format_csv_rows, write_file
 

@@ -1,0 +1,74 @@
+"""Published protocols: the metrics and settings under which a row can stand beside a paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from apercu.errors import ConfigError, suggest_nearest
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published way to measure.
+
+    Attributes:
+        source: the paper.
+        metrics: the metrics by name.
+        settings: other settings of a comparison, by name.
+        differences: what differs from the published code here, in one sentence.
+    """
+
+    source: str
+    metrics: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    differences: str = ""
+
+
+PROTOCOLS: Final[Mapping[str, Protocol]] = {
+    "rise": Protocol(
+        "Petsiuk et al. 2018",
+        ("rise_deletion", "rise_insertion"),
+        {"targets": "predicted"},
+        "Equal values are flipped row by row from the top; the published code begins at the end.",
+    ),
+    "torchray": Protocol(
+        "Zhang et al. 2018, as in TorchRay",
+        ("pointing_game_15",),
+        {},
+        "Hits are counted over images, not first over the images of each class; the subset of "
+        "difficult images needs images with several classes, and is not made.",
+    ),
+    "maxboxacc": Protocol(
+        "Choe et al. 2020 (MaxBoxAccV2 is the mean of the three)",
+        ("max_box_acc_30", "max_box_acc_50", "max_box_acc_70"),
+        {"thresholds_from": "same", "thresholds": tuple(k / 100 for k in range(1, 100))},
+        "Thresholds are 0.01 apart, not 0.001; a hole in a region has no box of its own.",
+    ),
+    "gomez": Protocol(
+        "Gomez et al. 2022",
+        ("dauc", "iauc", "dc", "ic", "sparsity"),
+        {"targets": "predicted", "cells": 14},
+        "Maps are averaged over the cells; the published code flips the cells of the map before "
+        "it is enlarged: give their number per side as `cells`, such as 7 for a CAM.",
+    ),
+}
+"""The protocols by name."""
+
+
+def get_protocol(name: str) -> Protocol:
+    """Return a protocol by its name.
+
+    >>> get_protocol("rise").metrics
+    ('rise_deletion', 'rise_insertion')
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(
+            f"protocol: expected one of {', '.join(PROTOCOLS)}, got {name}"
+            f"{suggest_nearest(name, PROTOCOLS)}"
+        )
+    return PROTOCOLS[name]
