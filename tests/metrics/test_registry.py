@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -44,7 +46,8 @@ def test_a_record_is_complete(metric: Metric) -> None:
 
 def test_what_a_metric_needs_follows_from_what_it_takes() -> None:
     assert [name for name in METRICS if METRICS[name].thresholded] == [
-        *("saliency_metric", "localisation_error", "iou"),
+        *("saliency_metric", "localisation_error", "max_box_acc_30", "max_box_acc_50"),
+        *("max_box_acc_70", "iou"),
     ]
     assert {name for name in METRICS if METRICS[name].explains_again} == {
         *("randomisation", "max_sensitivity", "background_invariance"),
@@ -52,10 +55,14 @@ def test_what_a_metric_needs_follows_from_what_it_takes() -> None:
     truths = {name: metric.truth for name, metric in METRICS.items() if metric.truth != "none"}
     assert truths == {
         "localisation_error": "boxes",
+        "max_box_acc_30": "boxes",
+        "max_box_acc_50": "boxes",
+        "max_box_acc_70": "boxes",
         "iou": "region",
         "iou_at_area": "any",
         "iou_over_percentiles": "any",
         "pointing_game": "any",
+        "pointing_game_15": "any",
         "energy": "any",
         "ncc": "any",
         "background_invariance": "region",
@@ -73,3 +80,15 @@ def test_values_as_people_read_them() -> None:
     assert METRICS["localisation_error"].format_value(0.344) == "34.4\u00a0%"
     assert METRICS["road"].format_value(-0.0126) == "−0.013"
     assert METRICS["sparsity"].format_value(7.26) == "7.3"
+
+
+def test_every_metric_stands_in_the_manual() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    better = {name: row[2].strip() for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    by_name = {name for row in rows if "(by name)" in row[1] for name in better if name in row[1]}
+    assert better == {name: metric.better for name, metric in METRICS.items()}
+    assert by_name & set(METRICS) >= {n for n, metric in METRICS.items() if metric.by_name_only}
+    meanings = (docs / "explanations" / "what-the-numbers-mean.md").read_text(encoding="utf-8")
+    assert {name for name in METRICS if f"**`{name}`**" not in meanings} == set()

@@ -23,6 +23,8 @@ from apercu.cli.terminal import say, show_ranking
 from apercu.progress import show_progress
 
 WholeMaps: TypeAlias = Literal["all", "half"]
+ThresholdsFrom: TypeAlias = Literal["half", "folds", "same"]
+TargetsFrom: TypeAlias = Literal["labels", "predicted"]
 
 
 def compare(
@@ -62,15 +64,37 @@ def compare(
             "others are reported on, as in version 0.1.0."
         ),
     ] = "all",
-    folds: Annotated[
-        int,
+    thresholds_from: Annotated[
+        ThresholdsFrom | None,
         typer.Option(
-            min=1,
-            max=2,
-            help="1: one half of the images chooses thresholds, the other is reported. 2: each "
-            "half chooses those of the other one, and all images are reported.",
+            help="Images that choose thresholds. half (default): one half, and the other one is "
+            "reported. folds: each half for the other one, all images are reported. same: the "
+            "reported images themselves, in hindsight.",
         ),
-    ] = 1,
+    ] = None,
+    targets: Annotated[
+        TargetsFrom | None,
+        typer.Option(
+            help="Classes that are explained: the labels, where the images have any (default), or "
+            "the predicted ones.",
+        ),
+    ] = None,
+    cells: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Deletion and insertion flip whole cells of a grid of so many per side. Pixels "
+            "when not given.",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A published protocol that sets the metrics and the options above: rise, "
+            "torchray, maxboxacc or gomez.",
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +145,10 @@ def compare(
             seed=seed,
             steps=steps,
             whole_maps=whole_maps,
-            folds=folds,
+            thresholds_from=thresholds_from,
+            targets=targets,
+            cells=cells,
+            protocol=protocol,
             cost=cost,
             against=against,
             device=device.resolve(),

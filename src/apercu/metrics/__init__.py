@@ -12,13 +12,15 @@ from apercu.metrics.energy import energy
 from apercu.metrics.flipping import Flipping, FlippingCurves, dauc, dc, flip_pixels, iauc, ic
 from apercu.metrics.iou import iou
 from apercu.metrics.localisation import box_iou, localisation_error
+from apercu.metrics.max_box_acc import max_box_acc_30, max_box_acc_50, max_box_acc_70
 from apercu.metrics.max_sensitivity import max_sensitivity
 from apercu.metrics.ncc import ncc
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
-from apercu.metrics.pointing import pointing_game
+from apercu.metrics.pointing import pointing_game, pointing_game_15
 from apercu.metrics.randomisation import randomisation
 from apercu.metrics.record import Metric, MetricRecord, make_metric
 from apercu.metrics.registry import get, names
+from apercu.metrics.rise_curves import rise_deletion, rise_insertion
 from apercu.metrics.road import RoadSettings, road
 from apercu.metrics.saliency import saliency_metric
 from apercu.metrics.sparsity import mean_area, sparsity
@@ -47,12 +49,18 @@ __all__ = [
     "iou_over_percentiles",
     "localisation_error",
     "make_metric",
+    "max_box_acc_30",
+    "max_box_acc_50",
+    "max_box_acc_70",
     "max_sensitivity",
     "mean_area",
     "names",
     "ncc",
     "pointing_game",
+    "pointing_game_15",
     "randomisation",
+    "rise_deletion",
+    "rise_insertion",
     "road",
     "saliency_metric",
     "sparsity",

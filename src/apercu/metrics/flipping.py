@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,9 +35,11 @@ class Flipping:
         cumulative: False if each step flips its own pixels only.
         steps: the number of equal steps, at most one per pixel.
         batch: the number of flipped images that the classifier receives at once.
+        cells: None to flip pixels. A number n to average the map over a grid of n × n cells and to
+            flip one whole cell per step, whatever `steps` is, as Gomez et al. do with small maps.
 
     Raises:
-        ConfigError: fewer than 2 steps, or a batch below 1.
+        ConfigError: fewer than 2 steps or cells, or a batch below 1.
     """
 
     removal: Removal
@@ -44,6 +47,7 @@ class Flipping:
     cumulative: bool = True
     steps: int = 196
     batch: int = 32
+    cells: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 2 or self.batch < 1:
@@ -51,10 +55,12 @@ class Flipping:
                 "flipping: expected at least 2 steps and a batch of at least 1, "
                 f"got {self.steps} and {self.batch}"
             )
+        if self.cells is not None and self.cells < 2:
+            raise ConfigError(f"flipping: expected at least 2 cells per side, got {self.cells}")
 
 
 DELETION: Final = Flipping(Black())
-"""Deletion to black, as in RISE."""
+"""Deletion to black. RISE deletes to the mean colour, see `apercu.metrics.rise_curves`."""
 
 
 def make_deletion_and_insertion(zero: tuple[float, ...]) -> tuple[Flipping, Flipping]:
@@ -94,19 +100,26 @@ def flip_pixels(
     """Flip the pixels of every image and compute the probabilities of all steps in large batches.
 
     Equal values flip row by row. Step k of K ends after k/K of the pixels, rounded down.
+
+    Raises:
+        ConfigError: there are more cells per side than pixels.
     """
     targets = choose_targets(classifier, images, targets)
-    count, pixels = len(images), maps[0].numel()
-    steps = min(flipping.steps, pixels)
+    count, size = len(images), maps.shape[1:]
+    if flipping.cells is not None:
+        maps = _average_cells(maps, flipping.cells)
+    pixels = maps[0].numel()
+    steps = pixels if flipping.cells is not None else min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
-    pixel_step = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
+    cell_step = torch.searchsorted(ends, rank_pixels(maps), right=True)  # 1 … steps
+    pixel_step = _enlarge_cells(cell_step, size)
     start, end = images, flipping.removal.make_replacement(images)
     if flipping.insert:
         start, end = end, start
     parts = []
     with torch.no_grad():
         values = min_max_scale(maps).flatten(1)
-        sums = values.new_zeros(count, steps).scatter_add_(1, pixel_step.flatten(1) - 1, values)
+        sums = values.new_zeros(count, steps).scatter_add_(1, cell_step.flatten(1) - 1, values)
         pairs = torch.arange(count * (steps + 1), device=maps.device)
         for pair in torch.split(pairs, flipping.batch):
             image, step = pair // (steps + 1), pair % (steps + 1)
@@ -116,6 +129,25 @@ def flip_pixels(
             parts.append(target_probability(classifier, mixed, targets[image]))
     probabilities = torch.cat(parts).view(count, steps + 1)
     return FlippingCurves(flipping, probabilities, sums / ends.diff())
+
+
+def _average_cells(maps: Maps, cells: int) -> Float[Tensor, "batch rows columns"]:
+    """Return the means of maps over a grid of cells, `batch × cells × cells`."""
+    if cells > min(maps.shape[1:]):
+        rows, columns = maps.shape[1:]
+        raise ConfigError(
+            f"cells: expected at most one per pixel of {rows} × {columns}, got {cells}"
+        )
+    return F.adaptive_avg_pool2d(maps, cells)
+
+
+def _enlarge_cells(steps: Tensor, size: torch.Size) -> Int[Tensor, "batch height width"]:
+    """Return the step of each pixel: that of its cell."""
+    rows, columns = (
+        torch.arange(length, device=steps.device) * cells // length
+        for length, cells in zip(size, steps.shape[1:], strict=True)
+    )
+    return steps[:, rows][:, :, columns]
 
 
 def target_probability(classifier: LogitsFn, images: Images, targets: Target) -> Scores:

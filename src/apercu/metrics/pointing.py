@@ -69,3 +69,20 @@ POINTING_GAME = Metric(
     phrase="the pointing game",
     meaning="fraction of the images whose strongest pixel lies on the object",
 )
+
+
+def pointing_game_15(maps: Maps, truths: Truths) -> Scores:
+    """Return `pointing_game` with the tolerance of TorchRay, 15 pixels; higher is better."""
+    return pointing_game(maps, truths, tolerance=15)
+
+
+POINTING_GAME_15 = Metric(
+    name="pointing_game_15",
+    function=pointing_game_15,
+    takes=("maps", "objects"),
+    better="higher",
+    title="Pointing game, 15",
+    phrase="the pointing game of TorchRay",
+    meaning="fraction of the images whose strongest pixel is within 15 pixels of the object",
+    by_name_only=True,
+)

@@ -13,12 +13,14 @@ from apercu.metrics.energy import ENERGY
 from apercu.metrics.flipping import DAUC, DAUC_NC, DC, DC_NC, IAUC, IAUC_NC, IC, IC_NC
 from apercu.metrics.iou import IOU
 from apercu.metrics.localisation import LOCALISATION_ERROR
+from apercu.metrics.max_box_acc import MAX_BOX_ACC_30, MAX_BOX_ACC_50, MAX_BOX_ACC_70
 from apercu.metrics.max_sensitivity import MAX_SENSITIVITY
 from apercu.metrics.ncc import NCC
 from apercu.metrics.percentile_iou import IOU_AT_AREA, IOU_OVER_PERCENTILES
-from apercu.metrics.pointing import POINTING_GAME
+from apercu.metrics.pointing import POINTING_GAME, POINTING_GAME_15
 from apercu.metrics.randomisation import RANDOMISATION
 from apercu.metrics.record import Metric, MetricRecord
+from apercu.metrics.rise_curves import RISE_DELETION, RISE_INSERTION
 from apercu.metrics.road import ROAD
 from apercu.metrics.saliency import SALIENCY_METRIC
 from apercu.metrics.sparsity import SPARSITY
@@ -28,16 +30,22 @@ from apercu.own_code import import_own
 METRICS: Final[Mapping[str, Metric]] = {
     "saliency_metric": SALIENCY_METRIC,
     "localisation_error": LOCALISATION_ERROR,
+    "max_box_acc_30": MAX_BOX_ACC_30,
+    "max_box_acc_50": MAX_BOX_ACC_50,
+    "max_box_acc_70": MAX_BOX_ACC_70,
     "iou": IOU,
     "iou_at_area": IOU_AT_AREA,
     "iou_over_percentiles": IOU_OVER_PERCENTILES,
     "pointing_game": POINTING_GAME,
+    "pointing_game_15": POINTING_GAME_15,
     "energy": ENERGY,
     "ncc": NCC,
     "dauc": DAUC,
     "iauc": IAUC,
     "dc": DC,
     "ic": IC,
+    "rise_deletion": RISE_DELETION,
+    "rise_insertion": RISE_INSERTION,
     "dauc_nc": DAUC_NC,
     "iauc_nc": IAUC_NC,
     "dc_nc": DC_NC,

@@ -1,0 +1,213 @@
+"""Published protocols against literal versions of what their code does, image by image."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter, label
+from torch import Tensor, nn
+
+import apercu
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
+from apercu.cli import compare as compare_command
+from apercu.errors import ConfigError
+from apercu.evaluation import PROTOCOLS, settings
+from apercu.images import open_images
+from apercu.metrics.flipping import Flipping, compute_area, compute_calibration, flip_pixels
+from apercu.metrics.localisation import box_iou
+from apercu.metrics.max_box_acc import box_accuracy, find_part_boxes
+from apercu.metrics.pointing import POINTING_GAME_15
+from apercu.metrics.registry import METRICS
+from apercu.metrics.rise_curves import build_rise_kernel, rise_deletion, rise_insertion
+from apercu.removal import Flat
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    module(torch.zeros(1, 3, SIDE, SIDE))
+    spec = InputSpec(size=(SIDE, SIDE), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+    names = open_images("planted:classes=3").class_names
+    return wrap_module(module, ClassifierCard(source="random", input=spec, classes=names))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run_rise(
+    classifier: Classifier, image: Tensor, target: int, saliency: Tensor, mode: str
+) -> float:
+    """One image as RISE's evaluation.py treats it, in the normalised space of its network."""
+    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.2)))
+    normal = (image - mean) / std
+    kernel = np.zeros((11, 11))
+    kernel[5, 5] = 1
+    kernel = gaussian_filter(kernel, 5)
+    weights = torch.zeros(3, 3, 11, 11)
+    for channel in range(3):
+        weights[channel, channel] = torch.from_numpy(kernel).float()
+    blurred = nn.functional.conv2d(normal[None], weights, padding=5)[0]
+    start, end = (normal, torch.zeros_like(normal)) if mode == "del" else (blurred, normal)
+    order = saliency.flatten().argsort(descending=True).tolist()
+    current = start.clone().flatten(1)
+    scores = []
+    for step in range(SIDE + 1):
+        shown = current.view_as(image) * std + mean
+        scores.append(float(classifier(shown[None]).softmax(1)[0, target]))
+        pixels = order[SIDE * step : SIDE * (step + 1)]
+        current[:, pixels] = end.flatten(1)[:, pixels]
+    return (sum(scores) - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
+
+
+def test_deletion_and_insertion_are_those_of_rise(classifier: Classifier) -> None:
+    images, maps = draw(3, 3, SIDE, SIDE), draw(3, SIDE, SIDE, seed=1)
+    targets = torch.tensor([0, 2, 1])
+    with torch.no_grad():
+        for metric, mode in ((rise_deletion, "del"), (rise_insertion, "ins")):
+            literal = [
+                run_rise(classifier, *each, mode)
+                for each in zip(images, targets.tolist(), maps, strict=True)
+            ]
+            assert metric(classifier, images, targets, maps).tolist() == pytest.approx(
+                literal, abs=1e-5
+            )
+
+
+def test_the_kernel_of_rise_is_a_filtered_impulse() -> None:
+    impulse = np.zeros(11)
+    impulse[5] = 1
+    np.testing.assert_allclose(build_rise_kernel().numpy(), gaussian_filter(impulse, 5), atol=1e-9)
+
+
+def test_parts_are_those_of_a_labelling() -> None:
+    """The boxes of 8-connected parts, against SciPy's labels, on noise of several densities."""
+    densities = torch.tensor([0.0, 0.05, 0.2, 0.4, 0.5, 0.6, 0.9, 1.1])
+    regions = draw(8, 19, 23) < densities[:, None, None]
+    owner, boxes = find_part_boxes(regions)
+    for index, region in enumerate(regions.numpy()):
+        labels, count = label(region, structure=np.ones((3, 3)))
+        expected = set()
+        for part in range(1, count + 1):
+            rows, columns = np.nonzero(labels == part)
+            expected.add((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        found = [tuple(box) for box in boxes[owner == index].int().tolist()]
+        assert len(found) == count
+        assert set(found) == expected
+
+
+def test_box_accuracy_takes_the_best_part_of_a_region() -> None:
+    regions = draw(2, 3, 24, 24) < 0.15
+    regions[0, 1] = False
+    truths = torch.tensor([[[0, 0, 6, 6], [0, 0, 0, 0]], [[3, 3, 9, 9], [12, 12, 20, 20]]])
+    truths = torch.cat([truths, truths[:1]]).float()
+    for overlap in (0.1, 0.3, 0.5):
+        scores = box_accuracy(regions, truths, overlap)
+        for level in range(2):
+            for image in range(3):
+                _, boxes = find_part_boxes(regions[level, image : image + 1])
+                best = max(
+                    (float(box_iou(b, t)) for b in boxes for t in truths[image]), default=0.0
+                )
+                assert float(scores[level, image]) == float(best >= overlap)
+    assert METRICS["max_box_acc_70"].function(regions, truths).shape == (2, 3)
+
+
+def test_the_pointing_game_of_torchray_counts_a_peak_within_15_pixels() -> None:
+    maps, objects = draw(40, 48, 48, seed=3), torch.zeros(40, 48, 48, dtype=torch.bool)
+    objects[:, 30:34, 20:28] = True
+    rows, columns = np.nonzero(objects[0].numpy())
+    for map, score in zip(maps, POINTING_GAME_15.function(maps, objects), strict=True):
+        row, column = divmod(int(map.argmax()), 48)
+        nearest = ((rows - row) ** 2 + (columns - column) ** 2).min()
+        assert float(score) == float(nearest <= 15**2)
+
+
+@pytest.mark.parametrize("cells", [4, 8])
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_cells_are_flipped_as_gomez_et_al_flip_them(
+    classifier: Classifier, cells: int, cumulative: bool
+) -> None:
+    """The map of few cells, the mask of its highest ones enlarged to the nearest cell."""
+    images, small = draw(2, 3, SIDE, SIDE), draw(2, cells, cells, seed=5)
+    targets = torch.tensor([1, 2])
+    index = (torch.arange(SIDE) * cells) // SIDE
+    flipping = Flipping(Flat((0.4, 0.5, 0.6)), cumulative=cumulative, cells=cells)
+    maps = small[:, index][:, :, index]
+    with torch.no_grad():
+        curves = flip_pixels(classifier, images, targets, maps, flipping)
+        for image, map, target, area, calibration in zip(
+            images,
+            small,
+            targets.tolist(),
+            compute_area(curves).tolist(),
+            compute_calibration(curves).tolist(),
+            strict=True,
+        ):
+            order = map.flatten().argsort(descending=True)
+            scores = [float(classifier(image[None]).softmax(1)[0, target])]
+            for step in range(cells * cells):
+                mask = torch.ones(cells * cells)
+                mask[order[: step + 1] if cumulative else order[step : step + 1]] = 0
+                mask = mask.view(cells, cells)[index][:, index]
+                grey = torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+                mixed = image * mask + grey * (1 - mask)
+                scores.append(float(classifier(mixed[None]).softmax(1)[0, target]))
+            heights = np.array(scores if cumulative else scores[1:])
+            assert area == pytest.approx((heights[1:] + heights[:-1]).mean() / 2, abs=1e-5)
+            effects = -np.diff(scores) if cumulative else scores[0] - np.array(scores[1:])
+            saliency = map.flatten()[order].numpy()
+            expected = np.corrcoef(effects, saliency)[0, 1]
+            assert calibration == pytest.approx(expected, abs=1e-4)
+
+
+def test_cells_that_do_not_divide_an_image_are_flipped_whole() -> None:
+    images, maps = torch.ones(1, 1, SIDE, SIDE), draw(1, SIDE, SIDE)
+    seen = []
+
+    def classify(batch: Tensor) -> Tensor:
+        seen.append(batch.flatten(1).sum(1).round().int())
+        return torch.cat([batch.mean((2, 3)), 1 - batch.mean((2, 3))], 1)
+
+    flip_pixels(classify, images, torch.tensor([0]), maps, Flipping(Flat((0.0,)), cells=5))
+    counts = torch.cat(seen)
+    sides = [6, 7]  # 32 pixels in 5 cells
+    areas = {a * b for a in sides for b in sides}
+    assert len(counts) == 26 and counts[-1] == 0
+    assert set((-counts.diff()).tolist()) <= areas
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_sets_metrics_thresholds_and_targets(classifier: Classifier, name: str) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    results = apercu.compare(classifier, source, ["centre_blob"], protocol=name)
+    assert [row.metric for row in results.rows] == list(PROTOCOLS[name].metrics)
+    key = results.key
+    if name == "maxboxacc":
+        assert key.settings["thresholds_from"] == "same"
+        assert len(key.settings["thresholds"]) == 99
+        assert {row.n for row in results.rows} == {4}
+    assert key.targets == ("top" if name in ("rise", "gomez") else "labels")
+    assert key.settings.get("cells") == (14 if name == "gomez" else None)
+
+
+def test_a_protocol_is_refused_with_metrics_and_under_another_name(classifier: Classifier) -> None:
+    for words, pattern in (
+        ({"protocol": "rise", "metrics": "iou"}, "metrics: the protocol rise sets them"),
+        ({"protocol": "raise"}, "did you mean rise"),
+        ({"cells": 1}, "cells: expected at least 2"),
+    ):
+        with pytest.raises(ConfigError, match=pattern):
+            apercu.compare(classifier, "planted:images=4,classes=3", ["centre_box"], **words)
+
+
+def test_the_command_line_offers_the_same_choices() -> None:
+    """It does not import the library before it must, so it names them itself."""
+    for name in ("WholeMaps", "ThresholdsFrom", "TargetsFrom"):
+        assert get_args(getattr(compare_command, name)) == get_args(getattr(settings, name))
