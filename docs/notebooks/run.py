@@ -1,7 +1,8 @@
-"""Execute the notebooks of this folder, and store their outputs: `make notebooks`."""
+"""Execute the notebooks of this folder, and store them with their outputs: `make notebooks`."""
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -12,7 +13,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
-TIMEOUT = 600
+RUNTIME = FOLDER.parents[1] / "runtime"
+"""The folder of `apercu_runtime`, which is a distribution of its own."""
+TIMEOUT = 900
 """Seconds that one cell may take on a busy machine."""
 
 
@@ -23,19 +26,33 @@ def execute(path: Path) -> NotebookNode:
         path: the notebook.
 
     Returns:
-        The notebook; times and pictures that a frontend would not show are left out.
+        The notebook, without times, and without second forms of a picture.
     """
     notebook = nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as folder:
-        where = {"metadata": {"path": folder}}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as settings:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(RUNTIME), os.environ.get("PYTHONPATH", "")]),
+            "IPYTHONDIR": settings,
+            "JUPYTER_PLATFORM_DIRS": "1",
+        }
         client = NotebookClient(
-            notebook, timeout=TIMEOUT, resources=where, record_timing=False, kernel_name="python3"
+            notebook,
+            timeout=TIMEOUT,
+            resources={"metadata": {"path": folder}},
+            record_timing=False,
+            kernel_name="python3",
         )
-        client.execute()
+        client.execute(env=environment)
     for output in list_outputs(notebook):
         if "text/html" in output.get("data", {}):
             output["data"].pop("image/png", None)
-    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
     return notebook
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
 from apercu.robustness.jobs import AttackResult, Job
 from apercu.robustness.plan import NONE, parse_attack
 from apercu.robustness.report import choose_job_to_draw
@@ -216,3 +217,40 @@ def test_an_attack_on_the_classifier_itself_is_drawn() -> None:
     assert choose_job_to_draw([CLEAN, *adaptive, other]) == adaptive[1]
     assert choose_job_to_draw([CLEAN, other]) == CLEAN
     assert choose_job_to_draw([CLEAN, naive[1], job("square", 0.2)]) == naive[1]  # a quick one
+
+
+def test_a_notebook_shows_what_was_found_and_a_table() -> None:
+    attack, knows = job("pgd", 8 / 255), job("pgd", 8 / 255, "jpeg")
+    about = {"classifier": "timm/tiny", "images": "a & b", "targets": "labels"}
+    outcomes = {
+        CLEAN: attack_result({NONE: [1, 1, 1, 0], "jpeg": [1, 1, 0, 0]}),
+        attack: attack_result({NONE: [0, 0, 0, 0], "jpeg": [1, 1, 0, 0]}),
+        knows: attack_result({"jpeg": [1, 0, 0, 0]}),
+    }
+    results = summarise(outcomes, about, {}, 0)
+    heads, *rows = results.table()
+    assert heads == ("right images", "no filter", "jpeg")
+    values = [[text.partition("\xa0")[0] for text in row] for row in rows]
+    assert values == [
+        ["no attack", "75.0", "50.0"],
+        ["pgd at 8/255", "0.0", "50.0"],
+        ["pgd at 8/255, attacker knows the filter", "", "25.0"],
+    ]
+    html = results._repr_html_()
+    assert "a &amp; b" in html and html.count("<tr>") == 4 and "75.0" in html
+    assert str(results).splitlines()[1] == "right images  no filter  jpeg"
+    assert repr(results) == f"StressResults(timm/tiny, {len(results.rows)} rows)"
+
+
+def test_detection_shows_a_table_in_a_notebook() -> None:
+    key = "pgd", 8 / 255, "stability", "mahalanobis"
+    rows = DetectionRows(
+        [
+            DetectionRow(*key, "auroc", 0.9, (0.8, 0.95), 12),
+            DetectionRow(*key, "detected", 0.5, (0.3, 0.7), 12),
+            DetectionRow(*key, "accuracy", 0.75, (0.6, 0.9), 12),
+        ]
+    )
+    texts = "0.90 (0.80 to 0.95)", "0.50 (0.30 to 0.70)", "0.75 (0.60 to 0.90)"
+    assert rows.table()[1:] == [("pgd at 8/255", "stability", "mahalanobis", "12", *texts)]
+    assert "0.90 (0.80 to 0.95)" in rows._repr_html_()

@@ -66,7 +66,7 @@ class StressRow:
 
 @dataclass(frozen=True)
 class StressResults:
-    """All results of a stress test.
+    """All results of a stress test; in a notebook what was found, and a table.
 
     Args:
         about: what was tested: classifier, images, plan, command.
@@ -92,6 +92,45 @@ class StressResults:
             "environment": dict(self.environment),
         }
         write_json(folder / RESULTS, content)
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return the fractions of images that are right, as texts.
+
+        Returns:
+            The heads, `right images` and each filter; then a row per attack, budget and knowledge.
+        """
+        rows = [row for row in self.rows if row.metric == "top1"]
+        cells = {(_name_attack(row), row.filter): format_percent(row) for row in rows}
+        filters = tuple(dict.fromkeys(row.filter for row in rows))
+        return [("right images", *map(format_filter, filters))] + [
+            (attack, *(cells.get((attack, name), "") for name in filters))
+            for attack in dict.fromkeys(map(_name_attack, rows))
+        ]
+
+    def _repr_html_(self) -> str:
+        """Return what was found and the table, for notebooks."""
+        from apercu.pages import render_output
+        from apercu.robustness.report import write_finding
+
+        found, (heads, *cells) = write_finding(self), self.table()
+        lines = (found.headline, found.certainty)
+        return render_output(lines, header=heads, cells=cells, notes=self.warnings)
+
+    def __str__(self) -> str:
+        """Return what was found and the table as plain text."""
+        from apercu.robustness.report import write_finding
+
+        lines = ["  ".join(filter(None, texts)) for texts in self.table()]
+        return "\n".join([str(write_finding(self)), *lines, *self.warnings])
+
+    def __repr__(self) -> str:
+        return f"StressResults({self.about.get('classifier')}, {len(self.rows)} rows)"
+
+
+def _name_attack(row: StressRow) -> str:
+    """Return the attack of a row, and what the attacker knows where it is not nothing."""
+    plain = row.attack == NONE or row.knowledge == "naive"
+    return format_attack(row) + ("" if plain else f", {KNOWLEDGE[row.knowledge]}")
 
 
 def format_percent(row: StressRow) -> str:

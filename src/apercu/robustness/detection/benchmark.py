@@ -83,6 +83,40 @@ class DetectionRow(NamedTuple):
     better: str = "higher"
 
 
+class DetectionRows(list[DetectionRow]):
+    """The rows of a benchmark; in a notebook a table."""
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return the values with their intervals as texts.
+
+        Returns:
+            The heads, then a row for each attack, features and detector.
+        """
+        heads = {"auroc": "AUROC", "detected": "detected at 5 % false alarms"}
+        heads |= {"accuracy": "accuracy"}
+        cells = {(row.attack, row.epsilon, row.look, row.detector, row.metric): row for row in self}
+        lines = []
+        for key in dict.fromkeys(key[:4] for key in cells):
+            rows = [cells.get((*key, metric)) for metric in heads]
+            first = next(row for row in rows if row is not None)
+            budget = "" if key[1] is None else f" at {255 * key[1]:g}/255"
+            texts = ["" if row is None else _format_fraction(row) for row in rows]
+            lines.append((f"{key[0]}{budget}", key[2], key[3], str(first.n), *texts))
+        return [("attack", "features", "detector", "attacked images", *heads.values()), *lines]
+
+    def _repr_html_(self) -> str:
+        """Return the table, for notebooks."""
+        from apercu.pages import render_output
+
+        heads, *cells = self.table()
+        note = "AUROC: 1 separates all attacked images from clean ones, 0.5 is chance."
+        return render_output(header=heads, cells=cells, notes=[note])
+
+
+def _format_fraction(row: DetectionRow) -> str:
+    return f"{row.value:.2f} ({row.ci95[0]:.2f} to {row.ci95[1]:.2f})"
+
+
 @dataclass(frozen=True, eq=False)
 class DetectionBenchmark:
     """A classifier, images, attacks, and the features and detectors that should find the attacks.
@@ -272,7 +306,7 @@ def detect_attacks(
     *,
     progress: ProgressFn | None = None,
     command: str = "",
-) -> list[DetectionRow]:
+) -> DetectionRows:
     """Run a benchmark of detectors, and write `detection.json`.
 
     Args:
@@ -297,9 +331,9 @@ def detect_attacks(
 
 def _write_detection(
     benchmark: DetectionBenchmark, out: Path, progress: ProgressFn, command: str
-) -> list[DetectionRow]:
+) -> DetectionRows:
     """Run a benchmark in a folder that no other process writes."""
-    rows = benchmark.run(out, progress)
+    rows = DetectionRows(benchmark.run(out, progress))
     classifier = benchmark.classifier
     content: dict[str, Any] = {
         "classifier": classifier.spec,
