@@ -1,4 +1,4 @@
-"""The examples of the README and of the guide run, and what they name exists."""
+"""The examples of the README and of the first how-to pages run, and what they name exists."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from PIL import Image
 from apercu.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDE = "docs/howto/guide.md"
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", GUIDE)}
+HOWTOS = tuple(
+    f"docs/howto/{name}.md"
+    for name in ("explain-images", "compare-methods", "train-an-explainer", "long-trainings")
+)
+"""Pages whose blocks of Python run one after the other, in one session."""
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *HOWTOS)}
 
 
 def find_blocks(page: str, language: str) -> list[str]:
@@ -70,10 +74,11 @@ def test_the_python_block_of_the_readme_runs(folder: Path, small_package: None) 
     assert list((folder / "maps").glob("*overlay*"))
 
 
-def test_the_python_blocks_of_the_guide_run(folder: Path, small_package: None, capsys) -> None:
+def test_the_python_blocks_of_the_howtos_run(folder: Path, small_package: None, capsys) -> None:
     names: dict[str, object] = {}
-    for block in find_blocks(GUIDE, "python"):
-        exec(block, names)
+    for page in HOWTOS:
+        for block in find_blocks(page, "python"):
+            exec(block, names)
     maps, region, predicted = (names[name] for name in ("maps", "region", "predicted"))
     assert maps.shape == region.shape == (1, 32, 32)
     assert predicted.shape == (1,)
@@ -109,7 +114,7 @@ def test_the_make_targets_exist() -> None:
     assert used <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", GUIDE])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)\)", text)

@@ -1,4 +1,4 @@
-"""docs/howto/serve.md names what there is."""
+"""docs/howto/serve.md and docs/reference/server.md name what there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from apercu.cli import main
 
-MANUAL = (Path(__file__).parents[2] / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+MANUAL = (DOCS / "howto" / "serve.md").read_text(encoding="utf-8")
+REFERENCE = (DOCS / "reference" / "server.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = [shlex.split(line) for line in LINES]
@@ -21,7 +23,7 @@ def test_the_options_exist(capsys) -> None:
         main(["serve", "--help"])
     output = capsys.readouterr().out
     docker = r"^docker (?:.*\\\n)*.*$|`--build-arg .*?`"  # options of another program
-    own = re.sub(docker, "", MANUAL, flags=re.MULTILINE)
+    own = re.sub(docker, "", MANUAL + REFERENCE, flags=re.MULTILINE)
     named = set(re.findall(r"--[a-z][a-z-]+", own))
     assert len(named) >= 9
     for option in named:
@@ -45,7 +47,8 @@ def test_the_fields_and_counters_exist(call) -> None:
     document = call("GET", "/openapi.json").json()
     content = document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]
     fields = content["multipart/form-data"]["schema"]["properties"]
-    names = re.findall(r"^\| `(\w+)` \|", MANUAL, re.MULTILINE)
+    section = REFERENCE.split("## `POST /v1/explain`", 1)[1].split("\n## ", 1)[0]
+    names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert set(names) == set(fields)
     counted = call("GET", "/metrics").text
     for name in re.findall(r"`(apercu_\w+)`", MANUAL):
