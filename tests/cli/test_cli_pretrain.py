@@ -80,7 +80,7 @@ def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
     own = [r["value"] for r in rows if r["start"] == "mine" and r["fraction"] == 1.0]
     assert own[0] == 1  # each is its own neighbour
     page = (out / "report.html").read_text()
-    assert "Labels saved" in page or "mine, anew" in page
+    assert "mine with random weights" in page and "mine, anew" not in page
 
 
 def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -> None:

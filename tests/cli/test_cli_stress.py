@@ -42,9 +42,11 @@ def test_rows_and_page(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) 
     assert "none" in {row["attack"] for row in content["rows"]}
     page = (tmp_path / "report.html").read_text()
     wrong = sum(not correct for correct in _list_correct(content))
-    assert f"Wrong before any attack: none {wrong} of 6" in page
-    assert "Success of the attacks" in page
-    assert "under attack" in page and "<script" not in page and "http" not in page.split("<pre>")[0]
+    assert f"Wrong before any attack: no filter {wrong} of 6" in page
+    assert "Images that each attack fools" in page and "attacker knows the filter" in page
+    assert "<script" not in page and "http" not in page.split("<pre>")[0]
+    seen, specification = page.split('<details class="specification">')
+    assert str(tiny_card) not in seen and str(tiny_card) in specification
 
 
 def _list_correct(found: dict) -> list[bool]:

@@ -130,7 +130,7 @@ def test_results_are_a_table_as_text_and_in_a_notebook(tiny_card: Path) -> None:
     text = str(results).splitlines()
     assert text[0].split("  ")[0] == "explainer" and "Pointing game" in text[0]
     assert [line.split()[0] for line in text[1:3]] == [row.name for row in table]
-    assert text[-1].startswith("First on ")
+    assert "clearly" in text[-1]
     html = results._repr_html_()
     assert html.count("<tr>") == 3 and "&lt;mine&gt;" in html and "<mine>" not in html
     assert "| explainer |" in results.to_markdown()

@@ -13,6 +13,7 @@ from apercu.pretraining.report import (
     find_savings,
     format_markdown,
     project_on_principal_components,
+    write_finding,
 )
 
 
@@ -74,8 +75,44 @@ def test_images_are_drawn_at_their_features() -> None:
     labelled = LabelledFeatures(features, torch.tensor([0, 1, 1, 5]), images)
     picture = draw_pca_plot(labelled, ["#ff0000", "#0000ff"])
     values = {picture.getpixel((x, y)) for x in range(0, 900, 4) for y in range(0, 900, 4)}
-    assert {(255, 0, 0), (0, 0, 255)} <= values
+    assert {(255, 0, 0, 255), (0, 0, 255, 255)} <= values
+    assert (0, 0, 0, 0) in values  # nothing is drawn between the images
     for shade in (0, 85, 170):
-        assert (shade,) * 3 in values
+        assert (*(shade,) * 3, 255) in values
     with pytest.raises(ConfigError, match="expected the images"):
         draw_pca_plot(LabelledFeatures(features, labelled.labels), ["#ff0000"])
+
+
+ABOUT = {"classes": ["a", "b", "c", "d"], "test": "/data/val"}
+
+
+def _spread(start: str, value: float, reach: float = 0.02) -> LearningCurveRow:
+    return _row(start, 10, value)._replace(ci95=(value - reach, value + reach))
+
+
+def test_the_finding_compares_with_random_weights() -> None:
+    finding = write_finding([_spread("good", 0.6), _spread("good, anew", 0.4)], ABOUT)
+    assert finding.headline == (
+        "With 10 labels, good is clearly better than the same network with random weights: "
+        "it is right on 60%, the other on 40%."
+    )
+    assert "(by chance 25%), on 50 images of val" in finding.certainty
+    assert finding.lines[0].mark == "clear"
+    near = write_finding([_spread("good", 0.42), _spread("good, anew", 0.4)], ABOUT)
+    assert "good is not clearly better than the same network" in near.headline
+    worse = write_finding([_spread("good", 0.3), _spread("good, anew", 0.4)], ABOUT)
+    assert "good is not clearly better" in worse.headline and worse.lines[0].mark == "chance"
+
+
+def test_the_finding_compares_networks_and_random_weights_never_win() -> None:
+    rows = [_spread("one", 0.6), _spread("two", 0.5), _spread("one, anew", 0.9)]
+    clear = write_finding(rows, ABOUT)
+    assert clear.headline == (
+        "With 10 labels, one is clearly the best of 2 networks: it is right on 60%, two on 50%."
+    )
+    tie = write_finding([_spread("one", 0.51), _spread("two", 0.5)], ABOUT)
+    assert tie.headline.startswith("With 10 labels, no network is clearly the best: one is right")
+    assert tie.lines[0].mark == "chance"
+    alone = write_finding([_spread("one", 0.5)], ABOUT)
+    assert alone.headline == "With 10 labels, one is right on 50%."
+    assert alone.lines[0].mark == "plain"

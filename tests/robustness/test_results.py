@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from apercu.pages import Finding
 from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
 from apercu.robustness.jobs import AttackResult, Job
 from apercu.robustness.plan import NONE, parse_attack
-from apercu.robustness.report import choose_job_to_draw
+from apercu.robustness.report import choose_job_to_draw, write_finding
 from apercu.robustness.results import StressResults, StressRow, summarise
+from apercu.statistics import wilson_interval
 
 CLEAN = Job(NONE, None, None, None)
 
@@ -254,3 +257,67 @@ def test_detection_shows_a_table_in_a_notebook() -> None:
     texts = "0.90 (0.80 to 0.95)", "0.50 (0.30 to 0.70)", "0.75 (0.60 to 0.90)"
     assert rows.table()[1:] == [("pgd at 8/255", "stability", "mahalanobis", "12", *texts)]
     assert "0.90 (0.80 to 0.95)" in rows._repr_html_()
+
+
+def stress_row(attack: str, value: float, **changes: object) -> StressRow:
+    """The accuracy of the bare classifier on 100 images, but for what is said."""
+    values = np.arange(100) < round(100 * value)
+    fields = {"filter": NONE, "knowledge": "naive", "metric": "top1", "epsilon": 8 / 255}
+    fields |= {"n": 100, "ci95": wilson_interval(values.astype(float)), "better": "higher"}
+    return StressRow(attack=attack, value=value, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+ABOUT = {"classifier": "/models/net/card.json", "images": "/data/val", "targets": "labels"}
+
+
+def find(*rows: StressRow, **about: str) -> Finding:
+    clean = stress_row(NONE, 0.9, epsilon=None)
+    return write_finding(StressResults({**ABOUT, **about}, (clean, *rows)))
+
+
+def test_the_finding_says_what_the_strongest_attack_leaves() -> None:
+    broken = find(stress_row("fgsm", 0.4), stress_row("pgd", 0.03))
+    assert broken.headline == (
+        "Changes that are hard to see fool net: it is right on 90 of 100 images, "
+        "and on 3 after the strongest attack, pgd at 8/255."
+    )
+    assert "100 images of val" in broken.certainty and "/data" not in str(broken)
+    assert [line.mark for line in broken.lines] == ["clear", "clear"]
+    visible = find(stress_row("pgd", 0.03, epsilon=64 / 255))
+    assert visible.headline.startswith("Attacks fool net")
+    weaker = find(stress_row("pgd", 0.6), targets="top")
+    assert weaker.headline.startswith("net keeps its prediction on 90 of 100 images, and on 60")
+
+
+def test_a_small_drop_may_be_chance() -> None:
+    finding = find(stress_row("fgsm", 0.88))
+    assert finding.headline.startswith("No attack here clearly fools net: it is right on 90 of 100")
+    assert [line.mark for line in finding.lines] == ["chance"]
+
+
+def test_the_finding_without_attacks_and_of_a_wrong_classifier() -> None:
+    assert find().headline == "No attack was measured: net is right on 90 of 100 images."
+    moved = stress_row("map_pgd", 0.9)
+    assert find(moved).headline.startswith("No attack was measured")
+    clean = stress_row(NONE, 0.0, epsilon=None)
+    wrong = write_finding(StressResults(ABOUT, (clean, stress_row("pgd", 0.0))))
+    assert wrong.headline.endswith(
+        "on 0 of 100 images before any attack, so no attack can show anything."
+    )
+
+
+def test_a_filter_that_only_helps_against_the_ignorant_is_a_warning() -> None:
+    rows = [
+        stress_row("pgd", 0.1),
+        stress_row("pgd", 0.7, filter="jpeg"),
+        stress_row("pgd", 0.1, filter="jpeg", knowledge="adaptive"),
+        stress_row("pgd", 0.5, filter="bits"),
+        stress_row("pgd", 0.5, filter="bits", knowledge="adaptive"),
+    ]
+    lines = [line for line in find(*rows).lines if line.text.startswith("Behind")]
+    assert [line.mark for line in lines] == ["warning", "plain"]
+    assert "only helps against attackers who do not know of it" in lines[0].text
+    behind = [replace(row, filter="jpeg", knowledge="adaptive") for row in rows[:1]]
+    clean = stress_row(NONE, 0.9, epsilon=None, filter="jpeg")
+    only = write_finding(StressResults(ABOUT, (clean, *behind)))
+    assert only.headline.startswith("Changes that are hard to see fool net behind jpeg")

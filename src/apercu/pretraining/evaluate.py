@@ -27,7 +27,7 @@ from apercu.pretraining.few_labels import (
 )
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.inputs import find_readable
-from apercu.pretraining.report import draw_pca_plot, write_report
+from apercu.pretraining.report import ANEW, draw_pca_plot, write_report
 from apercu.progress import show_in_notebook
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
@@ -102,7 +102,7 @@ class FeatureEvaluation:
             starts = {name: classifier}
             if self.reinitialised:
                 fresh = reinitialise(classifier, sources[0], self.protocol.seed)
-                starts[f"{name}, anew"] = fresh
+                starts[f"{name}{ANEW}"] = fresh
             for start, network in starts.items():
                 training, test = (
                     extract_labelled_features(network, source, class_names, progress)

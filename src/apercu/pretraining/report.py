@@ -17,13 +17,32 @@ from PIL import Image, ImageDraw
 from apercu import render
 from apercu.errors import ConfigError
 from apercu.io import write_file
-from apercu.pages import embed_image, render_page
+from apercu.pages import (
+    FEW_IMAGES,
+    Figure,
+    Finding,
+    FindingLine,
+    Mark,
+    count_noun,
+    embed_image,
+    name_subject,
+    render_page,
+)
 from apercu.pages.charts import MAX_COLOURS, LearningPoint, draw_learning_curves
 from apercu.pretraining.few_labels import LearningCurveRow
 from apercu.pretraining.heads.base import Features, LabelledFeatures
 
 REPORT, TABLE = "report.html", "table.md"
 METRIC = "balanced_accuracy"
+ANEW = ", anew"
+"""End of the name of a network whose weights were drawn at random."""
+MAX_SAVINGS = 3
+"""Comparisons of labels that the finding names, at most."""
+GROUPS = {
+    False: ("Networks", ""),
+    True: ("Random weights", "the same network that has learnt nothing before"),
+}
+"""Title and note of the networks, and of those with random weights."""
 
 
 class LabelSaving(NamedTuple):
@@ -117,22 +136,151 @@ def write_report(
         {
             "title": head,
             "drawing": Markup(draw_learning_curves(starts, coloured, "balanced accuracy")),
-            "names": coloured,
+            "names": [name_network(name) for name in coloured],
+            "others": "",
         }
         for head, starts in _group_curves(rows).items()
     ]
     counts = sorted({row.labels for row in rows})
+    lines = list(_make_table(rows, counts))
     page = render_page(
-        (files("apercu.pretraining") / "features.html").read_text(),
+        (files("apercu.pretraining") / "features.html").read_text(encoding="utf-8"),
+        finding=write_finding(rows, content),
         about=content,
         charts=charts,
         counts=counts,
-        table=list(_make_table(rows, counts)),
+        groups=[
+            (*GROUPS[is_anew], [line for line in lines if line[0].endswith(ANEW) == is_anew])
+            for is_anew in (False, True)
+            if any(line[0].endswith(ANEW) == is_anew for line in lines)
+        ],
         savings=find_savings(rows),
-        plots={name: embed_image(picture, picture.width) for name, picture in plots.items()},
+        plots=[
+            Figure(
+                name_network(name),
+                embed_image(picture, picture.width),
+                f"images of the test where the features of {name_network(name)} lie; "
+                "frames have the colour of the class",
+            )
+            for name, picture in plots.items()
+        ],
+        name_network=name_network,
     )
     write_file(folder / TABLE, format_markdown(rows))
     return write_file(folder / REPORT, page)
+
+
+def name_network(start: str) -> str:
+    """Return the name of a network as people read it.
+
+    >>> name_network("small"), name_network("small, anew")
+    ('small', 'small with random weights')
+    """
+    return f"{start.removesuffix(ANEW)} with random weights" if start.endswith(ANEW) else start
+
+
+def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) -> Finding:
+    """Return what an evaluation found: which network is best where labels are few, and how sure.
+
+    Two accuracies differ clearly where their 95 % intervals do not overlap. Networks with random
+    weights do not compete: they are what the others should be better than.
+
+    Args:
+        rows: rows of all networks and heads.
+        content: content of `features.json` besides the rows.
+
+    Returns:
+        The sentences.
+    """
+    rows = [row for row in rows if row.metric == METRIC]
+    counts = sorted({row.labels for row in rows})
+    n = max(row.n for row in rows)
+    certainty = (
+        f"Balanced accuracy, the mean of the accuracies of the classes (by chance "
+        f"{1 / max(1, len(content['classes'])):.0%}), on {count_noun(n, 'image')} of "
+        f"{name_subject(str(content['test']))}; each value is the mean of "
+        f"{count_noun(max(row.draws for row in rows), 'draw')} of the labels. “Clearly” means "
+        "more than chance: the 95 % intervals do not overlap."
+    )
+    if n < FEW_IMAGES:
+        certainty += " So few images show only large differences."
+    lines = [_describe_count([row for row in rows if row.labels == count]) for count in counts]
+    savings = [saving for saving in find_savings(rows) if not saving.start.endswith(ANEW)]
+    savings.sort(key=lambda saving: saving.needed / saving.labels)
+    lines += [
+        FindingLine(
+            f"{saving.start} ({saving.head}) needs {'at most ' if saving.at_most else 'about '}"
+            f"{round(saving.needed)} labels to be as good as {name_network(saving.other)} "
+            f"with {saving.labels}."
+        )
+        for saving in savings[:MAX_SAVINGS]
+    ]
+    fewest = [row for row in rows if row.labels == counts[0]]
+    return Finding(_write_headline(fewest), certainty, tuple(lines))
+
+
+def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
+    """Return the headline of the rows with the fewest labels."""
+    best, others, anew = _rank_networks(rows)
+    start = f"With {count_noun(best.labels, 'label')}"
+    value = f"{best.value:.0%}"
+    if others:
+        clear = all(_is_clearly_lower(row, best) for row in others)
+        if clear:
+            return (
+                f"{start}, {best.start} is clearly the best of {len(others) + 1} networks: "
+                f"it is right on {value}, {others[0].start} on {others[0].value:.0%}."
+            )
+        return (
+            f"{start}, no network is clearly the best: {best.start} is right on {value}, "
+            f"{others[0].start} on {others[0].value:.0%}."
+        )
+    if anew is None or best.start.endswith(ANEW):
+        return f"{start}, {name_network(best.start)} is right on {value}."
+    clear = "clearly" if _is_clearly_lower(anew, best) else "not clearly"
+    return (
+        f"{start}, {best.start} is {clear} better than the same network with random weights: "
+        f"it is right on {value}, the other on {anew.value:.0%}."
+    )
+
+
+def _describe_count(rows: Sequence[LearningCurveRow]) -> FindingLine:
+    """Return the best network at one number of labels, the next one, and random weights."""
+    best, others, anew = _rank_networks(rows)
+    text = f"{count_noun(best.labels, 'label')}: {_describe_row(best)}"
+    mark: Mark = "plain"
+    compared = others or ([anew] if anew is not None and anew is not best else [])
+    if compared:
+        clear = all(_is_clearly_lower(row, best) for row in compared)
+        mark = "clear" if clear else "chance"
+    if others:
+        text += f", then {_describe_row(others[0])}"
+    if anew is not None and anew is not best:
+        text += f"; {_describe_row(anew)}"
+    return FindingLine(f"{text}.", mark)
+
+
+def _rank_networks(
+    rows: Sequence[LearningCurveRow],
+) -> tuple[LearningCurveRow, list[LearningCurveRow], LearningCurveRow | None]:
+    """Return the best row of the best network, of each other one, and of random weights."""
+    best_rows: dict[str, LearningCurveRow] = {}
+    for row in sorted(rows, key=lambda row: -row.value):
+        best_rows.setdefault(row.start, row)
+    networks = [row for row in best_rows.values() if not row.start.endswith(ANEW)]
+    anew = next((row for row in best_rows.values() if row.start.endswith(ANEW)), None)
+    first, *others = networks or list(best_rows.values())
+    return first, others, anew
+
+
+def _describe_row(row: LearningCurveRow) -> str:
+    low, high = row.ci95
+    return f"{name_network(row.start)} ({row.head}) {row.value:.1%} ({low:.0%} to {high:.0%})"
+
+
+def _is_clearly_lower(row: LearningCurveRow, other: LearningCurveRow) -> bool:
+    """Whether the whole interval of a row lies below that of another."""
+    return row.ci95[1] < other.ci95[0]
 
 
 def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
@@ -143,7 +291,7 @@ def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
         f"|---|{'---|' * len(counts)}",
     ]
     for start, head, cells in _make_table(rows, counts):
-        lines.append(f"| {start}, {head} | {' | '.join(cells)} |")
+        lines.append(f"| {name_network(start)}, {head} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -208,7 +356,7 @@ def draw_pca_plot(labelled: LabelledFeatures, colours: Sequence[str]) -> Image.I
         colours: colours of the frames, by class; all further classes have the last one.
 
     Returns:
-        A square picture.
+        A square picture, transparent where no image lies.
 
     Raises:
         ConfigError: the images are missing.
@@ -219,7 +367,7 @@ def draw_pca_plot(labelled: LabelledFeatures, colours: Sequence[str]) -> Image.I
     points = project_on_principal_components(features)
     low, high = (points.quantile(end, 0) for end in (OUTER_FRACTION, 1 - OUTER_FRACTION))
     positions = ((points - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
-    canvas = Image.new("RGB", (SIDE, SIDE), render.PAPER)
+    canvas = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
     pen, room = ImageDraw.Draw(canvas), SIDE - THUMBNAIL - 2 * EDGE
     occupied: set[tuple[int, int]] = set()
     for index, (across, down) in enumerate(positions.tolist()):

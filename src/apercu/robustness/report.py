@@ -43,6 +43,8 @@ from apercu.types import Images, Targets
 REPORT = "report.html"
 DRAWN_IMAGES = 4
 """Number of images whose attack is drawn."""
+HARD_TO_SEE = 8 / 255
+"""Largest change of a value that most people do not see in a photograph."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
 NORMS = {
@@ -134,7 +136,8 @@ def write_finding(results: StressResults) -> Finding:
     """
     accuracies = [row for row in results.rows if row.metric == "top1"]
     clean = next(row for row in accuracies if row.attack == NONE)
-    attacks = [row for row in accuracies if _is_attack(row) and row.filter == clean.filter]
+    own = [row for row in accuracies if row.filter == clean.filter]
+    attacks = [row for row in own if _is_attack(row) and row.knowledge != "transfer"]
     images = count_noun(clean.n, "image")
     certainty = [
         f"Measured on {images} of {name_subject(str(results.about['images']))}. "
@@ -157,31 +160,26 @@ def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[
     name = name_subject(str(results.about["classifier"]))
     behind = "" if clean.filter == NONE else f" behind {clean.filter}"
     verb = "is right on" if results.about["targets"] == "labels" else "keeps its prediction on"
-    before = f"{name}{behind} {verb} {_count_right(clean)} of {count_noun(clean.n, 'image')}"
+    before = f"{verb} {clean.count} of {count_noun(clean.n, 'image')}"
     if not attacks:
-        return f"No attack was measured: {before}."
-    if not _count_right(clean):
-        return f"{before} before any attack, so no attack can show anything."
+        return f"No attack was measured: {name}{behind} {before}."
+    if not clean.count:
+        return f"{name}{behind} {before} before any attack, so no attack can show anything."
     worst = min(attacks, key=lambda row: row.value)
-    after = f"on {_count_right(worst)} after the strongest attack, {format_attack(worst)}"
+    after = f"on {worst.count} after the strongest attack, {format_attack(worst)}"
+    numbers = f"{before}, and {after}"
     if not _is_clearly_lower(worst, clean):
-        return (
-            f"No attack here clearly fools {name}{behind}: it {verb} {_count_right(clean)} of "
-            f"{count_noun(clean.n, 'image')}, and {after}."
-        )
+        return f"No attack here clearly fools {name}{behind}: it {numbers}."
     if worst.value <= clean.value / 2:
-        return f"Changes that are hard to see fool {before}, and {after}."
-    return f"{before}, and {after}."
-
-
-def _count_right(row: StressRow) -> int:
-    return round(row.value * row.n)
+        hard_to_see = worst.epsilon is not None and worst.epsilon <= HARD_TO_SEE
+        cause = "Changes that are hard to see" if hard_to_see else "Attacks"
+        return f"{cause} fool {name}{behind}: it {numbers}."
+    return f"{name}{behind} {numbers}."
 
 
 def _is_attack(row: StressRow) -> bool:
-    """Whether a row is about an attack on the class, without knowledge of a filter."""
-    is_on_class = row.attack != NONE and find_objective_name(row.attack) != "map"
-    return is_on_class and row.knowledge == "naive"
+    """Whether a row is about an attack on the class."""
+    return row.attack != NONE and find_objective_name(row.attack) != "map"
 
 
 def _is_clearly_lower(row: StressRow, other: StressRow) -> bool:
@@ -209,9 +207,7 @@ def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iter
             rows = [
                 row
                 for row in accuracies
-                if (row.filter, row.knowledge) == (name, knowledge)
-                and row.attack != NONE
-                and find_objective_name(row.attack) != "map"
+                if (row.filter, row.knowledge) == (name, knowledge) and _is_attack(row)
             ]
             if rows:
                 worst[knowledge] = min(rows, key=lambda row: row.value)
@@ -251,7 +247,7 @@ def _describe_moved_maps(results: StressResults) -> Iterator[FindingLine]:
 def _count_wrong(results: StressResults) -> list[str]:
     """Count behind each filter how many images are wrong before any attack."""
     return [
-        f"{format_filter(row.filter)} {row.n - _count_right(row)} of {row.n}"
+        f"{format_filter(row.filter)} {row.n - row.count} of {row.n}"
         for row in results.rows
         if row.attack == NONE and row.metric == "top1"
     ]

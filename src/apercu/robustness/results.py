@@ -63,6 +63,11 @@ class StressRow:
     n: int
     better: str
 
+    @property
+    def count(self) -> int:
+        """How many images a fraction stands for."""
+        return round(self.value * self.n)
+
 
 @dataclass(frozen=True)
 class StressResults:

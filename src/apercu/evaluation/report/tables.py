@@ -155,7 +155,7 @@ def format_html(results: ComparisonResults) -> str:
         metric: "↓" if find_direction(results, metric) == "lower" else "↑" for metric in metrics
     }
     heads = "".join(
-        f'<th title="{escape(results.get_metric(metric).meaning)}">'
+        f'<th scope="col" title="{escape(results.get_metric(metric).meaning)}">'
         f"{escape(results.get_metric(metric).title)} {arrows[metric]}</th>"
         for metric in metrics
     )
@@ -163,16 +163,20 @@ def format_html(results: ComparisonResults) -> str:
     for row in build_ranking(results):
         cells = [row.cells.get(metric) for metric in metrics]
         values = "".join("<td></td>" if cell is None else _format_html_cell(cell) for cell in cells)
-        body += f"<tr><th>{escape(row.name)}</th>{values}</tr>"
+        name = escape(row.name + GROUP_WORDS[row.group])
+        body += f'<tr><th scope="row">{name}</th>{values}</tr>'
+    finding = write_finding(results)
     for name, reason in results.failed.items():
         body += (
-            f"<tr><th>{escape(name)}</th>"
+            f'<tr><th scope="row">{escape(name)}</th>'
             f'<td colspan="{len(metrics)}">not measured: {escape(reason)}</td></tr>'
         )
     return (
-        f"<table><thead><tr><th>explainer</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
-        f"<p>{escape(write_headline(results))}</p>"
-        f"<p><small>{escape(describe_reference(results))}</small></p>"
+        f"<p><b>{escape(finding.headline)}</b> {escape(finding.certainty)}</p>"
+        '<div style="overflow-x: auto"><table><thead><tr><th scope="col">explainer</th>'
+        f"{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<p><small>{escape(describe_constant_maps(results))} "
+        f"{escape(describe_reference(results))}</small></p>"
     )
 
 

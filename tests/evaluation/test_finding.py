@@ -1,0 +1,211 @@
+"""What a comparison found, in sentences: who is best, how sure that is, and what never competes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from apercu.evaluation import ComparisonKey, ComparisonResults, MetricRow
+from apercu.evaluation.ranking import build_ranking, find_leader
+from apercu.evaluation.report.finding import write_finding, write_headline
+from apercu.statistics import bootstrap_interval
+
+SUBJECT = ComparisonKey("timm/tiny", "f00d", "/data/photographs", 80, "labels", "0", {})
+KEYS = {"centre_box": "CentreBox(area=0.5)", "whole_box": "WholeBox()", "true_box": "TrueBox()"}
+NEEDS = {"centre_box": (), "whole_box": (), "true_box": ("truth",)}
+DIRECTIONS = {"localisation_error": "lower", "saliency_metric": "lower", "dauc": "lower"}
+
+
+def make(
+    means: dict[str, float],
+    images: int = 40,
+    spread: float = 0.05,
+    metrics: tuple[str, ...] = ("iou",),
+) -> ComparisonResults:
+    """Results whose scores have these means; every explainer errs on the same hard images."""
+    rows, scores = [], {}
+    for column, metric in enumerate(metrics):
+        generator = np.random.default_rng(column)
+        hard = generator.normal(0, 0.1, images)
+        for name, mean in means.items():
+            noise = generator.normal(0, spread, images)
+            values = mean + hard + noise - noise.mean()
+            scores[name, metric] = {f"{n}.png": float(value) for n, value in enumerate(values)}
+            better = DIRECTIONS.get(metric, "higher")
+            interval = bootstrap_interval(values, 0)
+            rows.append(MetricRow(name, metric, float(values.mean()), interval, images, better))
+    return ComparisonResults(
+        SUBJECT,
+        environment={},
+        explainers={name: KEYS.get(name, name) for name in means},
+        rows=tuple(rows),
+        scores=scores,
+        needs={name: NEEDS.get(name, ("layers",)) for name in means},
+    )
+
+
+def list_best(results: ComparisonResults) -> list[str]:
+    """The rows that are marked as the best of any column."""
+    return [
+        line.name for line in build_ranking(results) if any(c.best for c in line.cells.values())
+    ]
+
+
+def test_a_clear_winner_is_named_with_its_task() -> None:
+    results = make({"mask": 0.8, "cam": 0.5, "gradient": 0.3})
+    finding = write_finding(results)
+    assert finding.headline == "mask is clearly the best of 3 explainers at outlining the object."
+    assert finding.certainty.startswith("Measured on 40 images of photographs, the same for all.")
+    assert "p < 0.05" in finding.certainty and "/data" not in str(finding)
+    (line,) = finding.lines
+    assert line.text.startswith("Outlining the object (IoU, higher is better): mask 0.8")
+    assert ", then cam 0.5" in line.text and line.mark == "clear"
+    assert list_best(results) == ["mask"]
+    two = write_headline(make({"mask": 0.8, "cam": 0.5}))
+    assert two == "mask is clearly better than cam at outlining the object."
+
+
+def test_a_tie_has_no_winner_and_no_mark() -> None:
+    results = make({"mask": 0.505, "cam": 0.5, "gradient": 0.1})
+    finding = write_finding(results)
+    assert finding.headline == (
+        "No explainer is clearly the best: the differences between the first ones may be chance."
+    )
+    assert finding.lines[0].mark == "chance" and list_best(results) == []
+    few = write_finding(make({"mask": 0.505, "cam": 0.5}, images=10))
+    assert few.headline.startswith("With 10 images, no explainer is clearly the best")
+    assert "So few images show only large differences." in few.certainty
+
+
+def test_intervals_that_overlap_may_still_differ_on_the_same_images() -> None:
+    results = make({"mask": 0.53, "cam": 0.5}, spread=0.01)
+    low, high = results.rows
+    assert low.ci95[0] < high.ci95[1]
+    assert write_headline(results).startswith("mask is clearly better than cam")
+
+
+def test_a_baseline_never_wins_and_is_a_warning() -> None:
+    results = make({"cam": 0.5, "gradient": 0.3, "centre_box": 0.9, "true_box": 1.0})
+    finding = write_finding(results)
+    assert finding.headline == (
+        "Every explainer does worse than a box in the middle of the image (centre_box), "
+        "which never looks at the classifier."
+    )
+    assert finding.lines[0].mark == "warning"
+    assert "without looking at the classifier, centre_box 0.9" in finding.lines[0].text
+    assert list_best(results) == ["cam"]  # of the explainers
+    even = write_finding(make({"cam": 0.5, "gradient": 0.49, "centre_box": 0.5}, spread=0.2))
+    assert even.headline == (
+        "No explainer is clearly better than a box in the middle of the image (centre_box), "
+        "which never looks at the classifier."
+    )
+    beside = write_finding(make({"cam": 0.8, "gradient": 0.3, "centre_box": 0.81}, spread=0.2))
+    assert beside.headline.startswith("cam is clearly better than gradient")
+    assert "may do as well at outlining the object: a box in the middle" in beside.certainty
+
+
+def test_baselines_and_the_truth_stand_apart() -> None:
+    results = make({"true_box": 1.0, "centre_box": 0.9, "whole_box": 0.2, "cam": 0.5, "mask": 0.6})
+    groups = [(line.name, line.group) for line in build_ranking(results)]
+    assert groups == [
+        ("mask", "explainer"),
+        ("cam", "explainer"),
+        ("centre_box", "baseline"),
+        ("whole_box", "baseline"),
+        ("true_box", "truth"),
+    ]
+    own = replace(results, explainers={**results.explainers, "centre_box": "my_own.Method()"})
+    assert build_ranking(own)[0].name == "centre_box"  # what it looks at is not known
+
+
+def test_one_explainer_is_compared_with_baselines_only() -> None:
+    alone = write_finding(make({"cam": 0.5}))
+    assert alone.headline == "cam was measured alone, so there is nothing to compare it with."
+    assert alone.lines[0].mark == "plain" and "Clearly" not in alone.certainty
+    ahead = write_headline(make({"cam": 0.5, "centre_box": 0.2}))
+    assert ahead == (
+        "cam is clearly better than explanations without the classifier at outlining the object."
+    )
+    behind = write_headline(make({"cam": 0.5, "centre_box": 0.6}))
+    assert behind.startswith("cam is not clearly better than a box in the middle of the image")
+    assert write_headline(make({"centre_box": 0.6, "true_box": 0.9})) == (
+        "Only baselines were measured, which never look at the classifier."
+    )
+
+
+def test_what_failed_and_what_is_constant_is_told() -> None:
+    results = replace(
+        make({"mask": 0.8, "cam": 0.5}), failed={"rise": "out of memory"}, constant={"cam": 1}
+    )
+    texts = [line.text for line in write_finding(results).lines if line.mark == "warning"]
+    assert texts == [
+        "rise could not be measured: out of memory",
+        "Constant maps, which show nothing: cam on 1 image.",
+    ]
+    nothing = replace(results, rows=(), scores={}, constant={})
+    assert write_headline(nothing) == "Nothing was measured."
+
+
+def test_one_image_says_nothing() -> None:
+    results = make({"mask": 0.8, "cam": 0.5, "gradient": 0.2}, images=1)
+    finding = write_finding(results)
+    assert finding.headline == "One image cannot tell which of 3 explainers is the best."
+    assert "1 image of" in finding.certainty and "p <" not in finding.certainty
+    assert "(one image)" in finding.lines[0].text and list_best(results) == []
+
+
+def test_without_scores_nothing_is_called_the_best() -> None:
+    results = replace(make({"mask": 0.8, "cam": 0.5}), scores={})
+    assert write_headline(results).startswith("The values could not be tested")
+    assert write_finding(results).lines[0].mark == "plain" and list_best(results) == []
+
+
+def test_an_interval_without_length_is_said_in_words() -> None:
+    results = make({"mask": 0.8, "cam": 0.5})
+    rows = tuple(replace(row, value=1.0, ci95=(1.0, 1.0)) for row in results.rows)
+    (line,) = write_finding(replace(results, rows=rows)).lines
+    assert "mask 1.000 (the same on all 40 images)" in line.text
+
+
+def test_several_metrics_are_counted_or_named() -> None:
+    metrics = ("iou", "pointing_game", "localisation_error", "dauc")
+    means = {"mask": 0.8, "cam": 0.5, "gradient": 0.4}
+    results = make(means, metrics=metrics[:2])
+    assert write_headline(results) == (
+        "mask is clearly the best of 3 explainers at pointing at the object and at outlining "
+        "the object."
+    )
+    assert write_headline(make(means, metrics=("energy",))).endswith(" 3 explainers on energy.")
+    two = write_headline(make(means, metrics=("iou", "localisation_error")))
+    assert two == (
+        "gradient is clearly the best of 3 explainers at finding the box of the object; "
+        "mask at outlining the object."
+    )
+    higher = ("iou", "pointing_game", "iauc", "energy", "ncc")
+    assert write_headline(make(means, metrics=higher)).startswith("mask is clearly the best of 3")
+    four = replace(make(means, metrics=(*higher[:3], "dauc")))
+    assert "at pointing at the object, at finding the pixels" in write_headline(four)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_mark_stands_on_a_row_that_another_one_may_beat(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    names = ("a", "b", "c", "centre_box", "true_box")
+    means = dict(zip(names, generator.uniform(0.4, 0.6, 5).tolist(), strict=True))
+    results = make(means, images=12, spread=0.1, metrics=("iou", "localisation_error"))
+    values = {(row.explainer, row.metric): row.value for row in results.rows}
+    for line in build_ranking(results):
+        for metric, cell in line.cells.items():
+            if not cell.best:
+                continue
+            assert line.group == "explainer"
+            leader = find_leader(results, metric)
+            assert leader is not None and leader.row.explainer == line.name
+            sign = -1 if metric == "localisation_error" else 1
+            assert all(
+                sign * values[line.name, metric] > sign * values[other, metric]
+                and leader.pairs[other].p < 0.05
+                for other in {"a", "b", "c"} - {line.name}
+            )
