@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "log", "progress", "types"),
     ("devices", "extras", "io", "maps", "option_strings"),
     ("run_record", "render", "statistics", "own_code"),
-    ("images",),
+    ("images", "pages"),
     ("classifiers", "removal"),
     ("networks", "metrics"),
     ("training",),
