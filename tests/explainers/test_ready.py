@@ -15,7 +15,7 @@ from apercu.classifiers import open_classifier, save_classifier
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.sources.ready import IMAGENET_NAMES, READY_WEIGHTS
 from apercu.errors import ClassifierError, MissingExtraError, RunError
-from apercu.evaluation.photographs import explain_photographs
+from apercu.evaluation.demo import explain_photographs
 from apercu.explainers.ready import (
     DEFAULT_RUN,
     READY_FOLDER,

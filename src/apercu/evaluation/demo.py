@@ -1,4 +1,4 @@
-"""The demo on planted images: a classifier, its explainer, and how it compares."""
+"""The demo: real photographs explained; then a classifier, its explainer, how it compares."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 
+from apercu import render
 from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.errors import RunError
 from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import wrap_trained
-from apercu.evaluation.photographs import explain_photographs
 from apercu.evaluation.report import GalleryImage, write_report, write_tables
 from apercu.evaluation.results import ComparisonResults
 from apercu.evaluation.settings import CompareSettings
+from apercu.explain.mask_explanation import MaskExplanation
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.explainers.run_folder import WEIGHTS
+from apercu.explainers.ready import DEFAULT_RUN, list_photographs
+from apercu.explainers.run_folder import WEIGHTS, load_run
 from apercu.explainers.train import train_explainer
 from apercu.extras import is_installed
 from apercu.images import Planted
@@ -36,6 +38,7 @@ from apercu.methods import (
     TrueBox,
     WholeBox,
 )
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import RunRecord
 from apercu.training.trainer import Hardware, Trainer
 
@@ -54,6 +57,8 @@ METHODS: dict[str, MapExplainer | TrueBox] = {
 METRICS = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
 PHOTOGRAPHS = "photographs"
+SECOND_CLASSES = {"coffee.jpg": ("cup",)}
+"""Photographs that are explained for other classes than the predicted one, too."""
 
 
 class DemoPlan(BaseModel):
@@ -184,6 +189,51 @@ class Demo:
         explainer = MaskExplainer.from_pretrained(run, device=self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer
+
+
+def explain_photographs(
+    folder: Path, device: str = "cpu", report: ProgressCallback = ignore_progress
+) -> list[GalleryImage]:
+    """Explain the photographs of the package with the ready-made explainer.
+
+    Args:
+        folder: folder for the pictures; it is created.
+        device: `cpu`, `cuda` or `mps`.
+        report: receives the name of the work, how much is done, and how much there is.
+
+    Returns:
+        One entry for each photograph and class: the photograph, its overlay, what is kept and what
+        is removed.
+
+    Raises:
+        MissingExtraError: the weights of the classifier are not installed.
+        OutputError: the folder cannot be written.
+    """
+    explainer = load_run(DEFAULT_RUN, MaskExplainer).to(device)
+    requests: list[tuple[Path, str | None]] = []
+    for path in list_photographs():
+        requests += [(path, None), *((path, name) for name in SECOND_CLASSES.get(path.name, ()))]
+    images = []
+    for number, (path, target) in enumerate(requests):
+        explanation = cast(MaskExplanation, explainer.explain(path, target))
+        stem = path.stem if target is None else f"{path.stem}-{target}"
+        views = {
+            "evidence": explanation.overlay(),
+            "kept": explanation.kept(),
+            "removed": explanation.removed(),
+        }
+        for name, view in views.items():
+            render.save_image(folder / f"{stem}.{name}.png", view)
+        picture = render.to_image(explanation.image)
+        images.append(GalleryImage(path.name, _describe_target(explanation), picture, views))
+        report("photographs", number + 1, len(requests))
+    return images
+
+
+def _describe_target(explanation: MaskExplanation) -> str:
+    """Return what a photograph is explained for, and how probable the classifier finds it."""
+    target, probability = explanation.target.short_name, explanation.probability
+    return target if probability is None else f"{target}, {probability:.0%}"
 
 
 def _read_accuracy(path: Path) -> float:

@@ -90,7 +90,7 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class CurvePlot:
-    """One chart.
+    """One chart of the page, with its legend.
 
     Attributes:
         title: the heading of the chart.
