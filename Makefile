@@ -6,7 +6,7 @@ READY := .venv/.ready
 RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
-.PHONY: help setup demo test test-slow test-gpu check format house bench families reliability audit docs package clean
+.PHONY: help setup demo test test-slow test-gpu check format house bench families reliability audit docs notebooks package clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ $(RIVALS): $(READY)
 docs: $(READY) ## draw the pictures of the manual again, and run its examples
 	$(BIN)/python docs/pictures.py $(wildcard $(RUN))
 	$(BIN)/python -m pytest tests/test_readme.py
+
+notebooks: $(READY) ## execute the tutorials again, and store what they show
+	$(BIN)/python docs/notebooks/run.py
 
 package: $(READY) ## wheel and sdist into dist/, tried with every extra by itself; needs the network
 	rm -rf dist
