@@ -3,8 +3,12 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +170,142 @@ def test_a_page_without_cost_or_pictures_is_still_a_page(
     assert "<h2>All explainers" in text
     assert "<h2>Time" not in text
     assert "<figure" not in text
+
+
+@pytest.fixture
+def grouped(results: ComparisonResults) -> ComparisonResults:
+    """The results with a baseline, needs, and a method that is faster than the trained explainer."""
+    box = (row("centre_box", "iou", 0.9, "higher"), row("centre_box", "saliency_metric", 0.5))
+    return replace(
+        results,
+        key=replace(SUBJECT, classifier="/home/me/models/birds/card.json", images="/home/me/val"),
+        explainers={**results.explainers, "centre_box": "CentreBox(area=0.5)"},
+        rows=(*box, *results.rows),
+        cost=(
+            *results.cost,
+            Cost("cam", "cpu", 1, 3.5, 1.0, 0.2, 0.0, 1.0, None),
+            Cost("slow", "cpu", 1, 90.0, 1.0, 5.0, 0.0, 500.0, None),
+        ),
+        failed={"rise": "out of memory"},
+        needs={
+            "mask": ("training",),
+            "cam": ("layers",),
+            "slow": ("queries",),
+            "centre_box": (),
+            "true_box": ("truth",),
+        },
+    )
+
+
+def test_pictures_come_before_tables_and_the_specification_last(
+    grouped: ComparisonResults, images: tuple[GalleryImage, ...], tmp_path: Path
+) -> None:
+    text = page(grouped, images, tmp_path)
+    parts = ["<h1>", 'class="certainty"', "<img", "<table", '<details class="specification">']
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    above, specification = text.split('<details class="specification">')
+    assert "/home/me" not in above and "/home/me/models/birds/card.json" in specification
+    assert "apercu compare --limit 500" in specification and "compare --limit" not in above
+
+
+def test_what_never_looks_at_the_classifier_stands_in_a_group_of_its_own(
+    grouped: ComparisonResults, tmp_path: Path
+) -> None:
+    text = page(grouped, (), tmp_path)
+    names = [re.sub("<.*", "", part) for part in text.split('<th scope="rowgroup">')[1:]]
+    assert names == ["Explainers", "Baselines", "Reference", "Not measured"]
+    groups = dict(zip(names, text.split('<th scope="rowgroup">')[1:], strict=True))
+    assert "mask" in groups["Explainers"] and "centre_" not in groups["Explainers"]
+    assert "a box in the middle of the image" in groups["Baselines"]
+    assert "true_<wbr>box" in groups["Reference"] and "out of memory" in groups["Not measured"]
+    assert "clearly best</span>" not in text  # without scores nothing is tested
+
+
+def test_training_that_never_pays_is_said(grouped: ComparisonResults, tmp_path: Path) -> None:
+    text = page(grouped, (), tmp_path)
+    costs = text.split("<h2>Time and memory")[1].split("</table>")[0]
+    lines = {line.split("<")[0]: line for line in costs.split('<th scope="row">')[1:]}
+    assert ">never</td>" in lines["cam"] and ">is trained itself</td>" in lines["mask"]
+    assert re.search(r">\d[\d,]*</td></tr>", lines["slow"])
+    assert "training never pays against this row" in text
+    untrained = replace(grouped, needs={**grouped.needs, "mask": ("queries",)})
+    assert "never pays" not in page(untrained, (), tmp_path)
+
+
+def test_a_page_can_be_heard_and_printed(
+    grouped: ComparisonResults, images: tuple[GalleryImage, ...], tmp_path: Path
+) -> None:
+    text = page(grouped, images, tmp_path)
+    levels = [int(level) for level in re.findall(r"<h([1-6])", text)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all('scope="' in head for head in re.findall("<th[ >][^>]*", text))
+    assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall("<img[^>]*>", text))
+    assert 'role="region" aria-label="' in text and "@media print" in text
+    assert '<html lang="en">' in text and "★" not in text
+
+
+def luminance(colour: str) -> float:
+    values = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_words_stand_out_from_the_paper(
+    results: ComparisonResults, tmp_path: Path, scheme: int
+) -> None:
+    rule = re.findall(r":root \{([^}]*)\}", page(results, (), tmp_path))[scheme]
+    colours = dict(re.findall(r"--(\w+): (#\w+)", rule))
+    colours = {
+        n: c if len(c) == 7 else "#" + "".join(2 * x for x in c[1:]) for n, c in colours.items()
+    }
+    paper = luminance(colours["paper"])
+    for name in ("ink", "soft", "first", "care"):
+        low, high = sorted((paper, luminance(colours[name])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+@pytest.fixture
+def phone() -> Iterator[Any]:
+    """A page of 390 pixels in Chromium: Playwright's own, or the system's."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="report: no playwright")
+    with sync_api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        path = own if Path(own).exists() else shutil.which("chromium")
+        if path is None:
+            pytest.skip("report: no Chromium; playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        browser.close()
+
+
+def test_a_phone_scrolls_tables_and_never_the_page(
+    grouped: ComparisonResults, images: tuple[GalleryImage, ...], tmp_path: Path, phone: Any
+) -> None:
+    name = "mask:run=a_name_that_is_longer_than_any_screen_of_a_phone,smoothed=0.1"
+    long = replace(
+        grouped,
+        explainers={name: "1"},
+        rows=tuple(
+            replace(each, explainer=name) if each.explainer == "mask" else each
+            for each in grouped.rows
+        ),
+    )
+    page(long, images, tmp_path)
+    phone.goto(f"file://{tmp_path / 'report.html'}")
+    width = "document.documentElement.scrollWidth"
+    assert phone.evaluate(width) == 390
+    phone.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert phone.evaluate(width) == 390
+    table = phone.locator(".scroll").first
+    assert table.evaluate("each => each.scrollWidth > each.clientWidth")
+    assert table.locator(".hint").is_visible()
+    head = table.locator("tbody tr:nth-child(2) th")
+    before = head.bounding_box()["x"]
+    table.evaluate("each => each.scrollLeft = 150")
+    assert head.bounding_box()["x"] == before  # the first column stays
 
 
 @pytest.fixture
