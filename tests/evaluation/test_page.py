@@ -174,7 +174,7 @@ def test_a_page_without_cost_or_pictures_is_still_a_page(
 
 @pytest.fixture
 def grouped(results: ComparisonResults) -> ComparisonResults:
-    """The results with a baseline, needs, and a method that is faster than the trained explainer."""
+    """The results with a baseline, needs, and a method that is faster than the trained one."""
     box = (row("centre_box", "iou", 0.9, "higher"), row("centre_box", "saliency_metric", 0.5))
     return replace(
         results,
@@ -258,9 +258,6 @@ def test_words_stand_out_from_the_paper(
 ) -> None:
     rule = re.findall(r":root \{([^}]*)\}", page(results, (), tmp_path))[scheme]
     colours = dict(re.findall(r"--(\w+): (#\w+)", rule))
-    colours = {
-        n: c if len(c) == 7 else "#" + "".join(2 * x for x in c[1:]) for n, c in colours.items()
-    }
     paper = luminance(colours["paper"])
     for name in ("ink", "soft", "first", "care"):
         low, high = sorted((paper, luminance(colours[name])))
