@@ -22,6 +22,10 @@ class ApercuError(Exception):
     exit_code = 1
     status = 500
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks show of the error: one line."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InputError(ApercuError):
     """Something that the caller passed in is wrong."""
@@ -35,7 +39,7 @@ class ImageError(InputError):
 
 
 class TargetError(InputError):
-    """There is the classifier has no such class."""
+    """The classifier has no such class."""
 
 
 class ConfigError(InputError):
