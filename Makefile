@@ -6,7 +6,7 @@ READY := .venv/.ready
 RIVALS := .venv/.rivals
 RUN := runs/mobilenetv2
 
-.PHONY: help setup demo test test-slow test-gpu check format house bench families reliability audit docs notebooks package clean
+.PHONY: help setup demo test test-slow test-gpu check format house bench families reliability audit docs pictures notebooks package clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,9 +66,11 @@ $(RIVALS): $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-docs: $(READY) ## draw the pictures of the manual again, and run its examples
+docs: $(READY) ## the manual as a site, into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(READY) ## draw the pictures of the manual again
 	$(BIN)/python docs/pictures.py $(wildcard $(RUN))
-	$(BIN)/python -m pytest tests/test_readme.py
 
 notebooks: $(READY) ## execute the tutorials again, and store what they show
 	$(BIN)/python docs/notebooks/run.py
@@ -79,5 +81,5 @@ package: $(READY) ## wheel and sdist into dist/, tried with every extra by itsel
 	$(BIN)/python -m pytest tests/test_package.py -m 'slow or not slow'
 
 clean: ## what make left behind; .venv stays
-	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
