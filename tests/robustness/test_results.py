@@ -10,9 +10,9 @@ import pytest
 
 from apercu.pages import Finding
 from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
-from apercu.robustness.jobs import AttackResult, Job
+from apercu.robustness.jobs import AttackResult, Job, choose_job_to_draw
 from apercu.robustness.plan import NONE, parse_attack
-from apercu.robustness.report import choose_job_to_draw, write_finding
+from apercu.robustness.report import write_finding
 from apercu.robustness.results import StressResults, StressRow, summarise
 from apercu.statistics import wilson_interval
 
@@ -133,7 +133,7 @@ def test_an_attack_without_gradients_is_warned_of() -> None:
     assert not summary(results).warnings
     results[attack].stuck.extend([True, False])
     (line,) = summary(results).warnings
-    assert line.startswith("pgd at 8/255 (naive) finds no gradient at 1 of 2 images")
+    assert line.startswith("pgd at 8/255 finds no gradient at 1 of 2 images")
     assert "; use the margin (margin_pgd), or use an attack that needs only decisions" in line
     results[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
     for line in summary(results).warnings:
@@ -142,7 +142,9 @@ def test_an_attack_without_gradients_is_warned_of() -> None:
     results = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
     results[knowing].stuck.extend([True, False])
     (line,) = summary(results).warnings
-    assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no gradient at 1 of 2")
+    assert line.startswith(
+        "behind jpeg pgd at 8/255 (attacker knows the filter) finds no gradient at "
+    )
 
 
 def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
@@ -177,10 +179,10 @@ def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
         job("mult:ratio=2"): attack_result({NONE: [0] * 10}),
     }
     assert summary(results).warnings == (
-        "fgsm at 25.5/255 (naive) flatters: it leaves 80.0% right, "
-        "square at 25.5/255 (naive) 10.0%",
-        "pgd:steps=50 at 25.5/255 (naive) flatters: it leaves 70.0% right, "
-        "square at 25.5/255 (naive) 10.0%",
+        "fgsm at 25.5/255 is not the strongest attack: it leaves 80.0% right, "
+        "square at 25.5/255 only 10.0%",
+        "pgd:steps=50 at 25.5/255 is not the strongest attack: it leaves 70.0% right, "
+        "square at 25.5/255 only 10.0%",
     )
 
 
@@ -191,8 +193,8 @@ def test_images_made_against_a_surrogate_show_hidden_gradients() -> None:
         job("pgd", 0.1, on_surrogate=True): attack_result({"jpeg": [0] * 10}),
     }
     assert summary(results).warnings == (
-        "behind jpeg pgd at 25.5/255 (adaptive) flatters: it leaves 80.0% right, "
-        "pgd at 25.5/255 (transfer) 0.0%",
+        "behind jpeg pgd at 25.5/255 (attacker knows the filter) is not the strongest attack: it "
+        "leaves 80.0% right, pgd at 25.5/255 (made against another classifier) only 0.0%",
     )
 
 
@@ -205,7 +207,7 @@ def test_a_filter_that_wins_against_the_naive_alone(bare: bool) -> None:
         job("pgd", 0.1, "jpeg"): attack_result({"jpeg": [1] + [0] * 9}),
     }
     assert summary(results).warnings == (
-        "jpeg wins only against an attacker who does not know of it: pgd at 25.5/255 (naive) "
+        "jpeg helps only against an attacker who does not know of it: pgd at 25.5/255 "
         "leaves 80.0% right of 100.0%, through the filter 10.0%",
     )
     results[job("pgd", 0.1, "jpeg")] = attack_result({"jpeg": EIGHT_OF_TEN})
@@ -220,6 +222,7 @@ def test_an_attack_on_the_classifier_itself_is_drawn() -> None:
     assert choose_job_to_draw([CLEAN, *adaptive, other]) == adaptive[1]
     assert choose_job_to_draw([CLEAN, other]) == CLEAN
     assert choose_job_to_draw([CLEAN, naive[1], job("square", 0.2)]) == naive[1]  # a quick one
+    assert choose_job_to_draw([CLEAN, naive[0], job("map_pgd", 0.2)]) == naive[0]  # on the class
 
 
 def test_a_notebook_shows_what_was_found_and_a_table() -> None:
@@ -278,25 +281,30 @@ def find(*rows: StressRow, **about: str) -> Finding:
 def test_the_finding_says_what_the_strongest_attack_leaves() -> None:
     broken = find(stress_row("fgsm", 0.4), stress_row("pgd", 0.03))
     assert broken.headline == (
-        "Changes that are hard to see fool net: it is right on 90 of 100 images, "
+        "Changes that are hard to see fool the classifier net: it is right on 90 of 100 images, "
         "and on 3 after the strongest attack, pgd at 8/255."
     )
     assert "100 images of val" in broken.certainty and "/data" not in str(broken)
     assert [line.mark for line in broken.lines] == ["clear", "clear"]
     visible = find(stress_row("pgd", 0.03, epsilon=64 / 255))
-    assert visible.headline.startswith("Attacks fool net")
+    assert visible.headline.startswith("Attacks fool the classifier net")
     weaker = find(stress_row("pgd", 0.6), targets="top")
-    assert weaker.headline.startswith("net keeps its prediction on 90 of 100 images, and on 60")
+    assert weaker.headline.startswith("The classifier net keeps its prediction on 90 of 100 images")
 
 
 def test_a_small_drop_may_be_chance() -> None:
     finding = find(stress_row("fgsm", 0.88))
-    assert finding.headline.startswith("No attack here clearly fools net: it is right on 90 of 100")
+    assert finding.headline.startswith(
+        "No attack here clearly fools the classifier net: it is right"
+    )
     assert [line.mark for line in finding.lines] == ["chance"]
 
 
 def test_the_finding_without_attacks_and_of_a_wrong_classifier() -> None:
-    assert find().headline == "No attack was measured: net is right on 90 of 100 images."
+    assert (
+        find().headline
+        == "No attack was measured: the classifier net is right on 90 of 100 images."
+    )
     moved = stress_row("map_pgd", 0.9)
     assert find(moved).headline.startswith("No attack was measured")
     clean = stress_row(NONE, 0.0, epsilon=None)
@@ -320,4 +328,6 @@ def test_a_filter_that_only_helps_against_the_ignorant_is_a_warning() -> None:
     behind = [replace(row, filter="jpeg", knowledge="adaptive") for row in rows[:1]]
     clean = stress_row(NONE, 0.9, epsilon=None, filter="jpeg")
     only = write_finding(StressResults(ABOUT, (clean, *behind)))
-    assert only.headline.startswith("Changes that are hard to see fool net behind jpeg")
+    assert only.headline.startswith(
+        "Changes that are hard to see fool the classifier net behind jpeg"
+    )

@@ -168,7 +168,7 @@ def embed_image(image: Image.Image, side: int = PICTURE_SIDE) -> str:
 
 def allow_line_breaks(name: str) -> Markup:
     """Return a name that may be broken after an underscore, a colon or a comma."""
-    return Markup(re.sub("([_:,=/])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([_:,=]|/(?!\d))", r"\1<wbr>", str(escape(name))))
 
 
 def name_subject(spec: str) -> str:

@@ -193,7 +193,7 @@ class AttackRunner:
         """Build the function images → masks, with gradients, which `attribute` does not have."""
         explainer = self.explainer
         if explainer is None or not explainer.makes_masks:
-            raise ConfigError("attacks: one on the map needs a trained mask explainer")
+            raise ConfigError("attacks: map_… attacks need a trained mask explainer")
         network = explainer.network
         return lambda images: network(images, targets).sigmoid()
 

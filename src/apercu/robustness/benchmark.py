@@ -71,7 +71,7 @@ class StressBenchmark:
             self.explainer, MaskExplainer
         ):
             raise ConfigError(
-                "attacks: one on the map needs a trained mask explainer; give --explainer"
+                "attacks: map_… attacks need a trained mask explainer; give --explainer"
             )
         if self.surrogate is not None:
             _check_surrogate(self.classifier, self.surrogate)

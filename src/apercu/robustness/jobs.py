@@ -19,6 +19,13 @@ from apercu.robustness.filters import Filter
 from apercu.robustness.filters.base import ADDED_LATER
 from apercu.robustness.plan import NONE, ObjectiveName, StressPlan, find_objective_name
 
+KNOWLEDGE = {
+    "naive": "attacker does not know the filter",
+    "adaptive": "attacker knows the filter",
+    "transfer": "made against another classifier",
+}
+"""What an attacker knows, in plain words."""
+
 
 class Job(NamedTuple):
     """One attack on one target: the bare classifier, or the classifier behind a filter.
@@ -135,6 +142,30 @@ def _is_naive(job: Job) -> bool:
     """Whether a job only serves attackers who do not know of a filter."""
     on_classifier = job.known_filter is None and not job.on_surrogate and job.objective != "map"
     return job.attack is not None and on_classifier
+
+
+def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
+    """Choose the attack on the classifier itself with the largest budget.
+
+    Attacks on the class come before those on the map, and those on the bare classifier before those
+    behind a filter. The attack runs once more, so
+    one that follows gradients comes before one that needs a thousand queries. Without attacks it
+    is the job of the clean images.
+    """
+    own = [job for job in jobs if not job.on_surrogate]
+    own.reverse()  # the last one of equal jobs is chosen
+
+    def sort_key(job: Job) -> tuple[bool, bool, bool, float, bool]:
+        follows_gradients = job.attack is not None and job.attack.any_objective
+        return (
+            job.attack is not None,
+            job.objective != "map",
+            job.known_filter is None,
+            job.epsilon or 0.0,
+            follows_gradients,
+        )
+
+    return max(own, key=sort_key)
 
 
 def find_test_filters(

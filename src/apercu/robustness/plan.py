@@ -67,10 +67,14 @@ def parse_attack(text: str, seed: int = 0) -> Attack:
     attack = parse_named(bare, ATTACKS, "attacks", seed=seed)
     if prefix and attack.needs != "gradients":
         raise ConfigError(
-            f"attacks: {text} has no gradients to follow; expected such as {prefix}pgd"
+            f"attacks: {text} uses no gradients, so it takes no prefix; "
+            f"expected {prefix}pgd, for example"
         )
     if prefix and not attack.any_objective:
-        raise ConfigError(f"attacks: {text} has its own objective; expected such as {prefix}pgd")
+        raise ConfigError(
+            f"attacks: {text} has an objective of its own, so it takes no prefix; "
+            f"expected {prefix}pgd, for example"
+        )
     return attack
 
 

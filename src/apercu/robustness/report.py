@@ -27,16 +27,16 @@ from apercu.pages import (
 )
 from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
-from apercu.robustness.jobs import Job, find_test_filters
+from apercu.robustness.jobs import KNOWLEDGE, Job, choose_job_to_draw, find_test_filters
 from apercu.robustness.plan import NONE, find_objective_name
 from apercu.robustness.results import (
-    KNOWLEDGE,
     StressResults,
     StressRow,
     format_attack,
     format_budget,
     format_filter,
     format_percent,
+    format_situation,
 )
 from apercu.types import Images, Targets
 
@@ -45,6 +45,8 @@ DRAWN_IMAGES = 4
 """Number of images whose attack is drawn."""
 HARD_TO_SEE = 8 / 255
 """Largest change of a value that most people do not see in a photograph."""
+MANY_CLASSES = 10
+"""Classes of which more than these have a first five that says something."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
 NORMS = {
@@ -53,9 +55,9 @@ NORMS = {
     "l0": "fraction of the pixels that differ",
 }
 MAP_METRICS = {
-    "stayed": "images whose class stayed",
-    "map_rank_correlation": "rank correlation of the map before and after",
-    "map_iou": "overlap of the strongest fifth of the map before and after",
+    "map_rank_correlation": "rank correlation of the pixels of both maps",
+    "map_iou": "overlap of the strongest fifth of both maps",
+    "stayed": "images whose class stayed, for attacks on the map",
 }
 """How far a map moves, in plain words."""
 
@@ -96,6 +98,7 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         for knowledge in KNOWLEDGE
         if any((row.filter, row.knowledge) == (name, knowledge) for row in results.rows)
     ]
+    has_top5 = len(benchmark.classifier.classes) > MANY_CLASSES
     page = render_page(
         (files("apercu.robustness") / "stress.html").read_text(encoding="utf-8"),
         finding=write_finding(results),
@@ -103,22 +106,18 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         environment=results.environment,
         warnings=results.warnings,
         columns=[_name_column(*column) for column in columns],
-        groups=_group_lines(list(_make_lines(results, columns))),
+        groups=_group_lines(list(_make_lines(results, columns, has_top5=has_top5))),
         areas=[row for row in results.rows if row.metric == "auac"],
         wrong=_count_wrong(results),
         success=[row for row in results.rows if row.metric == "success"],
         queries=[row for row in results.rows if row.metric.startswith("queries")],
-        moved=[
-            (MAP_METRICS[row.metric], row)
-            for row in results.rows
-            if row.metric in MAP_METRICS and (row.filter, row.knowledge) == (NONE, "naive")
-        ],
+        moved=_list_moved_maps(results),
+        map_metrics=MAP_METRICS,
         curves=_draw_curves(results),
         images=list(_draw_rows(benchmark)),
         percent=format_percent,
         attack=format_attack,
-        filter_name=format_filter,
-        knowledge=KNOWLEDGE,
+        situation=format_situation,
     )
     return write_file(folder / REPORT, page)
 
@@ -157,14 +156,15 @@ def write_finding(results: StressResults) -> Finding:
 
 
 def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[StressRow]) -> str:
-    name = name_subject(str(results.about["classifier"]))
+    name = f"the classifier {name_subject(str(results.about['classifier']))}"
+    name = name.removesuffix(" classifier")  # a folder of this name
     behind = "" if clean.filter == NONE else f" behind {clean.filter}"
     verb = "is right on" if results.about["targets"] == "labels" else "keeps its prediction on"
     before = f"{verb} {clean.count} of {count_noun(clean.n, 'image')}"
     if not attacks:
         return f"No attack was measured: {name}{behind} {before}."
     if not clean.count:
-        return f"{name}{behind} {before} before any attack, so no attack can show anything."
+        return f"T{name[1:]}{behind} {before} before any attack, so no attack can show anything."
     worst = min(attacks, key=lambda row: row.value)
     after = f"on {worst.count} after the strongest attack, {format_attack(worst)}"
     numbers = f"{before}, and {after}"
@@ -174,7 +174,7 @@ def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[
         hard_to_see = worst.epsilon is not None and worst.epsilon <= HARD_TO_SEE
         cause = "Changes that are hard to see" if hard_to_see else "Attacks"
         return f"{cause} fool {name}{behind}: it {numbers}."
-    return f"{name}{behind} {numbers}."
+    return f"T{name[1:]}{behind} {numbers}."
 
 
 def _is_attack(row: StressRow) -> bool:
@@ -259,13 +259,23 @@ def _name_column(filter_name: str, knowledge: str) -> tuple[str, str]:
     return format_filter(filter_name), "the classifier itself" if is_bare else KNOWLEDGE[knowledge]
 
 
-def _make_lines(results: StressResults, columns: list[tuple[str, str]]) -> Iterator[ReportLine]:
+def _list_moved_maps(results: StressResults) -> list[dict[str, StressRow]]:
+    """Return the rows about maps by metric, one dictionary for each attack and budget."""
+    moved: dict[tuple[str, float | None], dict[str, StressRow]] = {}
+    for row in results.rows:
+        if row.metric in MAP_METRICS and (row.filter, row.knowledge) == (NONE, "naive"):
+            moved.setdefault((row.attack, row.epsilon), {})[row.metric] = row
+    return list(moved.values())
+
+
+def _make_lines(
+    results: StressResults, columns: list[tuple[str, str]], *, has_top5: bool
+) -> Iterator[ReportLine]:
     """Make the lines with top-1 and top-5 of every attack, in the order in which they ran."""
     by_key = {
         (row.attack, row.epsilon, row.filter, row.knowledge, row.metric): row
         for row in results.rows
     }
-    has_top5 = any(row.metric == "top5" and row.value < 1 for row in results.rows)
     for attack, epsilon in dict.fromkeys((row.attack, row.epsilon) for row in results.rows):
         cells: list[ReportCell | None] = []
         for column in columns:
@@ -333,28 +343,6 @@ def _draw_rows(benchmark: StressBenchmark) -> Iterator[FigureRow]:
         views = list(_draw_views(benchmark, job, images[[row]], attacked[[row]], targets[[row]]))
         title = benchmark.classifier.classes[record.target].partition(",")[0]
         yield FigureRow(title, record.name, views)
-
-
-def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
-    """Choose the attack on the classifier itself with the largest budget.
-
-    Attacks on the bare classifier come before those behind a filter. The attack runs once more, so
-    one that follows gradients comes before one that needs a thousand queries. Without attacks it
-    is the job of the clean images.
-    """
-    own = [job for job in jobs if not job.on_surrogate]
-    own.reverse()  # the last one of equal jobs is chosen
-
-    def sort_key(job: Job) -> tuple[bool, bool, float, bool]:
-        follows_gradients = job.attack is not None and job.attack.any_objective
-        return (
-            job.attack is not None,
-            job.known_filter is None,
-            job.epsilon or 0.0,
-            follows_gradients,
-        )
-
-    return max(own, key=sort_key)
 
 
 def _draw_views(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from apercu.io import write_json
 from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.jobs import AttackResult, Job
+from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job
 from apercu.robustness.plan import NONE
 from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
@@ -22,12 +22,6 @@ FRACTION_METRICS = ("top1", "top5", "success", "stayed")
 """Metrics that are fractions of images."""
 LOWER_IS_BETTER = ("success",)
 """Metrics of which a lower value is better."""
-KNOWLEDGE = {
-    "naive": "attacker does not know the filter",
-    "adaptive": "attacker knows the filter",
-    "transfer": "made against another classifier",
-}
-"""What an attacker knows, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +161,18 @@ def format_attack(row: StressRow) -> str:
     if row.attack == NONE:
         return "no attack"
     return row.attack if row.epsilon is None else f"{row.attack} at {format_budget(row.epsilon)}"
+
+
+def format_situation(row: StressRow) -> str:
+    """Format the filter of a row, and what the attacker knows of it.
+
+    >>> row = StressRow("pgd", None, "jpeg", "adaptive", "top1", 0.5, (0, 1), 9, "higher")
+    >>> format_situation(row)
+    'behind jpeg; attacker knows the filter'
+    """
+    parts = [] if row.filter == NONE else [f"behind {row.filter}"]
+    parts += [] if row.filter == NONE and row.knowledge == "naive" else [KNOWLEDGE[row.knowledge]]
+    return "; ".join(parts) or "no filter"
 
 
 def format_filter(name: str) -> str:

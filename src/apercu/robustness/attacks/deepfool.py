@@ -39,7 +39,10 @@ class DeepFool(Attack):
 
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         if not isinstance(objective, Untargeted):
-            raise ConfigError("deepfool: its aim is any other class; it takes no target")
+            raise ConfigError(
+                "deepfool: expected no target, as it looks for the nearest other class; "
+                "choose pgd for a target"
+            )
         check_gradients(objective, images)
         with torch.no_grad():
             other_logits = objective.logits_fn(images).scatter(

@@ -92,7 +92,10 @@ class AutoAttack(Attack):
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
-                raise ConfigError("auto_attack: leads away from a class, not towards one")
+                raise ConfigError(
+                    "auto_attack: expected no target, as it only leads away from a class; "
+                    "choose pgd for a target"
+                )
             batch = {"batch_size": len(images)}
             losses = ["cross_entropy"]
             if classifier.nb_classes > 2:
@@ -196,7 +199,10 @@ class Square(Attack):
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         def build(evasion: Any, classifier: Any, targeted: bool) -> Any:
             if targeted:
-                raise ConfigError("square: leads away from a class, not towards one")
+                raise ConfigError(
+                    "square: expected no target, as it only leads away from a class; "
+                    "choose pgd for a target"
+                )
             return evasion.SquareAttack(
                 classifier,
                 eps=self.epsilon,
@@ -250,7 +256,10 @@ def _run_toolbox_attack(
     from art.estimators.classification import PyTorchClassifier
 
     if not isinstance(objective, Untargeted | Targeted):
-        raise ConfigError("attacks: this one knows classes only; expected Untargeted or Targeted")
+        raise ConfigError(
+            "attacks: expected the objective Untargeted or Targeted, as this attack changes "
+            "classes only"
+        )
     if find_decision(objective.logits_fn).is_multiple:
         raise ConfigError(
             "attacks: this one needs exactly one predicted class, and several classes of this "

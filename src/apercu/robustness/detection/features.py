@@ -190,7 +190,9 @@ def parse_class_attacks(text: str, seed: int) -> dict[str, Attack]:
     """
     names = split_names(text, "attacks", ())
     if other := next((name for name in names if find_objective_name(name) != "class"), None):
-        raise ConfigError(f"attacks: {other} is for apercu stress; expected attacks on the class")
+        raise ConfigError(
+            f"attacks: {other} is for apercu stress; expected attacks on the class, such as pgd"
+        )
     return {name: parse_attack(name, seed) for name in names}
 
 
@@ -247,7 +249,10 @@ def _build_extractor(
         )
     (method,) = parse_methods(name).values()
     if isinstance(method, TrueBox):
-        raise ConfigError(f"looks: {name} shows the true box, and computes no map of its own")
+        raise ConfigError(
+            f"looks: {name} is given the true box and does not look at the classifier; "
+            "choose another method"
+        )
     return MethodMapFeatures(classifier, method)
 
 
