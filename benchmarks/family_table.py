@@ -266,8 +266,8 @@ def render_page(rows: Mapping[str, Row]) -> str:
         "| column | |",
         "|---|---|",
         "| encoder | where the feature maps come from: `stages` are the stages that a model of "
-        "timm gives by `forward_intermediates`; `trace` is the last map of each stride in a trace of "
-        "the network |",
+        "timm gives by `forward_intermediates`; `trace` is the last map of each stride in a trace "
+        "of the network |",
         "| ONNX | the largest difference of a number from PyTorch's |",
         "",
         "`make families` measures what is not in families.json yet, and writes this page.",
