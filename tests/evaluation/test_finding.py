@@ -60,8 +60,8 @@ def test_a_clear_winner_is_named_with_its_task() -> None:
     assert finding.certainty.startswith("Measured on 40 images of photographs, the same for all.")
     assert "p < 0.05" in finding.certainty and "/data" not in str(finding)
     (line,) = finding.lines
-    assert line.text.startswith("Outlining the object (IoU, higher is better): mask 0.8")
-    assert ", then cam 0.5" in line.text and line.mark == "clear"
+    assert line.text.startswith("Outlining the object (IoU, higher is better): mask 0.79")
+    assert ", then cam 0.49" in line.text and line.mark == "clear"
     assert list_best(results) == ["mask"]
     two = write_headline(make({"mask": 0.8, "cam": 0.5}))
     assert two == "mask is clearly better than cam at outlining the object."
@@ -94,7 +94,7 @@ def test_a_baseline_never_wins_and_is_a_warning() -> None:
         "which never looks at the classifier."
     )
     assert finding.lines[0].mark == "warning"
-    assert "without looking at the classifier, centre_box 0.9" in finding.lines[0].text
+    assert "without looking at the classifier, centre_box 0.89" in finding.lines[0].text
     assert list_best(results) == ["cam"]  # of the explainers
     even = write_finding(make({"cam": 0.5, "gradient": 0.49, "centre_box": 0.5}, spread=0.2))
     assert even.headline == (

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from apercu.errors import ConfigError
 from apercu.pretraining.few_labels import LearningCurveRow
@@ -14,6 +18,7 @@ from apercu.pretraining.report import (
     format_markdown,
     project_on_principal_components,
     write_finding,
+    write_report,
 )
 
 
@@ -116,3 +121,11 @@ def test_the_finding_compares_networks_and_random_weights_never_win() -> None:
     alone = write_finding([_spread("one", 0.5)], ABOUT)
     assert alone.headline == "With 10 labels, one is right on 50%."
     assert alone.lines[0].mark == "plain"
+
+
+def test_results_of_version_0_1_0_have_a_page(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "golden" / "features"
+    content = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    rows = TypeAdapter(list[LearningCurveRow]).validate_python(content.pop("rows"))
+    text = write_report(rows, {}, content, tmp_path).read_text(encoding="utf-8")
+    assert "<h1>With " in text and "balanced accuracy" in text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from apercu.pages import Finding
 from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
@@ -331,3 +334,11 @@ def test_a_filter_that_only_helps_against_the_ignorant_is_a_warning() -> None:
     assert only.headline.startswith(
         "Changes that are hard to see fool the classifier net behind jpeg"
     )
+
+
+def test_results_of_version_0_1_0_have_a_finding() -> None:
+    path = Path(__file__).parents[1] / "golden" / "stress" / "results.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = TypeAdapter(tuple[StressRow, ...]).validate_python(content.pop("rows"))
+    finding = write_finding(StressResults(content, rows))
+    assert "classifier" in finding.headline and "Measured on" in finding.certainty

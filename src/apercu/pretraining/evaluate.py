@@ -256,7 +256,9 @@ def parse_labels(
     """
     if catalogue is None:
         if column is not None or id is not None:
-            raise ConfigError("catalogue: --label and --id name its columns; say --catalogue")
+            raise ConfigError(
+                "catalogue: expected --catalogue FILE, as --label and --id name columns of it"
+            )
         return lambda source: source
     if column is None or id is None:
         raise ConfigError("catalogue: expected --label and --id, columns of it")

@@ -86,7 +86,7 @@ class CatalogueJoin:
         try:
             sky = read_sky_positions(source)
         except ImagesError as error:
-            raise ConfigError(f"{error}; say --id") from None
+            raise ConfigError(f"{error}; name the column of ids with --id") from None
         return match_by_position(*sky, catalogue, self.radius)
 
 
@@ -109,7 +109,9 @@ def parse_join(
     """
     if catalogue is None:
         if columns is not None or id is not None:
-            raise ConfigError("catalogue: --target and --id name its columns; say --catalogue")
+            raise ConfigError(
+                "catalogue: expected --catalogue FILE, as --target and --id name columns of it"
+            )
         return None
     if columns is None:
         raise ConfigError("target: expected columns of magnitudes, such as --target magr,magi")

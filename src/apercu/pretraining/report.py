@@ -200,7 +200,7 @@ def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) 
         f"{1 / max(1, len(content['classes'])):.0%}), on {count_noun(n, 'image')} of "
         f"{name_subject(str(content['test']))}; each value is the mean of "
         f"{count_noun(max(row.draws for row in rows), 'draw')} of the labels. “Clearly” means "
-        "more than chance: the 95 % intervals do not overlap."
+        "more than chance: the 95\u00a0% intervals do not overlap."
     )
     if n < FEW_IMAGES:
         certainty += " So few images show only large differences."

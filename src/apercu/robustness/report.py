@@ -140,7 +140,7 @@ def write_finding(results: StressResults) -> Finding:
     images = count_noun(clean.n, "image")
     certainty = [
         f"Measured on {images} of {name_subject(str(results.about['images']))}. "
-        "“Clearly” means more than chance: the 95 % intervals do not overlap."
+        "“Clearly” means more than chance: the 95\u00a0% intervals do not overlap."
     ]
     if clean.n < FEW_IMAGES:
         certainty.append("So few images show only large differences.")

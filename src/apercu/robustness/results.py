@@ -155,7 +155,8 @@ def format_budget(epsilon: float | None) -> str:
 def format_attack(row: StressRow) -> str:
     """Format the attack of a row with its budget.
 
-    >>> format_attack(StressRow("pgd", 8 / 255, "none", "naive", "top1", 0.5, (0, 1), 9, "higher"))
+    >>> row = StressRow("pgd", 8 / 255, "none", "naive", "top1", 0.5, (0.0, 1.0), 9, "higher")
+    >>> format_attack(row)
     'pgd at 8/255'
     """
     if row.attack == NONE:
@@ -166,7 +167,7 @@ def format_attack(row: StressRow) -> str:
 def format_situation(row: StressRow) -> str:
     """Format the filter of a row, and what the attacker knows of it.
 
-    >>> row = StressRow("pgd", None, "jpeg", "adaptive", "top1", 0.5, (0, 1), 9, "higher")
+    >>> row = StressRow("pgd", None, "jpeg", "adaptive", "top1", 0.5, (0.0, 1.0), 9, "higher")
     >>> format_situation(row)
     'behind jpeg; attacker knows the filter'
     """
