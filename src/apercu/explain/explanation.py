@@ -319,7 +319,9 @@ def get_size(values: Tensor) -> tuple[int, int]:
     return values.shape[-2], values.shape[-1]
 
 
-def shrink_picture(picture: Picture, side: int = LARGEST_SIDE) -> Picture:
+def shrink_picture(
+    picture: Picture, side: int = LARGEST_SIDE
+) -> Float[Tensor, "channels rows columns"]:
     """Return a picture whose longer side has at most `side` pixels."""
     height, width = get_size(picture)
     scale = side / max(height, width)

@@ -26,7 +26,7 @@ from apercu.types import Boxes, Picture
 if TYPE_CHECKING:
     from apercu.pages import Figure
 
-FIGURE_SIDE = 400
+FIGURE_SIDE = 320
 """Longer side in pixels of the pictures that a notebook shows."""
 WEAK_EVIDENCE, NO_EVIDENCE = 0.5, 0.1
 """Largest values of masks that hold little evidence, and none."""

@@ -76,11 +76,14 @@ class TargetSelector:
         else:
             classifier = explainer.own_classifier
         if not explainer.makes_masks and options.level != ExplainOptions.level:
-            raise ConfigError("level: counterparts are not cut at a level; leave it out")
+            raise ConfigError(
+                "level: only masks have a level, and this explainer makes counterparts; "
+                "leave it out"
+            )
         if not explainer.makes_masks and options.target == PREDICTED:
             raise ConfigError(
-                "target: counterparts change into a class that is not predicted; give top, all or "
-                "a class"
+                "target: expected a class that is not predicted, as a counterpart changes the "
+                "image into it; give top, all or a class"
             )
         self.explainer = explainer
         self.classifier = classifier
