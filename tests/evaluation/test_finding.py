@@ -57,7 +57,7 @@ def test_a_clear_winner_is_named_with_its_task() -> None:
     results = make({"mask": 0.8, "cam": 0.5, "gradient": 0.3})
     finding = write_finding(results)
     assert finding.headline == "mask is clearly the best of 3 explainers at outlining the object."
-    assert finding.certainty.startswith("Measured on 40 images of photographs, the same for all.")
+    assert finding.certainty.startswith("Measured on 40 images of photographs, the same for all")
     assert "p < 0.05" in finding.certainty and "/data" not in str(finding)
     (line,) = finding.lines
     assert line.text.startswith("Outlining the object (IoU, higher is better): mask 0.79")
@@ -144,6 +144,9 @@ def test_what_failed_and_what_is_constant_is_told() -> None:
         "rise could not be measured: out of memory",
         "Constant maps, which show nothing: cam on 1 image.",
     ]
+    boxed = make({"mask": 0.8, "cam": 0.5, "centre_box": 0.2, "true_box": 0.9})
+    by_design = replace(boxed, constant={"centre_box": 40, "true_box": 1})
+    assert "Constant" not in write_headline(by_design)
     nothing = replace(results, rows=(), scores={}, constant={})
     assert write_headline(nothing) == "Nothing was measured."
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import fmean
 from typing import Literal, TypeAlias
 
@@ -296,13 +297,20 @@ def compute_paired_differences(
         shared = [image for image in scores if image in of_reference]
         if measured == metric and explainer != reference and shared:
             differences[explainer] = np.array([scores[i] - of_reference[i] for i in shared])
-    p = adjust_holm({name: sign_flip_test(values, seed) for name, values in differences.items()})
-    return {
-        name: PairedDifference(
-            float(values.mean()), bootstrap_interval(values, seed), p[name], len(values)
-        )
-        for name, values in differences.items()
-    }
+    tested = {name: _test_difference(each.tobytes(), seed) for name, each in differences.items()}
+    p = adjust_holm({name: each.p for name, each in tested.items()})
+    return {name: replace(each, p=p[name]) for name, each in tested.items()}
+
+
+@lru_cache(maxsize=4096)
+def _test_difference(content: bytes, seed: int) -> PairedDifference:
+    """Return the mean difference of some images, and its test without an adjustment.
+
+    A table, a page and a headline need the same ones.
+    """
+    values = np.frombuffer(content)
+    interval, p = bootstrap_interval(values, seed), sign_flip_test(values, seed)
+    return PairedDifference(float(values.mean()), interval, p, len(values))
 
 
 def _build_cell(

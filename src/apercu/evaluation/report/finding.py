@@ -10,6 +10,7 @@ from apercu.evaluation.ranking import (
     Leader,
     count_images,
     find_baseline,
+    find_group,
     find_leader,
     find_reference,
     format_interval,
@@ -82,13 +83,14 @@ def write_headline(results: ComparisonResults) -> str:
 def describe_constant_maps(results: ComparisonResults) -> str:
     """Return a sentence that counts constant maps by explainer; empty where there are none.
 
-    Baselines, which need nothing of the classifier, are left out: some are constant by design. What
-    a function needs is not known.
+    Baselines and the true boxes are left out: some are constant by design. What a function needs is
+    not known.
     """
     counts = [
         f"{name} on {count_noun(count, 'image')}"
         for name, count in results.constant.items()
-        if results.needs[name] or results.explainers[name].startswith(FUNCTION)
+        if (results.needs[name] or results.explainers[name].startswith(FUNCTION))
+        and find_group(results, name) == "explainer"
     ]
     return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
 
@@ -229,12 +231,9 @@ def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -
         return
     subject = f"of {name_subject(results.key.images)}"
     if len(counts) > 1:
-        yield (
-            f"Measured on {count_noun(counts[0], 'image')} {subject}, some metrics on "
-            f"{join_words([f'{count:,}' for count in counts[1:]])} of them, the same for all."
-        )
-    else:
-        yield f"Measured on {count_noun(counts[0], 'image')} {subject}, the same for all."
+        fewer = join_words([f"{count:,}" for count in counts[1:]])
+        subject += f" ({fewer} of them for some metrics)"
+    yield f"Measured on {count_noun(counts[0], 'image')} {subject}, the same for all explainers."
     if any(leader.is_tested for leader in leaders) and counts[0] > 1:
         yield (
             "“Clearly” means more than chance: a test of the differences on the same images "
