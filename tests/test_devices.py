@@ -158,7 +158,7 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr("torch.backends.mps.is_available", lambda mps=mps: mps)
         assert choose_device("auto") == expected
         assert choose_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="torch sees no mps device; use auto or cpu"):
+    with pytest.raises(ConfigError, match="no mps device is available here; use auto or cpu"):
         choose_device("mps")
     with pytest.raises(ConfigError, match="expected one of auto, cpu, cuda, mps, got tpu"):
         choose_device("tpu")

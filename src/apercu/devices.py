@@ -25,7 +25,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return next((device for device, is_there in has_gpu.items() if is_there), "cpu")
     if not has_gpu.get(name, True):
-        raise ConfigError(f"device: torch sees no {name} device; use auto or cpu")
+        raise ConfigError(f"device: no {name} device is available here; use auto or cpu")
     return name
 
 

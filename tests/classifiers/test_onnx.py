@@ -142,7 +142,7 @@ def test_three_channels_last_are_recognised(tmp_path: Path) -> None:
 
 def test_dynamic_sides_are_said_by_the_card(tmp_path: Path) -> None:
     path = _export(tmp_path / "net.onnx", sides=("c", "h", "w"))
-    with pytest.raises(ClassifierError, match=r"images of any size; say input\.size"):
+    with pytest.raises(ClassifierError, match=r"images of any size; set input\.size"):
         open_classifier(path)
     classifier = open_classifier(_write_card(path, input={"channels": 2, "size": SIZE}))
     torch.testing.assert_close(classifier(_images()), _expected(_images()))

@@ -473,7 +473,7 @@ def test_identifiers_survive_saving(tmp_path: Path) -> None:
 
 def test_a_black_box_cannot_be_saved(tmp_path: Path) -> None:
     classifier = open_classifier(_export_onnx(_module(), tmp_path / "net.onnx"))
-    with pytest.raises(ClassifierError, match="only open networks can be saved"):
+    with pytest.raises(ClassifierError, match="a black box cannot be saved"):
         save_classifier(classifier, tmp_path / "copy")
 
 

@@ -70,7 +70,9 @@ def _main(*words: object) -> int:
 
 
 def test_a_card_does_not_call_functions(bad_card: Path, canary: Path) -> None:
-    with pytest.raises(UntrustedError, match=r"card\.json: refused, it wants to call os:system"):
+    with pytest.raises(
+        UntrustedError, match=r"card\.json: refused, because it would call os:system"
+    ):
         open_classifier(bad_card)
     assert not canary.exists()
 
@@ -133,7 +135,7 @@ def test_no_verb_runs_the_code_of_a_file(
     code = _main(*VERBS[verb](bad_run, bad_card, tmp_path / "out"))
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and not canary.exists()
-    assert "refused, it wants to call os:system" in lines[-1]
+    assert "refused, because it would call os:system" in lines[-1]
     assert "Traceback" not in "".join(lines)
 
 
@@ -155,7 +157,7 @@ def test_no_function_runs_the_code_of_a_run(
         "batch": lambda trust: ExplainerRef(bad_run, trust=trust).open(),
         "student": lambda trust: MaskExplainer.from_pretrained(bad_run, trust=trust),
     }
-    with pytest.raises(UntrustedError, match="refused, it wants to call os:system"):
+    with pytest.raises(UntrustedError, match="refused, because it would call os:system"):
         calls[way](False)
     assert not canary.exists()
     with pytest.raises(InputError, match=r"expected an nn\.Module"):
@@ -220,7 +222,7 @@ def test_a_file_of_settings_does_not_call_functions(
     config.write_text("encoder: os:getcwd\n")
     words = ("train", "mask", "--classifier", tiny_card, "--images", "planted:images=9,size=32")
     assert _main(*words, "--config", config, "--out", tmp_path / "a") == 2
-    assert f"{config}: encoder: refused, it wants to call os:getcwd" in capsys.readouterr().err
+    assert f"{config}: encoder: refused, because it would call os:getcwd" in capsys.readouterr().err
     plan.write_text("classifier: os:getcwd\nimages: planted\n")
     assert _main("stress", "--plan", plan, "--out", tmp_path / "b") == 2
     assert f"{plan}: classifier: refused" in capsys.readouterr().err

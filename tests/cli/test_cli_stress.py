@@ -196,8 +196,8 @@ def asked():
         (("--attacks", "fgsm,fgsm"), "expected each once"),
         (("--attacks", "pgd:epsilon=0"), "pgd: epsilon: expected a number above 0"),
         (("--attacks", "pgd:pace=nan"), "pgd: pace: expected a number above 0, got nan"),
-        (("--attacks", "fgsm,map_deepfool"), "map_deepfool has its own objective"),
-        (("--attacks", "eot_auto_attack"), "eot_auto_attack has its own objective"),
+        (("--attacks", "fgsm,map_deepfool"), "map_deepfool has an objective of its own"),
+        (("--attacks", "eot_auto_attack"), "eot_auto_attack has an objective of its own"),
         (
             ("--attacks", "square:seed=-1"),
             "square: seed: expected a whole number from 0 to 4,294,967,295",
@@ -227,7 +227,9 @@ def test_missing_options_are_named(apercu, tmp_path: Path) -> None:
         result = apercu("stress", *words)
         assert result.code == 2 and result.err.startswith("error: --classifier is missing"), words
     result = apercu("stress", "--seed", "3", "filter", "jpeg", "in.png", "out.png")
-    assert result.code == 2 and "--seed stands before filter and does not reach it" in result.err
+    assert (
+        result.code == 2 and "--seed is written before filter, where it has no effect" in result.err
+    )
 
 
 def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:

@@ -134,5 +134,5 @@ def test_cuda_that_is_not_there(apercu, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = apercu("demo", "--device", "cuda", "--out", tmp_path)
     assert result.code == 2
-    assert result.err == ("error: device: torch sees no cuda device; use auto or cpu\n")
+    assert result.err == ("error: device: no cuda device is available here; use auto or cpu\n")
     assert list(tmp_path.iterdir()) == []

@@ -172,4 +172,4 @@ def test_the_command_trains_and_explains(
         assert len(answer["probabilities"]) == 7
         assert (out / answer["files"]["strip"]).is_file()
     code, result = command("explain", tmp_path / "run", arguments[0], "--level", 0.3, "--out", out)
-    assert code == 2 and "level: counterparts are not cut at a level" in result
+    assert code == 2 and "level: only masks have a level" in result

@@ -229,8 +229,11 @@ def test_errors_of_damaged_files_are_one_line_without_the_patient(data: st.DataO
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        ({"WindowWidth": 0, "WindowCenter": 9}, "WindowWidth is 0, which shows nothing"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0, which shows nothing"),
+        ({"WindowWidth": 0, "WindowCenter": 9}, "WindowWidth is 0, expected above 0"),
+        (
+            {"RescaleSlope": 0, "RescaleIntercept": 0},
+            "RescaleSlope is 0, so all pixels become equal",
+        ),
     ],
 )
 def test_transforms_that_show_nothing_are_refused(tags: dict[str, object], message: str) -> None:

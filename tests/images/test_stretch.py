@@ -124,10 +124,10 @@ def test_classifiers_stretch_before_they_resize_and_refuse_counts_without_a_stre
     small = fit_image(counts, InputSpec(size=(10, 10), stretch=stretch))
     at_once = fit_image(stretch(counts), InputSpec(size=(10, 10)))
     torch.testing.assert_close(small, at_once)
-    with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\].*say input.stretch"):
+    with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\].*set input.stretch"):
         fit_image(counts, InputSpec(size=(10, 10)))
     counts[0, 0, 0] = math.nan
-    with pytest.raises(ImageError, match=r"say input\.stretch"):
+    with pytest.raises(ImageError, match=r"set input\.stretch"):
         fit_image(counts / 1000, InputSpec(size=(10, 10)))
     with pytest.raises(ValidationError, match="expected 1 bands"):
         InputSpec(channels=1, size=(10, 10), stretch=stretch)

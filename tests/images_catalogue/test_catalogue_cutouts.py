@@ -192,7 +192,7 @@ def test_the_first_frame_with_enough_pixels_is_used(tmp_path: Path) -> None:
 def test_unusable_frames_are_refused(tmp_path: Path) -> None:
     path = write_frame(tmp_path / "f.fits", ("A", PIXELS, None))
     with pytest.raises(
-        ImagesError, match=r"f\.fits: has no celestial coordinates; say where .* --x"
+        ImagesError, match=r"f\.fits: has no celestial coordinates; give the positions .* \(--x"
     ):
         cut_and_open([path], make_objects((1.0, 1.0), in_pixels=False), 5)
     with pytest.raises(ImageError, match=r"gone\.fits: cannot be read"):

@@ -41,7 +41,7 @@ def test_a_run_takes_its_own_classifier_only(tiny_run, tiny_card, tmp_path) -> N
 
 
 def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:
-    with pytest.raises(ConfigError, match="is an export and predicts itself; leave it out"):
+    with pytest.raises(ConfigError, match="is an export, which predicts without it; leave it out"):
         open_engine(tiny_export, "SPEC")
     with pytest.raises(ConfigError, match="runs on the CPU here; use --device cpu, or the run"):
         open_engine(tiny_export, device="cuda")

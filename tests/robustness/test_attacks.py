@@ -265,7 +265,9 @@ def test_a_constant_objective_is_refused(attack: Attack) -> None:
 
 
 def test_deepfool_has_no_target() -> None:
-    with pytest.raises(ConfigError, match="deepfool: its aim is any other class"):
+    with pytest.raises(
+        ConfigError, match="deepfool: expected no target, as it looks for the nearest other class"
+    ):
         DeepFool()(Targeted(linear, torch.zeros(3).long()), IMAGES)
 
 

@@ -121,7 +121,9 @@ def test_names_say_the_objective() -> None:
     assert parse_attack("map_pgd:steps=3", 7) == Pgd(steps=3, seed=7)
     assert parse_attack("pgd:seed=2", 7) == Pgd(seed=2)
     assert parse_filter("none") is None
-    with pytest.raises(ConfigError, match="map_sparse_evo has no gradients to follow"):
+    with pytest.raises(
+        ConfigError, match="map_sparse_evo uses no gradients, so it takes no prefix"
+    ):
         parse_attack("map_sparse_evo")
     for name in (
         "map_deepfool",
@@ -131,7 +133,9 @@ def test_names_say_the_objective() -> None:
     ):
         prefix = name.partition("_")[0]
         with pytest.raises(
-            ConfigError, match=f"{name} has its own objective; expected such as {prefix}_pgd"
+            ConfigError,
+            match=f"{name} has an objective of its own, so it takes no prefix; "
+            f"expected {prefix}_pgd",
         ):
             parse_attack(name)
     with pytest.raises(ConfigError, match="eot_margin_pgd: expected one of map_, eot_, margin_"):

@@ -37,7 +37,7 @@ def test_places_are_given_back() -> None:
     with pytest.raises(KeyError), places.take(2):
         assert places.taken == 2
         places.check()
-        with pytest.raises(BusyError, match="queue: all 3 places are taken"):
+        with pytest.raises(BusyError, match="queue: full, 3 images are here already"):
             places.check(2)
         raise KeyError
     assert places.taken == 0

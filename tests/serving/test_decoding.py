@@ -245,7 +245,10 @@ def test_a_decoder_that_dies_while_it_loads_is_an_error(seconds) -> None:
         client._decoder._process.kill()
         await starting
 
-    with pytest.raises(ApercuError, match="the decoder ended before it was ready; is there"):
+    with pytest.raises(
+        ApercuError,
+        match="the process that decodes images ended while it started; check that there is",
+    ):
         _run(start)
     client.close()
 

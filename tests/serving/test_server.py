@@ -183,7 +183,10 @@ def test_a_worker_that_dies_while_it_loads_ends_the_server(start) -> None:
     server.until(lambda: server.worker() != 0)
     left = _tree(server)
     os.kill(server.worker(), signal.SIGKILL)
-    assert server.said() == "error: a worker ended before it was ready; is there enough memory?\n"
+    assert (
+        server.said()
+        == "error: a worker ended while it started; check that there is enough memory\n"
+    )
     assert server.process.returncode == 1
     _check_gone(left)
 
@@ -294,7 +297,9 @@ def test_what_cannot_be_served_is_one_line(tiny_run, tmp_path, capsys) -> None:
         busy.listen()
         port = str(busy.getsockname()[1])
         result = ended(str(tiny_run), "--port", port)
-        assert result.startswith(f"error: port {port}: cannot be bound to (Address already in use)")
+        assert result.startswith(
+            f"error: port {port}: the server cannot listen on it (Address already in use)"
+        )
     assert "expected a run folder" in ended(str(tmp_path), "--port", port)
     assert "expected one of 127.0.0.1, 0.0.0.0, ::" in ended(str(tiny_run), "--host", "here")
     assert "expected a token of at least 16" in ended(str(tiny_run), "--token-file", str(short))

@@ -68,7 +68,7 @@ def resolve_output(
             raise ClassifierError(
                 f"classifier {spec}: its numbers are from 0 to 100 and sum to 100 for every image: "
                 f"no {output.name}, but percentages; divide them by 100 in a module around it, and "
-                "say output: probabilities"
+                "set output: probabilities"
             )
     return replace(network, resolved_output=output)
 
@@ -195,17 +195,17 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
         if network.output_is_stated:
             raise ClassifierError(
                 f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image: no "
-                f"{output.name}, but a softmax already; say output: probabilities"
+                f"{output.name}, but a softmax already; set output: probabilities"
             )
         warn(
             f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image, so they "
-            "are taken for probabilities; say output: probabilities in its card"
+            "are taken for probabilities; set output: probabilities in its card"
         )
         return output.model_copy(update={"name": "probabilities"})
     word = "probability" if output.columns == 1 else "sigmoid_probabilities"
     warn(
         f"classifier {spec}: all its numbers are in [0, 1]; if there is a sigmoid inside of it, "
-        f"say output: {word}"
+        f"set output: {word}"
     )
     return output
 

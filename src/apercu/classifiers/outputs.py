@@ -212,7 +212,7 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
     if numbers.shape[1] == 1 and output.name in ("logits", "probabilities"):
         raise ClassifierError(
             f"classifier {spec}: it gives one number per image, which cannot be {output.name} "
-            f"(the softmax of one number is always 1); say output: {describe_words(*_ONE_NUMBER)}"
+            f"(the softmax of one number is always 1); set output: {describe_words(*_ONE_NUMBER)}"
         )
     if output.holds_probabilities:
         _check_probabilities(numbers.detach().float(), output, spec)
@@ -271,7 +271,7 @@ def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
         )
         raise ClassifierError(
             f"classifier {spec}: expected probabilities in [0, 1], got [{low:.4g}, {high:.4g}]; "
-            f"say output: {describe_words(*words)} in its card"
+            f"set output: {describe_words(*words)} in its card"
         )
     if output.name == "probabilities" and numbers.shape[1] > 1:
         sums = numbers.sum(1)
@@ -279,7 +279,7 @@ def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
         if abs(worst - 1) > _LARGEST_MISS:
             raise ClassifierError(
                 f"classifier {spec}: expected probabilities that sum to 1, got a sum of "
-                f"{worst:.4g}; say output: {describe_words('sigmoid_probabilities', 'sigmoid')} in "
+                f"{worst:.4g}; set output: {describe_words('sigmoid_probabilities', 'sigmoid')} in "
                 "its card"
             )
 
@@ -288,7 +288,7 @@ def _advise_shape(numbers: Tensor, columns: int | None, count: int) -> str:
     if numbers.ndim == 4:
         return "; it gives a map per class, so wrap it in a module that averages each map"
     if numbers.ndim == 2 and len(numbers) == count and columns == 1:
-        return f"; say output: {describe_words(*_PER_CLASS)}"
+        return f"; set output: {describe_words(*_PER_CLASS)}"
     return ""
 
 

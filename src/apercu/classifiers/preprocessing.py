@@ -43,7 +43,7 @@ def fit_image(
     elif spec.normalise == "l2_per_channel":
         image = _zero_non_finite(image)
     else:
-        check_range(image, "; say input.stretch in the classifier's card")
+        check_range(image, "; set input.stretch in the classifier's card")
     height, width = spec.size
     if fit == "squash":
         return resize_picture(image, (height, width))

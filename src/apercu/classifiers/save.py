@@ -52,7 +52,10 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
             classifier, network.forward.program, folder, strides=network.forward.strides
         )
     if module is None:
-        raise ClassifierError(f"classifier {classifier.spec}: only open networks can be saved")
+        raise ClassifierError(
+            f"classifier {classifier.spec}: a black box cannot be saved; "
+            "open it from its network, such as a module in memory"
+        )
     if network.is_in_memory:
         if network.resolved_tensor:
             module = _PickedTensor(classifier)

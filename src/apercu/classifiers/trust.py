@@ -101,7 +101,7 @@ def check_factory(source: str, options: Mapping[str, Any]) -> None:
     if not (typed or source in OWN_FACTORIES or is_trusting()):
         hint = "" if options else f"type it yourself (--classifier {source}), or "
         raise UntrustedError(
-            f"refused, it wants to call {source}, which runs code of this machine; "
+            f"refused, because it would call {source}, which is code that runs; "
             f"{hint}add --trust (in Python trust=True) if you trust this file"
         )
 
@@ -199,7 +199,8 @@ def limit_network(subject: str, numbers: int, known: nn.Module | None = None) ->
         left[kind] -= amount
         if left[kind] < 0:
             raise ClassifierError(
-                f"{subject}: describes a network of more {kind} than its weights can have; "
+                f"{subject}: describes a network with more {kind} than its file of weights can "
+                "hold; "
                 "check its settings and options"
             )
 

@@ -32,7 +32,7 @@ def card(
         int | None, typer.Option(min=1, help="Length of the short side before a centre crop.")
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, help="Number of channels, 3 if nothing says it.")
+        int | None, typer.Option(min=1, help="Number of channels; 3 by default.")
     ] = None,
     mean: Annotated[
         str | None, typer.Option(metavar="M[,M…]", help="Mean of all or of each channel.")
@@ -46,7 +46,11 @@ def card(
         typer.Option(metavar="WORD", help="What the numbers mean: logits, sigmoid, value …"),
     ] = None,
     output_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which of several outputs it is.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the output that holds the classes, where there are several.",
+        ),
     ] = None,
     value_range: Annotated[
         str | None,
@@ -63,8 +67,8 @@ def card(
 ) -> None:
     """Write a classifier card from what can be found out, and from what the options say.
 
-    The card goes to stdout, or into --out. What could not be found out is said on stderr. All keys
-    of a card are described in docs/reference/files/card.md.
+    The card goes to stdout, or into --out. What could not be found out is printed on stderr. All
+    keys of a card are described in docs/reference/files/card.md.
 
     Example: apercu card net.onnx --size 224 --classes names.txt > card.json
     """

@@ -40,8 +40,8 @@ def compare(
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
             help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES or "
-            "smoothed=SIGMA; package.module:MyMethod or FILE.py:MyMethod, whose code runs. All "
-            "quick ones that classifier and images allow when not given.",
+            "smoothed=SIGMA; package.module:MyMethod or FILE.py:MyMethod, whose code runs. By "
+            "default all quick ones that classifier and images allow.",
         ),
     ] = None,
     metrics: Annotated[
@@ -49,8 +49,8 @@ def compare(
         typer.Option(
             metavar="A,B",
             help="saliency_metric, localisation_error, pointing_game, iauc …; package.module:score "
-            "or FILE.py:score, whose code runs. All that classifier and images allow, but the "
-            "non-cumulative ones, when not given.",
+            "or FILE.py:score, whose code runs. By default all that classifier and images "
+            "allow, except those that are only measured by name.",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,

@@ -93,7 +93,8 @@ def cutouts(
         warn(str(error))
     if CutoutStatus.CUT not in statuses:
         raise ImagesError(
-            f"{catalogue}: {_describe_statuses(statuses)}; do frames and columns belong together?"
+            f"{catalogue}: {_describe_statuses(statuses)}; check that these columns hold positions "
+            "in these frames"
         )
     cut = [index for index, status in enumerate(statuses) if status is CutoutStatus.CUT]
     details = ""

@@ -41,9 +41,11 @@ def evaluate_features(
     fractions: Annotated[
         str, typer.Option(metavar="F,F", help="Fractions of the labels.")
     ] = "0.01,0.05,0.1,0.25,0.5,1",
-    draws: Annotated[int, typer.Option(min=1, help="Draws of the labels for each fraction.")] = 5,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Random draws of the labels for each fraction.")
+    ] = 5,
     anew: Annotated[
-        bool, typer.Option("--anew", help="Also evaluate each network with new weights.")
+        bool, typer.Option("--anew", help="Also evaluate each network with random weights.")
     ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,

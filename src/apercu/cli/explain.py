@@ -49,8 +49,8 @@ def explain(
         typer.Option(
             min=0,
             max=1,
-            help="Where masks are cut for boxes and crops: high for the smallest sufficient "
-            "region, low for the smallest destroying region.",
+            help="Threshold at which a mask becomes a region, for boxes and crops: high for the "
+            "smallest region that is sufficient, low for the smallest whose removal destroys.",
         ),
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
@@ -61,7 +61,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Let the classifier itself predict the classes and their probabilities.",
+            help="The explained classifier, for its own classes and probabilities.",
         ),
     ] = None,
     bands: Annotated[

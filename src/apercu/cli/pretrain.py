@@ -62,11 +62,13 @@ def pretrain(
     ] = None,
     stretch: Annotated[
         Literal["auto", "none", "arcsinh", "log", "zscale"],
-        typer.Option(help="Raw counts to pixels; auto is arcsinh for counts, else none."),
+        typer.Option(help="How raw counts become pixels; auto is arcsinh for counts, else none."),
     ] = "auto",
     first: Annotated[
         Literal["inflate", "relearn"],
-        typer.Option(help="The first layer of a card with another number of bands."),
+        typer.Option(
+            help="First layer for another number of bands: mean of its weights, or random ones."
+        ),
     ] = "inflate",
     steps: StepsOption = None,
     batch: BatchOption = None,

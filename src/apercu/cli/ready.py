@@ -7,7 +7,7 @@ from apercu.cli.terminal import say
 
 
 def ready(debug: DebugOption = False) -> None:
-    """List the explainers that lie in the package, for `apercu explain`, `serve` and the others.
+    """List the ready-made explainers of this package, for `apercu explain`, `serve` and the others.
 
     Example: apercu ready
     """

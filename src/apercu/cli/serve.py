@@ -34,12 +34,13 @@ def serve(
         str,
         typer.Option(
             metavar="127.0.0.1|0.0.0.0|::",
-            help="Address to listen on: this machine alone, or all of it.",
+            help="Address to listen on: 127.0.0.1 is reached from this machine only, the others "
+            "also from other machines.",
         ),
     ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, help="Processes that explain, per device.")] = 1,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images that a worker takes together, at most.")
+        int, typer.Option(min=1, help="Images that a worker explains together, at most.")
     ] = 8,
     token_file: Annotated[
         Path | None,
@@ -49,21 +50,27 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Answer by this name, too, where no token is set; several times, or `*` for all.",
+            help="Without a token: also answer requests to this host name. May be given several "
+            "times; `*` stands for every name.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Let the pages of this address use the server (CORS); several times, or `*`.",
+            help="Let the pages of this address use the server (CORS). May be given several times; "
+            "`*` stands for every page.",
         ),
     ] = None,
     keep_alive: Annotated[
         float, typer.Option(min=0, help="Seconds that a connection without a request stays open.")
     ] = 5.0,
-    max_body: Annotated[float, typer.Option(min=0.001, help="Megabytes of a request.")] = 32.0,
-    max_pixels: Annotated[float, typer.Option(min=0.001, help="Megapixels of a picture.")] = 50.0,
+    max_body: Annotated[
+        float, typer.Option(min=0.001, help="Largest request, in megabytes.")
+    ] = 32.0,
+    max_pixels: Annotated[
+        float, typer.Option(min=0.001, help="Largest picture, in megapixels.")
+    ] = 50.0,
     queue: Annotated[
         int, typer.Option(min=0, help="Images that may wait; one more is answered 503.")
     ] = 64,
@@ -71,7 +78,9 @@ def serve(
         int | None,
         typer.Option(min=1, help="Images of one address at a time; one more is answered 429."),
     ] = None,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for an answer.")] = 30.0,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for a response, upload included.")
+    ] = 30.0,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,

@@ -81,7 +81,7 @@ def video(
 
     Sound is copied. Memory does not grow with the length. The bar is the mean probability over
     the last moments. How much the maps flicker is measured, with and without --smoothing. Ctrl-C or
-    SIGTERM leaves a file of what was done, which plays.
+    SIGTERM leaves a file that holds what was finished and can be played.
 
     Example: apercu video runs/mobilenet walk.mp4 seen.mp4 --smoothing 0.2
     """

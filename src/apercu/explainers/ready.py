@@ -106,7 +106,7 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     first, *images = paths
     is_run = first.startswith(READY_PREFIX) or (Path(first) / CONFIG).is_file()
     if not images and is_run:
-        raise RunError(f"{first}: an explainer; name images after it")
+        raise RunError(f"{first}: this is an explainer and not an image; name images after it")
     if not is_run and (not images or Path(first).suffix.lower() in SUFFIXES):
         return None, [first, *images]
     return resolve_run(first), images

@@ -125,7 +125,10 @@ def read_alerts(path: Path, start: int | None = None) -> Iterator[tuple[int, Any
             metadata = _read_metadata(stream, path)
             content = parse_json(metadata["avro.schema"])
             if _is_recursive(content):
-                raise ImagesError(f"{path}: expected alerts, got records within their own kind")
+                raise ImagesError(
+                    f"{path}: expected alerts, but the schema of the file contains itself; "
+                    "choose another file"
+                )
             schema = parse_schema(content)
             sync = stream.read(_SYNC_BYTES)
             if start is not None:

@@ -66,7 +66,7 @@ def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
     """
     if classifier.module is None:
         raise ClassifierError(
-            f"randomisation: {classifier.spec} does not show its weights; "
+            f"randomisation: {classifier.spec} has no weights that can be reached; "
             "leave this metric out, or open the classifier from its network"
         )
     generator = torch.Generator().manual_seed(seed)

@@ -154,7 +154,10 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
         if spec is None:
             spec, is_reversed = read_processor(location, card.source, model.config.vision_config)
             if is_reversed:
-                raise ClassifierError(f"classifier {card.source}: its model takes blue first")
+                raise ClassifierError(
+                    f"classifier {card.source}: its model takes blue first, and expected is "
+                    "red first; choose another model"
+                )
         sentences = [query.template.replace("{}", text) for text in texts]
         tokens = _read_tokens(location, card.source, model, sentences)
         images = torch.rand(1, spec.channels, *spec.size, generator=torch.Generator())

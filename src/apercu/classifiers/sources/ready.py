@@ -76,7 +76,7 @@ def open_ready(card: ClassifierCard) -> Network:
     if card.weights is not None or card.options:
         raise ClassifierError(
             f"classifier {card.source}: it has its weights and options; drop `weights` and "
-            f"`options`, or say source: {TIMM_PREFIX}{weights.model}"
+            f"`options`, or set source: {TIMM_PREFIX}{weights.model}"
         )
     module = create_model(weights.model, {"pretrained": False})
     values = read_weights(weights, card.source)

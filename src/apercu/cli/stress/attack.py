@@ -45,10 +45,14 @@ def stress(
     ] = None,
     knowledge: Annotated[
         str | None,
-        typer.Option(metavar="naive,adaptive", help="Does the attacker know of the filter?"),
+        typer.Option(
+            metavar="naive,adaptive",
+            help="naive attackers know the classifier only, adaptive ones also the filter.",
+        ),
     ] = None,
     explainer: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Also measure how far its maps move.")
+        Path | None,
+        typer.Option(metavar="RUN", help="A trained explainer: how far do its maps move?"),
     ] = None,
     surrogate: Annotated[
         str | None,
@@ -60,13 +64,16 @@ def stress(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="YAML with any of these but --out and --device; options override.",
+            help="Settings in YAML: any of these options except --out and --device. Options "
+            "override it.",
         ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images attacked together.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images that are attacked together.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -151,6 +158,6 @@ def check_no_options(context: Context) -> None:
         if name != "debug" and source is not None and source.name == "COMMANDLINE":
             command = context.invoked_subcommand
             raise ConfigError(
-                f"--{name} stands before {command} and does not reach it; "
-                f"write apercu stress {command} … --{name}"
+                f"--{name} is written before {command}, where it has no effect; "
+                f"write it after, as in apercu stress {command} … --{name}"
             )

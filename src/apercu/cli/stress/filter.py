@@ -12,7 +12,9 @@ from apercu.cli.terminal import say
 
 
 def filter(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as floyd_steinberg:bits=2.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A filter, such as floyd_steinberg:bits=2.")
+    ],
     image: Annotated[Path, typer.Argument(metavar="IN", help="A picture.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The PNG file to write.")],
     debug: DebugOption = False,
@@ -28,7 +30,9 @@ def filter(
 
     parsed = parse_filter(name)
     if parsed is None:
-        raise ConfigError("filters: none changes nothing; name a filter")
+        raise ConfigError(
+            "filters: expected a filter that changes the image, got none; name one, such as jpeg"
+        )
     if out.suffix.lower() != ".png":
         raise ConfigError(f"{out}: expected a name that ends in .png, which keeps every bit")
     picture = read_picture(image)

@@ -52,7 +52,8 @@ class ExportSettings:
             check_choice(name, FORMATS, "format")
         if self.web and set(self.formats) != {"web"}:
             raise ConfigError(
-                f"format: web is written alone, got {','.join(self.formats)}; export the others "
+                "format: web cannot be combined with other formats, got "
+                f"{','.join(self.formats)}; export the others "
                 "into another folder"
             )
         if self.web and self.combined is False:

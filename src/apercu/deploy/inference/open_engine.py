@@ -61,7 +61,9 @@ def _check_export_options(
 ) -> None:
     """Raise ConfigError if an export is given what only a run takes."""
     if classifier is not None:
-        raise ConfigError(f"classifier: {run} is an export and predicts itself; leave it out")
+        raise ConfigError(
+            f"classifier: {run} is an export, which predicts without it; leave it out"
+        )
     if device != "cpu":
         raise ConfigError(
             f"device: {run} is an export, which runs on the CPU here; use --device cpu, or the "

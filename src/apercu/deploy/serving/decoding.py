@@ -87,7 +87,10 @@ class DecoderProcess:
         with suppress(ConnectionError):
             answer = self._connection.recv(1)
         if not answer:
-            raise ApercuError("the decoder ended before it was ready; is there enough memory?")
+            raise ApercuError(
+                "the process that decodes images ended while it started; "
+                "check that there is enough memory"
+            )
 
     def hand_over(self, connection: socket.socket) -> None:
         """Let a new child work for the other end of a connection.

@@ -48,7 +48,7 @@ class QueueSlots:
             )
         if self.taken + count > self.capacity:
             raise BusyError(
-                f"queue: all {self.capacity} places are taken; send the image again later"
+                f"queue: full, {self.capacity} images are here already; send the image again later"
             )
 
     @contextmanager
@@ -146,7 +146,7 @@ class MemoryBudget:
             more = max(0, size - self.free) - charge
             if more > self.capacity - self.taken:
                 raise BusyError(
-                    "memory: what all requests and their answers take is too much together; send "
+                    "memory: all requests together need more memory than the server may use; send "
                     "the image again later"
                 )
             charge += more
@@ -234,7 +234,8 @@ class UploadSlots:
         slowest = min(old, key=lambda upload: upload.rate(now), default=None)
         if slowest is None or slowest.rate(now) >= MIN_UPLOAD_RATE:
             raise BusyError(
-                f"uploads: all {self.capacity} places are taken; send the image again later"
+                f"uploads: {self.capacity} requests are being read, the most at one time; "
+                "send the image again later"
             )
         self._uploads.remove(slowest)
         slowest.timeout.reschedule(now)

@@ -149,7 +149,7 @@ class WorkerProcess(asyncio.Protocol):
         self.gone.set()
         if not self.loaded.done():
             self.loaded.set_exception(
-                ApercuError("a worker ended before it was ready; is there enough memory?")
+                ApercuError("a worker ended while it started; check that there is enough memory")
             )
 
     def _handle(self, message: Message) -> None:

@@ -58,7 +58,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ConfigError(
-            f"port {port}: cannot be bound to ({error.strerror}); choose another with --port"
+            f"port {port}: the server cannot listen on it ({error.strerror}); "
+            "choose another with --port"
         ) from error
     return bound
 

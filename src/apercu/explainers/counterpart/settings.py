@@ -41,7 +41,10 @@ class CounterpartSettings(GatedSettings):
         if objective.scarcity and not self.generators.places:
             raise ValueError("objective.scarcity needs generators.places; set one of them")
         if objective.stable == "itself" and (objective.similarity or objective.keep):
-            raise ValueError("stable `itself` is the image, so set similarity and keep to 0")
+            raise ValueError(
+                "with objective.stable `itself` there is no second image, so set "
+                "objective.similarity and objective.keep to 0"
+            )
         return self
 
 

@@ -111,7 +111,8 @@ def locate_in_bands(
     """
     if frame[0].wcs is None:
         raise ImagesError(
-            f"{path}: has no celestial coordinates; say where objects are by --x and --y"
+            f"{path}: has no celestial coordinates; "
+            "give the positions of the objects in pixels (--x and --y)"
         )
     pixels: list[NDArray[np.float64]] = []
     for band in frame:

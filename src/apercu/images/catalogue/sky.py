@@ -158,7 +158,9 @@ def _find_paths(source: ImageSource) -> list[Path]:
     if isinstance(source, ChosenImages | LabelledImages):
         paths = _find_paths(source.source)
         return [paths[index] for index in source.indices]
-    raise ImagesError(f"{source.name}: only a folder of FITS tells positions on the sky")
+    raise ImagesError(
+        f"{source.name}: expected a folder of FITS files, whose headers hold positions on the sky"
+    )
 
 
 def read_sky_position(

@@ -169,7 +169,9 @@ def check_codec(dataset: Dataset, name: str) -> None:
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
-        raise ImageError(f"{name}: written in a transfer syntax that no standard knows; convert it")
+        raise ImageError(
+            f"{name}: its transfer syntax is not one of the DICOM standard; convert the file"
+        )
     if any(word in syntax.name for word in _VIDEO):
         raise ImageError(
             f"{name}: a film compressed as {syntax.name}, which pydicom does not read; "

@@ -145,7 +145,7 @@ def _apply_modality(
     slope = read_number(dataset, "RescaleSlope", name)
     intercept = read_number(dataset, "RescaleIntercept", name)
     if slope == 0:
-        raise ImageError(f"{name}: RescaleSlope is 0, which shows nothing; correct it")
+        raise ImageError(f"{name}: RescaleSlope is 0, so all pixels become equal; correct it")
     rescaled = values.astype(np.float64)
     if slope is not None:
         rescaled *= slope
@@ -164,7 +164,7 @@ def _apply_voi(
     width = read_number(dataset, "WindowWidth", name)
     centre = read_number(dataset, "WindowCenter", name)
     if width is not None and not width > 0:
-        raise ImageError(f"{name}: WindowWidth is {width:g}, which shows nothing; correct it")
+        raise ImageError(f"{name}: WindowWidth is {width:g}, expected above 0; correct it")
     if width is None or centre is None:
         return None
     function = read_text(dataset, "VOILUTFunction", name).upper() or "LINEAR"
