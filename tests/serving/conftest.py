@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,17 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 
+from apercu import MaskExplainer
 from apercu.classifiers import open_classifier
+from apercu.deploy.export import ExportInputs, ExportSettings, write_export
+from apercu.deploy.export.web_runtime import read_web_runtime
 from apercu.deploy.serving.app import Service, WorkerClient, build_app
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
 from apercu.deploy.serving.settings import AccessPolicy, Limits
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
+from apercu.errors import ConfigError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.explainer import CounterpartExplainer
 from apercu.explainers.counterpart.kind import build_counterpart_network
@@ -202,6 +208,35 @@ def listen(serving: Callable[..., Any]) -> Iterator[Callable[..., str]]:
         thread.join()
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Sends files, and logs nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture(scope="session")
+def site(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder, below the one that is served."""
+    try:
+        runtime = read_web_runtime()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    out = tmp_path_factory.mktemp("served") / "some folder" / "site"
+    inputs = ExportInputs(open_classifier(tiny_card), web_runtime=runtime, name="tiny explainer")
+    write_export(MaskExplainer.from_pretrained(tiny_run), out, ExportSettings(("web",)), inputs)
+    return out
+
+
+@pytest.fixture(scope="session")
+def site_address(site: Path) -> Iterator[str]:
+    handler = functools.partial(QuietHandler, directory=str(site.parents[1]))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/some%20folder/site/"
+        server.shutdown()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium: Playwright's own, or the system's."""
@@ -240,6 +275,17 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not wrong
+
+
+@pytest.fixture(scope="session")
+def bring() -> Callable[[Any, str | Path], None]:
+    """Chooses a file on the page, and waits until it is explained."""
+
+    def choose(page: Any, path: str | Path) -> None:
+        page.set_input_files("#file", str(path))
+        page.wait_for_selector("#work[aria-busy=false] #views canvas")
+
+    return choose
 
 
 def _note_error(line: Any, wrong: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from apercu.deploy.serving.page import FOLDER
 
 PATIENCE = 60_000
 """Milliseconds."""
+PANELS = ("overlay", "kept", "removed", "original")
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +45,15 @@ def _until(page: Any, true: Callable[[], bool]) -> None:
         page.wait_for_timeout(50)
 
 
-def test_classes_maps_and_dials(visit, address, picture) -> None:
+def test_classes_maps_and_dials(visit, bring, address, picture) -> None:
     page = visit(address)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     assert page.locator("#classes li").count() == 3
     assert page.locator("#classes .share").first.inner_text().endswith("%")
     first = page.inner_text("#views h2")
-    evidence, kept, removed = (f"#views figure:nth-child({n}) canvas" for n in (1, 2, 3))
-    values = {_pixels(page, one) for one in (evidence, kept, removed)}
-    assert len(values) == 3
+    evidence, kept, removed, original = (f"#result .{key} canvas" for key in PANELS)
+    values = {_pixels(page, one) for one in (evidence, kept, removed, original)}
+    assert len(values) == 4
     page.locator("#classes .class").nth(1).click()
     _until(page, lambda: page.inner_text("#views h2") != first)
     before = _pixels(page, evidence)
@@ -64,10 +65,9 @@ def test_classes_maps_and_dials(visit, address, picture) -> None:
     assert page.inner_text("output[for=level]") == "0.05"
 
 
-def test_two_classes_are_compared(visit, address, picture) -> None:
+def test_two_classes_are_compared(visit, bring, address, picture) -> None:
     page = visit(address)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     page.locator(".versus").nth(2).click()
     _until(page, lambda: page.locator("#views h2").count() == 2)
     titles = page.locator("#views h2").all_inner_texts()
@@ -77,17 +77,24 @@ def test_two_classes_are_compared(visit, address, picture) -> None:
     _until(page, lambda: page.locator("#views h2").count() == 1)
 
 
-def test_another_class_by_name_and_by_mistake(visit, address, picture) -> None:
+def test_another_class_by_name_and_by_mistake(visit, bring, address, picture) -> None:
     page = visit(address)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     page.fill("#name", "rings")
     page.press("#name", "Enter")
     _until(page, lambda: page.inner_text("#views h2") == "rings")
     page.fill("#name", "dotz")
     page.press("#name", "Enter")
-    page.wait_for_selector("#said.wrong")
-    assert page.inner_text("#said") == "target: no class is called 'dotz'; did you mean dots?"
+    page.wait_for_selector("#near button")
+    assert page.inner_text("#missed") == "No class is called “dotz”; did you mean dots?"
+    page.click("#near button")
+    _until(page, lambda: page.inner_text("#views h2") == "dots")
+    assert page.is_hidden("#near")
+    page.fill("#name", "quartz")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#near button")
+    words = "No class is called “quartz”; there are stripes, dots and rings."
+    assert page.inner_text("#missed") == words
 
 
 def test_drop_and_paste(visit, address, png) -> None:
@@ -130,26 +137,24 @@ def test_the_keyboard_reaches_everything(visit, address) -> None:
 
 
 def test_what_the_browser_cannot_read_is_shown_by_the_server(
-    visit, address, pixels, tmp_path
+    visit, bring, address, pixels, tmp_path
 ) -> None:
     import numpy as np
 
     np.save(tmp_path / "stamp.npy", pixels)
     page = visit(address)
-    page.set_input_files("#file", str(tmp_path / "stamp.npy"))
-    page.wait_for_selector("#views canvas")
+    bring(page, tmp_path / "stamp.npy")
     size = page.eval_on_selector("#views canvas", "canvas => [canvas.width, canvas.height]")
     assert size == [48, 40]
 
 
-def test_another_frame_of_a_file(visit, address, tmp_path) -> None:
+def test_another_frame_of_a_file(visit, bring, address, tmp_path) -> None:
     pages = [Image.new("L", (48, 40), grey) for grey in (0, 255)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     page = visit(address)
-    page.set_input_files("#file", str(tmp_path / "pages.tif"))
-    page.wait_for_selector("#views canvas")
+    bring(page, tmp_path / "pages.tif")
     assert page.inner_text("#count") == "of 2"
-    removed = "#views figure:nth-child(3) canvas"
+    removed = "#result .removed canvas"
     first = _pixels(page, removed)
     page.fill("#frame", "2")
     page.press("#frame", "Enter")
@@ -161,23 +166,22 @@ def test_another_frame_of_a_file(visit, address, tmp_path) -> None:
     _until(page, lambda: page.input_value("#frame") == "1")
 
 
-def test_what_nobody_can_read_leaves_no_other_map_behind(visit, address, picture, tmp_path) -> None:
+def test_what_nobody_can_read_leaves_no_other_map_behind(
+    visit, bring, address, picture, tmp_path
+) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture at all")
     page = visit(address)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     page.set_input_files("#file", str(tmp_path / "broken.png"))
     page.wait_for_selector("#said.wrong")
     assert not page.is_visible("#result") and not page.is_visible("#downloads")
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     assert page.is_visible("#result")
 
 
-def test_downloads(visit, address, picture) -> None:
+def test_downloads(visit, bring, address, picture) -> None:
     page = visit(address)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     for button, ending in (("#save", ".png"), ("#raw", ".map.png")):
         with page.expect_download() as download:
             page.click(button)
@@ -211,23 +215,22 @@ def test_the_token_unlocks_it(visit, listen) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_both_lights(visit, address, picture, scheme) -> None:
+def test_it_fits_a_phone_in_both_lights(visit, bring, address, picture, scheme) -> None:
     size = {"width": 360, "height": 740}
     page = visit(address, viewport=size, color_scheme=scheme, has_touch=True)
-    page.set_input_files("#file", picture)
-    page.wait_for_selector("#views canvas")
+    bring(page, picture)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     colours = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert colours == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 22, 27)")
 
 
-def test_counterparts(visit, listen, tiny_pair, picture) -> None:
+def test_counterparts(visit, bring, listen, tiny_pair, picture) -> None:
     page = visit(listen(worker=tiny_pair))
     page.set_input_files("#file", picture)
-    page.wait_for_selector("#views .strip canvas")
-    captions = page.locator("#views > .views > div > figure > figcaption").all_inner_texts()
-    assert [one.partition(":")[0] for one in captions[:2]] == ["similar", "adversarial"]
-    assert page.locator("#views .strip canvas").count() == 7
+    captions = page.locator("#views figcaption, #others figcaption").all_inner_texts()
+    titles = [one.strip().rpartition("\n")[2].partition(":")[0] for one in captions]
+    assert titles[:4] == ["Similar", "Changed", "Difference", "Original"]
+    assert page.locator("#others .strip canvas").count() == 7
     assert page.locator("#classes .class:disabled").count() == 1
     assert page.locator("#cut").is_hidden()
 
@@ -239,3 +242,135 @@ def test_no_file_names_another_address() -> None:
         assert results <= {"http://www.w3.org"}
         assert " style=" not in text
         assert "onclick" not in text
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+UNREADABLE = {
+    "paper.pdf": (b"%PDF-1.7\n" + bytes(100), "paper.pdf is a PDF document, which"),
+    "phone.heic": (HEIC, "phone.heic is a HEIC picture, as phones of Apple make them, which"),
+    "empty.png": (b"", "empty.png is empty (0 bytes)"),
+    "notes.jpg": (b"milk, bread\n" * 9, "notes.jpg is a text, which"),
+    "page.png": (b"<!doctype html><p>x", "page.png is a web page, which"),
+    "film.mp4": (b"\0\0\0\x18ftypisom" + bytes(99), "film.mp4 is a film, which"),
+    "papers.zip": (b"PK\3\4" + bytes(99), "papers.zip is an archive or office document, which"),
+    "cut.png": (b"\x89PNG\r\n\x1a\n" + bytes(9), "cut.png cannot be read as a picture by"),
+}
+"""Files that are no pictures for a reader, and how the line about them begins."""
+
+
+@pytest.mark.parametrize("reader", ["this server", "this browser"])
+def test_each_file_that_is_no_picture_gets_one_line(visit, address, reader, request) -> None:
+    is_server = reader == "this server"
+    page = visit(address if is_server else request.getfixturevalue("site_address"))
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    for name, (content, words) in UNREADABLE.items():
+        file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+        page.set_input_files("#file", file)
+        page.wait_for_selector(f"#said.wrong:has-text('{words}')")
+        line = page.inner_text("#said")
+        assert reader in line or "empty" in line
+        assert "\n" not in line and len(line) < 160
+        assert page.is_hidden("#work") and page.is_visible("#pick")
+
+
+@pytest.mark.parametrize("reader", ["this server", "this browser"])
+def test_odd_pictures_get_one_line_or_an_explanation(visit, address, reader, request) -> None:
+    page = visit(address if reader == "this server" else request.getfixturevalue("site_address"))
+    frames = [Image.new("RGB", (30, 20), (80 * n, 0, 0)) for n in range(3)]
+    files = {
+        "one.png": (_encode(frames[0].resize((1, 1))), "at least 2 × 2 pixels, got 1 × 1"),
+        "huge.png": (_encode(Image.new("1", (12_000, 9_000))), "too large, expected at most"),
+        "flat.png": (_encode(frames[1]), ""),
+        "moves.gif": (
+            _encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+            "This picture moves; its first frame is explained.",
+        ),
+    }
+    for name, (content, words) in files.items():
+        page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": content})
+        if words.startswith(("at", "too")):
+            page.wait_for_selector(f"#said.wrong:has-text('{words}')")
+            assert page.is_hidden("#work")
+        else:
+            page.wait_for_selector("#work[aria-busy=false] #views canvas")
+            _until(page, lambda words=words: page.inner_text("#said") == words)
+
+
+def _encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def test_several_files_a_folder_and_words_that_are_dropped_or_pasted(visit, address, png) -> None:
+    page = visit(address)
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    drop = """([text, names, kind]) => {
+      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      const data = new DataTransfer();
+      for (const name of names) data.items.add(new File([bytes], name, { type: "image/png" }));
+      if (!names.length) data.setData("text/plain", "some words");
+      const options = { bubbles: true, cancelable: true };
+      document.body.dispatchEvent(kind === "drop"
+        ? new DragEvent("drop", { ...options, dataTransfer: data })
+        : new ClipboardEvent("paste", { ...options, clipboardData: data }));
+    }"""
+    text = base64.b64encode(png).decode()
+    page.evaluate(drop, [text, ["a.png", "b.png", "c.png"], "drop"])
+    words = "3 files were brought; this is a.png. Bring them one by one."
+    _until(page, lambda: page.inner_text("#said") == words)
+    for kind, words in (("drop", "That is no file"), ("paste", "There is no picture on")):
+        page.evaluate(drop, [text, [], kind])
+        page.wait_for_selector(f"#said.wrong:has-text('{words}')")
+        assert page.is_visible("#result")
+    page.evaluate("""() => {
+      File.prototype.slice = () => ({ arrayBuffer: () => Promise.reject(new Error()) });
+    }""")
+    page.evaluate(drop, [text, ["holiday"], "drop"])
+    page.wait_for_selector("#said.wrong:has-text('holiday is a folder, or cannot be read')")
+
+
+def test_a_server_that_is_gone_is_told(visit, bring, address, picture) -> None:
+    page = visit(address)
+    bring(page, picture)
+    page.evaluate("[window.kept, window.fetch] = [fetch, () => Promise.reject(new Error())]")
+    page.set_input_files("#file", picture)
+    page.wait_for_selector("#said.wrong:has-text('The server does not answer')")
+    page.evaluate("window.fetch = window.kept")
+    bring(page, picture)
+    assert page.inner_text("#said") == ""
+
+
+def test_fingers_reach_all_controls_of_a_phone(visit, address) -> None:
+    page = visit(address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    small = page.evaluate("""() => [...document.querySelectorAll("button, input")]
+      .filter((one) => one.checkVisibility())
+      .map((one) => [one.id || one.className || one.dataset.key, one.getBoundingClientRect()])
+      .filter(([, { width, height }]) => Math.min(width, height) < 40).map(([name]) => name)""")
+    assert small == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+PAIRS = {"ink": ("paper", "panel", "bar", "note"), "soft": ("paper", "panel", "bar")}
+PAIRS |= {"wrong": ("paper",), "on": ("first",)}
+"""Colours of texts, and those behind them."""
+
+
+def test_all_texts_stand_out_from_what_is_behind_them() -> None:
+    text = (FOLDER / "page.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--(\w+): #(\w+)", line)) for line in text.splitlines()[:2]]
+    assert all(len(colours) == 11 for colours in schemes)
+    for colours in schemes:
+        pairs = [(one, other, 4.5) for one, others in PAIRS.items() for other in others]
+        for one, other, least in (*pairs, ("edge", "paper", 3), ("first", "paper", 3)):
+            light, dark = sorted((_luminance(colours[name]) for name in (one, other)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= least, (one, other)
+
+
+def _luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2."""
+    whole = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    values = [int(whole[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from apercu import MaskExplainer, open_classifier, read_picture
-from apercu.deploy.export import ExportInputs, ExportSettings, write_export
-from apercu.deploy.export.web_runtime import read_web_runtime
-from apercu.errors import ConfigError
+from apercu import MaskExplainer, read_picture
 
 EXPLAIN = """async ([text, target]) => {
   const { explain } = await import("./page/local.js");
@@ -30,35 +23,6 @@ EXPLAIN = """async ([text, target]) => {
 REFUSED_CAMERA = """navigator.mediaDevices.getUserMedia = () =>
   Promise.reject(new DOMException("Permission denied", "NotAllowedError"));"""
 NAME = "tiny explainer"
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Sends files, and logs nothing."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-
-@pytest.fixture(scope="module")
-def site(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder, below the one that is served."""
-    try:
-        runtime = read_web_runtime()
-    except ConfigError as error:
-        pytest.skip(str(error))
-    out = tmp_path_factory.mktemp("served") / "some folder" / "site"
-    inputs = ExportInputs(open_classifier(tiny_card), web_runtime=runtime, name=NAME)
-    write_export(MaskExplainer.from_pretrained(tiny_run), out, ExportSettings(("web",)), inputs)
-    return out
-
-
-@pytest.fixture(scope="module")
-def site_address(site: Path) -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(site.parents[1]))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}/some%20folder/site/"
-        server.shutdown()
 
 
 @pytest.fixture
@@ -110,8 +74,13 @@ def check_doubts(page: Any, png: bytes) -> None:
         page.click(f"[data-key=class-{index}]")
         page.wait_for_selector(f"#views h2:has-text('{name}')")
         strongest = max(page.evaluate(EXPLAIN, [base64.b64encode(png).decode(), index])["map"])
-        said = page.locator(".doubt").all_inner_texts()
+        said = page.locator("#views .doubt").all_inner_texts()
         assert len(said) == (strongest < 0.5)
+        nothing = [text for text in said if text.startswith("Nothing here speaks for")]
+        assert page.locator("#result figure").count() == (1 if nothing else 4)
+        assert page.locator(f"[data-key=class-{index}] :text('nothing here')").count() == len(
+            nothing
+        )
         words |= {text.partition(" ")[0] for text in said}
         for text in said:  # of the map at the size of the picture, in 255 steps
             number = text.partition("the strongest evidence is ")[2].partition(",")[0]
@@ -119,30 +88,63 @@ def check_doubts(page: Any, png: bytes) -> None:
     assert words <= {"Nothing", "Little"} and words
 
 
-def test_pictures_are_explained_in_a_folder_of_any_server(open_site, png, tmp_path) -> None:
+def test_pictures_are_explained_in_a_folder_of_any_server(open_site, bring, png, tmp_path) -> None:
     (tmp_path / "picture.png").write_bytes(png)
     page = open_site()
-    assert "The first picture downloads the explainer, " in page.inner_text("#said")
+    words = "The first picture of your own downloads the explainer ("
+    assert words in page.inner_text("#size")
     assert NAME in page.title() and "none is sent anywhere" in page.inner_text("#promise")
-    page.set_input_files("#file", str(tmp_path / "picture.png"))
-    page.wait_for_selector("#views canvas")
+    bring(page, tmp_path / "picture.png")
+    assert page.inner_text("#size") == ""
     assert page.locator("#classes li").count() == 3
-    assert page.locator("#views figure").count() == 4
     check_doubts(page, png)
     page.click("[data-key=versus-0]")
-    page.wait_for_selector("#views .views:nth-child(2) canvas")
-    for word, said in (("BANDS", ""), ("dotz", "no class is called 'dotz'; did you mean dots?")):
+    page.wait_for_selector("#views .view:nth-child(2) canvas")
+    for word, said in (("BANDS", ""), ("dotz", "No class is called “dotz”; did you mean dots?")):
         page.fill("#name", word)
         page.press("#name", "Enter")
-        page.wait_for_selector("#said.wrong" if said else "#said:not(.wrong)", state="attached")
-        assert page.inner_text("#said").endswith(said)
+        page.wait_for_selector("#near button" if said else "#near", state="attached")
+        assert page.text_content("#missed") == said
     with page.expect_download() as download:
         page.click("#raw")
     with Image.open(download.value.path()) as map:
         assert (map.size, map.format) == ((32, 32), "PNG")
     page.reload()
     page.wait_for_selector("#examples img")
-    assert page.inner_text("#said") == ""  # the browser kept the explainer
+    assert page.inner_text("#size") == ""  # the browser kept the explainer
+
+
+def test_examples_are_explained_before_anything_large_is_downloaded(visit, site_address) -> None:
+    requests: list[str] = []
+    page = visit(
+        site_address,
+        service_workers="block",
+        prepare=lambda page: page.on("request", lambda request: requests.append(request.url)),
+    )
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    page.click("[data-key=example-2]")
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    page.click("#classes li:nth-child(2) .class")
+    page.wait_for_selector("#classes li:nth-child(2) [aria-pressed=true]")
+    assert page.locator("#classes li").count() == 3
+    assert page.is_visible("#size") and "guess" in page.inner_text("#verdict")
+    assert any(url.endswith("2.png.json") for url in requests)
+    assert not any(".onnx" in url or ".wasm" in url for url in requests)
+
+
+def test_a_picture_is_displayed_while_the_explainer_arrives(visit, site_address, png) -> None:
+    page = visit(site_address, service_workers="block")
+    page.wait_for_selector("#work[aria-busy=false] #views canvas")
+    file = {"name": "own.png", "mimeType": "image/png", "buffer": png}
+    held: list[Any] = []
+    page.context.route("**/combined.onnx.gz*", held.append)
+    page.set_input_files("#file", file)
+    page.wait_for_selector("#views h2:has-text('Your picture')")
+    assert page.is_hidden("#about") and page.is_hidden("#downloads")
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].continue_()
+    page.wait_for_selector("#work[aria-busy=false] #about:not([hidden])")
 
 
 def test_the_webcam_with_several_threads(open_site) -> None:
@@ -184,7 +186,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_browser_that_cannot_is_told(visit, site, site_address, name, png, tmp_path) -> None:
+def test_a_browser_that_cannot_is_told(
+    visit, bring, site, site_address, name, png, tmp_path
+) -> None:
     script, code, words = BROKEN[name]
     text = (site / "page" / script).read_text(encoding="utf-8")
 
@@ -195,17 +199,19 @@ def test_a_browser_that_cannot_is_told(visit, site, site_address, name, png, tmp
         )
 
     page = visit(site_address, prepare=change, service_workers="block")
+    (tmp_path / "own.png").write_bytes(png)
     if name != "simd":
-        page.wait_for_selector("#examples img")
-        page.locator("#examples button").first.click()
+        page.wait_for_selector("#work[aria-busy=false] #views canvas")
+        page.set_input_files("#file", str(tmp_path / "own.png"))
     page.wait_for_selector(f"#said.wrong:has-text('{words}')")
+    assert page.is_visible("#pick")
     if name == "memory":  # once other tabs are closed, the next picture is explained
         page.context.unroute_all()
-        page.locator("#examples button").first.click()
-        page.wait_for_selector("#views canvas")
+        bring(page, tmp_path / "own.png")
 
 
-def test_a_file_that_is_missing_or_changed_is_told(visit, site, site_address) -> None:
+def test_a_file_that_is_missing_or_changed_is_told(visit, site_address, png) -> None:
+    own = {"name": "own.png", "mimeType": "image/png", "buffer": png}
     for body, words in ((None, "is missing on the server (404)"), (b"\x1f\x8bno", "is damaged")):
 
         def change(page: Any, body: bytes | None = body) -> None:
@@ -213,8 +219,8 @@ def test_a_file_that_is_missing_or_changed_is_told(visit, site, site_address) ->
             page.context.route("**/combined.onnx.gz*", lambda route: route.fulfill(**answer))
 
         page = visit(site_address, prepare=change, service_workers="block")
-        page.wait_for_selector("#examples img")
-        page.locator("#examples button").first.click()
+        page.wait_for_selector("#work[aria-busy=false] #views canvas")
+        page.set_input_files("#file", own)
         page.wait_for_selector(f"#said.wrong:has-text('{words}')")
 
 
@@ -228,3 +234,20 @@ def test_the_folder_says_what_it_holds(site) -> None:
     assert read_manifest(site).files["combined"].file == "combined.onnx.gz"
     assert "MIT License" in (site / "runtime" / "LICENSE.txt").read_text(encoding="utf-8")
     assert len(about["example_files"]) == about["examples"] == 6
+
+
+def test_the_maps_of_examples_are_those_of_python(site, tiny_run) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    about = json.loads((site / "page.json").read_text(encoding="utf-8"))
+    for file, maps in zip(about["example_files"], about["example_maps"], strict=True):
+        picture = read_picture((site / "examples" / file).read_bytes())
+        image = explainer.classifier_info.prepare(picture)[None]
+        record = json.loads((site / "examples" / maps).read_text(encoding="utf-8"))
+        assert record["size"] == {"width": picture.shape[2], "height": picture.shape[1]}
+        assert sum(record["probabilities"]) == pytest.approx(1, abs=1e-4)
+        assert set(record["maps"]) == {"0", "1", "2"}
+        for index, text in record["maps"].items():
+            with Image.open(io.BytesIO(base64.b64decode(text))) as opened:
+                actual = np.asarray(opened) / 255
+            expected = explainer.attribute(image, [int(index)])[0].numpy()
+            np.testing.assert_allclose(actual, expected, atol=0.6 / 255)

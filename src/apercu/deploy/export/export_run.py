@@ -240,7 +240,8 @@ class ExportRun:
             self.inputs.name, self.explainer.kind, info.spec, info.names, info.input, info.output
         )
         runtime = self.inputs.web_runtime or read_web_runtime()
-        manifest = write_site(out, subject, manifest, path.read_bytes(), runtime)
+        run = partial(run_session, open_session(path))
+        manifest = write_site(out, subject, manifest, path.read_bytes(), runtime, run)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         self.report(f"{size / 1e6:.1f} MB; look at it with python -m http.server --directory {out}")
         return manifest

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import importlib.resources
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
+from apercu import render
+from apercu.classifiers.names import TOP
+from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.export.manifest import MANIFEST, Manifest
 from apercu.deploy.export.page import PAGE_FOLDER, PageSubject, list_examples
+from apercu.deploy.export.tracing import GraphFn
 from apercu.deploy.export.web_runtime import WebRuntime
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.images import read_picture
 from apercu.io import write_file, write_json
 
 SOURCE = "source.js"
@@ -24,6 +34,10 @@ AT_THE_TOP = ("index.html", "favicon.svg", "isolate.js")
 LICENCES = {"LICENSE": "LICENSE.txt", "ThirdPartyNotices.txt": "ThirdPartyNotices.txt"}
 """Files of the Python package of ONNX Runtime, and their names beside the files for browsers."""
 GRAPH = "combined.onnx.gz"
+FEW_CLASSES, LISTED = 12, 8
+"""So many classes are all listed by the page; of more, so many for an example."""
+DIGITS = 6
+"""Digits of a probability."""
 
 
 def check_subject(explainer: TrainedExplainer[Any, Any], precision: str) -> None:
@@ -49,7 +63,12 @@ def check_subject(explainer: TrainedExplainer[Any, Any], precision: str) -> None
 
 
 def write_site(
-    out: Path, subject: PageSubject, manifest: Manifest, graph: bytes, runtime: WebRuntime
+    out: Path,
+    subject: PageSubject,
+    manifest: Manifest,
+    graph: bytes,
+    runtime: WebRuntime,
+    run: GraphFn,
 ) -> Manifest:
     """Write a folder that any static server can send, and that explains in the browser.
 
@@ -59,6 +78,8 @@ def write_site(
         manifest: what is written to `explainer.json`; the file names become those in the folder.
         graph: `combined.onnx`.
         runtime: ONNX Runtime for browsers.
+        run: computes the outputs of the graph; the examples are explained with it, so that the
+            page displays explanations before anything large is downloaded.
 
     Returns:
         The manifest, as it is written.
@@ -73,6 +94,8 @@ def write_site(
     examples = list_examples(subject.input, subject.names)
     for name, content in examples:
         write_file(out / "examples" / name, content)
+        record = json.dumps(describe_example(content, subject, run))
+        write_file(out / "examples" / f"{name}.json", record)
     files = {"graph": _write_packed(out, GRAPH, graph)}
     for name, content in runtime.files.items():
         if name.endswith(".wasm"):
@@ -91,6 +114,7 @@ def write_site(
             "value_range": subject.output.value_range,
             "examples": len(examples),
             "example_files": [name for name, _ in examples],
+            "example_maps": [f"{name}.json" for name, _ in examples],
             "files": files,
             "runtime": {"module": "../runtime/ort.js", "threads": "../runtime/ort-threads.js"},
         },
@@ -100,6 +124,36 @@ def write_site(
     manifest = manifest.model_copy(update={"files": {"combined": entry}})
     write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def describe_example(content: bytes, subject: PageSubject, run: GraphFn) -> dict[str, Any]:
+    """Explain an example: its probabilities, and a map for each class that the page lists first.
+
+    Args:
+        content: bytes of the picture.
+        subject: the explainer.
+        run: computes the outputs of its graph.
+
+    Returns:
+        The size of the picture, the probabilities, and grey PNG files in base64 by class index.
+    """
+    picture = read_picture(content)
+    image = prepare_image(picture, subject.input)[None]
+    probabilities = run(image, torch.tensor([TOP]))["probabilities"][0]
+    count = len(probabilities)
+    targets = probabilities.topk(count if count <= FEW_CLASSES else LISTED).indices
+    maps = run(image.repeat(len(targets), 1, 1, 1), targets)["maps"]
+    grey = (255 * maps.clamp(0, 1)).round().byte().numpy()
+    files = [render.encode_image(Image.fromarray(values), fast=True) for values in grey]
+    height, width = picture.shape[1:]
+    return {
+        "size": {"width": width, "height": height},
+        "probabilities": [round(value, DIGITS) for value in probabilities.tolist()],
+        "maps": {
+            index: base64.b64encode(file).decode()
+            for index, file in zip(targets.tolist(), files, strict=True)
+        },
+    }
 
 
 def _write_packed(out: Path, name: str, content: bytes) -> dict[str, Any]:

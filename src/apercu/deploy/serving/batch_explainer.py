@@ -21,13 +21,13 @@ from apercu.deploy.serving.prepared_image import PreparedImage
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
 from apercu.errors import ApercuError, TargetError
-from apercu.explain.explanation import tight_box
+from apercu.explain.mask_explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.maps import find_regions
 from apercu.types import Images, Logits, Picture, Targets
 
-TOP_CLASSES = 5
-"""Classes that every response names, with their probabilities."""
+TOP_CLASSES, FEW_CLASSES = 5, 12
+"""Classes that every response names, with their probabilities; all of a classifier with few."""
 DIGITS = 6
 
 
@@ -158,7 +158,9 @@ class BatchExplainer(ABC):
     def write(self, explained: Explained) -> Record:
         """Return the record of an explained image, as JSON can hold it."""
         prepared = explained.prepared
-        count = min(max(TOP_CLASSES, prepared.options.top), len(self.classes))
+        count = len(self.classes)
+        if count > FEW_CLASSES:
+            count = max(TOP_CLASSES, prepared.options.top)
         top = explained.probabilities.topk(count).indices.tolist()
         height, width = prepared.size
         record: Record = {
@@ -322,7 +324,8 @@ class CounterpartBatchExplainer(BatchExplainer):
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
         if options.only_predicted:
             raise TargetError(
-                "target: counterparts change into a class that is not predicted; give a class"
+                "target: expected a class that is not predicted, as a counterpart changes the "
+                "image into it; name a class"
             )
         predicted, *others = logits.argsort(descending=True).tolist()
         if predicted in options.targets:

@@ -1,23 +1,28 @@
 // What this page asks this machine: a worker explains, and no picture leaves the browser.
 
 import { missing } from "./downloads.js";
-import { greySheet, toBlob } from "./paint.js";
+import { FEW, findClasses } from "./names.js";
+import { greySheet, pixelsOf, sheet, toBlob } from "./paint.js";
 
-export const PROMISE = "Images are explained in this browser, on this machine: none is sent anywhere.";
+export const PROMISE = "Pictures are explained in this browser: none is sent anywhere.";
 export const FORMATS = "JPEG, PNG, WebP, GIF, BMP, AVIF.";
+export const READER = "this browser";
 
 const TOP = 5;
+const SMALLEST = 2;
+const LARGEST = 100_000_000; // pixels, as in Python
 const LOGIT_RANGE = 4;
 // The smallest module with an instruction of SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const ISOLATED = "apercu.isolated";
-const PATIENCE = 2000; // milliseconds for a service worker to begin
+const PATIENCE = 1000; // milliseconds for a service worker to begin
 
 let about = null;
 let progress = () => null;
 let worker = null;
 let questions = 0;
 const open = new Map(); // questions that the worker has not answered
+let latest = null; // the picture (a Blob) that the worker has at hand
 
 export function useToken() {
   return null; // nobody asks for one
@@ -74,20 +79,64 @@ export async function example(number) {
   return answer.blob();
 }
 
+// The explanation of an example, which the folder holds; null in folders of older exports.
+export async function exampleRecord(number) {
+  const name = about.example_maps?.[number];
+  if (!name) return null;
+  try {
+    const { size, probabilities, maps } = await (await fetch(`examples/${name}`)).json();
+    const answers = [];
+    for (const [index, png] of Object.entries(maps)) {
+      const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+      const map = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+      const canvas = sheet(map.width, map.height);
+      canvas.getContext("2d").putImageData(pixelsOf(map, map.width, map.height), 0, 0);
+      answers.push({ index: Number(index), map: { png: canvas } });
+    }
+    return record({ size, probabilities }, answers);
+  } catch {
+    return null; // it is explained here, as any other picture
+  }
+}
+
+// Whether a picture of this size is small enough to be displayed.
+export const canShow = ({ width, height }) => width * height <= LARGEST;
+
 // Explains an image (a Blob): the target, or the class predicted most. `format` is png or array.
-export async function explain(image, { target, format = "png" } = {}) {
-  const words = "This browser cannot read that file as a picture (perhaps DICOM, FITS, HEIC or PDF); save it as JPEG or PNG.";
+export async function explain(image, { target, format = "png", top = TOP, size = null } = {}) {
   const index = target === undefined ? -1 : find(target);
-  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  const picture = await createImageBitmap(image, options).catch(() => {
-    throw new Error(words);
+  if (size) checkSize(size);
+  let picture = null;
+  if (image !== latest) {
+    const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+    picture = await createImageBitmap(image, options).catch(() => {
+      throw Object.assign(new Error("This browser cannot read that file as a picture; save it as JPEG or PNG."), { unread: true });
+    });
+    checkSize(picture);
+    latest = image;
+  }
+  const result = await ask(picture, index, picture ? [picture] : []).catch((error) => {
+    latest = null;
+    throw error;
   });
-  return record(await ask(picture, index, [picture]), index, format);
+  return record(result, [answerOf(result.map, index, format)], top);
+}
+
+function checkSize({ width, height }) {
+  const sides = `${width} × ${height} (width × height)`;
+  if (Math.min(width, height) < SMALLEST) {
+    throw new Error(`image: too small to explain, expected at least ${SMALLEST} × ${SMALLEST} pixels, got ${sides}`);
+  }
+  if (width * height > LARGEST) {
+    throw new Error(`image: too large, expected at most ${LARGEST / 1e6} megapixels, got ${sides}; resize it first`);
+  }
 }
 
 // Explains a frame of the webcam: a canvas, and its pixels.
 export async function explainFrame(_, picture) {
-  return record(await ask(picture, -1, []), -1, "png");
+  latest = null;
+  const result = await ask(picture, -1, []);
+  return record(result, [answerOf(result.map, -1, "png")]);
 }
 
 // A map that explain() made, to be drawn.
@@ -132,53 +181,39 @@ function hire() {
 // Ends a worker that cannot go on; the next picture begins anew with another.
 function dismiss(hired, words) {
   hired.terminate();
-  worker = null;
+  worker = latest = null;
   for (const { reject } of open.values()) reject(new Error(words));
   open.clear();
 }
 
 // The worker's numbers as /v1/explain would answer.
-function record({ size, probabilities, map }, target, format) {
+function record({ size, probabilities }, answers, most = TOP) {
   const named = (index) => ({ class: about.classes[index], index, probability: probabilities[index] });
   const order = Array.from(probabilities.keys()).sort((one, other) => probabilities[other] - probabilities[one]);
-  const [height, width] = about.size;
-  const answer = { ...named(target < 0 ? order[0] : target), map: { png: greySheet(map, width, height) } };
-  if (format === "array") answer.map.array = Array.from(map);
-  const made = { explainer: about.explainer, read_by: "classifier", size, frames: 1, top: order.slice(0, TOP).map(named), answers: [answer] };
-  if (about.several) made.predicted = order.filter((index) => probabilities[index] >= 0.5).map((index) => about.classes[index]);
+  const top = order.slice(0, order.length <= FEW ? FEW : Math.max(TOP, most)).map(named);
+  const whole = answers.map(({ index, map }) => ({ ...named(index < 0 ? order[0] : index), map }));
+  whole.sort((one, other) => other.probability - one.probability);
+  const result = { explainer: about.explainer, read_by: "classifier", size, frames: 1, top, answers: whole };
+  if (about.several) result.predicted = order.filter((index) => probabilities[index] >= 0.5).map((index) => about.classes[index]);
   if (about.value_range) {
     const [low, high] = about.value_range;
     const [lower, higher] = Array.from(probabilities, (value) => Math.log(Math.max(value, 1e-38)));
-    made.value = (low + high) / 2 + ((high - low) / LOGIT_RANGE) * (higher - lower);
+    result.value = (low + high) / 2 + ((high - low) / LOGIT_RANGE) * (higher - lower);
   }
-  return made;
+  return result;
 }
 
-// The index of a class that is given by its index, its name, or one of its synonyms.
+function answerOf(map, index, format) {
+  const [height, width] = about.size;
+  const answer = { index, map: { png: greySheet(map, width, height) } };
+  if (format === "array") answer.map.array = Array.from(map);
+  return answer;
+}
+
+// The index of a class that is given by its index or its name.
 function find(target) {
   if (typeof target === "number") return target;
-  const plain = (text) => text.trim().toLowerCase();
-  const word = plain(target);
-  const lists = [about.classes.map((name) => [plain(name)]), about.classes.map((name) => name.split(",").map(plain))];
-  for (const names of lists) {
-    const index = names.findIndex((synonyms) => synonyms.includes(word));
-    if (index >= 0) return index;
-  }
-  const [, synonyms] = lists;
-  const near = synonyms.flat().map((name) => [distance(word, name), name]).sort(([one], [other]) => one - other)[0];
-  const hint = near && near[0] <= Math.max(1, word.length / 3) ? `; did you mean ${near[1]}?` : "";
-  throw new Error(`target: no class is called '${target}'${hint}`);
-}
-
-// How many letters must be changed to make one word of another (Levenshtein).
-function distance(one, other) {
-  let row = Array.from({ length: other.length + 1 }, (_, at) => at);
-  for (let at = 1; at <= one.length; at++) {
-    const next = [at];
-    for (let to = 1; to <= other.length; to++) {
-      next.push(Math.min(row[to] + 1, next[to - 1] + 1, row[to - 1] + (one[at - 1] !== other[to - 1])));
-    }
-    row = next;
-  }
-  return row.at(-1);
+  const [index] = findClasses(about.classes, target);
+  if (index === undefined) throw new Error(`target: no class is called '${target}'`);
+  return index;
 }

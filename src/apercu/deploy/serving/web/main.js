@@ -1,17 +1,27 @@
-// The page: what is chosen, what is asked, what is shown.
+// The page: which picture is chosen, what is requested for it, and what is displayed.
 
-import { download, fitted, joined, pixelsOf, useHeat } from "./paint.js";
-import { FORMATS, PROMISE, decode, example, explain, pngFile, served, useToken } from "./source.js";
-import { percent, short, viewOf } from "./views.js";
+import { listClasses, offer, searchClass } from "./classes.js";
+import { inspect, measure, refusal } from "./files.js";
+import { FEW } from "./names.js";
+import { download, fitted, joined, pixelsOf, show, useHeat } from "./paint.js";
+import { FORMATS, PROMISE, READER, canShow, decode, example, exampleRecord, explain, pngFile, served, useToken } from "./source.js";
+import { arrange, element, short, viewOf } from "./views.js";
+import { describeVerdict } from "./words.js";
 import { start, stop } from "./webcam.js";
 
-const MOST = 640;
+const LONGEST = 640; // pixels of a picture's longer side, as it is displayed
+const LISTED = 8; // classes in the list, where there are many
+const PATIENCE = 200; // milliseconds until a picture is displayed without its explanation
 const at = (id) => document.getElementById(id);
 const dials = () => ({ opacity: Number(at("opacity").value), threshold: Number(at("level").value) });
 
+const loading = setTimeout(() => say("Loading …"), PATIENCE);
 let about = null;
-let shown = null; // { image, frame, picture, record, answers, views: [first, second or null] }
+let current = null; // { image, frame, picture, record, answers, views, chosen: [first, second or null] }
+let panel = "overlay"; // what of a mask is displayed large
+let previewed = null; // the class below the pointer
 let turn = 0; // answers to earlier questions are dropped
+const isMask = () => about.explainer === "mask";
 
 function say(words, wrong = false) {
   at("said").textContent = words;
@@ -27,6 +37,7 @@ async function trying(work) {
       at("unlock").hidden = false;
       at("token").focus();
     }
+    at("progress").hidden = true;
     say(error.message, true);
   }
 }
@@ -45,142 +56,218 @@ async function begin() {
   about = await served(report);
   at("unlock").hidden = true;
   const size = about.download ? megabytes(about.download) : null;
-  say(size ? `The first picture downloads the explainer, ${size} MB, once.` : "");
+  at("size").textContent = size ? `The first picture of your own downloads the explainer (${size} MB), once.` : "";
+  clearTimeout(loading);
+  say("");
   useHeat(about.heat);
   document.title = `apercu: ${about.name}`;
-  at("served").textContent = `${about.name}: a ${about.explainer} explainer, ${about.classes.length} classes`;
+  at("served").textContent = `Explainer “${about.name}”, ${about.classes.length} classes.`;
   at("names").replaceChildren(...about.classes.map((name) => new Option(name, name)));
-  at("cut").hidden = about.explainer !== "mask";
-  const items = [];
-  for (let number = 0; number < about.examples; number++) items.push(await exampleItem(number));
-  at("examples").replaceChildren(...items);
+  at("cut").hidden = !isMask();
+  at("ask").textContent = isMask() ? "What speaks for …" : "What would change it into …";
+  at("how").textContent = isMask() ? "Point at a class, or tap it; “vs” puts two side by side." : "Choose a class; “vs” puts two side by side.";
+  const mine = turn;
+  const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));
+  at("examples").replaceChildren(...blobs.map(exampleItem));
+  at("tries").hidden = blobs.length === 0;
+  if (blobs.length && mine === turn) openExample(blobs[0], 0);
 }
 
-async function exampleItem(number) {
-  const blob = await example(number);
-  const item = document.createElement("li");
-  const button = document.createElement("button");
+function exampleItem(blob, number) {
   const picture = document.createElement("img");
   picture.src = URL.createObjectURL(blob);
   picture.alt = `Example ${number + 1}`;
-  button.append(picture);
-  button.addEventListener("click", () => open(blob));
-  item.append(button);
-  return item;
+  const button = element("button", "", picture);
+  button.dataset.key = `example-${number}`;
+  button.addEventListener("click", () => openExample(blob, number));
+  return element("li", "", button);
 }
 
-// Explains a new image, whoever brought it, or another frame of it.
-function open(blob, frame = 1) {
+const openExample = (blob, number) => open(blob, { record: exampleRecord(number) });
+
+// Explains what somebody brought: the first of several files.
+function bring(files) {
+  const after = files.length > 1 ? `${files.length} files were brought; this is ${files[0].name}. Bring them one by one.` : "";
+  return open(files[0], { after });
+}
+
+// Explains a new picture, or another frame of it; `record` resolves to its explanation, if there is one.
+function open(image, { frame = 1, record: ready = null, after = "" } = {}) {
   halt();
+  const mine = ++turn;
+  at("work").setAttribute("aria-busy", "true");
+  const timers = [setTimeout(say, PATIENCE, "Looking …")];
   return trying(async () => {
-    const mine = ++turn;
-    if (about === null) await begin(); // asks for the token
-    say("Looking …");
-    const own = frame > 1 ? null : await createImageBitmap(blob).catch(() => null);
-    const seen = own && pixelsOf(own, ...fitted(own, MOST));
-    own?.close(); // a large one is large twice otherwise
-    const many = about.explainer === "mask" ? Math.min(5, about.classes.length) : 1;
-    const record = await explain(blob, { top: many, picture: seen === null, frame }).catch((error) => {
-      if (mine === turn) forget();
+    try {
+      if (about === null) await begin(); // asks for the token
+      const file = await inspect(image);
+      const size = await measure(image);
+      const picture = size && canShow(size) && frame === 1 ? await read(image) : null;
+      if (mine !== turn) return;
+      if (picture) timers.push(setTimeout(() => mine === turn && place(picture), PATIENCE));
+      const record = (await ready) ?? (await explain(image, { top: count(), picture: picture === null, frame, size }).catch((error) => {
+        const unread = error.unread || error.message.startsWith("image: not an image");
+        throw unread ? new Error(refusal(file, READER)) : error;
+      }));
+      if (mine !== turn) return;
+      timers.forEach(clearTimeout);
+      await display(image, frame, picture ?? (await draw(await decode(record.picture))), record);
+      if (mine !== turn) return;
+      at("work").setAttribute("aria-busy", "false");
+      say(after || (file.moves && record.frames < 2 ? "This picture moves; its first frame is explained." : ""));
+      if (await ready) return; // the folder holds all its maps
+      at("size").textContent = "";
+      await fill(mine);
+    } catch (error) {
+      if (mine !== turn) return;
+      forget();
       throw error;
-    });
-    if (mine !== turn) return;
-    const sent = seen ? null : await decode(record.picture);
-    const picture = seen ?? pixelsOf(sent, ...fitted(sent, MOST));
-    const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
-    shown = { image: blob, frame, picture, record, answers, views: [null, null] };
-    part("result");
-    at("frames").hidden = record.frames < 2;
-    at("frame").max = record.frames;
-    at("frame").value = frame;
-    at("count").textContent = `of ${record.frames}`;
-    const reader = record.read_by === "classifier" ? "as the classifier sees it" : "as the explainer reads the classifier";
-    at("reader").textContent = record.value === undefined ? reader : `value ${record.value.toPrecision(4)}, ${reader}`;
-    await choose(record.answers[0].index, 0);
-    say("");
-    if (window.innerWidth < 832) at("result").scrollIntoView();
+    } finally {
+      timers.forEach(clearTimeout);
+    }
   });
 }
 
-// Shows a class, in the first place or beside it.
-async function choose(index, place) {
+// How many classes are explained at once.
+function count() {
+  if (!isMask()) return 1;
+  return Math.min(about.classes.length, about.classes.length <= FEW ? FEW : LISTED);
+}
+
+const draw = (image) => pixelsOf(image, ...fitted(image, LONGEST));
+
+// A picture's pixels; null where the browser cannot read it.
+async function read(image) {
+  const bitmap = await createImageBitmap(image).catch(() => null);
+  const pixels = bitmap && draw(bitmap);
+  bitmap?.close(); // a large one is large twice otherwise
+  return pixels;
+}
+
+// Displays a picture that is being explained.
+function place(picture) {
+  current = null;
+  part("result");
+  at("about").hidden = at("dials").hidden = at("downloads").hidden = at("others").hidden = true;
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "the picture, which is being explained");
+  canvas.width = picture.width;
+  canvas.height = picture.height;
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  at("result").className = "";
+  at("views").replaceChildren(element("article", "view", element("div", "heading", element("h2", "", "Your picture")), element("div", "mains", element("figure", "", canvas))));
+}
+
+async function display(image, frame, picture, record) {
   const mine = turn;
-  if (!shown.answers.has(index)) {
-    say("Looking …");
-    const record = await explain(shown.image, { target: index, frame: shown.frame });
-    if (mine !== turn) return;
-    for (const answer of record.answers) shown.answers.set(answer.index, answer);
-    say("");
-  }
-  const view = await viewOf(shown.answers.get(index), shown.picture);
+  const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
+  const views = new Map();
+  for (const answer of record.answers) views.set(answer.index, await viewOf(answer, picture));
   if (mine !== turn) return;
-  const other = shown.views[1 - place];
-  if (other?.answer.index === index) shown.views[1 - place] = null;
-  if (place === 1 && shown.views[1]?.answer.index === index) shown.views[1] = null;
-  else shown.views[place] = view;
-  if (shown.views[0] === null) shown.views = [shown.views[1], null];
-  at("views").replaceChildren(...shown.views.filter(Boolean).map(({ box }) => box));
+  current = { image, frame, picture, record, answers, views, chosen: [record.answers[0].index, null] };
+  panel = "overlay";
+  previewed = null;
+  offer("", [], [], null);
+  part("result");
+  at("frames").hidden = record.frames < 2;
+  at("frame").max = record.frames;
+  at("frame").value = frame;
+  at("count").textContent = `of ${record.frames}`;
+  const strongest = isMask() ? views.get(record.top[0].index)?.strongest : 1;
+  at("verdict").textContent = describeVerdict(record, strongest ?? 1);
+  refresh();
+}
+
+// Explains the listed classes one by one, where each costs a pass; a newer picture ends it.
+async function fill(mine) {
+  if (!isMask()) return;
+  for (const { index } of current.record.top.slice(0, count())) {
+    if (mine !== turn || current === null) return;
+    if ((await ensure(index).catch(() => true)) || mine !== turn) continue;
+    refresh();
+  }
+}
+
+// Sees to it that there is a view of a class; false where it had to be computed.
+async function ensure(index) {
+  const { image, frame, picture, views, answers } = current; // a newer picture may replace it
+  if (views.has(index)) return true;
+  const record = await explain(image, { target: index, frame });
+  for (const answer of record.answers) answers.set(answer.index, answer);
+  views.set(index, await viewOf(answers.get(index), picture));
+  return false;
+}
+
+// Displays a class, in the first place or beside it.
+function choose(index, place) {
+  const mine = turn;
+  return trying(async () => {
+    const late = setTimeout(say, PATIENCE, "Looking …");
+    try {
+      await ensure(index);
+    } finally {
+      clearTimeout(late);
+    }
+    if (mine !== turn) return;
+    const { chosen } = current;
+    if (place === 1) chosen[1] = chosen[1] === index ? null : index;
+    else current.chosen = [index, chosen[1] === index ? null : chosen[1]];
+    previewed = null;
+    say("");
+    refresh();
+    at("spoken").textContent = current.chosen.filter((one) => one !== null).map((one) => current.views.get(one).summary).join(" ");
+  });
+}
+
+function preview(index) {
+  if (!isMask() || current === null || previewed === index || (index !== null && !current.views.has(index))) return;
+  previewed = index;
+  layOut();
+}
+
+// Displays what is chosen, and lists the classes.
+function refresh() {
+  layOut();
+  const { record, answers, chosen, views } = current;
+  const rows = new Map(record.top.map((row) => [row.index, row]));
+  for (const [index, answer] of answers) if (!rows.has(index)) rows.set(index, answer);
+  const fixed = isMask() ? null : record.top[0].index;
+  const state = { rows: [...rows.values()], chosen, views, predicted: record.predicted, fixed };
+  listClasses(state, { choose, preview });
+}
+
+function layOut() {
+  const [first, second] = current.chosen;
+  const indices = previewed === null ? [first, second] : [previewed, second === previewed ? first : second];
+  const views = indices.filter((index) => index !== null).map((index) => current.views.get(index));
+  arrange(views, panel, (key) => {
+    panel = key;
+    layOut();
+    document.querySelector("#others .enlarge")?.focus();
+  });
+  current.displayed = views;
   redraw();
-  list();
 }
 
 function redraw() {
   at("opacity").nextElementSibling.textContent = dials().opacity.toFixed(2);
   at("level").nextElementSibling.textContent = dials().threshold ? dials().threshold.toFixed(2) : "soft";
-  for (const view of shown?.views ?? []) view?.redraw(dials());
+  for (const view of current?.displayed ?? []) view.redraw(dials());
 }
 
-function list() {
-  const named = new Map(shown.record.top.map((one) => [one.index, one]));
-  for (const [index, answer] of shown.answers) if (!named.has(index)) named.set(index, answer);
-  const seen = about.explainer === "mask" ? null : shown.record.top[0].index;
-  const focused = document.activeElement?.dataset.key;
-  at("classes").replaceChildren(...[...named.values()].map((one) => row(one, one.index === seen)));
-  if (focused) document.querySelector(`[data-key="${focused}"]`)?.focus();
-}
-
-function row(one, seen) {
-  const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.className = "class";
-  button.dataset.key = `class-${one.index}`;
-  const bar = document.createElement("i");
-  bar.style.width = `${100 * one.probability}%`;
-  const title = document.createElement("span");
-  title.className = "title";
-  const predicted = shown.record.predicted?.includes(one.class);
-  title.textContent = seen ? `${short(one.class)} (seen)` : predicted ? `${short(one.class)} (predicted)` : short(one.class);
-  title.title = one.class;
-  const share = document.createElement("span");
-  share.className = "share";
-  share.textContent = percent(one.probability);
-  button.append(bar, title, share);
-  button.disabled = seen; // an image cannot be changed into what it is
-  button.setAttribute("aria-pressed", shown.views[0]?.answer.index === one.index);
-  button.addEventListener("click", () => trying(() => choose(one.index, 0)));
-  const versus = document.createElement("button");
-  versus.className = "versus";
-  versus.dataset.key = `versus-${one.index}`;
-  versus.textContent = "vs";
-  versus.setAttribute("aria-label", `Compare with ${short(one.class)}`);
-  versus.setAttribute("aria-pressed", shown.views[1]?.answer.index === one.index);
-  versus.disabled = seen || shown.views[0]?.answer.index === one.index;
-  versus.addEventListener("click", () => trying(() => choose(one.index, 1)));
-  item.append(button, versus);
-  return item;
-}
-
-// Shows one part of the page: "result", "webcam", or neither.
+// Displays one part of the page: "result", "webcam", or neither.
 function part(name) {
+  at("work").hidden = name === null;
   for (const id of ["result", "webcam"]) at(id).hidden = id !== name;
-  at("dials").hidden = name === null;
-  at("downloads").hidden = name !== "result";
-  at("dial").hidden = name === null || about.explainer !== "mask";
+  at("about").hidden = at("downloads").hidden = name !== "result";
+  at("dials").hidden = false;
 }
 
-// What is shown belongs to another image than the one that was brought.
+// What is displayed belongs to another picture than the one that was brought.
 function forget() {
-  shown = null;
+  current = null;
+  at("work").setAttribute("aria-busy", "false");
   part(null);
 }
 
@@ -191,14 +278,16 @@ function halt() {
 
 function watch() {
   turn++;
-  say("");
-  part("webcam");
-  at("stop").focus();
-  trying(() => start(dials, () => say(""))).then(halt);
+  forget();
+  say("Waiting for the webcam …");
+  trying(() => start(dials, () => say(""), () => {
+    part("webcam");
+    at("stop").focus();
+  })).then(halt);
 }
 
 function stem() {
-  return short(shown.views[0].answer.class).replace(/[^\w]+/g, "-").toLowerCase();
+  return current.displayed.map((view) => short(view.answer.class)).join("-vs-").replace(/[^\w]+/g, "-").toLowerCase();
 }
 
 at("pick").addEventListener("click", () => at("file").click());
@@ -206,40 +295,36 @@ at("photograph").addEventListener("click", () => at("camera").click());
 at("live").addEventListener("click", watch);
 at("stop").addEventListener("click", () => {
   halt();
+  say("");
   at("live").focus();
 });
 for (const id of ["file", "camera"]) {
   at(id).addEventListener("change", ({ target }) => {
-    if (target.files.length) open(target.files[0]);
+    if (target.files.length) bring([...target.files]);
     target.value = "";
   });
 }
 at("frame").addEventListener("change", ({ target }) => {
-  if (shown && target.validity.valid && target.value) open(shown.image, target.valueAsNumber);
+  if (current && target.validity.valid && target.value) open(current.image, { frame: target.valueAsNumber });
 });
 for (const id of ["opacity", "level"]) at(id).addEventListener("input", redraw);
 at("save").addEventListener("click", async () => {
-  const canvases = shown.views.filter(Boolean).flatMap((view) => view.canvases);
-  download(await joined(canvases), `${stem()}.png`);
+  const heading = current.displayed.map(({ name }) => name).join(" vs ");
+  download(await joined(current.displayed.map((view) => view.panels), heading), `${stem()}.png`);
 });
 at("raw").addEventListener("click", async () => {
-  download(await pngFile(shown.views[0].answer.map.png), `${stem()}.map.png`);
+  for (const view of current.displayed) {
+    const name = short(view.answer.class).replace(/[^\w]+/g, "-").toLowerCase();
+    download(await pngFile(view.answer.map.png), `${name}.map.png`);
+  }
 });
 at("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const word = at("name").value.trim();
-  const index = about.classes.findIndex((name) => name === word);
-  if (!word || !shown) return;
-  trying(async () => {
-    const mine = turn;
-    if (index < 0 || !shown.answers.has(index)) {
-      const record = await explain(shown.image, { target: index < 0 ? word : index, frame: shown.frame });
-      if (mine !== turn) return;
-      shown.answers.set(record.answers[0].index, record.answers[0]);
-      await choose(record.answers[0].index, 0);
-    } else await choose(index, 0);
+  if (!word || !current) return;
+  searchClass(about.classes, word, (index) => {
     at("name").value = "";
-    say("");
+    return choose(index, 0);
   });
 });
 at("unlock").addEventListener("submit", (event) => {
@@ -248,19 +333,22 @@ at("unlock").addEventListener("submit", (event) => {
   at("token").value = "";
   trying(begin);
 });
-document.addEventListener("paste", ({ clipboardData }) => {
-  const file = [...clipboardData.files][0];
-  if (file) open(file);
+document.addEventListener("paste", ({ clipboardData, target }) => {
+  const files = [...clipboardData.files];
+  if (files.length) bring(files);
+  else if (!target.closest?.("input")) say("There is no picture on the clipboard; copy a picture, not its address or a text.", true);
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     at("choose").classList.toggle("over", kind === "dragover");
-    const file = kind === "drop" ? event.dataTransfer.files[0] : null;
-    if (file) open(file);
+    if (kind !== "drop") return;
+    const files = [...event.dataTransfer.files];
+    if (files.length) bring(files);
+    else say("That is no file; save the picture first, or copy it and paste it here.", true);
   });
 }
 at("promise").textContent = PROMISE;
 at("formats").textContent = `or drop one here, or paste it. ${FORMATS}`;
 say("");
-trying(begin);
+trying(begin).then(() => clearTimeout(loading));

@@ -73,11 +73,14 @@ export function paint(canvas, picture, map, { view, opacity, threshold }) {
   canvas.getContext("2d").putImageData(made, 0, 0);
 }
 
-// The colours of a map, from 0 to 1.
-export function paintScale(canvas) {
+// The colours of a map, from 0 to 1; what lies below the threshold is grey, as in the picture.
+export function paintScale(canvas, threshold) {
   [canvas.width, canvas.height] = [256, 1];
   const made = new ImageData(256, 1);
-  for (let value = 0; value < 256; value++) made.data.set([...heat.subarray(3 * value, 3 * value + 3), 255], 4 * value);
+  for (let value = 0; value < 256; value++) {
+    const colour = value < 255 * threshold ? [128, 128, 128] : heat.subarray(3 * value, 3 * value + 3);
+    made.data.set([...colour, 255], 4 * value);
+  }
   canvas.getContext("2d").putImageData(made, 0, 0);
 }
 
@@ -87,19 +90,28 @@ export function show(canvas, image) {
   canvas.getContext("2d").drawImage(image, 0, 0);
 }
 
-// Canvases beside each other, as one PNG.
-export function joined(canvases) {
-  const gap = 8;
-  const height = Math.max(...canvases.map((canvas) => canvas.height));
-  const width = canvases.reduce((sum, canvas) => sum + canvas.width + gap, -gap);
-  const made = sheet(width, height);
+// Pictures beside each other, each with its title, as one PNG: rows of { canvas, title }.
+export function joined(rows, heading) {
+  const [gap, line] = [12, 22];
+  const side = Math.max(240, ...rows.flat().map(({ canvas }) => canvas.width));
+  const tall = ({ canvas }) => Math.round((canvas.height * side) / canvas.width);
+  const heights = rows.map((row) => Math.max(...row.map(tall)) + line + gap);
+  const made = sheet(Math.max(...rows.map((row) => row.length)) * (side + gap) + gap, heights.reduce((sum, height) => sum + height, line + 2 * gap));
   const pen = made.getContext("2d");
   pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, width, height);
-  let left = 0;
-  for (const canvas of canvases) {
-    pen.drawImage(canvas, left, 0);
-    left += canvas.width + gap;
+  pen.fillRect(0, 0, made.width, made.height);
+  pen.fillStyle = "#1d1d22";
+  pen.font = "bold 16px system-ui, sans-serif";
+  pen.fillText(heading, gap, gap + 16, made.width - 2 * gap);
+  pen.font = "14px system-ui, sans-serif";
+  let top = line + 2 * gap;
+  for (const [number, row] of rows.entries()) {
+    for (const [at, panel] of row.entries()) {
+      const left = gap + at * (side + gap);
+      pen.drawImage(panel.canvas, left, top, side, tall(panel));
+      pen.fillText(panel.title, left, top + tall(panel) + 16, side);
+    }
+    top += heights[number];
   }
   return toBlob(made, "image/png");
 }

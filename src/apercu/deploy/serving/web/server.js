@@ -4,8 +4,11 @@ import { toBlob } from "./paint.js";
 
 let token = null;
 
-export const PROMISE = "Images are explained and forgotten: the server keeps and logs none.";
+export const PROMISE = "Pictures are explained and forgotten: the server keeps and logs none.";
 export const FORMATS = "DICOM, FITS and .npy, too.";
+export const READER = "this server";
+
+const LARGEST = 100_000_000; // pixels of a picture that the browser is to draw
 
 export class Refused extends Error {
   constructor(message, status) {
@@ -40,8 +43,14 @@ export async function example(number) {
   return (await ask(`examples/${number}.png`)).blob();
 }
 
+// The server explains examples as any other picture.
+export const exampleRecord = () => null;
+
+// Whether a picture of this size is small enough to be displayed.
+export const canShow = ({ width, height }) => width * height <= LARGEST;
+
 // Explains an image (a Blob): fields as /v1/explain takes them.
-export async function explain(image, fields) {
+export async function explain(image, { size, ...fields }) {
   const form = new FormData();
   form.append("image", image, "image");
   for (const [name, value] of Object.entries(fields)) form.append(name, value);

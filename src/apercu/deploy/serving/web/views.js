@@ -1,116 +1,141 @@
-// What is shown of one class: a mask's overlay, kept and removed, or a pair of counterparts.
+// What is displayed of one class: a mask's evidence, kept and removed, or a pair of counterparts.
 
+import { short } from "./names.js";
 import { paint, paintScale, show, stretched, values } from "./paint.js";
 import { decode } from "./source.js";
+import { NONE, describeDoubt, describeFlip, describePlace, percent } from "./words.js";
 
-const MASK = [
-  ["overlay", "evidence", "evidence: bright where the picture speaks for this class"],
-  ["kept", "kept", "kept: only what speaks for this class"],
-  ["removed", "removed", "removed: all but what speaks for this class"],
-  ["original", "original", "the picture itself"],
-];
-const LITTLE = 0.5; // of the strongest evidence that a map may hold
+export { short } from "./names.js";
 
-function figure(caption) {
-  const box = document.createElement("figure");
+const MASK = {
+  overlay: ["Evidence", (name) => `bright where the picture speaks for ${name}.`],
+  kept: ["Kept", (name) => `the evidence alone: it should suffice to recognise ${name}.`],
+  removed: ["Removed", (name) => `all but the evidence: ${name} should no longer be recognised.`],
+  original: ["Original", () => "the picture as it is."],
+};
+
+export function element(tag, className, ...content) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...content);
+  return made;
+}
+
+function canvasFor(label) {
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
-  const words = document.createElement("figcaption");
-  words.textContent = caption;
-  box.append(canvas, words);
-  return { box, canvas, words };
+  canvas.setAttribute("aria-label", label);
+  return canvas;
 }
 
-export const short = (name) => name.split(",")[0];
-
-export const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
-
-// One class on one picture; redraw() follows the dials.
+// One class on one picture: its panels, and what redraws them as the dials are turned.
 export async function viewOf(answer, picture) {
-  const box = document.createElement("div");
-  box.className = "views";
-  const title = document.createElement("h2");
-  const grid = document.createElement("div");
-  box.append(title, grid);
-  const raw = await decode(answer.map.png);
-  const map = values(raw, picture.width, picture.height);
-  return answer.similar ? pair(answer, picture, { box, title, grid, map }) : mask(answer, picture, { box, title, grid, map });
-}
-
-function mask(answer, picture, { box, title, grid, map }) {
-  title.textContent = short(answer.class);
+  const map = values(await decode(answer.map.png), picture.width, picture.height);
   const highest = map.reduce((most, value) => Math.max(most, value), 0) / 255;
-  if (highest < LITTLE) grid.before(doubt(highest));
-  const drawn = MASK.map(([view, name, caption]) => {
-    const made = figure(caption);
-    made.box.className = view;
-    made.canvas.setAttribute("aria-label", view === "original" ? name : `${name} for ${short(answer.class)}`);
-    if (view === "overlay") made.words.append(legend());
-    grid.append(made.box);
-    return { view, canvas: made.canvas };
+  return answer.similar ? pairView(answer, picture, map) : maskView(answer, picture, map, highest);
+}
+
+function maskView(answer, picture, map, strongest) {
+  const name = short(answer.class);
+  const nothing = strongest < NONE;
+  const doubt = describeDoubt(strongest, name);
+  const place = describePlace(map, picture.width, picture.height);
+  const keys = nothing ? ["original"] : Object.keys(MASK);
+  const panels = keys.map((key) => {
+    const [title, sentence] = MASK[key];
+    const label = key === "original" ? "the picture itself" : `${title} for ${name}${place && `, ${place}`}`;
+    return { key, title, sentence: sentence(name), canvas: canvasFor(label) };
   });
+  const scales = [];
   const redraw = (dials) => {
-    for (const { view, canvas } of drawn) paint(canvas, picture, map, { ...dials, view });
+    for (const { key, canvas } of panels) paint(canvas, picture, map, { ...dials, view: key });
+    for (const scale of scales) paintScale(scale, dials.threshold);
   };
-  return { box, redraw, canvases: drawn.map(({ canvas }) => canvas), answer };
+  const summary = doubt || `Evidence for ${name}: ${place || "only where it is strongest"}.`;
+  return { answer, name, strongest, doubt, summary, panels, mains: (key) => [nothing ? "original" : key], scales, redraw };
 }
 
-// What is said of a map without strong evidence.
-function doubt(highest) {
-  const words = document.createElement("p");
-  words.className = "doubt";
-  const much = highest < LITTLE / 5 ? "Nothing" : "Little";
-  words.textContent = `${much} here speaks for this class: the strongest evidence is ${highest.toFixed(2)}, of at most 1.`;
-  return words;
-}
-
-// The colours of evidence, from none to full.
-function legend() {
-  const box = document.createElement("span");
-  box.className = "legend";
-  const scale = document.createElement("canvas");
-  scale.setAttribute("role", "img");
-  scale.setAttribute("aria-label", "colours of the evidence, from none to full");
-  paintScale(scale);
-  box.append("none ", scale, " full");
-  return box;
-}
-
-async function pair(answer, picture, { box, title, grid, map }) {
-  title.textContent = `from ${short(answer.seen)} to ${short(answer.class)}`;
+async function pairView(answer, picture, map) {
+  const [from, to] = [short(answer.seen), short(answer.class)];
   const shares = answer.probabilities;
-  const canvases = [];
-  for (const [key, caption] of [["similar", "similar"], ["adversarial", "adversarial"]]) {
-    const made = figure(shares ? `${caption}: ${percent(shares.at(key === "similar" ? 0 : -1))}` : caption);
-    made.canvas.setAttribute("aria-label", `${caption} image for ${short(answer.class)}`);
-    show(made.canvas, await decode(answer[key]));
-    grid.append(made.box);
-    canvases.push(made.canvas);
-  }
-  const change = figure(`where they differ, on average ${answer.change.toFixed(3)}`);
-  change.canvas.setAttribute("aria-label", `difference for ${short(answer.class)}`);
-  grid.append(change.box);
-  grid.append(await strip(answer, shares));
+  const share = (at) => (shares ? ` (${percent(shares.at(at))} ${to})` : "");
+  const most = answer.largest_change;
+  const panels = [
+    { key: "similar", title: "Similar", sentence: `redrawn, and still ${from}${share(0)}.`, image: answer.similar },
+    { key: "adversarial", title: "Changed", sentence: `redrawn to look like ${to}${share(-1)}.`, image: answer.adversarial },
+    { key: "difference", title: "Difference", sentence: `bright where these two differ; at most ${most.toFixed(4)}, on average ${answer.change.toFixed(4)}, of 1.` },
+    { key: "original", title: "Original", sentence: "the picture as it is." },
+  ].map((panel) => ({ ...panel, canvas: canvasFor(`${panel.title} picture: ${panel.sentence}`) }));
+  for (const { canvas, image } of panels) if (image) show(canvas, await decode(image));
+  const scales = [];
   const strong = stretched(map);
-  const redraw = (dials) => paint(change.canvas, picture, strong, { ...dials, view: "overlay" });
-  return { box, redraw, canvases: [...canvases, change.canvas], answer };
+  const redraw = (dials) => {
+    paint(panels[2].canvas, picture, strong, { ...dials, view: "overlay", threshold: 0 });
+    paint(panels[3].canvas, picture, strong, { view: "original" });
+    for (const scale of scales) paintScale(scale, 0);
+  };
+  const summary = describeFlip(answer);
+  const strip = await stripOf(answer, to);
+  return { answer, name: `${from} → ${to}`, strongest: 1, doubt: "", summary, panels, mains: () => ["similar", "adversarial"], strip, most, scales, redraw };
 }
 
-async function strip(answer, shares) {
-  const box = document.createElement("figure");
-  box.className = "strip";
-  const row = document.createElement("div");
+async function stripOf(answer, name) {
+  const row = element("div");
   for (const [step, text] of answer.strip.entries()) {
-    const cell = document.createElement("span");
-    const canvas = document.createElement("canvas");
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `step ${step + 1} of ${answer.strip.length}`);
+    const canvas = canvasFor(`step ${step + 1} of ${answer.strip.length}`);
     show(canvas, await decode(text));
-    cell.append(canvas, shares ? percent(shares[step]) : "");
-    row.append(cell);
+    row.append(element("span", "", canvas, answer.probabilities ? percent(answer.probabilities[step]) : ""));
   }
-  const words = document.createElement("figcaption");
-  words.textContent = shares ? `the way there, with the probability of ${short(answer.class)}` : "the way there";
-  box.append(row, words);
+  const words = answer.probabilities ? `The way from one to the other, with the probability of ${name} at each step.` : "The way from one to the other.";
+  return element("figure", "strip", row, element("figcaption", "", words));
+}
+
+// Puts one class or two onto the page: `key` is displayed large, the others below or beside it.
+export function arrange(views, key, enlarge) {
+  const large = views.map((view) => largeBox(view, key));
+  const small = views.map((view) => smallBox(view, key, enlarge));
+  document.getElementById("views").replaceChildren(...large);
+  document.getElementById("others").replaceChildren(...small);
+  document.getElementById("result").classList.toggle("two", views.length > 1);
+  document.getElementById("result").classList.toggle("pair", views[0].strip !== undefined);
+  document.getElementById("others").hidden = views.every((view) => view.panels.length === 1);
+}
+
+function largeBox(view, key) {
+  view.scales.length = 0;
+  const heading = element("div", "heading", element("h2", "", view.name));
+  if (view.answer.similar === undefined) heading.append(element("span", "share", percent(view.answer.probability)));
+  const mains = view.mains(key).map((name) => view.panels.find((panel) => panel.key === name));
+  const figures = mains.map((panel) => figureOf(view, panel, true));
+  const box = element("article", "view", heading, element("div", "mains", ...figures));
+  if (view.answer.similar) box.append(element("p", view.answer.flipped === false || view.answer.kept === false ? "doubt" : "", view.summary));
   return box;
+}
+
+function smallBox(view, key, enlarge) {
+  const mains = view.mains(key);
+  const rest = view.panels.filter((panel) => !mains.includes(panel.key));
+  const box = element("div", "panels", ...rest.map((panel) => figureOf(view, panel, false, view.strip ? null : enlarge)));
+  if (view.strip) box.append(view.strip);
+  return box;
+}
+
+function figureOf(view, panel, large, enlarge = null) {
+  const words = element("figcaption", "", element("strong", "", panel.title), `: ${panel.sentence}`);
+  if (large && view.doubt) words.replaceChildren(element("span", "doubt", view.doubt));
+  if (panel.key === "overlay" || panel.key === "difference") {
+    const scale = canvasFor("colours of the evidence, from none to full");
+    view.scales.push(scale);
+    const [least, most] = view.most === undefined ? ["0, none", "1, full"] : ["0", view.most.toFixed(4)];
+    if (large || view.most !== undefined) words.prepend(element("span", "legend", least, scale, most));
+  }
+  let picture = panel.canvas;
+  if (enlarge) {
+    picture = element("button", "enlarge", panel.canvas);
+    picture.dataset.key = `enlarge-${panel.key}`;
+    picture.title = "Display it large";
+    picture.setAttribute("aria-label", `${panel.title}: display it large`);
+    picture.addEventListener("click", () => enlarge(panel.key));
+  }
+  return element("figure", panel.key, picture, words);
 }

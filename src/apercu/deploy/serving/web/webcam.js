@@ -3,19 +3,27 @@
 
 import { fitted, paint, pixelsOf, sheet, values } from "./paint.js";
 import { decode, explainFrame } from "./source.js";
-import { percent, short } from "./views.js";
+import { short } from "./names.js";
+import { NONE, percent } from "./words.js";
 
 const SIDE = 320;
+const REFUSED = {
+  NotAllowedError: "The webcam was not allowed. Allow it beside the address of this page, or choose a picture.",
+  NotFoundError: "There is no webcam. Choose a picture instead.",
+  NotReadableError: "The webcam is used by another program. Close it, or choose a picture.",
+};
 const at = (id) => document.getElementById(id);
 let stream = null;
 
-// Runs until stop(); asks dials() how to draw, and calls begun() with the first frame. A refusal
-// that will not pass ends it.
-export async function start(dials, begun) {
+// Runs until stop(); asks dials() how to draw, and calls allowed() when there is a camera and
+// begun() with the first frame. A refusal that will not pass ends it.
+export async function start(dials, begun, allowed) {
   if (!navigator.mediaDevices) throw new Error("The webcam needs https, or this machine's own address.");
-  stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } }, audio: false }).catch((error) => {
-    throw new Error(error.name === "NotAllowedError" ? "The webcam was not allowed." : "There is no webcam.");
+  const wish = { width: { ideal: 640 }, facingMode: { ideal: "environment" } };
+  stream = await navigator.mediaDevices.getUserMedia({ video: wish, audio: false }).catch((error) => {
+    throw new Error(REFUSED[error.name] ?? `The webcam could not start (${error.message || error.name}).`);
   });
+  allowed();
   const video = at("video");
   video.srcObject = stream;
   await video.play();
@@ -54,7 +62,9 @@ async function draw({ picture, record }, dials, times) {
   const map = values(await decode(answer.map.png), picture.width, picture.height);
   if (stream === null) return;
   paint(at("lens"), picture, map, { ...dials, view: "overlay" });
-  at("seen").textContent = `${short(record.top[0].class)}, ${percent(record.top[0].probability)}`;
+  const { class: name, probability } = record.top[0];
+  const nothing = map.every((value) => value < 255 * NONE) ? "; nothing here speaks for it" : "";
+  at("seen").textContent = `${short(name)}, ${percent(probability)}${nothing}`;
   times.push(performance.now());
   if (times.length > 10) times.shift();
   const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);

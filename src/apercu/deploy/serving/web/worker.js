@@ -3,11 +3,15 @@
 import { download } from "./downloads.js";
 import { resize } from "./resizing.js";
 
-const SMALLEST = 2;
-const LARGEST = 100_000_000; // pixels, as in Python
 let opened = null;
+let latest = null; // the picture before, as the classifier takes it
+let queue = Promise.resolve();
 
-self.onmessage = async ({ data: { number, about, picture, target } }) => {
+self.onmessage = ({ data }) => {
+  queue = queue.then(() => answer(data));
+};
+
+async function answer({ number, about, picture, target }) {
   try {
     opened ??= open(about);
     const ready = await opened.catch((error) => {
@@ -20,9 +24,9 @@ self.onmessage = async ({ data: { number, about, picture, target } }) => {
     const words = error.words ?? `The explainer failed (${error.message ?? error}); choose the picture again.`;
     self.postMessage({ number, error: words, broken: error.broken ?? !error.words });
   } finally {
-    picture.close?.();
+    picture?.close?.();
   }
-};
+}
 
 async function open({ files, runtime }) {
   const report = (words) => self.postMessage(words);
@@ -41,21 +45,18 @@ async function open({ files, runtime }) {
   }
 }
 
+// Explains a picture; without one, the picture before.
 async function explain({ ort, session }, { channels, size }, picture, target) {
-  const { width, height } = picture;
-  const sides = `${width} × ${height} (width × height)`;
-  if (Math.min(width, height) < SMALLEST) {
-    throw withWords(`image: too small to explain, expected at least ${SMALLEST} × ${SMALLEST} pixels, got ${sides}`);
+  if (picture) {
+    const { width, height } = picture;
+    latest = null;
+    latest = { size: { width, height }, pixels: resize(reader(picture), [height, width], { channels, size }) };
   }
-  if (width * height > LARGEST) {
-    throw withWords(`image: too large, expected at most ${LARGEST / 1e6} megapixels, got ${sides}; resize it first`);
-  }
-  const pixels = resize(reader(picture), [height, width], { channels, size });
   const results = await session.run({
-    images: new ort.Tensor("float32", pixels, [1, channels, ...size]),
+    images: new ort.Tensor("float32", latest.pixels, [1, channels, ...size]),
     targets: new ort.Tensor("int64", BigInt64Array.of(BigInt(target)), [1]),
   });
-  return { size: { width, height }, probabilities: results.probabilities.data.slice(), map: results.maps.data.slice() };
+  return { size: latest.size, probabilities: results.probabilities.data.slice(), map: results.maps.data.slice() };
 }
 
 // Reads rows of ImageData or of an ImageBitmap, transparent parts over white.
