@@ -111,7 +111,7 @@ def test_unusual_files_are_explained(explainer: MaskExplainer, tmp_path: Path, k
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_other_files_are_refused_in_one_line(
-    explainer: MaskExplainer, tmp_path: Path, kind: str
+    explainer: MaskExplainer, tmp_path: Path, kind: str, shapes_unchecked: None
 ) -> None:
     make, message = REFUSED[kind]
     with pytest.raises(InputError, match=message) as caught:
@@ -208,6 +208,11 @@ def test_batches_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(ImageError, match=message):
         explainer(images)
+
+
+def test_batches_of_other_floats_are_taken(explainer: MaskExplainer) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(explainer(images.double(), 1), explainer(images, 1))
 
 
 def test_a_damaged_image_that_is_open_already_is_refused(explainer: MaskExplainer) -> None:

@@ -43,7 +43,8 @@ def fit_image(
     elif spec.normalise == "l2_per_channel":
         image = _zero_non_finite(image)
     else:
-        check_range(image, "; set input.stretch in the classifier's card")
+        advice = "; scale them, or for raw counts set input.stretch in the classifier's card"
+        check_range(image, advice)
     height, width = spec.size
     if fit == "squash":
         return resize_picture(image, (height, width))

@@ -262,7 +262,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         """Return images as a checked batch on the explainer's device."""
         images = batch_images(inputs, self.classifier_info)
         self.classifier_info.check_images(images)
-        return images.to(self.device)
+        return images.to(self.device, torch.float32)
 
 
 ImagesLike: TypeAlias = Tensor | NDArray[Any] | Image.Image | Sequence[Any]
@@ -359,4 +359,4 @@ def convert_picture(picture: Any, channels: int) -> Picture:
             f"{' × '.join(map(str, picture.shape)) or 'one number'} of {kind}"
         )
     check_size("images", picture.shape[1], picture.shape[2], len(picture))
-    return convert_channels(picture, channels, "images")
+    return convert_channels(picture.float(), channels, "images")
