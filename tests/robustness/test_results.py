@@ -16,7 +16,7 @@ from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
 from apercu.robustness.jobs import AttackResult, Job, choose_job_to_draw
 from apercu.robustness.plan import NONE, parse_attack
 from apercu.robustness.report import write_finding
-from apercu.robustness.results import StressResults, StressRow, summarise
+from apercu.robustness.results import StressResults, StressRow, format_warning, summarise
 from apercu.statistics import wilson_interval
 
 CLEAN = Job(NONE, None, None, None)
@@ -136,7 +136,7 @@ def test_an_attack_without_gradients_is_warned_of() -> None:
     assert not summary(results).warnings
     results[attack].stuck.extend([True, False])
     (line,) = summary(results).warnings
-    assert line.startswith("pgd at 8/255 finds no gradient at 1 of 2 images")
+    assert line.startswith("pgd at 8/255 (naive) finds no gradient at 1 of 2 images")
     assert "; use the margin (margin_pgd), or use an attack that needs only decisions" in line
     results[job("margin_pgd", 8 / 255)] = attack_result({NONE: [1, 0]}, stuck=[1, 0])
     for line in summary(results).warnings:
@@ -145,9 +145,7 @@ def test_an_attack_without_gradients_is_warned_of() -> None:
     results = {CLEAN: attack_result({"jpeg": [1, 1]}), knowing: attack_result({"jpeg": [1, 0]})}
     results[knowing].stuck.extend([True, False])
     (line,) = summary(results).warnings
-    assert line.startswith(
-        "behind jpeg pgd at 8/255 (attacker knows the filter) finds no gradient at "
-    )
+    assert line.startswith("behind jpeg pgd at 8/255 (adaptive) finds no gradient at 1 of 2")
 
 
 def test_the_smallest_changes_have_a_curve_and_an_area_too() -> None:
@@ -182,10 +180,10 @@ def test_every_attack_that_is_weaker_than_another_is_warned_of() -> None:
         job("mult:ratio=2"): attack_result({NONE: [0] * 10}),
     }
     assert summary(results).warnings == (
-        "fgsm at 25.5/255 is not the strongest attack: it leaves 80.0% right, "
-        "square at 25.5/255 only 10.0%",
-        "pgd:steps=50 at 25.5/255 is not the strongest attack: it leaves 70.0% right, "
-        "square at 25.5/255 only 10.0%",
+        "fgsm at 25.5/255 (naive) flatters: it leaves 80.0% right, "
+        "square at 25.5/255 (naive) 10.0%",
+        "pgd:steps=50 at 25.5/255 (naive) flatters: it leaves 70.0% right, "
+        "square at 25.5/255 (naive) 10.0%",
     )
 
 
@@ -196,8 +194,8 @@ def test_images_made_against_a_surrogate_show_hidden_gradients() -> None:
         job("pgd", 0.1, on_surrogate=True): attack_result({"jpeg": [0] * 10}),
     }
     assert summary(results).warnings == (
-        "behind jpeg pgd at 25.5/255 (attacker knows the filter) is not the strongest attack: it "
-        "leaves 80.0% right, pgd at 25.5/255 (made against another classifier) only 0.0%",
+        "behind jpeg pgd at 25.5/255 (adaptive) flatters: it leaves 80.0% right, "
+        "pgd at 25.5/255 (transfer) 0.0%",
     )
 
 
@@ -210,8 +208,11 @@ def test_a_filter_that_wins_against_the_naive_alone(bare: bool) -> None:
         job("pgd", 0.1, "jpeg"): attack_result({"jpeg": [1] + [0] * 9}),
     }
     assert summary(results).warnings == (
-        "jpeg helps only against an attacker who does not know of it: pgd at 25.5/255 "
+        "jpeg wins only against an attacker who does not know of it: pgd at 25.5/255 (naive) "
         "leaves 80.0% right of 100.0%, through the filter 10.0%",
+    )
+    assert format_warning(summary(results).warnings[0]).startswith(
+        "jpeg helps only against an attacker who does not know of it: pgd at 25.5/255 leaves"
     )
     results[job("pgd", 0.1, "jpeg")] = attack_result({"jpeg": EIGHT_OF_TEN})
     assert not summary(results).warnings

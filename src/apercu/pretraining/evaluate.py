@@ -88,7 +88,9 @@ class FeatureEvaluation:
             ClassifierError: a network does not show its layers.
         """
         if self.images == self.test:
-            self.say("warning: measured on the images that are learnt from; say another --test")
+            self.say(
+                "warning: measured on the training images themselves; give other images as --test"
+            )
         rows: list[LearningCurveRow] = []
         plots: dict[str, Image.Image] = {}
         class_names: tuple[str, ...] = ()

@@ -131,12 +131,18 @@ def write_report(
     Raises:
         OutputError: the folder cannot be written.
     """
-    coloured = list(dict.fromkeys(row.start for row in rows))[:MAX_COLOURS]
+    coloured = list(dict.fromkeys(name_network(row.start) for row in rows))[:MAX_COLOURS]
     charts = [
         {
             "title": head,
-            "drawing": Markup(draw_learning_curves(starts, coloured, "balanced accuracy")),
-            "names": [name_network(name) for name in coloured],
+            "drawing": Markup(
+                draw_learning_curves(
+                    {name_network(start): points for start, points in starts.items()},
+                    coloured,
+                    "balanced accuracy",
+                )
+            ),
+            "names": coloured,
             "others": "",
         }
         for head, starts in _group_curves(rows).items()

@@ -117,7 +117,10 @@ def fit_brightness(sample: Iterable[Picture], radius: float, faintest: float) ->
     magnitudes = torch.cat([measure_magnitudes(picture, radius) for picture in sample])
     median = float(magnitudes.nanmedian()) if len(magnitudes) else float("nan")
     if median != median:
-        raise ImagesError(f"magnitudes: nothing lies above the sky within {radius:g} pixels")
+        raise ImagesError(
+            "magnitudes: expected an object in the centre, but no image is brighter than its "
+            f"sky within {radius:g} pixels; give --catalogue and --target"
+        )
     is_typical = 0.2 * faintest <= median + ZERO_POINT <= 0.9 * faintest
     return Brightness(radius, ZERO_POINT if is_typical else 2 * faintest / 3 - median)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job
+from apercu.robustness.jobs import AttackResult, Job
 from apercu.robustness.plan import NONE
 
 CLEAR_DIFFERENCE = 0.1
@@ -26,10 +26,7 @@ class AttackCase(NamedTuple):
     def __str__(self) -> str:
         epsilon = self.job.epsilon
         budget = "" if epsilon is None else f" at {255 * epsilon:g}/255"
-        is_bare = self.filter == NONE and self.job.knowledge == "naive"
-        return f"{self.job.name}{budget}" + (
-            "" if is_bare else f" ({KNOWLEDGE[self.job.knowledge]})"
-        )
+        return f"{self.job.name}{budget} ({self.job.knowledge})"
 
 
 Accuracies: TypeAlias = dict[AttackCase, float]
@@ -85,9 +82,8 @@ def _find_naive_only_filters(accuracies: Accuracies) -> Iterator[str]:
         if adaptive is None or not _is_clear(value, max(bare or 0.0, adaptive)):
             continue
         yield (
-            f"{case.filter} helps only against an attacker who does not know of it: "
-            f"{AttackCase(job, NONE)} leaves {value:.1%} right of {clean[case.filter]:.1%}, "
-            f"through the filter {adaptive:.1%}"
+            f"{case.filter} wins only against an attacker who does not know of it: {case} leaves "
+            f"{value:.1%} right of {clean[case.filter]:.1%}, through the filter {adaptive:.1%}"
         )
 
 
@@ -125,8 +121,8 @@ def _describe_weaker_attack(
     weaker: AttackCase, higher: float, stronger: AttackCase, lower: float
 ) -> str:
     return (
-        f"{_describe_filter(weaker)}{weaker} is not the strongest attack: it leaves {higher:.1%} "
-        f"right, {stronger} only {lower:.1%}"
+        f"{_describe_filter(weaker)}{weaker} flatters: it leaves {higher:.1%} right, "
+        f"{stronger} {lower:.1%}"
     )
 
 

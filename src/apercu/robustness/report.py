@@ -37,6 +37,7 @@ from apercu.robustness.results import (
     format_filter,
     format_percent,
     format_situation,
+    format_warning,
 )
 from apercu.types import Images, Targets
 
@@ -104,7 +105,7 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         finding=write_finding(results),
         about=results.about,
         environment=results.environment,
-        warnings=results.warnings,
+        warnings=[format_warning(line) for line in results.warnings],
         columns=[_name_column(*column) for column in columns],
         groups=_group_lines(list(_make_lines(results, columns, has_top5=has_top5))),
         areas=[row for row in results.rows if row.metric == "auac"],

@@ -113,14 +113,16 @@ class StressResults:
 
         found, (heads, *cells) = write_finding(self), self.table()
         lines = (found.headline, found.certainty)
-        return render_output(lines, header=heads, cells=cells, notes=self.warnings)
+        return render_output(
+            lines, header=heads, cells=cells, notes=[*map(format_warning, self.warnings)]
+        )
 
     def __str__(self) -> str:
         """Return what was found and the table as plain text."""
         from apercu.robustness.report import write_finding
 
         lines = ["  ".join(filter(None, texts)) for texts in self.table()]
-        return "\n".join([str(write_finding(self)), *lines, *self.warnings])
+        return "\n".join([str(write_finding(self)), *lines, *map(format_warning, self.warnings)])
 
     def __repr__(self) -> str:
         return f"StressResults({self.about.get('classifier')}, {len(self.rows)} rows)"
@@ -174,6 +176,18 @@ def format_situation(row: StressRow) -> str:
     parts = [] if row.filter == NONE else [f"behind {row.filter}"]
     parts += [] if row.filter == NONE and row.knowledge == "naive" else [KNOWLEDGE[row.knowledge]]
     return "; ".join(parts) or "no filter"
+
+
+def format_warning(line: str) -> str:
+    """Format a stored warning in plain words; files keep the shorter ones of version 0.1.0.
+
+    >>> format_warning("behind jpeg pgd (adaptive) flatters: it leaves 80.0% right, fgsm 9.0%")
+    'behind jpeg pgd (attacker knows the filter) is too weak: it leaves 80.0% right, fgsm 9.0%'
+    """
+    for knowledge, words in KNOWLEDGE.items():
+        is_bare = knowledge == "naive" and not line.startswith("behind ")
+        line = line.replace(f" ({knowledge})", "" if is_bare else f" ({words})")
+    return line.replace(" flatters: ", " is too weak: ").replace(" wins only ", " helps only ")
 
 
 def format_filter(name: str) -> str:

@@ -106,6 +106,7 @@ def stress(
         parse_filter,
         read_stress_settings,
     )
+    from apercu.robustness.results import format_warning
     from apercu.robustness.stress import run_stress_test
 
     settings = read_stress_settings(plan, context.params)
@@ -145,7 +146,7 @@ def stress(
             command=shlex.join(["apercu", *read_arguments()]),
         )
     for line in results.warnings:
-        warn(line)
+        warn(format_warning(line))
     say(f"report: {folder / 'report.html'}")
 
 

@@ -41,7 +41,10 @@ class Filter(ABC):
         filtered = self.apply(images.detach())
         if filtered.shape != images.shape:
             before, after = ("×".join(map(str, x.shape[1:])) for x in (images, filtered))
-            raise ConfigError(f"filter {self!r}: made {after} of {before}; keep the size")
+            raise ConfigError(
+                f"filter {self!r}: expected an image of {before}, got {after}; "
+                "a filter has to keep the size"
+            )
         return filtered
 
     @abstractmethod
