@@ -69,8 +69,8 @@ class RankingCell:
         interval: the text of its 95 % interval.
         threshold: the threshold that its maps were cut at, where there is one.
         threshold_from: where that threshold comes from.
-        best: whether it is the best of the explainers in its column, beyond chance: the paired
-            difference from every other one is significant.
+        best: whether no row of its column is better, but for the true boxes, and it is better than
+            every other explainer beyond chance (paired test).
         left: the start of the interval on the column's scale, in per cent.
         width: the width of the interval on that scale, in per cent.
         point: the place of the value on that scale, in per cent.
@@ -164,12 +164,7 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
         metric: compute_paired_differences(results, metric, reference, seed) if reference else {}
         for metric in list_metrics(results)
     }
-    leaders = {metric: find_leader(results, metric) for metric in pairs}
-    winners = {
-        metric: leader.row.explainer
-        for metric, leader in leaders.items()
-        if leader is not None and leader.is_clear
-    }
+    winners = {metric: _find_winner(results, metric) for metric in pairs}
     return [
         RankingRow(
             name=name,
@@ -188,6 +183,17 @@ def build_ranking(results: ComparisonResults) -> list[RankingRow]:
         )
         for name, group in order
     ]
+
+
+def _find_winner(results: ComparisonResults, metric: str) -> str | None:
+    """Return the explainer to be marked as the best of a column: no row but the truth is better."""
+    leader = find_leader(results, metric)
+    if leader is None or not leader.is_clear:
+        return None
+    rows = [row for row in results.rows if row.metric == metric]
+    rivals = [row for row in rows if not is_true_box(results, row.explainer)]
+    is_first = all(_sort_key(row) >= _sort_key(leader.row) for row in rivals)
+    return leader.row.explainer if is_first else None
 
 
 def find_group(results: ComparisonResults, explainer: str) -> Group:
