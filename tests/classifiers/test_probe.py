@@ -195,13 +195,13 @@ def test_chance_and_the_other_images_of_a_batch_are_told(form: str) -> None:
         torch.manual_seed(seed)
         with redirect_warnings(lines.append):
             open_classifier(FORMS[form](Noisy()), size=SIDE, copy=True)
-    assert sum("other numbers each time" in line for line in lines) == 20
+    assert sum("other numbers for the same image each time" in line for line in lines) == 20
     lines.clear()
     for kind in (Plain, Together):
         with redirect_warnings(lines.append):
             open_classifier(FORMS[form](_build(kind)), size=SIDE)
     (line,) = (line for line in lines if "other numbers" in line)
-    assert "other numbers beside other images" in line
+    assert "other numbers for an image if other images are in" in line
 
 
 def test_a_network_that_sees_nothing_is_told() -> None:
@@ -210,7 +210,7 @@ def test_a_network_that_sees_nothing_is_told() -> None:
             return F.relu(super().features(images) - 1000)
 
     classifier, lines = _open(Dead)
-    assert "gives two different images the same numbers" in lines[0]
+    assert "gives the same numbers for two different images" in lines[0]
     assert classifier.differentiable
 
 

@@ -36,7 +36,7 @@ def command(tiny_card: Path, tmp_path: Path) -> list[str | Path]:
 def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> None:
     result = apercu(*command, "--steps", "2", "--batch", "3")
     assert (result.code, result.err) == (0, "")
-    for words in (str(tmp_path / "run"), "2 steps", "mean area of the masks: true classes"):
+    for words in (str(tmp_path / "run"), "2 steps", "of the image for the predicted class, "):
         assert words in result.out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["schedule"]["steps"], config["schedule"]["batch"]) == (2, 3)

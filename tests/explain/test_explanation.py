@@ -330,4 +330,7 @@ def test_a_class_called_as_a_word_of_the_target_is_told(explainer: MaskExplainer
     with redirect_warnings(lines.append):
         TargetSelector(renamed, ExplainOptions("top"))
         TargetSelector(renamed, ExplainOptions("all"))
-    assert lines == ["target: top does not mean the class of this name; give its index, 1"]
+    assert lines == [
+        "target: top has a meaning of its own here, and there is also a class of this name; "
+        "for the class give its index, 1"
+    ]

@@ -192,7 +192,7 @@ def test_the_chosen_steps_of_a_student_are_kept(
     more = {"seed": 2, "steps": 4, "resume": True, "say": lines.append}
     for again in ({}, {"student_steps": 3}):
         train(spec, tmp_path, **more, **again)
-        assert "student: the finished one of this run is kept" in lines
+        assert "student: the finished student of this run is used" in lines
         lines.clear()
     other = StudentSettings(steps=3, width=4)
     with pytest.raises(RunError, match="the student here had steps 3, now 16000; leave it out"):
@@ -241,11 +241,13 @@ def test_students_that_do_not_fit(tiny_card: Path, tmp_path: Path) -> None:
     other = apercu.open_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5)), size=32)
     with pytest.raises(ClassifierError, match=r"expected images of 3 × 32 × 32 and 3 classes.*5"):
         train(spec, tmp_path, student=other)
-    with pytest.raises(ClassifierError, match="gives no gradients either"):
+    with pytest.raises(ClassifierError, match="gives no gradients, and a student needs them"):
         train(spec, tmp_path, student=spec)
-    with pytest.raises(ConfigError, match=r"none is needed, .*; leave out --student"):
+    with pytest.raises(ConfigError, match=r"expected none, .*; leave out --student"):
         train(str(tiny_card), tmp_path, student_steps=3)
-    with pytest.raises(ConfigError, match="takes no --student-steps; leave out one of the two"):
+    with pytest.raises(
+        ConfigError, match="so --student-steps has no effect; leave out one of the two"
+    ):
         train(spec, tmp_path, student=open_small(), student_steps=3)
     with pytest.raises(ConfigError, match="a latent explainer needs none"):
         train(spec, tmp_path, kind="latent", student_steps=3)

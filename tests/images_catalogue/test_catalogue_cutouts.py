@@ -144,7 +144,7 @@ def test_chips_of_a_mosaic_are_fields_of_their_own(tmp_path: Path, names: tuple[
     assert [len(stamps[index]) for index in (0, 1)] == [1, 1]
     np.testing.assert_array_equal(stamps[0][0].data, cut_by_slice(30, 20, 5))
     np.testing.assert_array_equal(stamps[1][0].data, cut_by_slice(30, 20, 5) + 5000)
-    with pytest.raises(ImagesError, match="has 2 chips, and x and y do not tell which"):
+    with pytest.raises(ImagesError, match="has 2 chips, so x and y could mean any of them"):
         cut_and_open([path], make_objects((30.0, 20.0)), 5)
 
 

@@ -159,7 +159,9 @@ class Halved(Filter):
 
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_a_filter_keeps_the_size() -> None:
-    with pytest.raises(ConfigError, match="made 3×4×8 of 3×8×8; keep the size"):
+    with pytest.raises(
+        ConfigError, match="expected an image of 3×8×8, got 3×4×8; a filter has to keep the size"
+    ):
         Halved()(torch.rand(2, 3, 8, 8))
 
 

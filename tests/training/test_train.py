@@ -101,7 +101,7 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     assert 0 < facts["area_true"] < 1
     card = (whole / "card.md").read_text()
     assert "| training images, no labels used | 23 |" in card
-    assert f"| mean mask area, top class | {facts['area_true']:.3f} |" in card
+    assert f"| region at level 0.5, predicted class | {facts['area_true']:.3f} |" in card
     config = MaskSettings.model_validate_json((whole / "config.json").read_text())
     assert config == MASK_PRESETS.parse(SETTINGS)
 

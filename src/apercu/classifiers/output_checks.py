@@ -179,7 +179,7 @@ def _measure_range(
     limits = mean - reach, mean + reach
     warn(
         f"classifier {spec}: no value_range is given; higher and lower are measured from "
-        f"[{limits[0]:.4g}, {limits[1]:.4g}], its values for generated images; say "
+        f"[{limits[0]:.4g}, {limits[1]:.4g}], its values for generated images; set "
         "value_range: [low, high] in its card"
     )
     return limits

@@ -119,13 +119,13 @@ class NetworkProbe:
             return self.layout
         if not (is_steady and self._gives(expected, images, chance)):
             warn(
-                f"classifier {self.spec} gives the same image other numbers each time, as with "
-                "dropout that stays on; explanations of it are as uncertain"
+                f"classifier {self.spec} gives other numbers for the same image each time, as with "
+                "dropout that stays on; its explanations change in the same way"
             )
         elif not self._gives(expected[1:], beside, _ROUNDING):
             warn(
-                f"classifier {self.spec} gives an image other numbers beside other images, as "
-                "with statistics of the batch; results depend on the batches"
+                f"classifier {self.spec} gives other numbers for an image if other images are in "
+                "its batch, as with batch statistics; results depend on the batches"
             )
         return self.layout
 
@@ -149,7 +149,10 @@ class NetworkProbe:
         if gradient is not None and gradient.any():
             return ""
         if torch.equal(numbers[0], numbers[1]):
-            warn(f"classifier {self.spec} gives two different images the same numbers")
+            warn(
+                f"classifier {self.spec} gives the same numbers for two different images; "
+                "check its weights and its input"
+            )
             return ""
         return "they are zero everywhere, as behind rounding or a probability of exactly 1"
 

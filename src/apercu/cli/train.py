@@ -208,20 +208,15 @@ def _say_summary(out: Path, facts: dict[str, float]) -> None:
     """Say where the run is, how long it took, and how good the explainer is."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")
-    areas = [
-        f"{name} classes {facts[key]:.3f}"
-        for key, name in (("area_true", "true"), ("area_absent", "absent"))
-        if key in facts
-    ]
-    if areas:
+    if "area_true" in facts:
         say(
-            f"mean area of the masks: {', '.join(areas)} (of the image; true is the class that is "
-            "predicted, and an absent one should have far less)"
+            f"area of the masks: {facts['area_true']:.3f} of the image for the predicted class, "
+            f"{facts['area_absent']:.3f} for an absent one (which should be far less)"
         )
         say(
-            f"probability of that class: {facts['kept_probability']:.3f} where only the mask is "
-            f"left, {facts['removed_probability']:.3f} where it is removed (the first should be "
-            f"far higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
+            f"probability of the predicted class: {facts['kept_probability']:.3f} where only the "
+            f"mask is left, {facts['removed_probability']:.3f} where it is removed (the first "
+            f"should be far higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
         )
     if "flipped" in facts:
         say(

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.encoder import Predictor
 from apercu.log import warn
 from apercu.types import Images, Logits
 
@@ -87,14 +89,16 @@ class TargetSelector:
             )
         self.explainer = explainer
         self.classifier = classifier
+        self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.output, self.decision = info.output, info.decision
         self.only_predicted = options.target == PREDICTED
         is_named = options.target not in (TOP, ALL, PREDICTED)
         self.index = info.names.find_index(options.target) if is_named else None
         if not is_named and (same := info.names.find_by_name(str(options.target))):
             warn(
-                f"target: {options.target} does not mean the class of this name; give its index, "
-                f"{same[0]}"
+                f"target: {options.target} has a meaning of its own here, and there is also a "
+                "class of "
+                f"this name; for the class give its index, {same[0]}"
             )
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
         self.count = min(options.top, available) if options.is_multiple else 1
@@ -105,6 +109,17 @@ class TargetSelector:
         if self.classifier is None:
             return self.explainer.estimate_logits(images).cpu()
         return self.classifier(images.to(self.classifier.device)).cpu()
+
+    @torch.inference_mode()
+    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """Return the logits of images on the CPU, and the features from which masks are made.
+
+        Where the classifier's own layers are the encoder, one pass gives both.
+        """
+        if self.predictor is None:
+            return self.predict_logits(images), []
+        logits, features = self.predictor(images)
+        return logits.cpu(), features
 
     def name_class(self, index: int) -> NamedClass:
         """Return a class with its name."""

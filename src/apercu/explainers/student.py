@@ -158,7 +158,10 @@ def open_student(
     if not isinstance(student, Classifier):
         student = open_classifier(student, device=classifier.device, trust=trust)
     if not student.differentiable:
-        raise ClassifierError(f"student: {student.spec} gives no gradients either")
+        raise ClassifierError(
+            f"student: {student.spec} gives no gradients, and a student needs them; "
+            "name a network of PyTorch"
+        )
     of_student, of_classifier = (
         f"{c.channels} × {c.size[0]} × {c.size[1]} and {len(c.classes)} classes"
         for c in (student, classifier)

@@ -133,13 +133,13 @@ def train(
     stand_in = None
     if (student is not None or student_steps is not None) and not needs_student:
         raise ConfigError(
-            f"student: none is needed, as {classifier.spec} gives gradients or a {kind} explainer "
-            "needs none; leave out --student and --student-steps"
+            f"student: expected none, as {classifier.spec} gives gradients, or a {kind} explainer "
+            "works without; leave out --student and --student-steps"
         )
     if isinstance(student, Classifier | str | Path):
         if student_steps is not None:
             raise ConfigError(
-                "student: one that is given is not distilled, so it takes no --student-steps; "
+                "student: --student names a finished one, so --student-steps has no effect; "
                 "leave out one of the two"
             )
         stand_in = open_student(student, classifier, trust=trust)
@@ -174,7 +174,7 @@ def train(
         if settings.schedule.steps < base.schedule.steps:
             say(
                 f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts "
-                "before, such as the class embedding, are as much shorter"
+                "before, such as the class embedding, are shortened in proportion"
             )
         if stand_in is not None:
             trainer, facts = _replace_classifier(trainer, stand_in)
@@ -346,7 +346,8 @@ def _choose_settings(
         return find_settings(run, config, kind.presets)
     if config.explainer != kind.name:
         raise ConfigError(
-            f"config: settings of a {config.explainer} explainer; pass kind={config.explainer!r}"
+            f"config: expected settings of a {kind.name} explainer, got those of a "
+            f"{config.explainer} explainer; pass kind={config.explainer!r}"
         )
     return config
 
@@ -368,8 +369,8 @@ def _replace_classifier(trainer: Trainer, student: Classifier) -> tuple[Trainer,
     )
     if agreement < StudentSettings().floor:
         trainer.say(
-            f"warning: expected {StudentSettings().floor:.0%}; maps will be those of another "
-            "classifier where the two disagree"
+            f"warning: expected at least {StudentSettings().floor:.0%}; where the two disagree, "
+            "maps explain the student and not the classifier"
         )
     return replace(trainer, classifier=student), {"student_agreement": agreement}
 
@@ -380,7 +381,7 @@ def _distil(
     """Return the student of the trainer's classifier, and what was measured of it."""
     classifier = trainer.classifier
     if has_student(trainer.run, classifier):
-        trainer.say("student: the finished one of this run is kept")
+        trainer.say("student: the finished student of this run is used")
     else:
         trainer.say(describe_price(classifier, len(trainer.source), settings))
     student, agreement = distil_student(

@@ -99,5 +99,5 @@ RANDOMISATION = Metric(
     better="lower",
     title="Randomisation",
     phrase="randomisation",
-    meaning="rank correlation that survives random weights in the classifier, −1 to 1",
+    meaning="rank correlation that survives random weights in the classifier, 0 to 1",
 )

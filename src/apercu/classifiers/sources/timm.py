@@ -57,7 +57,10 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
         module = create_model(name, {**options, "pretrained": False})
         load_weights(module, card.weights)
     if module.num_classes == 0 and card.output != "features":
-        raise ClassifierError(f"classifier {card.source}: it has no head; set options.num_classes")
+        raise ClassifierError(
+            f"classifier {card.source}: it has no layer of classes; "
+            "set options.num_classes in its card"
+        )
     return Network(
         source=card.source,
         forward=module,

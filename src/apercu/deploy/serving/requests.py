@@ -254,8 +254,9 @@ def _parse_targets(value: Any, names: ClassNames) -> tuple[int, ...]:
         raise TargetError("target: expected a class name or index, or several")
     if words in ([TOP], [PREDICTED]) and (same := names.find_by_name(words[0])):
         raise TargetError(
-            f"target: {words[0]} does not mean the class of this name; give its index, {same[0]}, "
-            "or leave target out for the predicted class"
+            f"target: {words[0]} has a meaning of its own here, and there is also a class of "
+            "this name; "
+            f"give the index of the class, {same[0]}, or leave target out for the predicted class"
         )
     if words in ([], [TOP], [PREDICTED], [""]):
         return ()

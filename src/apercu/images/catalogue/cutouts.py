@@ -163,8 +163,8 @@ def _search_frame(
         chips = list(fields)
         if len(chips) > 1:
             raise ImagesError(
-                f"{path}: has {len(chips)} chips, and x and y do not tell which; give right "
-                "ascension and declination"
+                f"{path}: has {len(chips)} chips, so x and y could mean any of them; give "
+                "right ascension and declination"
             )
         fields = iter(chips)
     for bands in fields:
