@@ -52,7 +52,7 @@ def show_ranking(results: ComparisonResults) -> None:
             f"[bold green]{value}[/]" if cell and cell.best else value
             for value, cell in zip(values, cells, strict=True)
         ]
-        dim = line.knows_truth or line.at_fixed_threshold
+        dim = line.group != "explainer" or line.at_fixed_threshold
         table.add_row(line.name, *marked, style="dim" if dim else "")
     console.print(table)
     if columns != metrics:

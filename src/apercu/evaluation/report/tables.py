@@ -135,7 +135,8 @@ def format_text(results: ComparisonResults) -> str:
     lines = [["explainer", *(results.get_metric(metric).title for metric in metrics)]]
     for row in ranking:
         cells = [row.cells.get(metric) for metric in metrics]
-        lines.append([row.name, *("" if cell is None else cell.value for cell in cells)])
+        name = row.name + GROUP_WORDS[row.group]
+        lines.append([name, *("" if cell is None else cell.value for cell in cells)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(
