@@ -169,21 +169,22 @@ def train(resume):
 """
 
 
-class TestKernel:
-    @pytest.fixture(scope="class")
-    def kernel(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-        settings, folder = (tmp_path_factory.mktemp(name) for name in ("ipython", "work"))
-        environment = {**os.environ, "IPYTHONDIR": str(settings), "JUPYTER_PLATFORM_DIRS": "1"}
-        manager, client = start_new_kernel(
-            kernel_name="python3", env=environment, cwd=str(folder), startup_timeout=runner.TIMEOUT
-        )
-        try:
-            yield Kernel(manager, client)
-        finally:
-            client.stop_channels()
-            manager.shutdown_kernel(now=True)
-            manager.context.destroy()
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    settings, folder = (tmp_path_factory.mktemp(name) for name in ("ipython", "work"))
+    environment = {**os.environ, "IPYTHONDIR": str(settings), "JUPYTER_PLATFORM_DIRS": "1"}
+    manager, client = start_new_kernel(
+        kernel_name="python3", env=environment, cwd=str(folder), startup_timeout=runner.TIMEOUT
+    )
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.context.destroy()
 
+
+class TestKernel:
     def test_an_error_is_one_line_and_can_be_caught(self, kernel: Kernel) -> None:
         lines = kernel.find_error("import apercu\n\napercu.open_images('nowhere')")
         (line,) = lines

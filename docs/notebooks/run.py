@@ -44,8 +44,11 @@ def execute(path: Path) -> NotebookNode:
             kernel_name="python3",
         )
         client.execute(env=environment)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _join_streams(cell.outputs)
     for output in list_outputs(notebook):
-        if "text/html" in output.get("data", {}):
+        if output.get("data", {}).keys() & {"text/html", "image/jpeg"}:
             output["data"].pop("image/png", None)
     notebook.metadata = nbformat.from_dict(
         {
@@ -54,6 +57,18 @@ def execute(path: Path) -> NotebookNode:
         }
     )
     return notebook
+
+
+def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join what was printed piece by piece."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        is_stream = output.output_type == "stream" and joined
+        if is_stream and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def list_outputs(notebook: NotebookNode) -> list[NotebookNode]:

@@ -6,9 +6,12 @@ The names below are imported when they are first used, so `import apercu` is che
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from apercu.errors import ApercuError, InputError, OutputError
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in notebooks
 
 if TYPE_CHECKING:
     from apercu import methods as methods

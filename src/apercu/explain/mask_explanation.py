@@ -15,6 +15,7 @@ from apercu import maps, render
 from apercu.explain.explanation import (
     Explanation,
     StoredImage,
+    format_percent,
     get_size,
     shrink_picture,
 )
@@ -131,7 +132,9 @@ class MaskExplanation(Explanation):
 
         name, image = self.target.short_name, self.stored.name
         small, area = shrink_picture(self.image, FIGURE_SIDE), self.region_area
-        region = f"the box is around the region, {area:.0%} of the image" if area else "no region"
+        region = "no region"
+        if area:
+            region = f"the box is around the region, {format_percent(area)} of the image"
         rest = "The evidence is in colour, the rest is dark and grey."
         views = (
             ("The image", "", image, render.to_image(small)),
@@ -216,9 +219,10 @@ def explain_masks(
         An iterator over the explanations, in the order of the classes.
     """
     images = explainer.prepare(stored.picture)[None]
-    logits = selector.predict_logits(images)
+    logits, features = selector.read(images)
     targets = selector.select_most_predicted(logits)
-    masks = explainer.attribute_classes(images, tensor([targets]))[0].cpu()
+    indices = tensor([targets], device=explainer.device)
+    masks = explainer.decode_classes(features, indices)[0].cpu()
     for target, mask in zip(targets, masks, strict=True):
         yield MaskExplanation(
             stored,
