@@ -95,8 +95,9 @@ ORDER = (
 
 
 def on_config(config: Any) -> Any:
-    """Set the navigation: the four parts of the manual, then pages about the project."""
+    """Set the navigation, and search pages of a folder with a script of our own, not of a CDN."""
     config.nav = make_navigation()
+    config.extra["polyfills"] = ["search-iframe-worker.js"]
     return config
 
 
@@ -107,6 +108,13 @@ def on_files(files: Any, config: Any) -> Any:
     for path, text in make_pages().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Take the script that draws diagrams from a CDN out of the notebooks; they have none."""
+    return re.sub(
+        r'<script type="module">(?:(?!</script>).)*?cdnjs.*?</script>', "", output, flags=re.DOTALL
+    )
 
 
 def make_navigation() -> list[dict[str, Any]]:
@@ -163,8 +171,6 @@ def make_commands_page() -> str:
         if getattr(command, "commands", None) and len(names) == 1:
             lines += ["| option | meaning |", "|---|---|"]
             lines += [f"| `{' '.join(p.opts)}` | {_escape(p.help or '')} |" for p in options]
-            lines += ["| `--install-completion` | Complete verbs and options with the Tab key. |"]
-            lines += ["| `--show-completion` | Print the script that completes them. |"]
             lines += ["| `--help`, `-h` | Show the help of a verb. |"]
             continue
         words = [*names, *(_describe_argument(p) for p in arguments)]
@@ -172,8 +178,9 @@ def make_commands_page() -> str:
         lines += ["```text", f"{' '.join(words)}{' [OPTIONS]' if options else ''}", "```", ""]
         if arguments:
             lines += ["| argument | meaning |", "|---|---|"]
-            lines += [f"| `{p.metavar or p.name.upper()}` | {_escape(p.help or '')} |"
-                      for p in arguments]
+            lines += [
+                f"| `{p.metavar or p.name.upper()}` | {_escape(p.help or '')} |" for p in arguments
+            ]
             lines += [""]
         if options:
             lines += ["| option | value | default | meaning |", "|---|---|---|---|"]
@@ -323,16 +330,26 @@ def make_settings_page() -> str:
     for title, (where, presets) in list_trainings().items():
         rows = list(walk_settings(presets.model))
         names = ", ".join(f"`{name}`" for name in presets.presets)
-        lines += ["", f"## {title}", "", f"Given by `{where} FILE`. Presets: {names}; the first "
-                  "one is the default.", ""]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"Given by `{where} FILE`. Presets: {names}; the first one is the default.",
+            "",
+        ]
         lines += ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
         lines += [_render_row(row) for row in rows]
         lines += _render_presets(presets, rows)
-    lines += ["", "## Settings that are typed", "", "Methods, attacks, filters, detectors, heads and "
-              "generated images take their settings after their names: "
-              "`rise:masks=500,seed=1`. Any method also takes `augmented=COPIES` (the mean over "
-              "that many shifted and mirrored copies) and `smoothed=SIGMA` (a Gaussian blur of the "
-              "map, in fractions of its side)."]
+    lines += [
+        "",
+        "## Settings that are typed",
+        "",
+        "Methods, attacks, filters, detectors, heads and "
+        "generated images take their settings after their names: "
+        "`rise:masks=500,seed=1`. Any method also takes `augmented=COPIES` (the mean over "
+        "that many shifted and mirrored copies) and `smoothed=SIGMA` (a Gaussian blur of the "
+        "map, in fractions of its side).",
+    ]
     for title, (where, classes) in list_typed_settings().items():
         lines += ["", f"### {title}", "", f"Given by `{where} NAME:KEY=VALUE,…`.", ""]
         lines += ["| name | setting | default | meaning |", "|---|---|---|---|"]
@@ -503,8 +520,11 @@ def _render_presets(presets: Any, rows: Sequence[SettingRow]) -> list[str]:
     lines = []
     for name, preset in others:
         values = _flatten(preset.model_dump(mode="json"))
-        changed = [f"`{key}: {_describe(value)}`" for key, value in values.items()
-                   if base.get(key, MISSING) != value]
+        changed = [
+            f"`{key}: {_describe(value)}`"
+            for key, value in values.items()
+            if base.get(key, MISSING) != value
+        ]
         lines += [f"- `{name}` has {', '.join(changed)}."]
     return ["", "What the other presets change:", "", *lines] if lines else []
 
@@ -544,7 +564,7 @@ def list_documented() -> dict[str, list[str]]:
 
 
 def make_python_pages() -> dict[str, str]:
-    """Return one page for each package, whose names mkdocstrings describes from their docstrings."""
+    """Return a page for each package; mkdocstrings describes its names from their docstrings."""
     pages = {}
     for package, names in list_documented().items():
         lines = [f"# `{package}`", "", PACKAGES[package], ""]

@@ -38,17 +38,27 @@ class InputSpec(BaseModel):
 
     Without `mean`, `std` and `normalise` the network receives pixels in [0, 1]. Raw counts need a
     `stretch`, or the rule `l2_per_channel`; with both, the rule receives counts again.
+
+    Attributes:
+        channels: number of channels; other images are converted between grey and colour.
+        size: height and width in pixels; one number for both.
+        resize: pixels of the short side before a centre crop; None squashes the whole image.
+        mean: what is subtracted from pixels in [0, 1], one number per channel or one for all.
+        std: what the result is divided by, one number per channel or one for all.
+        normalise: a rule in the place of mean and std.
+        bands: names of the bands that become the channels, in this order.
+        stretch: how raw counts become pixels in [0, 1].
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     channels: int = Field(default=3, ge=1)
-    size: tuple[int, int] = Field(description="height and width, pixels; one number for both")
-    resize: int | None = Field(default=None, ge=1, description="short side before a centre crop")
+    size: tuple[int, int]
+    resize: int | None = Field(default=None, ge=1)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     normalise: Literal["l2_per_channel"] | None = None
-    bands: tuple[str, ...] | None = Field(default=None, description="names, in order")
+    bands: tuple[str, ...] | None = None
     stretch: Stretch | None = None
 
     @field_validator("size", mode="before")

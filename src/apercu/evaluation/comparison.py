@@ -127,6 +127,14 @@ def load_finished(
 ) -> ComparisonResults | None:
     """Return the finished results of this classifier on these images; None without any.
 
+    Args:
+        out: folder of the comparison.
+        classifier: classifier that the results have to be of.
+        source: images that they have to be of.
+
+    Returns:
+        The results, or None.
+
     Raises:
         RunError: the files are damaged.
     """

@@ -30,6 +30,15 @@ class Batch:
 
     Boxes and regions are scaled to `images`, under the assumption that the whole picture was
     squashed to the input size, without a crop.
+
+    Attributes:
+        indices: index of each image in its source.
+        names: name of each image.
+        images: images in [0, 1], `batch × channels × height × width`.
+        labels: label of each image; None for one without.
+        boxes: true boxes of each image in pixels, `boxes × 4`; None for an image without any.
+        regions: true mask of each image, `height × width`; None for an image without one.
+        sizes: height and width of each picture before it was prepared.
     """
 
     indices: tuple[int, ...]
@@ -38,9 +47,7 @@ class Batch:
     labels: tuple[str | int | None, ...]
     boxes: tuple[Float[Tensor, "_ 4"] | None, ...]
     regions: tuple[Bool[Tensor, "height width"] | None, ...]
-    """True masks at the size of `images`; None for an image without one."""
     sizes: tuple[tuple[int, int], ...]
-    """(height, width) of each picture before it was prepared."""
 
 
 @dataclass(frozen=True, eq=False)

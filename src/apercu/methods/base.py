@@ -198,6 +198,10 @@ class Wrapper(_BaseMethod):
 class BoundMethod:
     """A method and the classifier that it explains, with captum's `attribute`.
 
+    Attributes:
+        method: the method.
+        classifier: the classifier.
+
     Example:
         >>> from apercu.methods import GradCam
         >>> grad_cam = GradCam().bind(classifier)  # doctest: +SKIP

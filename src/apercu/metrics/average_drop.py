@@ -21,6 +21,15 @@ def average_drop(classifier: LogitsFn, images: Images, targets: Target, maps: Ma
     """Return the fraction of the target's probability that is lost; lower is better.
 
     The image is multiplied with the map. The scores lie between 0 and 1.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        maps: maps, `batch × height × width`, of any scale.
+
+    Returns:
+        One score per image.
     """
     whole, masked = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
     return _divide_safely((whole - masked).clamp(min=0), whole)
@@ -30,6 +39,15 @@ def increase(classifier: LogitsFn, images: Images, targets: Target, maps: Maps) 
     """Return 1 where the target's probability grows, else 0; higher is better.
 
     The image is multiplied with the map.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        maps: maps, `batch × height × width`, of any scale.
+
+    Returns:
+        One score per image.
     """
     whole, masked = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
     return (masked > whole).to(masked.dtype)
@@ -40,6 +58,15 @@ def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Target, maps
 
     The image is multiplied with 1 − map. The score is negative where the probability grows. For a
     constant map nothing is removed and the score is 0.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        maps: maps, `batch × height × width`, of any scale.
+
+    Returns:
+        One score per image.
     """
     whole, remaining = _compute_probabilities(classifier, images, targets, 1 - min_max_scale(maps))
     return _divide_safely(whole - remaining, whole)

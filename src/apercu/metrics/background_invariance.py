@@ -24,6 +24,14 @@ def background_invariance(before: Maps, after: Maps, regions: Regions) -> Scores
     Evidence is a map's positive mass. It is measured as a fraction of the map, so the scale of the
     map does not matter. A gain counts as 0. A map that has no evidence on the object before scores
     1, so that no explainer gains by missing the object. A constant positive map scores 0.
+
+    Args:
+        before: maps of the images, `batch × height × width`.
+        after: maps of the same objects on other backgrounds, in the same shape.
+        regions: true masks of the objects, in the same shape.
+
+    Returns:
+        One score per image.
     """
     inside_before, inside_after = energy(before, regions), energy(after, regions)
     lost = (inside_before - inside_after).clamp(min=0)

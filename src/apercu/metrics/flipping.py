@@ -81,13 +81,17 @@ class FlippingCurves:
     """The probability of the target while pixels are flipped.
 
     Point k of K lies at k/K of the pixels; point 0 is before the first step.
+
+    Attributes:
+        flipping: how the pixels were flipped.
+        probabilities: the probability of the target at each point, `batch × points`.
+        saliency: the mean of the map, stretched to [0, 1], over the pixels of each step,
+            `batch × steps`.
     """
 
     flipping: Flipping
     probabilities: Float[Tensor, "batch points"]
-    """The probability of the target at each point."""
     saliency: Float[Tensor, "batch steps"]
-    """The mean of the map, stretched to [0, 1], over the pixels of each step."""
 
 
 def flip_pixels(
@@ -100,6 +104,16 @@ def flip_pixels(
     """Flip the pixels of every image and compute the probabilities of all steps in large batches.
 
     Equal values flip row by row. Step k of K ends after k/K of the pixels, rounded down.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        maps: maps, `batch × height × width`, of any scale.
+        flipping: how pixels are flipped.
+
+    Returns:
+        The curves of all images.
 
     Raises:
         ConfigError: there are more cells per side than pixels.

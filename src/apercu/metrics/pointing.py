@@ -23,6 +23,14 @@ def pointing_game(maps: Maps, truths: Truths, tolerance: int = 0) -> Scores:
     A peak within `tolerance` pixels of the object counts (Zhang et al. allow 15 on photographs).
     Equal peaks count by the fraction of them that hits, so a constant map scores the object's
     fraction of the image. An image without truth scores 0.
+
+    Args:
+        maps: maps, `batch × height × width`.
+        truths: true masks, `batch × height × width`, or true boxes, `batch × truths × 4` pixels.
+        tolerance: pixels.
+
+    Returns:
+        One score per image.
     """
     objects = _widen_regions(true_regions(truths, (maps.shape[1], maps.shape[2])), tolerance)
     peaks = maps == maps.amax(dim=(1, 2), keepdim=True)

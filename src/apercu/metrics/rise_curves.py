@@ -77,7 +77,16 @@ def rise_deletion(classifier: Classifier, images: Images, targets: Targets, maps
 def rise_insertion(classifier: Classifier, images: Images, targets: Targets, maps: Maps) -> Scores:
     """Return the area under the curve of insertion into a blurred image; higher is better.
 
-    The arguments are those of `rise_deletion`.
+    A step flips as many pixels as the image is wide.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: one class per image.
+        maps: maps, `batch × height × width`.
+
+    Returns:
+        One score per image.
     """
     blur = KernelBlur(classifier.zero_colour)
     flipping = Flipping(blur, insert=True, steps=max(2, maps.shape[1]))

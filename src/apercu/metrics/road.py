@@ -60,6 +60,16 @@ def road(
     The score is (p_least − p_most) / 2 of the target's probability, averaged over all fractions. It
     lies between −0.5 and 0.5, and higher is better; a random map scores about 0. Equal values are
     taken row by row.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        maps: maps, `batch × height × width`, of any scale.
+        settings: which fractions are removed, and how; None for the defaults.
+
+    Returns:
+        One score per image.
     """
     settings = settings or RoadSettings()
     targets = choose_targets(classifier, images, targets)

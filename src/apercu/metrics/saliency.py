@@ -22,6 +22,15 @@ def saliency_metric(classifier: LogitsFn, images: Images, targets: Target, boxes
     when the crop is enlarged to the classifier's input (bilinear, without keeping its aspect).
     Edges between pixels move outwards. An empty box counts as the whole image, so no method gains
     by an empty map.
+
+    Args:
+        classifier: the classifier that is explained.
+        images: images in [0, 1], `batch × channels × height × width`.
+        targets: the class of each image, or one for all.
+        boxes: one box per image in pixels, `batch × 4`.
+
+    Returns:
+        One score per image.
     """
     targets = choose_targets(classifier, images, targets)
     height, width = images.shape[-2:]

@@ -192,13 +192,17 @@ def _check_match(
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages(ImageSource):
-    """The images of a source that have a label in a catalogue, in the order of the source."""
+    """The images of a source that have a label in a catalogue, in the order of the source.
+
+    Attributes:
+        source: all images.
+        indices: index of each image in the source.
+        labels: label of each image.
+    """
 
     source: ImageSource
     indices: tuple[int, ...] = field(repr=False)
-    """Index of each image in the source."""
     labels: tuple[str, ...] = field(repr=False)
-    """Label of each image."""
 
     @property
     def name(self) -> str:

@@ -33,7 +33,12 @@ Columns: TypeAlias = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """The columns of a table; a missing value is NaN in a column of floats, and None in others."""
+    """The columns of a table; a missing value is NaN in a column of floats, and None in others.
+
+    Attributes:
+        path: file of the table.
+        columns: values by the name of their column, one per row.
+    """
 
     path: Path
     columns: Mapping[str, NDArray[Any]] = field(repr=False)

@@ -45,6 +45,17 @@ class Planted(ImageSource):
     label of an item is the class name of its first object; `true_objects` returns all objects.
     Every block of `classes` pictures has each class once.
 
+    Attributes:
+        classes: Number of classes, from 2.
+        images: Number of pictures.
+        seed: Seed of all draws; another seed gives other pictures.
+        size: Height and width in pixels, 32 to 2048.
+        difficulty: From 0, large objects with high contrast, to 1, small faint ones among many
+            distractors.
+        split: `train` or `test`, which share no picture.
+        objects: Number of objects in each picture, all of different classes.
+        channels: Channels of every picture.
+
     Raises:
         ConfigError: a field is out of range.
     """
@@ -54,7 +65,6 @@ class Planted(ImageSource):
     seed: int = 0
     size: int = 64
     difficulty: float = 0.5
-    """From 0, large objects with high contrast, to 1, small faint ones among many distractors."""
     split: str = "train"
     objects: int = 1
     channels: int = 3

@@ -114,7 +114,17 @@ class FeatureHead(Learner, ABC):
     def fit_standardised(
         self, features: Features, labels: Labels, classes: int, seed: int
     ) -> ClassPredictor:
-        """Learn from standardised features; see `fit`."""
+        """Learn from standardised features.
+
+        Args:
+            features: features of mean 0 and standard deviation 1, `batch × features`.
+            labels: class index of each row.
+            classes: number of classes.
+            seed: seed of all draws.
+
+        Returns:
+            The function features → class indices.
+        """
 
 
 def compute_class_weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:
