@@ -563,6 +563,15 @@ def list_documented() -> dict[str, list[str]]:
     return documented
 
 
+def find_definition(package: str, name: str) -> str:
+    """Return where a name is defined; a function may have the name of the module that holds it."""
+    value = getattr(import_module(package), name)
+    module, own = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    return (
+        f"{module}.{own}" if own == name and module.startswith("apercu.") else f"{package}.{name}"
+    )
+
+
 def make_python_pages() -> dict[str, str]:
     """Return a page for each package; mkdocstrings describes its names from their docstrings."""
     pages = {}
@@ -584,7 +593,8 @@ def make_python_pages() -> dict[str, str]:
             ]
             lines += [""]
         for name in names:
-            lines += [f"::: {package}.{name}", ""]
+            lines += [f"::: {find_definition(package, name)}", "    options:"]
+            lines += [f"        heading: {package}.{name}", f"        toc_label: {name}", ""]
         pages[_name_package(package)] = "\n".join(lines)
     return pages
 
