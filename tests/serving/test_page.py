@@ -226,7 +226,7 @@ def test_it_fits_a_phone_in_both_lights(visit, bring, address, picture, scheme) 
 
 def test_counterparts(visit, bring, listen, tiny_pair, picture) -> None:
     page = visit(listen(worker=tiny_pair))
-    page.set_input_files("#file", picture)
+    bring(page, picture)
     captions = page.locator("#views figcaption, #others figcaption").all_inner_texts()
     titles = [one.strip().rpartition("\n")[2].partition(":")[0] for one in captions]
     assert titles[:4] == ["Similar", "Changed", "Difference", "Original"]
@@ -374,3 +374,18 @@ def _luminance(colour: str) -> float:
     values = [int(whole[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
     return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_names_that_are_near_a_word(visit, address) -> None:
+    classes = ["tabby, tabby cat", "tiger cat", "golden retriever", "crane", "crane", "3"]
+    find = """async ([classes, words]) => {
+      const { findClasses, nearClasses } = await import("/page/names.js");
+      return words.map((word) => [findClasses(classes, word), nearClasses(classes, word)]);
+    }"""
+    words = ["Tabby Cat", "crane", "1", "3", "9", "retreiver", "cat", "golden", "xyzzy"]
+    results = visit(address).evaluate(find, [classes, words])
+    matches = [[0], [3, 4], [1], [5], [], [], [], [], []]
+    assert [result[0] for result in results] == matches
+    near = {word: result[1] for word, result in zip(words, results, strict=True)}
+    assert near["retreiver"] == near["golden"] == [2]
+    assert sorted(near["cat"])[:2] == [0, 1] and near["xyzzy"] == []

@@ -137,7 +137,7 @@ def test_a_picture_is_displayed_while_the_explainer_arrives(visit, site_address,
     page.wait_for_selector("#work[aria-busy=false] #views canvas")
     file = {"name": "own.png", "mimeType": "image/png", "buffer": png}
     held: list[Any] = []
-    page.context.route("**/combined.onnx.gz*", held.append)
+    page.context.route("**/combined.onnx.gz*", lambda route: held.append(route))
     page.set_input_files("#file", file)
     page.wait_for_selector("#views h2:has-text('Your picture')")
     assert page.is_hidden("#about") and page.is_hidden("#downloads")
@@ -163,7 +163,7 @@ def test_what_cannot_be_explained_is_told(open_site, tmp_path) -> None:
     )
     files = {
         "one.png": (_encode(np.zeros((1, 1, 3), np.uint8)), "at least 2 × 2 pixels, got 1 × 1"),
-        "paper.pdf": (b"%PDF-1.7\n", "cannot read that file as a picture"),
+        "paper.pdf": (b"%PDF-1.7\n", "paper.pdf is a PDF document, which this browser cannot read"),
     }
     for name, (content, words) in files.items():
         (tmp_path / name).write_bytes(content)

@@ -34,7 +34,7 @@ AT_THE_TOP = ("index.html", "favicon.svg", "isolate.js")
 LICENCES = {"LICENSE": "LICENSE.txt", "ThirdPartyNotices.txt": "ThirdPartyNotices.txt"}
 """Files of the Python package of ONNX Runtime, and their names beside the files for browsers."""
 GRAPH = "combined.onnx.gz"
-FEW_CLASSES, LISTED = 12, 8
+FEW_CLASSES, LISTED = 12, 6
 """So many classes are all listed by the page; of more, so many for an example."""
 DIGITS = 6
 """Digits of a probability."""

@@ -24,8 +24,9 @@ function rowOf(row, { chosen, views, predicted, fixed }, act) {
   if (isFixed) marks.push("what it says now");
   else if (predicted?.includes(row.class)) marks.push("found");
   if (views.get(row.index)?.strongest < NONE) marks.push("nothing here");
-  if (marks.length) title.append(element("small", "", marks.join(", ")));
-  const button = element("button", "class", bar, title, element("span", "share", percent(row.probability)));
+  const words = element("span", "words", title);
+  if (marks.length) words.append(element("small", "", marks.join(", ")));
+  const button = element("button", "class", bar, words, element("span", "share", percent(row.probability)));
   button.dataset.key = `class-${row.index}`;
   button.disabled = isFixed;
   button.setAttribute("aria-pressed", chosen[0] === row.index);

@@ -10,7 +10,7 @@ import { describeVerdict } from "./words.js";
 import { start, stop } from "./webcam.js";
 
 const LONGEST = 640; // pixels of a picture's longer side, as it is displayed
-const LISTED = 8; // classes in the list, where there are many
+const LISTED = 6; // classes in the list, where there are many
 const PATIENCE = 200; // milliseconds until a picture is displayed without its explanation
 const at = (id) => document.getElementById(id);
 const dials = () => ({ opacity: Number(at("opacity").value), threshold: Number(at("level").value) });
@@ -65,7 +65,7 @@ async function begin() {
   at("names").replaceChildren(...about.classes.map((name) => new Option(name, name)));
   at("cut").hidden = !isMask();
   at("ask").textContent = isMask() ? "What speaks for …" : "What would change it into …";
-  at("how").textContent = isMask() ? "Point at a class, or tap it; “vs” puts two side by side." : "Choose a class; “vs” puts two side by side.";
+  at("how").textContent = isMask() ? "Point at one, or tap it; “vs” puts two side by side." : "Choose a class; “vs” puts two side by side.";
   const mine = turn;
   const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));
   at("examples").replaceChildren(...blobs.map(exampleItem));
@@ -76,7 +76,8 @@ async function begin() {
 function exampleItem(blob, number) {
   const picture = document.createElement("img");
   picture.src = URL.createObjectURL(blob);
-  picture.alt = `Example ${number + 1}`;
+  const name = about.example_files?.[number].split(".")[0];
+  picture.alt = name && !/^\d+$/.test(name) ? `Example: ${name}` : `Example ${number + 1}`;
   const button = element("button", "", picture);
   button.dataset.key = `example-${number}`;
   button.addEventListener("click", () => openExample(blob, number));
@@ -252,7 +253,7 @@ function layOut() {
 
 function redraw() {
   at("opacity").nextElementSibling.textContent = dials().opacity.toFixed(2);
-  at("level").nextElementSibling.textContent = dials().threshold ? dials().threshold.toFixed(2) : "soft";
+  at("level").nextElementSibling.textContent = dials().threshold ? dials().threshold.toFixed(2) : "off";
   for (const view of current?.displayed ?? []) view.redraw(dials());
 }
 

@@ -51,8 +51,8 @@ export function stretched(map) {
 // Below the threshold nothing counts; a threshold of 0 leaves the mask soft.
 export function paint(canvas, picture, map, { view, opacity, threshold }) {
   const { width, height, data } = picture;
-  const made = new ImageData(width, height);
-  const out = made.data;
+  const pixels = new ImageData(width, height);
+  const out = pixels.data;
   const cut = Math.round(255 * threshold);
   for (let pixel = 0, at = 0; pixel < map.length; pixel++, at += 4) {
     let value = map[pixel];
@@ -70,18 +70,18 @@ export function paint(canvas, picture, map, { view, opacity, threshold }) {
   }
   canvas.width = width;
   canvas.height = height;
-  canvas.getContext("2d").putImageData(made, 0, 0);
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
 // The colours of a map, from 0 to 1; what lies below the threshold is grey, as in the picture.
 export function paintScale(canvas, threshold) {
   [canvas.width, canvas.height] = [256, 1];
-  const made = new ImageData(256, 1);
+  const pixels = new ImageData(256, 1);
   for (let value = 0; value < 256; value++) {
     const colour = value < 255 * threshold ? [128, 128, 128] : heat.subarray(3 * value, 3 * value + 3);
-    made.data.set([...colour, 255], 4 * value);
+    pixels.data.set([...colour, 255], 4 * value);
   }
-  canvas.getContext("2d").putImageData(made, 0, 0);
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
 export function show(canvas, image) {
@@ -96,13 +96,14 @@ export function joined(rows, heading) {
   const side = Math.max(240, ...rows.flat().map(({ canvas }) => canvas.width));
   const tall = ({ canvas }) => Math.round((canvas.height * side) / canvas.width);
   const heights = rows.map((row) => Math.max(...row.map(tall)) + line + gap);
-  const made = sheet(Math.max(...rows.map((row) => row.length)) * (side + gap) + gap, heights.reduce((sum, height) => sum + height, line + 2 * gap));
-  const pen = made.getContext("2d");
+  const columns = Math.max(...rows.map((row) => row.length));
+  const whole = sheet(columns * (side + gap) + gap, heights.reduce((sum, height) => sum + height, line + 2 * gap));
+  const pen = whole.getContext("2d");
   pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, made.width, made.height);
+  pen.fillRect(0, 0, whole.width, whole.height);
   pen.fillStyle = "#1d1d22";
   pen.font = "bold 16px system-ui, sans-serif";
-  pen.fillText(heading, gap, gap + 16, made.width - 2 * gap);
+  pen.fillText(heading, gap, gap + 16, whole.width - 2 * gap);
   pen.font = "14px system-ui, sans-serif";
   let top = line + 2 * gap;
   for (const [number, row] of rows.entries()) {
@@ -113,7 +114,7 @@ export function joined(rows, heading) {
     }
     top += heights[number];
   }
-  return toBlob(made, "image/png");
+  return toBlob(whole, "image/png");
 }
 
 export function toBlob(canvas, type) {

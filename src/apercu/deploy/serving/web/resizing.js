@@ -42,7 +42,7 @@ export function resize(read, [height, width], { channels, size: [rows, columns] 
       }
     }
   }
-  const made = new Float32Array(channels * rows * columns);
+  const resized = new Float32Array(channels * rows * columns);
   for (let channel = 0; channel < channels; channel++) {
     for (let row = 0; row < rows; row++) {
       const { first, weights } = down[row];
@@ -50,11 +50,11 @@ export function resize(read, [height, width], { channels, size: [rows, columns] 
       for (let column = 0; column < columns; column++) {
         let sum = 0;
         for (let step = 0; step < weights.length; step++) sum += weights[step] * narrow[(channel * height + first + step) * columns + column];
-        made[to + column] = sum;
+        resized[to + column] = sum;
       }
     }
   }
-  return made;
+  return resized;
 }
 
 function unpack(bytes, from, line, width, channels) {

@@ -30,8 +30,8 @@ async function ask(address, options = {}) {
     throw new Refused("The server does not answer; is it still running?", 0);
   }
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({ detail: `${answer.status} ${answer.statusText}` }));
-  throw new Refused(told.detail, answer.status);
+  const problem = await answer.json().catch(() => ({ detail: `${answer.status} ${answer.statusText}` }));
+  throw new Refused(problem.detail, answer.status);
 }
 
 // About the explainer: name, classes, colours, number of examples.

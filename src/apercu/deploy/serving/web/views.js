@@ -15,10 +15,10 @@ const MASK = {
 };
 
 export function element(tag, className, ...content) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...content);
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...content);
+  return node;
 }
 
 function canvasFor(label) {
