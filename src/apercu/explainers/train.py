@@ -132,9 +132,10 @@ def train(
     needs_student = chosen.needs_gradients and not classifier.differentiable
     stand_in = None
     if (student is not None or student_steps is not None) and not needs_student:
+        gives = f"{classifier.spec} gives gradients itself"
+        reason = gives if chosen.needs_gradients else f"a {chosen.name} explainer needs none"
         raise ConfigError(
-            f"student: expected none, as {classifier.spec} gives gradients, or a {kind} explainer "
-            "works without; leave out --student and --student-steps"
+            f"student: expected none, as {reason}; leave out --student and --student-steps"
         )
     if isinstance(student, Classifier | str | Path):
         if student_steps is not None:
