@@ -34,7 +34,7 @@ VERBS = {
     "scale": "batch RUN planted --out out --cluster local",
     "ssl": "pretrain contrastive --images planted --out out",
     "robust": "stress --classifier CARD --images planted --attacks square --out out",
-    "astro": "cutouts frame.fits --catalogue table.csv --size 8 --out out",
+    "astro": "cutouts FRAME --catalogue TABLE --size 8 --out out",
     "hf": "compare --classifier hf/none --images planted --out out",
     "ready": "explain PHOTO --out out",
 }
@@ -224,7 +224,11 @@ def test_with_one_extra_the_others_are_named(
     available = {extra, *(other for other, names in EXTRAS.items() if is_covered(names, extra))}
     photo = tmp_path / "photo.png"
     Image.new("RGB", (40, 30)).save(photo)
-    values = {"RUN": tiny_run, "CARD": tiny_card, "PHOTO": photo}
+    table = tmp_path / "table.csv"
+    table.write_text("ra,dec\n1,2\n")
+    frame = tmp_path / "frame.fits"
+    frame.write_bytes(b"SIMPLE  =                    T".ljust(2880))
+    values = {"RUN": tiny_run, "CARD": tiny_card, "PHOTO": photo, "TABLE": table, "FRAME": frame}
     commands = {
         needed: " ".join(str(values.get(word, word)) for word in command.split())
         for needed, command in VERBS.items()
