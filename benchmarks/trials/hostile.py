@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from apercu.explain.dicom_capture import build_secondary_capture
+from apercu.explain.files import build_secondary_capture
 from apercu.images.formats.dicom import DicomReference
 from trials.load_generator import BOUNDARY, make_request
 from trials.pictures import encode

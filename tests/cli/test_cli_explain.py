@@ -19,7 +19,7 @@ from apercu.explain import (
     StoredImage,
     select_images,
 )
-from apercu.explain.explain_images import SHEET_SIZE
+from apercu.explain.files import SHEET_SIZE
 
 SPEC = InputSpec(size=(32, 32))
 

@@ -28,6 +28,7 @@ from apercu.explain import (
     TargetSelector,
     select_images,
 )
+from apercu.explain.explanation import format_percent
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
@@ -317,7 +318,7 @@ def test_what_cannot_be_explained_is_refused(
     assert predicted is not None
     with pytest.raises(TargetError, match="already; choose another class"):
         changing.explain(photo, target=predicted.index)
-    with pytest.raises(ConfigError, match="counterparts are not cut at a level"):
+    with pytest.raises(ConfigError, match="only masks have a level, and this explainer makes counterparts"):
         changing.explain(photo, level=0.3)
 
 
@@ -333,4 +334,72 @@ def test_a_class_called_as_a_word_of_the_target_is_told(explainer: MaskExplainer
     assert lines == [
         "target: top has a meaning of its own here, and there is also a class of this name; "
         "for the class give its index, 1"
+    ]
+
+
+OWN_RUN = Path(__file__).parents[1] / "golden" / "runs" / "mask-own"
+"""A run whose encoder is the classifier itself."""
+
+
+def _count_passes(network: torch.nn.Module) -> list[int]:
+    """Returns a list that grows by one with each pass of the first convolution of a network."""
+    passes: list[int] = []
+    first = next(part for part in network.modules() if isinstance(part, torch.nn.Conv2d))
+    first.register_forward_hook(lambda *_: passes.append(1))
+    return passes
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_each_image_goes_once_through_the_encoder(tiny_run: Path, is_own: bool) -> None:
+    explainer = MaskExplainer.from_pretrained(OWN_RUN if is_own else tiny_run)
+    assert (explainer.own_classifier is not None) == is_own
+    channels = explainer.classifier_info.input.channels
+    pictures = torch.rand(3, channels, 50, 70, generator=torch.Generator().manual_seed(0))
+    images = torch.stack([explainer.prepare(picture) for picture in pictures])
+    classes = torch.arange(len(explainer.classes)).expand(len(images), -1)
+    masks = explainer.attribute_classes(images, classes)
+    own = explainer.own_classifier
+    logits = explainer.estimate_logits(images) if own is None else own(images)
+    probabilities = explainer.classifier_info.decision.probabilities(logits)
+    passes = _count_passes(explainer.network)
+    run = ExplainRun(explainer, ExplainOptions("all"))
+    for row, picture in enumerate(pictures):
+        explanations = list(run.explain(StoredImage(picture)))
+        assert len(explanations) == len(explainer.classes)
+        for explanation in explanations:
+            expected = masks[row, explanation.target.index]
+            torch.testing.assert_close(explanation.mask, expected, atol=1e-5, rtol=0)
+            share = explanation.find_probability(explanation.target)
+            assert share == pytest.approx(
+                float(probabilities[row, explanation.target.index]), abs=1e-5
+            )
+    assert len(passes) == len(pictures)
+
+
+def test_the_command_says_what_is_predicted_of_each_image_or_how_often(
+    tiny_run: Path, explainer: MaskExplainer, photo: Path, tmp_path: Path
+) -> None:
+    def run(*words: str) -> list[str]:
+        command = ["explain", str(tiny_run), *words, "--out", str(tmp_path / "maps")]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        return [line for line in result.stdout.splitlines() if line]
+
+    explanation = explainer.explain(photo)
+    first, second = explanation.predicted, explanation.runner_up
+    assert first is not None and second is not None
+    shares = [format_percent(explanation.find_probability(one) or 0) for one in (first, second)]
+    line = "cat.png: {} ({}), then {} ({})"
+    expected = line.format(first.short_name, shares[0], second.short_name, shares[1])
+    out = f"1 image explained: {tmp_path / 'maps'}"
+    assert run(str(photo)) == [expected, out]
+    assert run(str(photo), "--target", "all")[0].endswith("; 3 classes explained")
+    other = next(name for name in explainer.classes if first.name != name).partition(",")[0]
+    assert f"; explained: {other} (" in run(str(photo), "--target", other)[0]
+    for number in range(20):
+        (photo.parent / f"copy-{number}.png").write_bytes(photo.read_bytes())
+    lines = run(str(photo.parent))
+    assert len(lines) == 22
+    assert lines[-2:] == [
+        f"21 images: 21 × {first.short_name}",
+        out.replace("1 image", "21 images"),
     ]

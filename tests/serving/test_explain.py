@@ -114,7 +114,7 @@ def test_whatever_the_reader_reads(call, pixels, kind, tmp_path) -> None:
 
 def _dicom(pixels: np.ndarray) -> bytes:
     pytest.importorskip("pydicom")
-    from apercu.explain.dicom_capture import build_secondary_capture
+    from apercu.explain.files import build_secondary_capture
     from apercu.images.formats.dicom import DicomReference
 
     source = DicomReference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from apercu import render
 from apercu.classifiers import Classifier, InputSpec
 from apercu.errors import ImageError, ImagesError, InputError, TargetError
 from apercu.explain.counterpart_explanation import CounterpartExplanation, explain_counterparts
-from apercu.explain.explanation import RECORD_FILE, StoredImage, describe_image, write_record
+from apercu.explain.explanation import StoredImage
+from apercu.explain.files import (
+    RECORD_FILE,
+    SHEET_SIZE,
+    ContactSheets,
+    choose_stem,
+    describe_image,
+    write_record,
+)
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.base import TrainedExplainer, convert_picture
@@ -24,7 +32,6 @@ from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
-from apercu.images.names import shorten_name
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
@@ -33,8 +40,8 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
 MOST_SHOWN, SMALL_WIDTH = 12, 150
 """Explanations that a notebook shows of several, and the width of their pictures in pixels."""
-SHEET_SIZE, SHEET_COLUMNS, TILE_SIDE = 50, 2, 176
-"""Explanations per sheet and per row; pixels of a picture's longer side."""
+MAX_LINES, COUNTED = 20, 5
+"""Images that get a line each; classes that are counted where there are more images."""
 
 
 @final
@@ -74,7 +81,7 @@ class Explanations(Sequence[AnyExplanation]):
         """
         folder, stems, images = Path(folder), set[str](), []
         for each in self.items:
-            files = each.write_files(folder, _choose_stem(each.stored.name, stems))
+            files = each.write_files(folder, choose_stem(each.stored.name, stems))
             images.append(describe_image(each.stored, [files]))
         write_record(folder, self.items[0].explainer_record, images)
         return folder
@@ -152,7 +159,12 @@ def _read_image(image: ImageLike, input: InputSpec) -> StoredImage:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One image of a source, not read yet."""
+    """One image of a source, not read yet.
+
+    Attributes:
+        source: the images.
+        index: position in the source, from 0.
+    """
 
     source: ImageSource
     index: int
@@ -253,6 +265,7 @@ class ExplainRun:
         out: Path,
         progress: Callable[[int, int], None],
         warn: Callable[[str], None],
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Write the files of each image, contact sheets, and `explain.json`.
 
@@ -262,6 +275,8 @@ class ExplainRun:
             progress: is called with the images that are done, and the images in all.
             warn: receives one line about each image that cannot be explained, and one about
                 counterparts that are not predicted as their target.
+            report: receives one line about each of the first images, and how often each class is
+                predicted where there are more.
 
         Raises:
             ImageError: the only image cannot be read.
@@ -273,7 +288,9 @@ class ExplainRun:
         try:
             for done, ref in enumerate(refs, start=1):
                 try:
-                    writer.add(ref.read_image())
+                    line = writer.add(ref.read_image())
+                    if done <= MAX_LINES:
+                        report(line)
                 except InputError as error:
                     if len(refs) == 1:
                         raise
@@ -285,6 +302,8 @@ class ExplainRun:
                 progress(done, len(refs))
         finally:
             writer.finish()
+        if len(refs) > MAX_LINES:
+            report(writer.count_classes())
         if writer.flipped.count(False):
             warn(
                 f"{writer.flipped.count(False)} of {len(writer.flipped)} counterparts are not "
@@ -306,17 +325,31 @@ class _FolderWriter:
         self.stems: set[str] = set()
         self.images: list[dict[str, Any]] = []
         self.flipped: list[bool | None] = []
+        self.predicted: Counter[str] = Counter()
 
-    def add(self, stored: StoredImage) -> None:
-        """Explain one image and write its files."""
-        stem, records = _choose_stem(stored.name, self.stems), []
+    def add(self, stored: StoredImage) -> str:
+        """Explain one image, write its files, and return one line about it."""
+        stem, records = choose_stem(stored.name, self.stems), []
+        lines: list[str] = []
         for explanation in self.run.explain(stored):
+            if explanation.predicted is not None and not lines:
+                self.predicted[explanation.predicted.short_name] += 1
+            lines.append(explanation.line)
             slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
             records.append(explanation.write_files(self.out, f"{stem}{slug}"))
             self.sheets.add(explanation.make_tiles(stem))
             if isinstance(explanation, CounterpartExplanation):
                 self.flipped.append(explanation.flipped)
         self.images.append(describe_image(stored, records))
+        return lines[0] if len(lines) == 1 else f"{lines[0]}; {len(lines)} classes explained"
+
+    def count_classes(self) -> str:
+        """Return in one line how often the most frequent classes are predicted."""
+        frequent = self.predicted.most_common(COUNTED)
+        counts = [f"{count:,} × {name}" for name, count in frequent]
+        if others := len(self.predicted) - len(frequent):
+            counts.append(f"{others} other classes")
+        return f"{self.predicted.total():,} images: {', '.join(counts)}"
 
     def write_record(self) -> None:
         """Write `explain.json` about all images so far."""
@@ -328,58 +361,3 @@ class _FolderWriter:
             self.write_record()
             self.sheets.flush()
             self.write_record()
-
-
-def _choose_stem(name: str, stems: set[str]) -> str:
-    """Return a file's name without its ending, with a number where it is taken, and note it."""
-    first = shorten_name(Path(name).stem)
-    stem, number = first, 2
-    while stem.casefold() in stems:
-        stem, number = f"{first}-{number}", number + 1
-    stems.add(stem.casefold())
-    return stem
-
-
-class ContactSheets:
-    """Collects tiles and writes `sheet.png`, or `sheet-001.png` … where one does not hold all.
-
-    A full sheet is written at once, so that a folder of any size fits in memory.
-
-    Args:
-        folder: the folder of the sheets.
-        expected: the number of explanations that will come; a single one gets no sheet.
-    """
-
-    def __init__(self, folder: Path, expected: int) -> None:
-        self.folder = folder
-        self.numbered = expected > SHEET_SIZE
-        self.enabled = expected > 1
-        self.waiting: list[list[render.Tile]] = []
-        self.files: list[str] = []
-
-    def add(self, tiles: list[render.Tile]) -> None:
-        """Add the tiles of one explanation; a full sheet is written at once."""
-        if not self.enabled:
-            return
-        self.waiting.append(
-            [render.Tile(render.fit_to_side(tile.image, TILE_SIDE), tile.caption) for tile in tiles]
-        )
-        if len(self.waiting) == SHEET_SIZE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the tiles that are waiting.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        if not self.waiting:
-            return
-        rows = [
-            [tile for tiles in self.waiting[start : start + SHEET_COLUMNS] for tile in tiles]
-            for start in range(0, len(self.waiting), SHEET_COLUMNS)
-        ]
-        name = f"sheet-{len(self.files) + 1:03d}.png" if self.numbered else "sheet.png"
-        render.save_image(self.folder / name, render.draw_contact_sheet(rows, TILE_SIDE))
-        self.files.append(name)
-        self.waiting = []

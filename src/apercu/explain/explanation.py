@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,16 +14,20 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
-from apercu.explain.dicom_capture import build_secondary_capture
+from apercu.explain.files import (
+    build_secondary_capture,
+    describe_image,
+    read_others,
+    write_record,
+)
 from apercu.images.formats.dicom import DicomReference
 from apercu.images.resizing import resize_picture
-from apercu.io import parse_json, write_file, write_map
+from apercu.io import write_file, write_map
 from apercu.types import Picture
 
 if TYPE_CHECKING:
     from apercu.pages import Figure
 
-RECORD_FILE = "explain.json"
 CLASSIFIER, EXPLAINER = "classifier", "explainer"
 """Who predicts the classes of an image, and their probabilities."""
 LARGEST_SIDE = 1600
@@ -184,7 +187,8 @@ class Explanation(ABC):
         """
         folder = Path(folder)
         entry = describe_image(self.stored, [self.write_files(folder, Path(self.stored.name).stem)])
-        write_record(folder, self.explainer_record, [*_read_others(folder, self), entry])
+        others = read_others(folder, self.explainer_record, self.stored.name)
+        write_record(folder, self.explainer_record, [*others, entry])
         return folder
 
     def write_files(self, folder: Path, stem: str) -> dict[str, Any]:
@@ -276,6 +280,25 @@ class Explanation(ABC):
         of_target = f" It gives {self.target.short_name} {format_percent(share)}." if share else ""
         return f"{says}.{of_target}"
 
+    @property
+    def line(self) -> str:
+        """The image, what is predicted and what is explained, with probabilities, in one line."""
+        name, target = self.stored.name, self.target
+        if self.predicted is None:
+            return f"{name}: {target.short_name}"
+        if self.value is not None:
+            return f"{name}: {self.value:.4g}; explained: {target.short_name}"
+        if self.predicted_classes is not None:
+            names = ", ".join(map(self._name_probable, self.predicted_classes)) or "none"
+            return f"{name}: {names}; explained: {self._name_probable(target)}"
+        line = f"{name}: {self._name_probable(self.predicted)}"
+        if self.predicted.index != target.index:
+            return f"{line}; explained: {self._name_probable(target)}"
+        runner_up = (
+            "" if self.runner_up is None else f", then {self._name_probable(self.runner_up)}"
+        )
+        return line + runner_up
+
     def _name_probable(self, named: NamedClass) -> str:
         share = self.find_probability(named)
         return named.short_name + ("" if share is None else f" ({format_percent(share)})")
@@ -329,55 +352,3 @@ def shrink_picture(
         return picture
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return resize_picture(picture, size)
-
-
-def describe_image(stored: StoredImage, explanations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what `explain.json` says about one image.
-
-    Args:
-        stored: the image.
-        explanations: what it says about each explanation of the image.
-
-    Returns:
-        An entry of its list of images.
-    """
-    height, width = get_size(stored.picture)
-    return {
-        "image": stored.name,
-        "source": stored.source,
-        "width": width,
-        "height": height,
-        "answers": list(explanations),
-    }
-
-
-def write_record(
-    folder: Path,
-    explainer_record: Mapping[str, Any],
-    images: Sequence[Mapping[str, Any]],
-    sheets: Sequence[str] = (),
-) -> None:
-    """Write `explain.json`, which lists all images of a folder.
-
-    Args:
-        folder: the folder of the files.
-        explainer_record: what it says about the explainer.
-        images: what it says about each image.
-        sheets: the names of the contact sheets.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    content = {**explainer_record, "sheets": list(sheets), "images": list(images)}
-    write_file(folder / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _read_others(folder: Path, explanation: Explanation) -> list[Any]:
-    """Return what `explain.json` says about other images of the same explainer."""
-    try:
-        content = parse_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        same = content["fingerprint"] == explanation.explainer_record.get("fingerprint")
-        images = [entry for entry in content["images"] if entry["image"] != explanation.stored.name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return images if same else []
