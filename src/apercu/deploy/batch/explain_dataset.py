@@ -29,6 +29,7 @@ from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.extras import require_extra
 from apercu.io import check_writable
+from apercu.progress import show_in_notebook
 from apercu.run_record import RunRecord
 
 Progress: TypeAlias = Callable[[int, int], None]

@@ -13,6 +13,7 @@ from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.progress import show_in_notebook
 
 CHANNELS = (1, 3)
 """Numbers of channels that can be made of the pictures of a video: grey, or colours."""
