@@ -389,3 +389,18 @@ def test_names_that_are_near_a_word(visit, address) -> None:
     near = {word: result[1] for word, result in zip(words, results, strict=True)}
     assert near["retreiver"] == near["golden"] == [2]
     assert sorted(near["cat"])[:2] == [0, 1] and near["xyzzy"] == []
+
+
+def test_an_example_does_not_replace_a_picture_that_is_brought_early(
+    visit, address, picture
+) -> None:
+    held: list[Any] = []
+    hold = "**/page.json", lambda route: held.append(route)
+    page = visit(address, prepare=lambda page: page.context.route(*hold))
+    page.set_input_files("#file", picture)
+    _until(page, lambda: len(held) == 2)
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#work[aria-busy=false] #about:not([hidden])")
+    size = page.eval_on_selector("#views canvas", "canvas => [canvas.width, canvas.height]")
+    assert size == [48, 40]

@@ -83,7 +83,8 @@ def explain(
     overlay, what is kept, what is removed and the tight crop of a mask; both counterparts, their
     difference and the strip between them, with the probability of each step where --classifier is
     given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
-    image is written as a DICOM secondary capture, too.
+    image is written as a DICOM secondary capture, too. Prints the class and its probability in one
+    line for each image; of more than 20, how often each class is predicted.
 
     Example: apercu explain cat.jpg
 
@@ -105,7 +106,7 @@ def explain(
     refs = select_images(images, explainer.classifier_info.input, random, seed, names)
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
-        explain_run.write(refs, out, lambda done, total: report("images", done, total), warn)
+        explain_run.write(refs, out, lambda done, total: report("images", done, total), warn, say)
     if explainer.doubts:
         warn(describe_doubts(run, explainer.doubts))
     say(f"{len(refs)} image{'s' * (len(refs) != 1)} explained: {out}")

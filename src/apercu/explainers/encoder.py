@@ -1,12 +1,16 @@
-"""The encoder of an explainer: from its settings to a network."""
+"""The encoder of an explainer, from its settings to a network, and what predicts from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
 from apercu.errors import ConfigError
+from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import (
     OWN,
@@ -18,8 +22,10 @@ from apercu.explainers.settings import (
     RidgeEmbedding,
 )
 from apercu.networks.encoder import Encoder, SmallEncoder
-from apercu.networks.graph_encoder import GraphEncoder
+from apercu.networks.gate import GatedNetwork
+from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.networks.timm_encoder import TimmEncoder
+from apercu.types import Images, Logits
 
 TIMM_ENCODERS = ("resnet50", "resnet34", "resnet18", "efficientnet_b0", "mobilenetv2_100")
 """Models of timm that are taken where a classifier cannot be its own encoder, the best first."""
@@ -147,3 +153,74 @@ def fit_resolution(setting: str, resolution: int, encoder: Encoder) -> int:
     if resolution & (resolution - 1):
         raise ConfigError(f"{setting}: expected a power of two, got {resolution}")
     return max(1, min(resolution, encoder.strides[-1] // 2))
+
+
+class Predictor:
+    """Predicts the logits of images: the classifier where there is one, else the explainer.
+
+    Args:
+        explainer: a trained explainer.
+        classifier: the classifier that it was trained for, if the caller has it. If it is the
+            encoder of the explainer, one pass serves both.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+    """
+
+    def __init__(
+        self, explainer: TrainedExplainer[Any, Any], classifier: Classifier | None = None
+    ) -> None:
+        if classifier is not None:
+            explainer.classifier_info.check_classifier(classifier)
+        self.explainer = explainer
+        network = explainer.network
+        self.network = network if isinstance(network, GatedNetwork) else None
+        if classifier is None and self.network is not None:
+            classifier = explainer.own_classifier
+        self.classifier = classifier
+        self.source = "explainer" if classifier is None else "classifier"
+        self._encoder_with_head = (
+            None if self.network is None else _build_encoder_with_head(self.network, classifier)
+        )
+        if self._encoder_with_head is not None:
+            self._encoder_with_head.to(explainer.device)
+
+    def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
+        """Return the logits, and the features of an explainer with an encoder (else none)."""
+        images = images.to(self.explainer.device)
+        if self._encoder_with_head is not None:
+            logits, features = self._encoder_with_head(images)
+            return logits, features
+        features = [] if self.network is None else self.network.encode(images)
+        if self.classifier is not None:
+            logits = self.classifier(images.to(self.classifier.device)).to(images.device)
+        elif self.network is not None:
+            gate = self.network.gate
+            logits = gate.restore_units(gate.predict_logits(features[-1]))
+        else:
+            logits = self.explainer.estimate_logits(images)
+        return logits, features
+
+    def to(self, device: str) -> Predictor:
+        """Move all networks to a device."""
+        self.explainer.to(device)
+        if self.classifier is not None:
+            self.classifier.to(device)
+        if self._encoder_with_head is not None:
+            self._encoder_with_head.to(device)
+        return self
+
+
+def _build_encoder_with_head(
+    network: GatedNetwork, classifier: Classifier | None
+) -> nn.Module | None:
+    """Return the encoder with its head, if the encoder is the classifier itself."""
+    encoder = network.encoder
+    if classifier is None or not isinstance(encoder, GraphEncoder):
+        return None
+    if encoder.classifier[0].fingerprint != classifier.fingerprint:
+        return None
+    try:
+        return EncoderWithHead(encoder, network.adapter)
+    except ConfigError:
+        return None

@@ -5,6 +5,7 @@ Models of timm give the maps of their stages themselves; other networks are trac
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -47,12 +48,15 @@ class FeatureMaps(nn.Module, ABC):
         channels: channels of each map.
         network: the module that holds all weights.
         has_tokens: whether the deepest map is read from a sequence of tokens.
+        is_output_checked: whether the output that `with_output` gives is known to be that of the
+            network.
     """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     network: nn.Module
     has_tokens: bool = False
+    is_output_checked: bool = False
 
     @abstractmethod
     def forward(self, images: Images) -> list[Tensor]:
@@ -166,7 +170,8 @@ class GraphMaps(FeatureMaps):
             probes = make_probes(classifier.channels, size).to(classifier.device)
             with torch.no_grad():
                 output = classifier.network.pick_tensor(module(classifier.normalise(probes)))
-                finder = _MapFinder(_build_extractor(module, names), size, output)
+                traced = _build_extractor(module, names)
+                finder = _MapFinder(traced, size, output)
                 finder.run(classifier.normalise(probes))
         except torch.OutOfMemoryError:
             raise
@@ -188,7 +193,8 @@ class GraphMaps(FeatureMaps):
             zip(self.strides, self.nodes, strict=True)
         )
         self.output = finder.logits or names[-1]
-        self.module = [module]  # in a list, as the extractor has its layers
+        self.is_output_checked = finder.logits is not None
+        self.traced = [traced]  # in a list, as the extractor has its layers
         self.network = _build_extractor(module, self.nodes)
 
     def forward(self, images: Images) -> list[Tensor]:
@@ -208,7 +214,7 @@ class _GraphWithOutput(nn.Module):
     def __init__(self, maps: GraphMaps) -> None:
         super().__init__()
         self.nodes, self.layouts, self.output = maps.nodes, maps.layouts, maps.output
-        self.network = _build_extractor(maps.module[0], (*maps.nodes, maps.output))
+        self.network = _select_outputs(maps.traced[0], (*maps.nodes, maps.output))
 
     def forward(self, images: Images) -> tuple[Tensor, list[Tensor]]:
         outputs = self.network(images)
@@ -376,3 +382,16 @@ def _build_extractor(module: nn.Module, nodes: Sequence[str]) -> fx.GraphModule:
         module, return_nodes={node: node for node in nodes}
     )
     return extractor.eval()
+
+
+def _select_outputs(traced: fx.GraphModule, nodes: Sequence[str]) -> fx.GraphModule:
+    """Return the part of a trace that gives some of its outputs, without another trace."""
+    graph = copy.deepcopy(traced.graph)
+    last = next(node for node in graph.nodes if node.op == "output")
+    outputs = cast(dict[str, fx.Node], last.args[0])
+    last.args = ({name: outputs[name] for name in nodes},)
+    part = fx.GraphModule(traced, graph)
+    part.graph.eliminate_dead_code()
+    part.delete_all_unused_submodules()
+    part.recompile()
+    return part.eval()

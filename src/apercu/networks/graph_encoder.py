@@ -200,10 +200,12 @@ class EncoderWithHead(nn.Module):
 
     def __init__(self, encoder: GraphEncoder, adapter: nn.Module | None = None) -> None:
         super().__init__()
-        classifier = encoder.classifier[0]
+        classifier, maps = encoder.classifier[0], encoder.feature_maps[0]
         self.classifier = encoder.classifier
         self.adapter = adapter
-        self.network = encoder.feature_maps[0].with_output()
+        self.network = maps.with_output()
+        if maps.is_output_checked:
+            return
         image = _make_grey_image(classifier)
         with torch.no_grad():
             raw = classifier.network.forward(classifier.normalise(image))

@@ -2,7 +2,7 @@
 
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.deploy.inference.open_engine import is_export, open_engine
-from apercu.deploy.inference.torch_engine import Predictor
+from apercu.explainers.encoder import Predictor
 
 __all__ = [
     "ExplainedBatch",

@@ -1,93 +1,21 @@
-"""The engine of a trained explainer in PyTorch, and what predicts the classes for it."""
+"""The engine of a trained explainer in PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import TOP
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
-from apercu.errors import ConfigError
-from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.networks.gate import GatedNetwork
-from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
-
-
-class Predictor:
-    """Predicts the logits of images: the classifier where there is one, else the explainer.
-
-    Args:
-        explainer: a trained explainer.
-        classifier: the classifier that it was trained for, if the caller has it. If it is the
-            encoder of the explainer, one pass serves both.
-
-    Raises:
-        RunError: the explainer was trained for another classifier.
-    """
-
-    def __init__(
-        self, explainer: TrainedExplainer[Any, Any], classifier: Classifier | None = None
-    ) -> None:
-        if classifier is not None:
-            explainer.classifier_info.check_classifier(classifier)
-        self.explainer = explainer
-        network = explainer.network
-        self.network = network if isinstance(network, GatedNetwork) else None
-        if classifier is None and self.network is not None:
-            classifier = explainer.own_classifier
-        self.classifier = classifier
-        self.source = "explainer" if classifier is None else "classifier"
-        self._encoder_with_head = (
-            None if self.network is None else _build_encoder_with_head(self.network, classifier)
-        )
-
-    def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
-        """Return the logits, and the features of an explainer with an encoder (else none)."""
-        images = images.to(self.explainer.device)
-        if self._encoder_with_head is not None:
-            logits, features = self._encoder_with_head(images)
-            return logits, features
-        features = [] if self.network is None else self.network.encode(images)
-        if self.classifier is not None:
-            logits = self.classifier(images.to(self.classifier.device)).to(images.device)
-        elif self.network is not None:
-            gate = self.network.gate
-            logits = gate.restore_units(gate.predict_logits(features[-1]))
-        else:
-            logits = self.explainer.estimate_logits(images)
-        return logits, features
-
-    def to(self, device: str) -> Predictor:
-        """Move all networks to a device."""
-        self.explainer.to(device)
-        if self.classifier is not None:
-            self.classifier.to(device)
-        if self._encoder_with_head is not None:
-            self._encoder_with_head.to(device)
-        return self
-
-
-def _build_encoder_with_head(
-    network: GatedNetwork, classifier: Classifier | None
-) -> nn.Module | None:
-    """Return the encoder with its head, if the encoder is the classifier itself."""
-    encoder = network.encoder
-    if classifier is None or not isinstance(encoder, GraphEncoder):
-        return None
-    if encoder.classifier[0].fingerprint != classifier.fingerprint:
-        return None
-    try:
-        return EncoderWithHead(encoder, network.adapter)
-    except ConfigError:
-        return None
 
 
 @final

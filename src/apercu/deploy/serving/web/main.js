@@ -52,7 +52,9 @@ function report({ step, received, total }) {
   say(arrives ? `Downloading the explainer, once: ${megabytes(received)} of ${megabytes(total)} MB` : "Starting the explainer …");
 }
 
-async function begin() {
+// Learns of the explainer and lists the examples; the first of them is displayed where no other
+// picture is.
+async function begin(isFirst = true) {
   about = await served(report);
   at("unlock").hidden = true;
   const size = about.download ? megabytes(about.download) : null;
@@ -70,7 +72,7 @@ async function begin() {
   const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));
   at("examples").replaceChildren(...blobs.map(exampleItem));
   at("tries").hidden = blobs.length === 0;
-  if (blobs.length && mine === turn) openExample(blobs[0], 0);
+  if (blobs.length && isFirst && mine === turn) openExample(blobs[0], 0);
 }
 
 function exampleItem(blob, number) {
@@ -100,7 +102,7 @@ function open(image, { frame = 1, record: ready = null, after = "" } = {}) {
   const timers = [setTimeout(say, PATIENCE, "Looking …")];
   return trying(async () => {
     try {
-      if (about === null) await begin(); // asks for the token
+      if (about === null) await begin(false); // asks for the token
       const file = await inspect(image);
       const size = await measure(image);
       const picture = size && canShow(size) && frame === 1 ? await read(image) : null;
@@ -332,7 +334,7 @@ at("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken(at("token").value);
   at("token").value = "";
-  trying(begin);
+  trying(() => begin());
 });
 document.addEventListener("paste", ({ clipboardData, target }) => {
   const files = [...clipboardData.files];
@@ -352,4 +354,4 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
 at("promise").textContent = PROMISE;
 at("formats").textContent = `or drop one here, or paste it. ${FORMATS}`;
 say("");
-trying(begin).then(() => clearTimeout(loading));
+trying(() => begin()).then(() => clearTimeout(loading));
