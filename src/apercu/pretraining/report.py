@@ -243,9 +243,9 @@ def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
         )
     if anew is None or best.start.endswith(ANEW):
         return f"{start}, {name_network(best.start)} is right on {value}."
-    clear = "clearly" if _is_clearly_lower(anew, best) else "not clearly"
+    word = "clearly" if _is_clearly_lower(anew, best) else "not clearly"
     return (
-        f"{start}, {best.start} is {clear} better than the same network with random weights: "
+        f"{start}, {best.start} is {word} better than the same network with random weights: "
         f"it is right on {value}, the other on {anew.value:.0%}."
     )
 
