@@ -141,7 +141,7 @@ def format_for_notebook(error: BaseException) -> list[str]:
     >>> format_for_notebook(ImageError("cat.jpg: not an image"))
     ['ImageError: cat.jpg: not an image']
     """
-    shell = None if "IPython" not in sys.modules else sys.modules["IPython"].get_ipython()
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if getattr(getattr(shell, "InteractiveTB", None), "mode", "") == "Verbose":
         lines: list[str] = shell.InteractiveTB.structured_traceback(
             type(error), error, error.__traceback__

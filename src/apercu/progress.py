@@ -207,6 +207,22 @@ def is_notebook() -> bool:
     return getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None
 
 
+def name_progress(count: Callable[[int, int], object] | None) -> ProgressCallback | None:
+    """Return a function that only counts as one that takes the name of the work, too.
+
+    Args:
+        count: called with how much is done, and how much there is; None if none was given.
+
+    Returns:
+        The function; None if none was given.
+    """
+    return None if count is None else lambda name, done, total: _call(count, done, total)
+
+
+def _call(count: Callable[[int, int], object], done: int, total: int) -> None:
+    count(done, total)
+
+
 @contextmanager
 def show_in_notebook(report: ProgressCallback | None) -> Iterator[ProgressCallback]:
     """Show the progress of a call in Python by itself where a notebook runs it.

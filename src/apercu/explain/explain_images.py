@@ -79,7 +79,8 @@ class Explanations(Sequence[AnyExplanation]):
         Raises:
             OutputError: the folder cannot be written.
         """
-        folder, stems, images = Path(folder), set[str](), []
+        folder, stems = Path(folder), set[str]()
+        images: list[dict[str, Any]] = []
         for each in self.items:
             files = each.write_files(folder, choose_stem(each.stored.name, stems))
             images.append(describe_image(each.stored, [files]))

@@ -29,7 +29,7 @@ from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.extras import require_extra
 from apercu.io import check_writable
-from apercu.progress import show_in_notebook
+from apercu.progress import name_progress, show_in_notebook
 from apercu.run_record import RunRecord
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -156,9 +156,8 @@ def explain_dataset(
         settings,
         Workers(workers or usual.readers, threads or usual.threads, device),
     )
-    given = None if progress is None else lambda name, done, total: progress(done, total)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, show_in_notebook(given) as report:
+    with kept, show_in_notebook(name_progress(progress)) as report:
         count = partial(report, "images")
         return run_batch(request, count, None if cluster is None else RayCluster(cluster))
 

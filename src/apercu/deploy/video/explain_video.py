@@ -13,7 +13,7 @@ from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.progress import show_in_notebook
+from apercu.progress import name_progress, show_in_notebook
 
 CHANNELS = (1, 3)
 """Numbers of channels that can be made of the pictures of a video: grey, or colours."""
@@ -86,8 +86,7 @@ def explain_video(
         engine = open_video_engine(run, classifier, device, trust=trust)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
-    given = None if progress is None else lambda name, done, total: progress(done, total)
-    with show_in_notebook(given) as report:
+    with show_in_notebook(name_progress(progress)) as report:
         return write_video(engine, source, out, settings, partial(report, "frames"))
 
 
