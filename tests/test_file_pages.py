@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from apercu.cli import main
+from apercu.deploy.batch.settings import BatchSettings
+from apercu.deploy.batch.work_folder import ShardRecord
+from apercu.deploy.export.manifest import GraphFile, InputFormat, Manifest, PrecisionLoss, ScorePair
+from apercu.deploy.inference import ExplainerInfo
 from apercu.evaluation.results import ComparisonKey, ComparisonResults, Cost, MetricRow
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
@@ -25,7 +34,8 @@ FILES = Path(__file__).resolve().parent.parent / "docs" / "reference" / "files"
 def read_keys(page: str, heading: str) -> set[str]:
     """Return what stands in code in the first column of the tables below a heading."""
     text = (FILES / f"{page}.md").read_text(encoding="utf-8")
-    section = text.split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
+    depth = heading.split()[0]
+    section = re.split(rf"\n#{{2,{len(depth)}}} ", text.split(f"\n{heading}\n", 1)[1])[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
     return {key for cell in cells for key in re.findall(r"`([\w.]+)`", cell)}
 
@@ -71,3 +81,117 @@ def test_the_settings_of_the_planted_set_have_their_defaults(each) -> None:
     page = (FILES / "image-folders.md").read_text(encoding="utf-8")
     if each.name != "channels":  # the classifier decides them
         assert f"| `{each.name}` | `{each.default}` |" in page
+
+
+# --- real files ----------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+SEVERAL = {"predicted", "value"}
+"""Keys that only classifiers with several classes at once, or with a value, have."""
+
+
+def run(*words: object) -> None:
+    with pytest.raises(SystemExit, match=r"0|None"):
+        main([str(word) for word in words])
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def gather(*contents: Any) -> set[str]:
+    """Return the keys of all dictionaries."""
+    return set(chain.from_iterable(contents))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What verbs write for runs and the classifier of version 0.1.0, in folders of their own."""
+    folder = tmp_path_factory.mktemp("written")
+    for name in ("runs", "classifier", "pictures"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        named = ("--classifier", "classifier/card.json")
+        for kind in ("mask-own", "counterpart", "latent"):
+            run("explain", f"runs/{kind}", "pictures/1.png", "--out", f"explained-{kind}")
+            run("explain", f"runs/{kind}", "pictures", *named, "--out", f"named-{kind}")
+        run("batch", "runs/mask-own", "pictures", "--out", "batch")
+        small = ("--attacks", "fgsm", "--filters", "none", "--limit", "4", "--out", "stress")
+        run("stress", *named, "--images", "planted:size=32,images=8,classes=3", *small)
+    return folder
+
+
+def test_the_keys_of_explanations_are_those_that_are_written(written: Path) -> None:
+    contents = [read(path) for path in written.glob("*/explain.json")]
+    assert len(contents) == 6
+    images = [image for content in contents for image in content["images"]]
+    answers = [answer for image in images for answer in image["answers"]]
+    assert read_keys("explain", "## The file") == gather(*contents)
+    assert read_keys("explain", "## An image") == gather(*images)
+    assert read_keys("explain", "## An explained class") - SEVERAL == gather(*answers)
+    files = gather(*(answer["files"] for answer in answers))
+    assert read_keys("explain", "## The files of a class") - {"capture"} == files
+
+
+def test_the_keys_of_an_export_are_those_of_its_manifest() -> None:
+    for heading, model in {
+        "## The manifest": Manifest,
+        "## `input`": InputFormat,
+        "## A file": GraphFile,
+        "## `loss`": PrecisionLoss,
+    }.items():
+        assert read_keys("export", heading) == set(model.model_fields), heading
+    page = (FILES / "export.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in ScorePair.model_fields)
+    content = read(GOLDEN / "exported" / "explainer.json")
+    assert read_keys("export", "## The manifest") - {"output"} == set(content)
+
+
+def test_the_keys_of_a_batch_are_those_that_are_written(written: Path) -> None:
+    import pyarrow.parquet as pq
+
+    manifest, job = (read(written / "batch" / f"{name}.json") for name in ("manifest", "job"))
+    assert read_keys("batch", "## `manifest.json`") == set(manifest)
+    assert read_keys("batch", "## `explainer`") == {*manifest["explainer"]}
+    assert read_keys("batch", "## `explainer`") == set(ExplainerInfo.model_fields)
+    assert read_keys("batch", "## `settings`") == {each.name for each in fields(BatchSettings)}
+    assert read_keys("batch", "## A shard") == set(ShardRecord.model_fields)
+    page = (FILES / "batch.md").read_text(encoding="utf-8")
+    assert set(job) == {"version", "images", "count", "sha256", "explainer", "settings"}
+    assert all(f"`{key}`" in page for key in job)
+    (shard,) = (written / "batch" / "maps").iterdir()
+    schema = pq.read_schema(shard)
+    assert read_keys("batch", "## Columns of a shard") - SEVERAL == set(schema.names)
+    header = (written / "batch" / "errors.csv").read_text().splitlines()[0]
+    assert f"`{header}`" in page
+
+
+def test_the_keys_of_a_stress_test_are_those_that_are_written(written: Path) -> None:
+    content = read(written / "stress" / "results.json")
+    assert read_keys("stress", "## Stress tests: `results.json`") >= set(content)
+    assert read_keys("stress", "### A row") == gather(*content["rows"])
+    assert read_keys("stress", "### A curve") == gather(*content["curves"])
+
+
+def test_the_keys_of_detection_and_features_are_those_that_are_written() -> None:
+    page = (FILES / "stress.md").read_text(encoding="utf-8")
+    content = read(GOLDEN / "detect" / "detection.json")
+    assert all(f"`{key}`" in page for key in content)
+    assert read_keys("stress", "### A row of a detection") == gather(*content["rows"])
+    content = read(GOLDEN / "features" / "features.json")
+    named = read_keys("stress", "## Features: `features.json`")
+    assert named == {*content, *gather(*content["rows"])}
+    assert read_keys("stress", "### A point of a curve") == gather(*content["rows"])
+    facts = read(GOLDEN / "defended" / "facts.json")
+    named = read_keys("stress", "## A defended classifier: `facts.json`")
+    assert named - {"looks_trained"} == set(facts)
+
+
+@pytest.mark.parametrize("kind", ["mask-own", "counterpart", "latent"])
+def test_the_files_of_a_run_folder_are_named(kind: str) -> None:
+    page = (FILES / "run-folder.md").read_text(encoding="utf-8")
+    for path in (GOLDEN / "runs" / kind).iterdir():
+        assert f"`{path.name}{'/' * path.is_dir()}`" in page
+    for name in read(GOLDEN / "runs" / kind / "facts.json"):
+        assert f"`{name}`" in page
