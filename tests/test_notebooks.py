@@ -228,7 +228,7 @@ class TestKernel:
             line,
         )
         (output,) = kernel.run("explainer = train(resume=True)\nprint(steps[-1], min(steps[12:]))")
-        assert output["text"] == "20 11\n"
+        assert output["text"] == "20 10\n"  # the last state before was that of step 10
         lines = kernel.find_error(
             "os.kill(os.getpid(), signal.SIGINT)\nfor _ in range(10**9): pass"
         )
