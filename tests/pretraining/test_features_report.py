@@ -110,11 +110,15 @@ def test_the_finding_compares_with_random_weights() -> None:
 
 
 def test_the_finding_compares_networks_and_random_weights_never_win() -> None:
-    rows = [_spread("one", 0.6), _spread("two", 0.5), _spread("one, anew", 0.9)]
+    rows = [_spread("one", 0.6), _spread("two", 0.5), _spread("one, anew", 0.2)]
     clear = write_finding(rows, ABOUT)
-    assert clear.headline == (
+    headline = (
         "With 10 labels, one is clearly the best of 2 networks: it is right on 60%, two on 50%."
     )
+    assert clear.headline == headline and clear.lines[0].mark == "clear"
+    weak = write_finding([*rows[:2], _spread("one, anew", 0.9)], ABOUT)
+    assert weak.headline == f"{headline} Random weights do as well, 90%."
+    assert weak.lines[0].mark == "warning"
     tie = write_finding([_spread("one", 0.51), _spread("two", 0.5)], ABOUT)
     assert tie.headline.startswith("With 10 labels, no network is clearly the best: one is right")
     assert tie.lines[0].mark == "chance"

@@ -231,16 +231,14 @@ def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
     start = f"With {count_noun(best.labels, 'label')}"
     value = f"{best.value:.0%}"
     if others:
-        clear = all(_is_clearly_lower(row, best) for row in others)
-        if clear:
-            return (
-                f"{start}, {best.start} is clearly the best of {len(others) + 1} networks: "
-                f"it is right on {value}, {others[0].start} on {others[0].value:.0%}."
-            )
-        return (
-            f"{start}, no network is clearly the best: {best.start} is right on {value}, "
-            f"{others[0].start} on {others[0].value:.0%}."
-        )
+        count = len(others) + 1
+        is_clear = all(_is_clearly_lower(row, best) for row in others)
+        which = f"{best.start} is clearly the best of {count} networks: it"
+        first = which if is_clear else f"no network is clearly the best: {best.start}"
+        values = f"is right on {value}, {others[0].start} on {others[0].value:.0%}"
+        weak = anew is not None and not _is_clearly_lower(anew, best)
+        warning = f" Random weights do as well, {anew.value:.0%}." if anew and weak else ""
+        return f"{start}, {first} {values}.{warning}"
     if anew is None or best.start.endswith(ANEW):
         return f"{start}, {name_network(best.start)} is right on {value}."
     word = "clearly" if _is_clearly_lower(anew, best) else "not clearly"
@@ -263,6 +261,7 @@ def _describe_count(rows: Sequence[LearningCurveRow]) -> FindingLine:
         text += f", then {_describe_row(others[0])}"
     if anew is not None and anew is not best:
         text += f"; {_describe_row(anew)}"
+        mark = "warning" if others and not _is_clearly_lower(anew, best) else mark
     return FindingLine(f"{text}.", mark)
 
 
