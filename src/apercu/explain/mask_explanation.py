@@ -132,6 +132,8 @@ class MaskExplanation(Explanation):
 
         name, image = self.target.short_name, self.stored.name
         small, area = shrink_picture(self.image, FIGURE_SIDE), self.region_area
+        factor = FIGURE_SIDE // max(get_size(small))  # heat and box are finer than a few pixels
+        small = small.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         region = "no region"
         if area:
             region = f"the box is around the region, {format_percent(area)} of the image"
