@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from apercu import MaskExplainer, read_picture
+from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.outputs import Output
+from apercu.deploy.export.page import PageSubject, list_examples
+from apercu.deploy.export.web import describe_example
 
 EXPLAIN = """async ([text, target]) => {
   const { explain } = await import("./page/local.js");
@@ -251,3 +257,20 @@ def test_the_maps_of_examples_are_those_of_python(site, tiny_run) -> None:
                 actual = np.asarray(opened) / 255
             expected = explainer.attribute(image, [int(index)])[0].numpy()
             np.testing.assert_allclose(actual, expected, atol=0.6 / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_example_of_many_classes_has_maps_of_the_likeliest(channels: int) -> None:
+    names = ClassNames.make_numbered(20)
+    spec = InputSpec(channels=channels, size=(32, 32))
+    subject = PageSubject("name", "mask", "classifier", names, spec, Output())
+
+    def run(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        assert images.shape == (len(targets), channels, 32, 32)
+        probabilities = torch.linspace(0, 1, 20).expand(len(targets), -1)
+        return {"probabilities": probabilities, "maps": targets[:, None, None] / 40 * images[:, 0]}
+
+    (_, content), *_ = list_examples(spec, names)
+    record = describe_example(content, subject, run)
+    assert list(record["maps"]) == [19, 18, 17, 16, 15, 14]
+    assert record["size"] == {"width": 64, "height": 64}

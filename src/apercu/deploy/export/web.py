@@ -137,7 +137,7 @@ def describe_example(content: bytes, subject: PageSubject, run: GraphFn) -> dict
     Returns:
         The size of the picture, the probabilities, and grey PNG files in base64 by class index.
     """
-    picture = read_picture(content)
+    picture = read_picture(content, channels=subject.input.channels)
     image = prepare_image(picture, subject.input)[None]
     probabilities = run(image, torch.tensor([TOP]))["probabilities"][0]
     count = len(probabilities)

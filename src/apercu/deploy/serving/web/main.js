@@ -283,10 +283,13 @@ function watch() {
   turn++;
   forget();
   say("Waiting for the webcam …");
-  trying(() => start(dials, () => say(""), () => {
-    part("webcam");
-    at("stop").focus();
-  })).then(halt);
+  trying(async () => {
+    if (about === null) await begin(false); // asks for the token
+    await start(dials, () => say(""), () => {
+      part("webcam");
+      at("stop").focus();
+    });
+  }).then(halt);
 }
 
 function stem() {
@@ -313,7 +316,8 @@ at("frame").addEventListener("change", ({ target }) => {
 for (const id of ["opacity", "level"]) at(id).addEventListener("input", redraw);
 at("save").addEventListener("click", async () => {
   const heading = current.displayed.map(({ name }) => name).join(" vs ");
-  download(await joined(current.displayed.map((view) => view.panels), heading), `${stem()}.png`);
+  const rows = current.displayed.map(({ name, panels }) => panels.map(({ canvas, title }) => ({ canvas, title: `${title} (${name})` })));
+  download(await joined(rows, heading), `${stem()}.png`);
 });
 at("raw").addEventListener("click", async () => {
   for (const view of current.displayed) {
