@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
@@ -178,3 +179,14 @@ def test_absent_area_asks_for_other_classes(explainer, images):
     area = measure_absent_area(explainer, [images], seed=0)
     every = [explainer.attribute(images, index).mean((1, 2)) for index in range(4)]
     assert min(a.min() for a in every) <= area <= max(a.max() for a in every)
+
+
+def test_an_encoder_of_one_size_cannot_see_enlarged_images() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    module(torch.zeros(1, 3, 32, 32))
+    card = ClassifierCard(source="flat", input=InputSpec(size=(32, 32)), classes=("a", "b", "c"))
+    classifier = wrap_module(module, card)
+    info = ClassifierInfo.from_classifier(classifier)
+    settings = MASK_PRESETS.parse({"encoder_side": 64, "decoder": {"width": 16, "resolution": 2}})
+    with pytest.raises(ConfigError, match=r"encoder_side: .* takes images of 32 × 32 pixels only"):
+        build_mask_network(settings, info, classifier)

@@ -54,6 +54,12 @@ def built(kind: str, settings: ExplainerSettings, classifier: Classifier) -> Any
 
 
 @pytest.fixture(scope="session")
+def build_explainer() -> Callable[..., Any]:
+    """The function that builds an explainer with random weights from its settings."""
+    return built
+
+
+@pytest.fixture(scope="session")
 def classifier(tiny_card: Path) -> Classifier:
     return open_classifier(tiny_card)
 

@@ -63,6 +63,25 @@ def test_onnx_runtime_computes_what_pytorch_does(
     torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
 
 
+def test_an_encoder_that_sees_enlarged_images_is_exported(
+    build_explainer, classifier, images, tmp_path
+) -> None:
+    small = {"decoder": {"width": 16, "resolution": 2}}
+    wanted = {"encoder_side": 48, "refinement": "object"}
+    explainer = build_explainer("mask", MASK_PRESETS.parse({**small, **wanted}), classifier)
+    expected = explainer.attribute(images, [2, 0, 1])
+    plain = build_explainer("mask", MASK_PRESETS.parse(small), classifier)
+    assert (plain.attribute(images, [2, 0, 1]) - expected).abs().max() > 0.1
+    write_export(explainer, tmp_path, ExportSettings())
+    separate = run_file(tmp_path / "explainer.onnx", images, [2, 0, 1])["maps"]
+    torch.testing.assert_close(separate, expected, **CLOSE)
+    result = run_file(tmp_path / "combined.onnx", images, [TOP] * 3)
+    logits = classifier(images)
+    torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
+    expected = explainer.attribute(images, logits.argmax(1))
+    torch.testing.assert_close(result["maps"], expected, **CLOSE)
+
+
 def test_counterparts_are_answered_too(pair, images) -> None:
     explainer, folder = pair
     result = run_file(folder / "explainer.onnx", images, [TOP] * 3)

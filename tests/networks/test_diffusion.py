@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import label
 
-from apercu.networks.gate import DIFFUSION_STEPS, affinity_features, diffuse
+from apercu.explainers.mask.network import combine_fields
+from apercu.networks.gate import (
+    DIFFUSION_STEPS,
+    affinity_features,
+    connect_to_peak,
+    diffuse,
+    diffuse_finely,
+)
 
 
 def test_diffusion_is_the_literal_random_walk():
@@ -64,3 +75,66 @@ def test_affinity_features_are_the_coarsest_map_that_is_fine_enough():
     for rows, expected in sizes.items():
         features = affinity_features([torch.rand(1, 2, row, row) for row in rows])
         assert abs(features.shape[2] - expected) <= 1
+
+
+def test_the_fine_walk_asks_several_maps_literally():
+    """The mean of the cosines of the two coarsest fine maps, on the finer grid."""
+    torch.manual_seed(0)
+    maps = torch.rand(1, 1, 14, 15)
+    features = [torch.randn(1, 2, 56, 60), torch.randn(1, 3, 28, 30), torch.randn(1, 4, 14, 15)]
+    grid = (28, 30)
+    vectors = []
+    for each in features[1:]:
+        large = F.interpolate(each, grid, mode="bilinear", align_corners=False)
+        centred = large - large.mean((2, 3), keepdim=True)
+        vectors.append(F.normalize(centred, dim=1)[0].flatten(1).T)
+    cosines = sum(each @ each.T for each in vectors) / 2
+    weights = cosines.clamp(min=0)
+    start = F.interpolate(maps, grid, mode="bilinear", align_corners=False).flatten()
+    values = start
+    for _ in range(DIFFUSION_STEPS):
+        values = weights @ values / weights.sum(1)
+    low, high = values.min(), values.max()
+    expected = (start + (values - low) / (high - low) * start.max()) / 2
+    torch.testing.assert_close(
+        diffuse_finely(maps, [*features, features[2][:, :, ::2, ::2]]).flatten(), expected
+    )
+
+
+def test_the_fine_walk_has_a_bounded_grid_and_works_on_small_images():
+    for rows, expected in (([80, 40, 20, 10], 28), ([16, 8, 4], 16), ([224, 112, 56], 28)):
+        features = [torch.rand(1, 2, row, row) for row in rows]
+        coarse = torch.rand(1, 1, 4, 4)
+        assert diffuse_finely(coarse, features).shape[2:] == (expected, expected)
+
+
+def test_what_is_connected_with_the_peak_is_the_labelled_part_at_every_level():
+    noise = torch.rand(3, 2, 12, 17, generator=torch.Generator().manual_seed(1))
+    maps = F.avg_pool2d(noise, 3, 1, 1, count_include_pad=False)  # paths wind little
+    maps = (maps - maps.amin()) / (maps.amax() - maps.amin())
+    order = torch.rand(3, 2, 12, 17, generator=torch.Generator().manual_seed(2))
+    connected = connect_to_peak(maps, order)
+    assert (connected <= maps).all()
+    for map, rank, result in zip(
+        maps.flatten(0, 1), order.flatten(0, 1), connected.flatten(0, 1), strict=True
+    ):
+        row, column = divmod(int(rank.argmax()), 17)
+        for level in (0.2, 0.5, 0.8):
+            parts, _ = label(map.numpy() >= level, structure=np.ones((3, 3)))
+            part = torch.from_numpy(parts == parts[row, column]) & (map >= level)[row, column]
+            assert torch.equal(result >= level, part & (map >= level))
+
+
+def test_two_objects_become_one_at_the_level_of_an_object():
+    extent = torch.zeros(1, 1, 8, 12)
+    extent[..., 1:4, 1:5], extent[..., 4:7, 7:11] = 0.9, 0.8
+    core = torch.where(extent > 0, 0.3, 0.0)
+    core[..., 5, 8] = 0.9
+    connected = connect_to_peak(extent, extent * core)
+    masks = combine_fields(extent, core, connected).sigmoid()
+    assert torch.equal(masks >= 0.5, extent > 0.5)
+    assert torch.equal(masks >= 0.55, extent == 0.8)
+    assert masks.argmax() == 5 * 12 + 8
+    regions = [masks >= level for level in torch.linspace(0.05, 0.95, 19)]
+    for wide, narrow in itertools.pairwise(regions):
+        assert not (narrow & ~wide).any()

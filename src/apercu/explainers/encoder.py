@@ -88,6 +88,29 @@ def build_encoder(
     return TimmEncoder(name, channels, pretrained=pretrained, size=size)
 
 
+def check_encoder_side(encoder: Encoder, side: int | None, size: tuple[int, int]) -> None:
+    """Check that an encoder takes images at the size to which they are enlarged for it.
+
+    Args:
+        encoder: the encoder.
+        side: shorter side in pixels to which images are enlarged; None leaves them as they are.
+        size: height and width of the images in pixels.
+
+    Raises:
+        ConfigError: the encoder takes images of its own size only.
+    """
+    if side is None or not isinstance(encoder, GraphEncoder):
+        return
+    rows, columns = (round(length * side / min(size)) for length in size)
+    classifier = encoder.classifier[0]
+    if (rows, columns) != classifier.size and not classifier.takes_size((rows, columns)):
+        own = " × ".join(map(str, classifier.size))
+        raise ConfigError(
+            f"encoder_side: {classifier.spec} takes images of {own} pixels only, so it cannot see "
+            f"them at {rows} × {columns}; leave encoder_side out, or name another encoder"
+        )
+
+
 def choose_encoder(settings: G, spec: str, say: Callable[[str], None]) -> G:
     """Return the settings with the best encoder whose weights are at hand, and say which it is.
 
@@ -217,6 +240,8 @@ def _build_encoder_with_head(
     """Return the encoder with its head, if the encoder is the classifier itself."""
     encoder = network.encoder
     if classifier is None or not isinstance(encoder, GraphEncoder):
+        return None
+    if network.encoder_side is not None:  # the classifier sees the images at another size
         return None
     if encoder.classifier[0].fingerprint != classifier.fingerprint:
         return None

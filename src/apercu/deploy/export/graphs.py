@@ -205,7 +205,9 @@ def build_predictor(
     if isinstance(encoder, GraphEncoder) and (
         encoder.classifier[0].fingerprint == classifier_info.fingerprint
     ):
-        return EncoderWithHead(encoder, network.adapter)
+        if network.encoder_side is None:
+            return EncoderWithHead(encoder, network.adapter)
+        classifier = encoder.classifier[0]  # it sees the images at another size than the encoder
     if classifier is None:
         raise ConfigError(
             f"combined: the explainer has an encoder of its own; give --classifier "

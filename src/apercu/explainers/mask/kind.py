@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from apercu.classifiers import Classifier
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.encoder import build_encoder, fit_resolution, open_backbone
+from apercu.explainers.encoder import (
+    build_encoder,
+    check_encoder_side,
+    fit_resolution,
+    open_backbone,
+)
 from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
@@ -52,8 +57,15 @@ def build_mask_network(
     shape = settings.decoder
     resolution = fit_resolution("decoder.resolution", shape.resolution, encoder)
     classes, shape = len(classifier_info.classes), replace(shape, resolution=resolution)
+    check_encoder_side(encoder, settings.encoder_side, classifier_info.input.size)
     return MaskNetwork(
-        encoder, classes, shape, frozen=settings.frozen, adapter_width=settings.adapter_width
+        encoder,
+        classes,
+        shape,
+        frozen=settings.frozen,
+        adapter_width=settings.adapter_width,
+        encoder_side=settings.encoder_side,
+        refinement=settings.refinement,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, TypeAlias, final
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,21 @@ from torch import Tensor
 
 from apercu.networks.decoder import Decoder, DecoderShape, Evidence, SharedFeatures
 from apercu.networks.encoder import Encoder
-from apercu.networks.gate import GatedNetwork, GateKind, affinity_features, diffuse
+from apercu.networks.gate import (
+    GatedNetwork,
+    GateKind,
+    affinity_features,
+    connect_to_peak,
+    diffuse,
+    diffuse_finely,
+)
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
+Refinement: TypeAlias = Literal["walk", "object"]
+"""What is done with the trained fields: `walk` averages the extent over positions that look alike;
+`object` does so on a finer grid, and one level of the mask is the part with the strongest evidence.
+"""
 CLASSES_PER_PASS = 64
 """Classes of an image that are decoded at once; more would need more memory and save no time."""
 CORE_PEAK_FRACTION = 0.8
@@ -37,6 +48,9 @@ class MaskNetwork(GatedNetwork):
         frozen: whether the encoder stays as it is from the start; else it is trained until
             `freeze_encoder`.
         adapter_width: channels inside the adapter of the deepest features; 0 for none.
+        encoder_side: shorter side in pixels to which images are enlarged for the encoder; None
+            leaves them as they are.
+        refinement: how both fields become one mask, see `Refinement`.
     """
 
     def __init__(
@@ -47,11 +61,21 @@ class MaskNetwork(GatedNetwork):
         *,
         frozen: bool = True,
         adapter_width: int = 0,
+        encoder_side: int | None = None,
+        refinement: Refinement = "walk",
     ) -> None:
         two_fields = isinstance(shape, SharedShape) or shape.gate == "everywhere"
         kind: GateKind = "relative" if two_fields else "published"
-        super().__init__(encoder, classes, kind, frozen=frozen, adapter_width=adapter_width)
+        super().__init__(
+            encoder,
+            classes,
+            kind,
+            frozen=frozen,
+            adapter_width=adapter_width,
+            encoder_side=encoder_side,
+        )
         self.two_fields = two_fields
+        self.refinement = refinement
         self.decoder: Decoder | SharedDecoder
         if isinstance(shape, SharedShape):
             self.decoder = SharedDecoder(encoder.channels, encoder.strides, shape)
@@ -123,11 +147,17 @@ class MaskNetwork(GatedNetwork):
         """Return both fields as one mask, or the field itself where the network has only one."""
         if not self.two_fields:
             return evidence.extent
-        extent = diffuse(evidence.extent.sigmoid(), affinity_features(features))
-        core = evidence.core
+        fine, extent, core = self.refinement == "object", evidence.extent.sigmoid(), evidence.core
+        extent = (
+            diffuse_finely(extent, features)
+            if fine
+            else diffuse(extent, affinity_features(features))
+        )
         if core.shape != extent.shape:  # small images, where the extent has a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
-        return combine_fields(extent, core.sigmoid())
+        core = core.sigmoid()
+        connected = connect_to_peak(extent, extent * core) if fine else None
+        return combine_fields(extent, core, connected)
 
     def forward(self, images: Images, targets: Targets) -> Maps:
         """Return the log-odds of keeping at the size of the images."""
@@ -141,7 +171,9 @@ def enlarge(log_odds: LogOdds, size: tuple[int, int] | torch.Size) -> Maps:
 
 
 def combine_fields(
-    extent: Float[Tensor, "*maps rows columns"], core: Float[Tensor, "*maps rows columns"]
+    extent: Float[Tensor, "*maps rows columns"],
+    core: Float[Tensor, "*maps rows columns"],
+    connected: Float[Tensor, "*maps rows columns"] | None = None,
 ) -> Float[Tensor, "*maps rows columns"]:
     """Combine two masks: regions are those of the extent up to level 0.5, of the core above 0.6.
 
@@ -153,15 +185,24 @@ def combine_fields(
     the extent widens the boxes of every level; a core that is not divided by its own peak is empty
     at high levels for some images and wide for others; see docs/experiments.md.)
 
+    With `connected`, the region at level 0.55 is the one part of the extent that holds the
+    strongest evidence: of several objects, one. The core counts only inside of that part.
+
     Args:
         extent: mask of the extent in [0, 1].
         core: mask of the core in [0, 1].
+        connected: the extent as `connect_to_peak` returns it; None for masks without that level.
 
     Returns:
         Log-odds of the combined mask.
     """
-    low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
-    core = _divide_by_peak(torch.where(extent > 0.5, core, 0))
+    if connected is None:
+        low, inside = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5)), extent > 0.5
+    else:
+        inside = connected > 0.5
+        others = torch.minimum(extent, 0.5 + 0.08 * (extent - 0.5))
+        low = torch.where(inside, 0.55 + 0.1 * (connected - 0.5), others)
+    core = _divide_by_peak(torch.where(inside, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
     peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
     lowest = torch.where(peak, extent, 1).amin((-2, -1), keepdim=True)

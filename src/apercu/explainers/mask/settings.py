@@ -47,6 +47,12 @@ class MaskSettings(GatedSettings):
         decoder: the decoder of the U-Net, which runs for each class (`gated`) or once per image
             (`shared`).
         objective: the objective of the masks.
+        encoder_side: shorter side in pixels to which images are enlarged for the encoder, so that
+            it shows small objects; none leaves them at the classifier's size. It costs time in
+            proportion to the area.
+        refinement: what is done with the trained fields. `walk`: the extent is averaged over
+            positions that look alike. `object`: on a finer grid, and the region at level 0.55 is
+            the one part that holds the strongest evidence.
     """
 
     explainer: Literal["mask"] = "mask"
@@ -55,6 +61,8 @@ class MaskSettings(GatedSettings):
         ExtentAndCore()
     )
     schedule: MaskSchedule = MaskSchedule()
+    encoder_side: int | None = Field(None, ge=16, le=4096)
+    refinement: Literal["walk", "object"] = "walk"
 
 
 MASK_PRESETS = ConfigPresets(
