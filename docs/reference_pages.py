@@ -201,11 +201,7 @@ def _render_option(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     value = f"`{_describe_value(option)}`" if not option.is_flag else ""
     cells = [names, value, _describe_default(option), _escape(option.help or "")]
-    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
-
-
-BAR = "&#124;"
-"""A bar inside a cell of a table."""
+    return f"| {' | '.join(cells)} |"  # a bar in a span of code does not end a cell
 
 
 def _describe_argument(argument: Any) -> str:
@@ -228,8 +224,8 @@ def _describe_value(option: Any) -> str:
     word = {"int": "N", "float": "NUMBER", "str": "TEXT", "Path": "PATH"}.get(name, name.upper())
     low, high = (getattr(option, end, None) for end in ("min", "max"))
     if low is not None and high is not None:
-        return f"{word} ({low:g} to {high:g})"
-    return f"{word} (from {low:g})" if low is not None else word
+        return f"{word} ({low:.10g} to {high:.10g})"
+    return f"{word} (from {low:.10g})" if low is not None else word
 
 
 def _list_choices(kind: Any) -> list[object]:
@@ -269,9 +265,11 @@ def _tidy_help(text: str) -> str:
 
 def _escape(text: str) -> str:
     """Return text of one cell, in which Markdown sees no tags, links or bars."""
-    text = " ".join(text.split())
-    text = re.sub(r"(?<!`)<(?![^`]*`)", "&lt;", text)
-    return text.replace("|", BAR).replace("[", "\\[").replace("*", "\\*")
+    parts = " ".join(text.split()).split("`")
+    marks = {"<": "&lt;", "|": "&#124;", "[": "\\[", "*": "\\*", "_": "\\_"}
+    for index in range(0, len(parts), 2):  # the others are spans of code
+        parts[index] = "".join(marks.get(letter, letter) for letter in parts[index])
+    return "`".join(parts)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -509,8 +507,7 @@ def _code(text: str) -> str:
 
 
 def _render_row(row: SettingRow) -> str:
-    allowed = row.allowed.replace("|", BAR)
-    return f"| `{row.name}` | {_code(row.default)} | {allowed} | {_escape(row.meaning)} |"
+    return f"| `{row.name}` | {_code(row.default)} | {row.allowed} | {_escape(row.meaning)} |"
 
 
 def _render_presets(presets: Any, rows: Sequence[SettingRow]) -> list[str]:

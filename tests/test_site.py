@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -35,6 +36,8 @@ INTERNAL = {
 }
 """Packages with `__all__` whose names are not in the reference, and why."""
 MODELS = {title: presets.model for title, (_, presets) in pages.list_trainings().items()}
+commands_page = cache(pages.make_commands_page)
+settings_page = cache(pages.make_settings_page)
 COMMANDS = list(pages.walk_commands(typer.main.get_command(app)))
 
 
@@ -44,7 +47,7 @@ def find_section(page: str, heading: str) -> str:
 
 @pytest.mark.parametrize(("names", "command"), COMMANDS, ids=lambda value: str(value)[:40])
 def test_every_option_is_on_the_page_of_commands(names: tuple[str, ...], command: Any) -> None:
-    section = find_section(pages.make_commands_page(), f"## `{' '.join(names)}`")
+    section = find_section(commands_page(), f"## `{' '.join(names)}`")
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             assert f"| `{parameter.metavar or parameter.name.upper()}` |" in section
@@ -59,8 +62,15 @@ def test_every_option_is_on_the_page_of_commands(names: tuple[str, ...], command
         assert not re.search(r"\|\s*\|$", row), f"no meaning: {row}"
 
 
+def test_choices_and_ranges_are_shown_as_they_are_typed() -> None:
+    page = commands_page()
+    assert "| `--device` | `auto|cpu|cuda|mps` | `auto` |" in page
+    assert "| `--seed` | `N (0 to 4294967295)` | `0` |" in page
+    assert "&#124;" not in "".join(re.findall(r"`[^`\n]*`", page))
+
+
 def test_every_verb_is_on_the_page_of_commands() -> None:
-    page = pages.make_commands_page()
+    page = commands_page()
     (group,) = [command for names, command in COMMANDS if len(names) == 1]
     for verb in group.commands:
         assert f"## `apercu {verb}" in page
@@ -68,7 +78,7 @@ def test_every_verb_is_on_the_page_of_commands() -> None:
 
 @pytest.mark.parametrize("title", MODELS)
 def test_every_setting_has_a_row_with_its_meaning(title: str) -> None:
-    section = find_section(pages.make_settings_page(), f"## {title}")
+    section = find_section(settings_page(), f"## {title}")
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     named = {part for row in rows for part in row.split("`")[1].split(".")}
     assert set(_list_keys(MODELS[title])) <= named
@@ -78,7 +88,7 @@ def test_every_setting_has_a_row_with_its_meaning(title: str) -> None:
 
 
 def test_defaults_are_those_of_the_first_preset() -> None:
-    section = find_section(pages.make_settings_page(), "## Mask explainers")
+    section = find_section(settings_page(), "## Mask explainers")
     assert "| `schedule.steps` | `1100` | whole number from 1 | Optimisation steps. |" in section
     assert "| `embedding.form` | `answers` | one of `answers`, `masked`, `labels` |" in section
     assert "`lean` has `decoder.width: 16`" in section
@@ -86,7 +96,7 @@ def test_defaults_are_those_of_the_first_preset() -> None:
 
 @pytest.mark.parametrize("title", pages.list_typed_settings())
 def test_every_typed_setting_has_a_row_with_its_meaning(title: str) -> None:
-    text = pages.make_settings_page().split(f"\n### {title}\n", 1)[1].split("\n### ", 1)[0]
+    text = settings_page().split(f"\n### {title}\n", 1)[1].split("\n### ", 1)[0]
     for name, kind in pages.list_typed_settings()[title][1].items():
         assert f"| `{name}` |" in text
         for row in pages.walk_settings(kind):
@@ -246,7 +256,7 @@ def test_the_site_is_built_without_a_warning_and_asks_no_other_address(tmp_path:
                 "document.documentElement.scrollWidth > document.documentElement.clientWidth"
             )
             assert not too_wide, path
-        page.goto((tmp_path / "index.html").as_uri())
+        page.goto((tmp_path / "reference" / "files" / "card.html").as_uri())
         page.click("label.md-header__button[for=__search]")
         page.fill("input.md-search__input", "grad_cam")
         page.wait_for_selector(".md-search-result__item")
