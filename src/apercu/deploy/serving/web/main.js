@@ -55,6 +55,7 @@ function report({ step, received, total }) {
 // Learns of the explainer and lists the examples; the first of them is displayed where no other
 // picture is.
 async function begin(isFirst = true) {
+  const mine = turn;
   about = await served(report);
   at("unlock").hidden = true;
   const size = about.download ? megabytes(about.download) : null;
@@ -68,7 +69,6 @@ async function begin(isFirst = true) {
   at("cut").hidden = !isMask();
   at("ask").textContent = isMask() ? "What speaks for …" : "What would change it into …";
   at("how").textContent = isMask() ? "Point at one, or tap it; “vs” puts two side by side." : "Choose a class; “vs” puts two side by side.";
-  const mine = turn;
   const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));
   at("examples").replaceChildren(...blobs.map(exampleItem));
   at("tries").hidden = blobs.length === 0;
