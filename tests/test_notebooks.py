@@ -214,7 +214,7 @@ class TestKernel:
         assert kinds[0] == "display_data" and set(kinds[1:]) == {"update_display_data"}
         assert 2 <= len(kinds) <= 5
         first, last = outputs[0]["data"], outputs[-1]["data"]
-        assert re.match(r'<progress value="\d+" max="30">', first["text/html"])
+        assert re.search(r'<progress value="\d+" max="30">', first["text/html"])
         assert re.match(r"images: \d+ of 30 \(\d+ %\), ", first["text/plain"])
         assert re.fullmatch(r"images: 30, in \d+ s", last["text/plain"])
         assert "<progress" not in last["text/html"]

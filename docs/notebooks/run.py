@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import filterfalse
 from pathlib import Path
 
 import nbformat
@@ -46,7 +47,7 @@ def execute(path: Path) -> NotebookNode:
         client.execute(env=environment)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = _join_streams(cell.outputs)
+            cell.outputs = _join_streams(list(filterfalse(_is_progress, cell.outputs)))
     for output in list_outputs(notebook):
         if output.get("data", {}).keys() & {"text/html", "image/jpeg"}:
             output["data"].pop("image/png", None)
@@ -57,6 +58,11 @@ def execute(path: Path) -> NotebookNode:
         }
     )
     return notebook
+
+
+def _is_progress(output: NotebookNode) -> bool:
+    """Return whether an output only says how long some work took, which differs every time."""
+    return "apercu-progress" in output.get("data", {}).get("text/html", "")
 
 
 def _join_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:

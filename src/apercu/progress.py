@@ -191,7 +191,8 @@ class NotebookBar:
     def _show(self, bar: str, *lines: str) -> None:
         from IPython.display import display, update_display
 
-        html = bar + "<br>".join(f"<small>{escape(line)}</small>" for line in lines)
+        text = "<br>".join(map(escape, lines))
+        html = f'<small class="apercu-progress">{bar}{text}</small>'
         bundle = {"text/plain": "\n".join(lines), "text/html": html}
         if self._display_id:
             update_display(bundle, raw=True, display_id=self._display_id)
