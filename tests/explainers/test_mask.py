@@ -13,7 +13,7 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
-from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 
 CLASSES = ("cat", "dog", "bird", "fish")
 
@@ -190,3 +190,12 @@ def test_an_encoder_of_one_size_cannot_see_enlarged_images() -> None:
     settings = MASK_PRESETS.parse({"encoder_side": 64, "decoder": {"width": 16, "resolution": 2}})
     with pytest.raises(ConfigError, match=r"encoder_side: .* takes images of 32 × 32 pixels only"):
         build_mask_network(settings, info, classifier)
+
+
+def test_newer_settings_are_stored_where_they_do_something() -> None:
+    """A folder of an older version stays the same when it is written again."""
+    small = {"decoder": {"width": 16, "resolution": 2}}
+    usual = MASK_PRESETS.parse(small).model_dump()
+    assert not {"encoder_side", "refinement"} & usual.keys()
+    newer = MASK_PRESETS.parse({**small, "encoder_side": 320, "refinement": "object"})
+    assert MaskSettings.model_validate_json(newer.model_dump_json()) == newer

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    model_serializer,
+)
 
 from apercu.explainers.mask.objectives import ExtentAndCore, Printed, Released
 from apercu.explainers.settings import BinaryEmbedding, GatedSettings, RidgeEmbedding
@@ -63,6 +69,15 @@ class MaskSettings(GatedSettings):
     schedule: MaskSchedule = MaskSchedule()
     encoder_side: int | None = Field(None, ge=16, le=4096)
     refinement: Literal["walk", "object"] = "walk"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_newer(
+        self, serialise: Callable[[MaskSettings], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Leave out settings that runs of version 0.1.0 do not have, where they do what it did."""
+        content = serialise(self)
+        old = {"encoder_side": None, "refinement": "walk"}
+        return {k: v for k, v in content.items() if k not in old or v != old[k]}
 
 
 MASK_PRESETS = ConfigPresets(
