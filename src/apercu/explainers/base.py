@@ -238,14 +238,17 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
     def _repr_html_(self) -> str:
         """Return a short card, for notebooks: what is explained, how it was trained, any doubts."""
-        from apercu.pages import render_output
+        from apercu.pages import count_noun, render_output
 
         info, facts, doubts = self.classifier_info, self.facts, self.doubts
         names = ", ".join(name.partition(",")[0] for name in self.classes[:3])
         size = " × ".join(map(str, info.input.size))
         rows = [
             ("classes", f"{len(self.classes):,}: {names}{', …' if len(self.classes) > 3 else ''}"),
-            ("images", f"{size} pixels, {info.input.channels} channels; others are resized"),
+            (
+                "images",
+                f"{size} pixels, {count_noun(info.input.channels, 'channel')}; others are resized",
+            ),
         ]
         if {"steps", "training_images"} <= facts.keys():
             trained = f"{facts['steps']:,.0f} steps on {facts['training_images']:,.0f} images"
