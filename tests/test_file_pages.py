@@ -113,9 +113,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         named = ("--classifier", "classifier/card.json")
+        pictures = ("pictures/0.jpg", "pictures/1.png")  # another one of the folder is damaged
         for kind in ("mask-own", "counterpart", "latent"):
-            run("explain", f"runs/{kind}", "pictures/1.png", "--out", f"explained-{kind}")
-            run("explain", f"runs/{kind}", "pictures", *named, "--out", f"named-{kind}")
+            run("explain", f"runs/{kind}", pictures[1], "--out", f"explained-{kind}")
+            run("explain", f"runs/{kind}", *pictures, *named, "--out", f"named-{kind}")
         run("batch", "runs/mask-own", "pictures", "--out", "batch")
         small = ("--attacks", "fgsm", "--filters", "none", "--limit", "4", "--out", "stress")
         run("stress", *named, "--images", "planted:size=32,images=8,classes=3", *small)

@@ -206,10 +206,10 @@ STAND_INS = (
 
 
 @pytest.fixture
-def folder(tiny_run: Path, tiny_export: Path, tmp_path: Path, monkeypatch) -> Path:
+def folder(tiny_run: Path, tmp_path: Path, monkeypatch) -> Path:
     """A working directory as the pages imagine it, with small things in the places of big ones."""
     shutil.copytree(tiny_run, tmp_path / "runs" / "mobilenet")
-    shutil.copytree(tiny_export, tmp_path / "exported")
+    shutil.copytree(ROOT / "tests" / "golden" / "exported", tmp_path / "exported")
     (tmp_path / "photos").mkdir()
     generator = np.random.default_rng(0)
     for name in ("cat", *(f"photo-{number}" for number in range(23))):
