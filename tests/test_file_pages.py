@@ -115,10 +115,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         named = ("--classifier", "classifier/card.json")
         pictures = ("pictures/0.jpg", "pictures/1.png")  # another one of the folder is damaged
         for kind in ("mask-own", "counterpart", "latent"):
-            run("explain", f"runs/{kind}", pictures[1], "--out", f"explained-{kind}")
-            run("explain", f"runs/{kind}", *pictures, *named, "--out", f"named-{kind}")
+            level = ("--level", "0.05") if kind == "mask-own" else ()  # low after two steps
+            run("explain", f"runs/{kind}", *pictures, *level, "--out", f"explained-{kind}")
+            run("explain", f"runs/{kind}", pictures[0], *named, "--out", f"named-{kind}")
         run("batch", "runs/mask-own", "pictures", "--out", "batch")
-        small = ("--attacks", "fgsm", "--filters", "none", "--limit", "4", "--out", "stress")
+        small = ("--attacks", "fgsm", "--epsilons", "8/255", "--limit", "4", "--out", "stress")
         run("stress", *named, "--images", "planted:size=32,images=8,classes=3", *small)
     return folder
 
