@@ -50,8 +50,8 @@ class Planted(ImageSource):
         images: Number of pictures.
         seed: Seed of all draws; another seed gives other pictures.
         size: Height and width in pixels, 32 to 2048.
-        difficulty: From 0, large objects with high contrast, to 1, small faint ones among many
-            distractors.
+        difficulty: Number from 0 (large objects with high contrast) to 1 (small faint ones among
+            many distractors).
         split: `train` or `test`, which share no picture.
         objects: Number of objects in each picture, all of different classes.
         channels: Channels of every picture.
