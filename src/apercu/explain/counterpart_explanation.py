@@ -174,7 +174,7 @@ class CounterpartExplanation(Explanation):
         figures.append(Figure("Difference", difference, alt, words))
         steps = [
             Figure(tile.caption, embed_image(tile.image), f"step {number} from {own} to {name}")
-            for number, tile in enumerate(self._make_step_tiles(), start=1)
+            for number, tile in enumerate(self._make_step_tiles(f"{name} "), start=1)
         ]
         return [figures, steps]
 
@@ -210,9 +210,9 @@ class CounterpartExplanation(Explanation):
             record["strip_classes"] = [named.name for named in self.strip_classes]
         return record
 
-    def _make_step_tiles(self) -> list[render.Tile]:
+    def _make_step_tiles(self, words: str = "") -> list[render.Tile]:
         last = len(self.strip) - 1
-        captions = [f"{probability:.2f}" for probability in self.probabilities]
+        captions = [f"{words}{probability:.2f}" for probability in self.probabilities]
         captions = captions or [f"{number} of {last}" for number in range(len(self.strip))]
         return [
             render.Tile(render.to_image(picture), caption)

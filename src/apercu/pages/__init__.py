@@ -140,7 +140,7 @@ def render_output(
 
     Args:
         lines: the sentences above; the first one is a heading.
-        rows: pictures side by side.
+        rows: pictures side by side; those of further rows are half as wide.
         header: the heads of the columns of a table.
         cells: the texts of its rows; the first of each names the row.
         notes: small sentences below.
