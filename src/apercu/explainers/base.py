@@ -117,7 +117,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return self.predict_logits(inputs).argmax(1)
 
     @overload
-    def explain(
+    def explain(  # type: ignore[overload-overlap]  # a text is one image, not several
         self,
         image: ImageLike,
         target: int | str | None = None,
@@ -293,11 +293,12 @@ def batch_images(images: ImagesLike, classifier_info: ClassifierInfo) -> Tensor:
     if isinstance(images, Tensor):
         return images
     channels = classifier_info.input.channels
-    is_batch = isinstance(images, np.ndarray) and images.ndim == 4
-    if is_batch or (isinstance(images, Sequence) and not isinstance(images, str | bytes)):
-        pictures = [convert_picture(picture, channels) for picture in images]
-    else:
-        pictures = [convert_picture(images, channels)]
+    several: Sequence[Any] = [images]
+    if isinstance(images, np.ndarray):
+        several = list(images) if images.ndim == 4 else [images]
+    elif isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        several = images
+    pictures = [convert_picture(picture, channels) for picture in several]
     if not pictures:
         raise ImageError("images: expected at least one, got an empty list")
     return torch.stack([classifier_info.prepare(picture) for picture in pictures])
