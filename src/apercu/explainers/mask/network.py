@@ -29,6 +29,8 @@ Refinement: TypeAlias = Literal["walk", "object"]
 """
 CLASSES_PER_PASS = 64
 """Classes of an image that are decoded at once; more would need more memory and save no time."""
+OBJECT_EXTENT = 0.55
+"""Value of the extent at which one object is cut out of it; see docs/experiments.md."""
 CORE_PEAK_FRACTION = 0.8
 """Fraction of the core's peak above which pixels are ordered by the extent, too."""
 
@@ -185,8 +187,9 @@ def combine_fields(
     the extent widens the boxes of every level; a core that is not divided by its own peak is empty
     at high levels for some images and wide for others; see docs/experiments.md.)
 
-    With `connected`, the region at level 0.55 is the one part of the extent that holds the
-    strongest evidence: of several objects, one. The core counts only inside of that part.
+    With `connected`, the region at level 0.55 is the one part of the extent, cut at
+    `OBJECT_EXTENT`, that holds the strongest evidence: of several objects, one. The core counts
+    only inside of that part.
 
     Args:
         extent: mask of the extent in [0, 1].
@@ -199,9 +202,9 @@ def combine_fields(
     if connected is None:
         low, inside = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5)), extent > 0.5
     else:
-        inside = connected > 0.5
+        inside = connected > OBJECT_EXTENT
         others = torch.minimum(extent, 0.5 + 0.08 * (extent - 0.5))
-        low = torch.where(inside, 0.55 + 0.1 * (connected - 0.5), others)
+        low = torch.where(inside, 0.55 + 0.1 * (connected - OBJECT_EXTENT), others)
     core = _divide_by_peak(torch.where(inside, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
     peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
