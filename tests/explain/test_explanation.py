@@ -318,7 +318,9 @@ def test_what_cannot_be_explained_is_refused(
     assert predicted is not None
     with pytest.raises(TargetError, match="already; choose another class"):
         changing.explain(photo, target=predicted.index)
-    with pytest.raises(ConfigError, match="only masks have a level, and this explainer makes counterparts"):
+    with pytest.raises(
+        ConfigError, match="only masks have a level, and this explainer makes counterparts"
+    ):
         changing.explain(photo, level=0.3)
 
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.networks.blocks import FeatureAdapter
