@@ -293,7 +293,10 @@ class Explainer:
             )
         low, high = float(batch.min()), float(batch.max())
         if not self.manifest.counts and not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-            raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]")
+            raise ImageError(
+                f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]; scale them, 0 to "
+                "255 by / 255"
+            )
         return batch
 
     def __repr__(self) -> str:

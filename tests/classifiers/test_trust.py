@@ -381,7 +381,7 @@ def test_a_network_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
     options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 2000}
     card = {"source": "apercu.classifiers.small_resnet:SmallResNet", "options": options}
     card |= {"weights": "w.safetensors", "input": {"size": [32, 32]}}
-    with pytest.raises(ClassifierError, match="more numbers than its weights"):
+    with pytest.raises(ClassifierError, match="more numbers than its file of weights can hold"):
         open_classifier(write_json(tmp_path / "card.json", card))
 
 

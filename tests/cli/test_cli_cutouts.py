@@ -72,7 +72,10 @@ def test_pixels_count_from_one(apercu, survey: Path) -> None:
         (("--ra", "rra"), "no column rra, got name, ra, dec, x, y, kind; did you mean ra?"),
         (("--label", "knd"), "no column knd, got name, ra, dec, x, y, kind; did you mean kind?"),
         (("--id", "kind"), "expected each kind once, got star in rows 1 and 4"),
-        (("--ra", "x", "--dec", "y"), "0 stamps, 5 skipped (4 outside, 1 without a position); do"),
+        (
+            ("--ra", "x", "--dec", "y"),
+            "0 stamps, 5 skipped (4 outside, 1 without a position); check",
+        ),
         (("--size", "1"), "Invalid value for '--size'"),
     ],
 )

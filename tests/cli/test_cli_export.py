@@ -73,7 +73,7 @@ def test_mistakes_of_the_format_web_are_one_line(apercu, tiny_run, tmp_path, mon
         (("web",), "npm is not installed; run `npm pack onnxruntime-web@1.30.0`"),
         (("web", "--runtime", other), "is not onnxruntime-web 1.30.0 as the registry of npm"),
         (("web", "--runtime", tmp_path / "none"), "cannot be read"),
-        (("web,torch",), "format: web is written alone"),
+        (("web,torch",), "format: web cannot be combined with other formats"),
         (("web", "--no-combined"), "web needs the combined graph"),
         (("onnx", "--runtime", other), "runtime: only the format web needs it"),
     ):

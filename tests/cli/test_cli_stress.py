@@ -245,7 +245,7 @@ def test_one_filter_on_a_picture(apercu, tmp_path: Path) -> None:
     ]
     assert (picture == np.stack(expected, -1)).all()
     wrong = apercu("stress", "filter", "none", tmp_path / "in.png", tmp_path / "out.png")
-    assert wrong.code == 2 and "none changes nothing" in wrong.err
+    assert wrong.code == 2 and "expected a filter that changes the image, got none" in wrong.err
     lossy = apercu("stress", "filter", "jpeg", tmp_path / "in.png", tmp_path / "out.jpg")
     assert lossy.code == 2 and "expected a name that ends in .png" in lossy.err
     assert not (tmp_path / "out.jpg").exists()
@@ -309,7 +309,7 @@ def test_attacks_on_maps_and_on_a_surrogate(
     words = ("stress", "--classifier", tiny_card, "--images", PLANTED, "--epsilons", "8/255")
     arguments = (*words, "--attacks", "pgd:steps=2,map_pgd:steps=2,eot_fgsm", "--out", tmp_path)
     refused = apercu(*arguments)
-    assert refused.code == 2 and "one on the map needs a trained mask explainer" in refused.err
+    assert refused.code == 2 and "map_… attacks need a trained mask explainer" in refused.err
     result = apercu(*arguments, "--explainer", tiny_run, "--surrogate", tiny_card)
     assert result.code == 0, result.err
     content = json.loads((tmp_path / "results.json").read_text())
@@ -358,7 +358,7 @@ def test_an_attack_that_never_fools_is_warned_of(apercu, tiny_card: Path, tmp_pa
         (("--looks", "map"), "looks: map needs a trained explainer; give --explainer"),
         (("--looks", "stability:median"), "looks: stability needs a trained explainer"),
         (("--looks", "depe"), "did you mean deep"),
-        (("--looks", "true_box"), "true_box shows the true box"),
+        (("--looks", "true_box"), "true_box is given the true box"),
         (("--detectors", "svm"), "detectors: expected some of autoencoder, one_class_svm"),
         (("--detectors", "autoencoder:rate=-1"), "rate: expected a number above 0, got -1"),
         (("--attacks", "map_pgd"), "map_pgd is for apercu stress"),

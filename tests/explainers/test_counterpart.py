@@ -239,7 +239,7 @@ def test_settings_that_do_not_fit(classifier: Classifier) -> None:
         settings(objective={"plausability": 1})
     with pytest.raises(ConfigError, match=r"objective.scarcity needs generators.places"):
         settings(generators={"places": False})
-    with pytest.raises(ConfigError, match="set similarity and keep to 0"):
+    with pytest.raises(ConfigError, match=r"set objective\.similarity and objective\.keep to 0"):
         settings(objective={"stable": "itself"})
     with pytest.raises(ConfigError, match=r"generators.resolution: expected a power of two, got 3"):
         build_network(settings(generators={"resolution": 3}), classifier, 0)
@@ -284,7 +284,7 @@ def test_explain_writes_pair_strip_and_probabilities(
     )
     assert code == 2 and "is predicted as" in result
     code, result = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
-    assert code == 2 and "counterparts are not cut at a level" in result
+    assert code == 2 and "only masks have a level, and this explainer makes counterparts" in result
 
 
 def test_train_counterpart_is_a_command(

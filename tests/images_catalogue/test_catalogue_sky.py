@@ -114,7 +114,9 @@ def test_positions_follow_their_images_when_some_are_left_out(tmp_path: Path) ->
     assert joined.source.names == ("e.fits", "d.fits") and unmatched == 1
     np.savez(tmp_path / "s.npz", images=np.zeros((2, 1, 4, 4), np.float32))
     stack = ChosenImages(open_images(tmp_path / "s.npz", channels=1), (1, 0))
-    with pytest.raises(ImagesError, match=r"s\.npz: only a folder of FITS tells positions on the"):
+    with pytest.raises(
+        ImagesError, match=r"s\.npz: expected a folder of FITS files, whose headers hold positions"
+    ):
         read_sky_positions(stack)
     with pytest.raises(ConfigError, match="tells positions on the sky; say --id"):
         CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)

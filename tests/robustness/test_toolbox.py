@@ -90,7 +90,7 @@ def test_decisions_lead_to_the_boundary_of_a_network_of_single_precision() -> No
 
 def test_other_objectives_are_refused(classifier: Classifier, images: torch.Tensor) -> None:
     labels = classifier(images).argmax(1)
-    with pytest.raises(ConfigError, match="knows classes only"):
+    with pytest.raises(ConfigError, match="this attack changes classes only"):
         Square(queries=2)(ExpectationOverTransforms(Untargeted(classifier, labels)), images)
     with pytest.raises(ConfigError, match="square: leads away from a class"):
         Square(queries=2)(Targeted(classifier, labels), images)

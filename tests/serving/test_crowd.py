@@ -66,10 +66,12 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
         admission = AdmissionControl(1)
         async with admission.upload(lambda: 0):
             assert (admission.uploads.taken, admission.queue.taken) == (1, 0)
-            with pytest.raises(BusyError, match="uploads: all 1 places"):
+            with pytest.raises(
+                BusyError, match="uploads: 1 requests are being read, the most at one time"
+            ):
                 async with admission.upload(lambda: 0):
                     pass
-        with admission.queue.take(), pytest.raises(BusyError, match="queue: all 1 places"):
+        with admission.queue.take(), pytest.raises(BusyError, match="queue: full, 1 images are here already"):
             async with admission.upload(lambda: 0):
                 pass
         assert admission.uploads.taken == 0
@@ -202,7 +204,10 @@ def test_the_bytes_of_all_bodies_are_counted_but_their_first() -> None:
         first(600)
         first(300)
         assert budget.taken == 900
-        with pytest.raises(BusyError, match="memory: what all requests and their answers take"):
+        with pytest.raises(
+            BusyError,
+            match="memory: all requests together need more memory than the server may use",
+        ):
             second(201)
         assert budget.taken == 900
     assert budget.taken == 0
@@ -240,7 +245,9 @@ def test_the_bytes_of_all_answers_are_counted(serving, address) -> None:
     )
     response = serving(body=4000, places=40)("POST", f"/{address}", json=body)
     assert response.status_code == 503
-    assert response.json()["detail"].startswith("memory: what all requests and their answers take")
+    assert response.json()["detail"].startswith(
+        "memory: all requests together need more memory than the server may use"
+    )
 
 
 def test_a_client_that_does_not_read_is_hung_up_on(listen, png, monkeypatch) -> None:

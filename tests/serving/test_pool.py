@@ -223,7 +223,7 @@ def test_errors_while_the_first_worker_is_loaded(play) -> None:
         loading = asyncio.create_task(pool.start())
         await _until(lambda: started)
         started[0].kill()
-        with pytest.raises(ApercuError, match="a worker ended before it was ready"):
+        with pytest.raises(ApercuError, match="a worker ended while it started"):
             await loading
 
     async def fails(pool: WorkerPool, started: list[FakeWorker]) -> None:
@@ -248,7 +248,7 @@ def test_a_worker_that_cannot_be_loaded_is_tried_again(play) -> None:
 
     first, second = play(scenario)
     assert first == "a worker stopped; another one is started"
-    assert second.startswith("a worker could not be started (a worker ended before it was ready")
+    assert second.startswith("a worker could not be started (a worker ended while it started")
 
 
 def test_messages_in_pieces() -> None:

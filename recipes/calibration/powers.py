@@ -1,0 +1,23 @@
+"""CAM and its powers: the same order of pixels, other values (Gomez et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from apercu.classifiers import Classifier
+from apercu.maps import min_max_scale
+from apercu.methods import Cam, Method
+from apercu.types import Images, Maps, Targets
+
+
+@dataclass(frozen=True)
+class CamPower(Method):
+    """CAM, stretched to [0, 1] and raised to a power."""
+
+    needs: ClassVar = ("layers",)
+    power: float = 6.0
+
+    def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
+        """Return maps whose pixels have the order of those of CAM."""
+        return min_max_scale(Cam().compute_maps(classifier, images, targets)) ** self.power
