@@ -118,7 +118,7 @@ def test_positions_follow_their_images_when_some_are_left_out(tmp_path: Path) ->
         ImagesError, match=r"s\.npz: expected a folder of FITS files, whose headers hold positions"
     ):
         read_sky_positions(stack)
-    with pytest.raises(ConfigError, match="tells positions on the sky; say --id"):
+    with pytest.raises(ConfigError, match="name the column of ids with --id"):
         CatalogueJoin(tmp_path / "c.csv", ("mag",), None, 1.0)(stack)
 
 

@@ -92,5 +92,5 @@ def test_other_objectives_are_refused(classifier: Classifier, images: torch.Tens
     labels = classifier(images).argmax(1)
     with pytest.raises(ConfigError, match="this attack changes classes only"):
         Square(queries=2)(ExpectationOverTransforms(Untargeted(classifier, labels)), images)
-    with pytest.raises(ConfigError, match="square: leads away from a class"):
+    with pytest.raises(ConfigError, match="square: expected no target, as it only leads away"):
         Square(queries=2)(Targeted(classifier, labels), images)
