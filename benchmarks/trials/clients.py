@@ -57,13 +57,16 @@ def overload(setup: TrialSetup) -> TrialResult:
     figures = {
         "seconds": f"{setup.seconds:g}",
         "capacity per second": f"{capacity:.1f}",
-        "asked per second": f"{len(replies) / setup.seconds:.1f}",
+        "requests per second": f"{len(replies) / setup.seconds:.1f}",
         **setup.summarise(replies),
         "MB in the first and last quarter": f"{first:.0f}, {last:.0f}",
         "seconds to recover": f"{soon:.2f}",
     }
     kept = has_only(replies, (200, 429, 503)) and not figures["wrong maps"]
-    promise = "twice the capacity: only 200, 429, 503; memory stays; usual again within 1 s"
+    promise = (
+        "requests at twice the capacity: only statuses 200, 429 and 503; memory does not grow; "
+        "usual response time within 1 s"
+    )
     return TrialResult(promise, figures, kept and last <= GROWTH * first and soon <= SOON)
 
 
@@ -89,15 +92,18 @@ def disconnect_clients(setup: TrialSetup) -> TrialResult:
         behind = asyncio.run(_measure_behind(server.port, setup.pictures[0]))
     figures = {
         "seconds": f"{setup.seconds:g}",
-        "hung up": gone,
+        "disconnected clients": gone,
         **setup.summarise(replies),
-        "seconds until none of them is held": f"{forgotten:.2f}",
-        f"ms of one image behind {BEHIND} that hung up": f"{1e3 * behind:.0f}",
+        "seconds until none of their images is in the queue": f"{forgotten:.2f}",
+        f"ms of one image behind {BEHIND} of disconnected clients": f"{1e3 * behind:.0f}",
         "ms of one image alone": f"{1e3 * usual:.0f}",
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
     soon = forgotten <= 1 and behind <= 2 * (BATCH + 1) * usual + 0.25
-    promise = "callers hang up: the others are answered, nothing is begun for those who have gone"
+    promise = (
+        "clients disconnect: other clients get responses, and no work begins for the disconnected "
+        "ones"
+    )
     return TrialResult(promise, figures, fine and soon)
 
 
@@ -118,16 +124,17 @@ def upload_slowly(setup: TrialSetup) -> TrialResult:
     share = len(replies) / setup.seconds / alone
     figures = {
         "seconds": f"{setup.seconds:g}",
-        "slow callers at a time": SLOW,
+        "slow clients at a time": SLOW,
         "their responses": ", ".join(f"{n} × {code}" for code, n in sorted(result.items())),
-        "seconds that one lasted at most": f"{longest:.1f}",
+        "longest of them in seconds": f"{longest:.1f}",
         **setup.summarise(replies),
-        "of the usual throughput": f"{share:.2f}",
+        "throughput, as a multiple of the usual one": f"{share:.2f}",
     }
     fine = all(reply.status == 200 for reply in replies) and not figures["wrong maps"]
     ended = set(result) <= {503, 504} and longest < DEADLINE + LINGER + 2
     promise = (
-        "a byte every 0.25 s: 504 at the deadline or 503, hung up on 10 s later; others answered"
+        "clients send a byte every 0.25 s: 504 at the deadline or 503, disconnected 10 s later; "
+        "other clients get responses"
     )
     return TrialResult(promise, figures, fine and ended and share > 0.8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,13 +38,16 @@ def kill_workers(setup: TrialSetup) -> TrialResult:
     figures = {
         "seconds": f"{setup.seconds:g}",
         "workers killed": f"{killed} of 2 at a time",
-        "looks without a worker": f"{sum(downs)} of {len(downs)}",
+        "checks that found no worker": f"{sum(downs)} of {len(downs)}",
         **setup.summarise(replies),
         "requests failed": f"{lost} of {len(replies)}",
     }
     kept = has_only(replies, (200, 503, 504)) and not setup.count_wrong([*replies, *after])
     healed = all(reply.status == 200 for reply in after)
-    promise = "a worker killed every 5 s: no wrong answer, failures are 503 or 504, all well after"
+    promise = (
+        "a worker is killed every 5 s: no wrong map, failures are 503 or 504, all workers run "
+        "afterwards"
+    )
     return TrialResult(promise, figures, kept and healed and killed > 0)
 
 
@@ -69,7 +73,7 @@ def terminate_under_load(setup: TrialSetup) -> TrialResult:
         "seconds to end": f"{statistics.median(takes):.1f}",
     }
     kept = {reply.status for reply in before} == {200} and set(codes) == {0}
-    promise = "SIGTERM under load: all that was asked before it is answered, exit code 0"
+    promise = "SIGTERM under load: all earlier requests get their response, exit code 0"
     return TrialResult(promise, figures, kept and not figures["wrong maps"])
 
 
@@ -85,10 +89,15 @@ def run_on_full_disk(setup: TrialSetup) -> TrialResult:
     figures = {
         "seconds": f"{setup.seconds:g}",
         **setup.summarise([*replies, *after]),
-        "pictures of 7 MB answered": f"{sum(one.status == 200 for one in large)} of {len(large)}",
-        "no images refused": f"{sum(one.status == 422 for one in broken)} of {len(broken)}",
+        "responses to pictures of 7 MB": _count(large, 200),
+        "files that are no images, refused": _count(broken, 422),
     }
     fine = all(one.status == 200 for one in (*replies, *large, *after))
     kept = fine and all(one.status == 422 for one in broken) and not figures["wrong maps"]
-    promise = "no byte can be written, nor logged: every answer as ever"
+    promise = "no byte can be written, not even to the log: every response is as usual"
     return TrialResult(promise, figures, kept)
+
+
+def _count(replies: Sequence[Reply], status: int) -> str:
+    """Return how many replies have a status, in words."""
+    return f"{sum(one.status == status for one in replies)} of {len(replies)}"

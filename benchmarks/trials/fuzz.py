@@ -49,12 +49,14 @@ def send_fuzzed(setup: TrialSetup) -> TrialResult:
     figures = {
         "bodies": sum(statuses.values()),
         "minutes": f"{elapsed / 60:.0f}",
-        "answers": ", ".join(f"{n} × {code or 'none'}" for code, n in sorted(statuses.items())),
-        "workers that died": 0 if same else 1,
+        "responses": ", ".join(f"{n} × {code or 'none'}" for code, n in sorted(statuses.items())),
+        "workers that ended": 0 if same else 1,
         "lines in the log": result,
     }
     kept = set(statuses) <= FINE and same and not result
-    promise = "fuzzed files, forms, JSON; what the OpenAPI document allows: no 500, crash, hang"
+    promise = (
+        "damaged files, forms and JSON, and what the OpenAPI document allows: no 500, crash or hang"
+    )
     return TrialResult(promise, figures, kept)
 
 

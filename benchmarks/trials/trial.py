@@ -55,7 +55,7 @@ class TrialSetup:
         text = ", ".join(
             f"{times} × {status or 'cut'}" for status, times in count_statuses(replies).items()
         )
-        return {"answers": text, "wrong maps": self.count_wrong(replies)}
+        return {"responses": text, "wrong maps": self.count_wrong(replies)}
 
     def measure_latency(self, server: ServerProcess, seconds: float = 3.0) -> float:
         """Measure the median seconds of a request when there is no other."""
@@ -119,7 +119,7 @@ def describe_machine() -> str:
 
 def make_table(path: Path = ROWS) -> str:
     """Return all rows as Markdown."""
-    lines = ["| trial | promised | found | |", "|---|---|---|---|"]
+    lines = ["| trial | promised | measured | |", "|---|---|---|---|"]
     for trial, row in json.loads(path.read_text()).items():
         result = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
         kept = "kept" if row["kept"] else "**missed**"

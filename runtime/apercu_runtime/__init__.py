@@ -13,7 +13,7 @@ from apercu_runtime.errors import (
 from apercu_runtime.explainer import Explainer, load_explainer
 from apercu_runtime.explanation import Explanation, NamedClass
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ApercuError",

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from apercu.pretraining import pretrain_backbone as pretrain_backbone
     from apercu.robustness import run_stress_test as run_stress_test
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Classifier": "apercu.classifiers",
