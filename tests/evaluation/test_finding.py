@@ -93,8 +93,10 @@ def test_a_baseline_never_wins_and_is_a_warning() -> None:
         "Every explainer does worse than a box in the middle of the image (centre_box), "
         "which never looks at the classifier."
     )
-    assert finding.lines[0].mark == "warning"
-    assert "without looking at the classifier, centre_box 0.89" in finding.lines[0].text
+    explainers, blind = finding.lines
+    assert explainers.mark == "clear" and "centre_box" not in explainers.text
+    assert blind.mark == "warning" and blind.text.endswith("better than every explainer.")
+    assert "without looking at the classifier: centre_box 0.89" in blind.text
     assert list_best(results) == []  # no mark on a row that is worse than another
     even = write_finding(make({"cam": 0.5, "gradient": 0.49, "centre_box": 0.5}, spread=0.2))
     assert even.headline == (
@@ -104,6 +106,91 @@ def test_a_baseline_never_wins_and_is_a_warning() -> None:
     beside = write_finding(make({"cam": 0.8, "gradient": 0.3, "centre_box": 0.81}, spread=0.2))
     assert beside.headline.startswith("cam is clearly better than gradient")
     assert "may do as well at outlining the object: a box in the middle" in beside.certainty
+
+
+def measure_tasks(tasks: dict[str, dict[str, float]], spread: float = 0.05) -> ComparisonResults:
+    """Results with other means on each metric."""
+    parts = [make(means, metrics=(metric,), spread=spread) for metric, means in tasks.items()]
+    rows = tuple(row for part in parts for row in part.rows)
+    scores = {key: values for part in parts for key, values in part.scores.items()}
+    edges = {**parts[0].explainers, "edges": "Edges()"}
+    needs = {**parts[0].needs, "edges": ()}
+    return replace(parts[0], rows=rows, scores=scores, explainers=edges, needs=needs)
+
+
+def test_a_baseline_that_is_better_at_some_task_stands_in_the_headline() -> None:
+    ahead = {"cam": 0.6, "gradient": 0.3, "edges": 0.1, "centre_box": 0.1}
+    tie = {"cam": 0.301, "gradient": 0.3, "edges": 0.8, "centre_box": 0.1}
+    tail = (
+        "At outlining the object, every explainer does worse than the edges of the image (edges), "
+        "which never look at the classifier."
+    )
+    results = measure_tasks({"iauc": ahead, "iou": tie})
+    finding = write_finding(results)
+    assert finding.headline == (
+        f"cam is clearly better than gradient at finding the pixels that bring the class back. "
+        f"{tail}"
+    )
+    assert write_headline(results) == finding.headline and str(results).endswith(tail)
+    assert tail in results.to_markdown() and tail in results._repr_html_()
+    assert "no clear best at outlining the object." in finding.certainty
+    assert [line.mark for line in finding.lines] == ["clear", "chance", "warning"]
+    lost = write_headline(measure_tasks({"iauc": {**ahead, "cam": 0.301}, "iou": tie}))
+    assert lost.startswith("No explainer is clearly the best: ") and lost.endswith(f". {tail}")
+    other = {"cam": 0.6, "gradient": 0.3, "edges": 0.1, "centre_box": 0.9}
+    two = write_headline(measure_tasks({"iauc": ahead, "iou": tie, "pointing_game": other}))
+    assert two.endswith(
+        "At pointing at the object, every explainer does worse than a box in the middle of the "
+        f"image (centre_box), which never looks at the classifier. {tail}"
+    )
+    each = write_headline(measure_tasks({"pointing_game": other, "iou": tie}))
+    assert each.startswith("No explainer is clearly better than all others and than all baselines.")
+    assert "At pointing at the object, every" in each and each.endswith(tail)
+    both = write_headline(measure_tasks({"pointing_game": tie, "iou": tie}))
+    assert both == (
+        "Every explainer does worse than the edges of the image (edges), which never look at the "
+        "classifier."
+    )
+
+
+def test_a_baseline_that_one_explainer_does_not_beat_is_named_with_its_task() -> None:
+    good, bad = {"cam": 0.6, "edges": 0.1}, {"cam": 0.3, "edges": 0.8}
+    assert write_headline(measure_tasks({"iauc": good, "iou": bad})) == (
+        "cam is clearly better than explanations without the classifier at finding the pixels that "
+        "bring the class back. At outlining the object, cam does worse than the edges of the image "
+        "(edges), which never look at the classifier."
+    )
+    assert write_headline(measure_tasks({"iou": bad})) == (
+        "cam is not clearly better than the edges of the image (edges), which never look at the "
+        "classifier. At outlining the object, cam does worse than edges."
+    )
+    mixed = {"iou": {**bad, "centre_box": 0.1}, "iauc": {"cam": 0.3, "edges": 0.1}}
+    mixed["iauc"]["centre_box"] = 0.8
+    assert write_headline(measure_tasks(mixed)).startswith(
+        "cam is not clearly better than explanations without the classifier. "
+    )
+
+
+def test_each_chip_judges_the_pair_before_it() -> None:
+    ahead = {"cam": 0.9, "gradient": 0.3, "edges": 0.1}
+    even = {"cam": 0.301, "gradient": 0.3, "edges": 0.305}
+    finding = write_finding(measure_tasks({"iauc": ahead, "pointing_game": even}, spread=0.2))
+    pair, blind = finding.lines[:2]
+    assert pair.mark == "chance" and "edges" not in pair.text and ", then " in pair.text
+    assert blind.mark == "chance" and "gradient" not in blind.text
+    start, _, rest = blind.text.partition(": edges 0.")
+    assert start == "Pointing at the object without looking at the classifier"
+    assert ", against cam 0." in rest
+    assert finding.certainty.endswith(
+        "Yet something that never looks at the classifier may do as well at pointing at the "
+        "object: the edges of the image (edges)."
+    )
+
+
+def test_results_are_short_as_text_for_a_prompt() -> None:
+    results = make({"mask": 0.8, "cam": 0.5})
+    assert repr(results) == "ComparisonResults(timm/tiny, 2 rows)"
+    assert "cam" in str(results)
 
 
 def test_baselines_and_the_truth_stand_apart() -> None:

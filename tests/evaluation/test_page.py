@@ -340,6 +340,24 @@ def test_the_gallery_shows_reported_images_under_every_map(classifier: Classifie
     assert drawn.any(axis=1).nonzero()[0].max() == 32 * scale - 1
 
 
+def test_a_box_around_the_whole_image_is_left_out(classifier: Classifier, tmp_path: Path) -> None:
+    source = open_images("planted:images=8,size=64")
+    centre = torch.full((48, 48), 0.6)
+    centre[12:24, 12:36] = 1
+    explain = lambda images, targets: centre.expand(len(images), -1, -1)  # noqa: E731
+    explainers = {"mask": TrainedMethod(explain, "m", 1.0)}
+    line = [int(render.BOX_COLOUR[start : start + 2], 16) for start in (1, 3, 5)]
+    for threshold, has_box in ((0.5, False), (0.8, True)):
+        settings = CompareSettings(("iou",), limit=8, cost_batches=(), thresholds=(threshold,))
+        results = run_comparison(classifier, source, explainers, settings)
+        images = draw_gallery(classifier, source, explainers, results, count=1)
+        view = np.asarray(images[0].views["mask"])
+        assert (view == line).all(axis=2).any() == has_box
+    assert "the box at the threshold that was chosen for it" in page(results, images, tmp_path)
+    fixed = replace(results, rows=tuple(replace(row, threshold=None) for row in results.rows))
+    assert "on a map: the box at the threshold 0.5" in page(fixed, images, tmp_path)
+
+
 def test_a_view_is_drawn_once_and_shown_without_its_explainer(
     classifier: Classifier, tmp_path: Path
 ) -> None:

@@ -89,7 +89,8 @@ def draw_gallery(
 ) -> tuple[GalleryImage, ...]:
     """Draw some of the reported images, spread evenly and not chosen, under every explainer.
 
-    The image shows its true boxes; each explainer's overlay shows the box at its own threshold.
+    The image shows its true boxes; each explainer's overlay shows the box at its own threshold,
+    unless that is the whole image.
 
     Args:
         classifier: the classifier that is explained.
@@ -146,6 +147,8 @@ def _draw_image(
             box = maps.tight_boxes(maps.find_regions(unit, threshold)).cpu()
             before, after = (unit.shape[1], unit.shape[2]), item.picture.shape[1:]
             overlay = render.draw_overlay(item.picture, unit[0])
+            if box[0].tolist() == [0, 0, before[1], before[0]]:
+                return overlay  # a box around all says nothing
             return render.draw_boxes(overlay, scale_boxes(box, before, (after[0], after[1])))
 
         drawing = cache.load_or_draw(view, item, target, draw)
@@ -160,7 +163,7 @@ def _draw_image(
 def _find_threshold(results: ComparisonResults, explainer: str) -> float:
     """Return the threshold that was chosen for boxes, or else the fixed one."""
     chosen = {row.metric: row.threshold for row in results.rows if row.explainer == explainer}
-    for metric in BOX_METRICS:
+    for metric in (*BOX_METRICS, *chosen):
         if (threshold := chosen.get(metric)) is not None:
             return float(threshold)
     return FIXED_THRESHOLD

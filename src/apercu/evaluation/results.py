@@ -192,6 +192,9 @@ class ComparisonResults:
 
         return format_text(self)
 
+    def __repr__(self) -> str:
+        return f"ComparisonResults({self.key.classifier}, {len(self.rows)} rows)"
+
     def _repr_html_(self) -> str:
         """Return the ranking as a table for notebooks."""
         from apercu.evaluation.report.tables import format_html

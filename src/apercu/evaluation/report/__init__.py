@@ -29,7 +29,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.report.finding import describe_reference, write_finding
 from apercu.evaluation.report.tables import format_duration, write_tables
-from apercu.evaluation.results import ComparisonResults
+from apercu.evaluation.results import FIXED_THRESHOLD, ComparisonResults
 from apercu.io import write_file
 from apercu.methods import Requirement
 from apercu.pages import (
@@ -154,6 +154,8 @@ def write_report(
         photographs=[_make_photograph(image) for image in photographs],
         image_counts=count_images(results),
         halves=has_thresholds(results),
+        chosen=any(row.threshold is not None for row in results.rows),
+        fixed_threshold=FIXED_THRESHOLD,
         format_duration=format_duration,
     )
     return write_file(path, page)

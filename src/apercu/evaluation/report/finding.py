@@ -46,8 +46,9 @@ MANY_TASKS = 3
 def write_finding(results: ComparisonResults) -> Finding:
     """Return what a comparison found: who is best, how sure that is, and the values behind it.
 
-    Baselines, which never look at the classifier, cannot win. An explainer is called clearly the
-    best only where the paired test says so against every other one.
+    Baselines, which never look at the classifier, cannot win; the headline names those that are
+    better than the best explainer beyond chance. An explainer is called clearly the best only where
+    the paired test says so against every other one.
 
     Args:
         results: the comparison.
@@ -59,7 +60,7 @@ def write_finding(results: ComparisonResults) -> Finding:
     main = [name for name in MAIN_METRICS if name in measured] or measured
     leaders = [leader for name in main if (leader := find_leader(results, name)) is not None]
     lines = [
-        *(_describe_leader(results, leader) for leader in leaders),
+        *(line for leader in leaders for line in _describe_leader(results, leader)),
         *(
             FindingLine(f"{name} could not be measured: {reason}", "warning")
             for name, reason in results.failed.items()
@@ -129,34 +130,24 @@ def name_task(record: MetricRecord) -> str:
 
 
 def _write_headline(results: ComparisonResults, leaders: Sequence[Leader]) -> str:
+    """Return who is best, and then which baselines are better than every explainer, and where."""
     if not leaders:
         return (
             "Only baselines were measured, which never look at the classifier."
             if results.rows
             else "Nothing was measured."
         )
-    wins = _list_wins(results, leaders)
     count = 1 + max(len(leader.others) for leader in leaders)
-    if count == 1:
-        return _write_headline_of_one(results, leaders)
-    if wins:
-        return _name_winners(wins, leaders, count)
-    images = max(count_images(results).values())
-    if images == 1:
-        return f"One image cannot tell which of {count} explainers is the best."
-    if not any(leader.is_tested for leader in leaders):
-        return "The values could not be tested, so no explainer is called the best."
-    if all(_list_rivals(leader) for leader in leaders):
-        (first, *_) = _list_rivals(leaders[0])
-        words = describe_baseline(results, first.explainer)
-        if all(_list_rivals(leader, "better") for leader in leaders):
-            return f"Every explainer does worse than {words}, which never looks at the classifier."
-        return f"No explainer is clearly better than {words}, which never looks at the classifier."
-    few = f"With {images} images, no" if images < FEW_IMAGES else "No"
-    return (
-        f"{few} explainer is clearly the best: "
-        "the differences between the first ones may be chance."
-    )
+    if count > 1 and (blind := _find_common_rival(leaders, "better")):
+        return f"Every explainer does worse than {_describe_blind(results, blind)}."
+    if wins := _list_wins(results, leaders):
+        headline = _name_winners(wins, leaders, count)
+    elif count == 1:
+        headline = _write_headline_of_one(results, leaders)
+    else:
+        headline = _write_headline_of_none(results, leaders, count)
+    who = "every explainer" if count > 1 else leaders[0].row.explainer
+    return " ".join([headline, *_describe_better_baselines(results, leaders, who, headline)])
 
 
 def _write_headline_of_one(results: ComparisonResults, leaders: Sequence[Leader]) -> str:
@@ -171,9 +162,67 @@ def _write_headline_of_one(results: ComparisonResults, leaders: Sequence[Leader]
             [name_task(results.get_metric(leader.row.metric)) for leader in ahead], len(compared)
         )
         return f"{name} is clearly better than explanations without the classifier {tasks}."
-    (first, *_) = _list_rivals(compared[0])
-    words = describe_baseline(results, first.explainer)
-    return f"{name} is not clearly better than {words}, which never looks at the classifier."
+    blind = _find_common_rival(compared)
+    words = _describe_blind(results, blind) if blind else "explanations without the classifier"
+    return f"{name} is not clearly better than {words}."
+
+
+def _write_headline_of_none(
+    results: ComparisonResults, leaders: Sequence[Leader], count: int
+) -> str:
+    """Return the headline where several explainers were measured and none is clearly the best."""
+    images = max(count_images(results).values())
+    if images == 1:
+        return f"One image cannot tell which of {count} explainers is the best."
+    if not any(leader.is_tested for leader in leaders):
+        return "The values could not be tested, so no explainer is called the best."
+    if blind := _find_common_rival(leaders):
+        return f"No explainer is clearly better than {_describe_blind(results, blind)}."
+    if any(leader.is_clear for leader in leaders):
+        return "No explainer is clearly better than all others and than all baselines."
+    few = f"With {images} images, no" if images < FEW_IMAGES else "No"
+    return (
+        f"{few} explainer is clearly the best: "
+        "the differences between the first ones may be chance."
+    )
+
+
+def _describe_better_baselines(
+    results: ComparisonResults, leaders: Sequence[Leader], who: str, headline: str
+) -> Iterator[str]:
+    """Yield a sentence for each baseline that is better than the best explainer beyond chance.
+
+    Args:
+        results: the comparison.
+        leaders: the best explainer of each metric.
+        who: what does worse than the baseline.
+        headline: what was said before: a baseline that it describes is named only.
+
+    Yields:
+        Sentences, with the tasks of each.
+    """
+    tasks: dict[str, list[str]] = {}
+    for leader in leaders:
+        if rivals := _list_rivals(leader, "better"):
+            task = name_task(results.get_metric(leader.row.metric))
+            tasks.setdefault(rivals[0].explainer, []).append(task)
+    for name, each in tasks.items():
+        words = name if f"({name})" in headline else _describe_blind(results, name)
+        start = _name_tasks(each, len(leaders))
+        yield f"{start[:1].upper()}{start[1:]}, {who} does worse than {words}."
+
+
+def _describe_blind(results: ComparisonResults, name: str) -> str:
+    """Return a baseline in plain words, and that it never looks at the classifier."""
+    words = describe_baseline(results, name)
+    verb = "look" if words.partition(" of ")[0].partition(" (")[0].endswith("s") else "looks"
+    return f"{words}, which never {verb} at the classifier"
+
+
+def _find_common_rival(leaders: Sequence[Leader], verdict: str | None = None) -> str | None:
+    """Return the first baseline that `_list_rivals` has for every metric; None without one."""
+    first, *others = ([row.explainer for row in _list_rivals(each, verdict)] for each in leaders)
+    return next((name for name in first if all(name in names for names in others)), None)
 
 
 def _list_wins(results: ComparisonResults, leaders: Sequence[Leader]) -> dict[str, list[str]]:
@@ -251,20 +300,21 @@ def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -
     ]
     if open_tasks:
         yield f"There is no clear best {join_words(open_tasks)}."
-    weak = [
-        f"{name_task(results.get_metric(leader.row.metric))}: "
-        f"{describe_baseline(results, _list_rivals(leader)[0].explainer)}"
-        for leader in leaders
-        if leader.is_clear and _list_rivals(leader)
-    ]
+    weak: dict[str, list[str]] = {}
+    for leader in leaders:
+        if (rivals := _list_rivals(leader)) and not _list_rivals(leader, "better"):
+            words = describe_baseline(results, rivals[0].explainer)
+            task = name_task(results.get_metric(leader.row.metric))
+            weak.setdefault(words, []).append(task)
     if weak:
+        parts = [f"{_name_tasks(tasks, len(leaders))}: {words}" for words, tasks in weak.items()]
         yield (
-            f"Yet something that never looks at the classifier may do as well {'; '.join(weak)}."
+            f"Yet something that never looks at the classifier may do as well {'; '.join(parts)}."
         )
 
 
-def _describe_leader(results: ComparisonResults, leader: Leader) -> FindingLine:
-    """Return the values of the best, of the next, and of a baseline that is not behind."""
+def _describe_leader(results: ComparisonResults, leader: Leader) -> Iterator[FindingLine]:
+    """Yield the values of the best and of the next; apart, those of a baseline not behind it."""
     record = results.get_metric(leader.row.metric)
     task = TASKS.get(record.name, record.title)
     name = "" if task == record.title else f"{record.title}, "
@@ -275,11 +325,18 @@ def _describe_leader(results: ComparisonResults, leader: Leader) -> FindingLine:
     mark: Mark = "plain"
     if leader.is_tested:
         mark = "clear" if leader.is_clear else "chance"
-    if rivals := _list_rivals(leader):
-        verdict = leader.judge(rivals[0])
-        text += f"; without looking at the classifier, {_describe_value(record, rivals[0])}"
-        mark = "warning" if verdict == "better" else mark
-    return FindingLine(f"{text}.", mark)
+    yield FindingLine(f"{text}.", mark)
+    if not (rivals := _list_rivals(leader, "better") or _list_rivals(leader)):
+        return
+    verdict = leader.judge(rivals[0])
+    text = f"{task[:1].upper()}{task[1:]} without looking at the classifier: "
+    text += _describe_value(record, rivals[0])
+    if verdict == "better":
+        who = "every explainer" if leader.others else leader.row.explainer
+        yield FindingLine(f"{text}, better than {who}.", "warning")
+    else:
+        text += f", against {_describe_value(record, leader.row)}"
+        yield FindingLine(f"{text}.", "chance" if verdict else "plain")
 
 
 def _describe_value(record: MetricRecord, row: MetricRow) -> str:
