@@ -106,7 +106,8 @@ def test_the_finding_compares_with_random_weights() -> None:
     near = write_finding([_spread("good", 0.42), _spread("good, anew", 0.4)], ABOUT)
     assert "good is not clearly better than the same network" in near.headline
     worse = write_finding([_spread("good", 0.3), _spread("good, anew", 0.4)], ABOUT)
-    assert "good is not clearly better" in worse.headline and worse.lines[0].mark == "chance"
+    assert "good is not clearly better" in worse.headline and near.lines[0].mark == "chance"
+    assert worse.lines[0].mark == "warning"  # random weights are better beyond chance
 
 
 def test_the_finding_compares_networks_and_random_weights_never_win() -> None:
@@ -117,8 +118,12 @@ def test_the_finding_compares_networks_and_random_weights_never_win() -> None:
     )
     assert clear.headline == headline and clear.lines[0].mark == "clear"
     weak = write_finding([*rows[:2], _spread("one, anew", 0.9)], ABOUT)
-    assert weak.headline == f"{headline} Random weights do as well, 90%."
-    assert weak.lines[0].mark == "warning"
+    assert weak.headline == f"{headline} Random weights do better, 90%."
+    assert [line.mark for line in weak.lines] == ["clear", "warning"]
+    assert "random" not in weak.lines[0].text and "two" not in weak.lines[1].text
+    even = write_finding([*rows[:2], _spread("one, anew", 0.61)], ABOUT)
+    assert even.headline == f"{headline} Random weights do as well, 61%."
+    assert [line.mark for line in even.lines] == ["clear", "chance"]
     tie = write_finding([_spread("one", 0.51), _spread("two", 0.5)], ABOUT)
     assert tie.headline.startswith("With 10 labels, no network is clearly the best: one is right")
     assert tie.lines[0].mark == "chance"

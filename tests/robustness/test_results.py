@@ -264,6 +264,8 @@ def test_detection_shows_a_table_in_a_notebook() -> None:
     texts = "0.90 (0.80 to 0.95)", "0.50 (0.30 to 0.70)", "0.75 (0.60 to 0.90)"
     assert rows.table()[1:] == [("pgd at 8/255", "stability", "mahalanobis", "12", *texts)]
     assert "0.90 (0.80 to 0.95)" in rows._repr_html_()
+    assert "0.90 (0.80 to 0.95)" in str(rows)
+    assert repr(rows) == f"DetectionRows({len(rows)} rows)"
 
 
 def stress_row(attack: str, value: float, **changes: object) -> StressRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -210,7 +210,11 @@ def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) 
     )
     if n < FEW_IMAGES:
         certainty += " So few images show only large differences."
-    lines = [_describe_count([row for row in rows if row.labels == count]) for count in counts]
+    lines = [
+        line
+        for count in counts
+        for line in _describe_count([row for row in rows if row.labels == count])
+    ]
     savings = [saving for saving in find_savings(rows) if not saving.start.endswith(ANEW)]
     savings.sort(key=lambda saving: saving.needed / saving.labels)
     lines += [
@@ -237,7 +241,8 @@ def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
         first = which if is_clear else f"no network is clearly the best: {best.start}"
         values = f"is right on {value}, {others[0].start} on {others[0].value:.0%}"
         weak = anew is not None and not _is_clearly_lower(anew, best)
-        warning = f" Random weights do as well, {anew.value:.0%}." if anew and weak else ""
+        word = "better" if anew and _is_clearly_lower(best, anew) else "as well"
+        warning = f" Random weights do {word}, {anew.value:.0%}." if anew and weak else ""
         return f"{start}, {first} {values}.{warning}"
     if anew is None or best.start.endswith(ANEW):
         return f"{start}, {name_network(best.start)} is right on {value}."
@@ -248,21 +253,21 @@ def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
     )
 
 
-def _describe_count(rows: Sequence[LearningCurveRow]) -> FindingLine:
-    """Return the best network at one number of labels, the next one, and random weights."""
+def _describe_count(rows: Sequence[LearningCurveRow]) -> Iterator[FindingLine]:
+    """Yield the best network at one number of labels with the next one, and with random weights."""
     best, others, anew = _rank_networks(rows)
     text = f"{count_noun(best.labels, 'label')}: {_describe_row(best)}"
-    mark: Mark = "plain"
-    compared = others or ([anew] if anew is not None and anew is not best else [])
-    if compared:
-        clear = all(_is_clearly_lower(row, best) for row in compared)
-        mark = "clear" if clear else "chance"
     if others:
-        text += f", then {_describe_row(others[0])}"
+        clear = all(_is_clearly_lower(row, best) for row in others)
+        yield FindingLine(
+            f"{text}, then {_describe_row(others[0])}.", "clear" if clear else "chance"
+        )
     if anew is not None and anew is not best:
-        text += f"; {_describe_row(anew)}"
-        mark = "warning" if others and not _is_clearly_lower(anew, best) else mark
-    return FindingLine(f"{text}.", mark)
+        mark: Mark = "clear" if _is_clearly_lower(anew, best) else "chance"
+        mark = "warning" if _is_clearly_lower(best, anew) else mark
+        yield FindingLine(f"{text}, against {_describe_row(anew)}.", mark)
+    elif not others:
+        yield FindingLine(f"{text}.")
 
 
 def _rank_networks(

@@ -84,7 +84,13 @@ class DetectionRow(NamedTuple):
 
 
 class DetectionRows(list[DetectionRow]):
-    """The rows of a benchmark; in a notebook a table."""
+    """The rows of a benchmark; printed and in a notebook a table."""
+
+    def __str__(self) -> str:
+        return "\n".join("  ".join(filter(None, texts)) for texts in self.table())
+
+    def __repr__(self) -> str:
+        return f"DetectionRows({len(self)} rows)"
 
     def table(self) -> list[tuple[str, ...]]:
         """Return the values with their intervals as texts.
