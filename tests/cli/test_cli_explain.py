@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from apercu.explain import (
     select_images,
 )
 from apercu.explain.files import SHEET_SIZE
+from apercu.log import redirect_warnings
 
 SPEC = InputSpec(size=(32, 32))
 
@@ -123,6 +126,140 @@ def test_a_folder_that_is_no_run(apercu, photo, tmp_path) -> None:
     result = apercu("explain", tmp_path, photo, "--out", tmp_path / "o")
     assert result.code == 2
     assert "expected a run folder" in result.err
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is opened before the files are looked for fails the test."""
+
+    def fail(*args: object, **options: object) -> None:
+        pytest.fail("something was loaded before the files were looked for")
+
+    for module in map(
+        import_module,
+        (
+            *("apercu.explainers.run_folder", "apercu.explainers.train", "apercu.classifiers"),
+            *("apercu.evaluation.compare", "apercu.evaluation.open_explainers"),
+            *("apercu.deploy.inference.open_engine", "apercu.deploy.export.export_run"),
+        ),
+    ):
+        for name in {"load_explainer", "load_run", "open_classifier"} & set(vars(module)):
+            monkeypatch.setattr(module, name, fail)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain", "RUN", "no.jpg"],
+        ["explain", "RUN", "no.jpg", "--classifier", "timm/resnet18"],
+        ["batch", "RUN", "no.jpg"],
+        ["export", "RUN", "--images", "no.jpg"],
+        ["export", "RUN", "--calibrate", "no.jpg", "--precision", "int8-static"],
+        ["compare", "--classifier", "timm/resnet18", "--images", "no.jpg"],
+        ["train", "mask", "--classifier", "timm/resnet18", "--images", "no.jpg"],
+        ["stress", "--classifier", "timm/resnet18", "--images", "no.jpg"],
+        ["stress", "detect", "--classifier", "timm/resnet18", "--images", "no.jpg"],
+        ["stress", "train", "--classifier", "timm/resnet18", "--images", "no.jpg"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_misspelt_file_is_refused_before_anything_is_loaded(
+    apercu, tiny_run, tmp_path, nothing_loads, words: list[str]
+) -> None:
+    named = [str(tiny_run) if word == "RUN" else word for word in words]
+    result = apercu(*named, "--out", tmp_path / "o")
+    assert (result.code, result.err) == (2, "error: no.jpg: no such file or folder of images\n")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("run", ["explain", "batch", "export", "compare"])
+def test_a_misspelt_run_is_refused_before_anything_is_loaded(
+    apercu, photo, tmp_path, nothing_loads, run: str
+) -> None:
+    words = {
+        "explain": ["runs/no", photo, "--classifier", "timm/resnet18"],
+        "batch": ["runs/no", photo, "--classifier", "timm/resnet18"],
+        "export": ["runs/no", "--classifier", "timm/resnet18"],
+        "compare": ["--classifier", "timm/resnet18", "--images", photo, "--explainer", "runs/no"],
+    }
+    result = apercu(run, *words[run], "--out", tmp_path / "o")
+    assert result.code == 2
+    assert result.err.startswith("error: runs/no: expected a run folder, found no config.json")
+
+
+def test_a_misspelt_video_is_refused_before_anything_is_loaded(
+    apercu, tiny_run, tmp_path, nothing_loads
+) -> None:
+    pytest.importorskip("av")
+    result = apercu("video", tiny_run, "no.mp4", tmp_path / "o.mp4")
+    assert (result.code, result.err) == (2, "error: no.mp4: no such file, camera or address\n")
+
+
+def test_a_single_image_is_refused_before_anything_is_loaded(
+    apercu, tiny_run, tmp_path, nothing_loads
+) -> None:
+    Image.new("L", (12_000, 9_000)).save(tmp_path / "huge.png")
+    result = apercu("explain", tiny_run, tmp_path / "huge.png", "--out", tmp_path / "o")
+    assert result.code == 2
+    assert result.err.startswith(f"error: {tmp_path / 'huge.png'}: too large, expected at most")
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_an_animation_says_once_that_its_first_frame_is_explained(
+    apercu, tiny_run, tmp_path, form: str
+) -> None:
+    path = tmp_path / f"moving.{form.lower()}"
+    first, second = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
+    first.save(path, form, save_all=True, append_images=[second])
+    first.save(tmp_path / f"still.{form.lower()}", form)
+    line = f"moving.{form.lower()}: this picture moves; its first frame is explained"
+    result = apercu("explain", tiny_run, path, path.parent, "--out", tmp_path / "o")
+    assert [each for each in result.err.splitlines() if "moves" in each] == [
+        f"warning: {line}",
+        f"warning: {line}",  # named by itself, and in its folder
+    ]
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        MaskExplainer.from_pretrained(tiny_run).explain(path)
+    assert lines == [line]
+    result = apercu("explain", tiny_run, path, "--out", tmp_path / "o")
+    assert result.err.count("moves") == 1
+
+
+def test_a_second_picture_of_a_photograph_is_no_animation(apercu, tiny_run, tmp_path) -> None:
+    path = tmp_path / "phone.jpg"
+    first, second = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (20, 15), "blue")
+    first.save(path, "MPO", save_all=True, append_images=[second])
+    result = apercu("explain", tiny_run, path, "--out", tmp_path / "o")
+    assert result.code == 0
+    assert "moves" not in result.err
+
+
+def test_an_animation_whose_second_frame_is_damaged_is_explained(tmp_path) -> None:
+    frames = [Image.effect_noise((64, 64), 60 + 9 * index) for index in range(2)]
+    buffer = BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    content = buffer.getvalue()
+    whole = read_picture(content)
+    for cut in (len(content) - 200, len(content) // 2 + 300):
+        torch.testing.assert_close(read_picture(content[:cut]), whole)
+
+
+@pytest.mark.parametrize(
+    ("strongest", "level", "end"),
+    [
+        (0.9, 0.5, ""),
+        (0.31, 0.5, "Little here speaks for dots: the strongest evidence is 0.31, of at most 1."),
+        (0.02, 0.5, "Nothing here speaks for dots: the strongest evidence is 0.02, of at most 1."),
+        (0.7, 0.8, "No region reaches the level: the strongest evidence is 0.70."),
+    ],
+)
+def test_the_line_tells_the_doubt(strongest: float, level: float, end: str) -> None:
+    stored = StoredImage(torch.zeros(3, 8, 8), "grey.png")
+    mask = torch.full((8, 8), strongest)
+    explanation = MaskExplanation(stored, NamedClass(1, "dots"), mask=mask, level=level)
+    assert explanation.line == (f"grey.png: dots. {end}" if end else "grey.png: dots")
+    assert (explanation.box is None) == bool(end)
 
 
 def test_one_unreadable_image_is_an_error(apercu, tiny_run, tmp_path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -15,6 +17,12 @@ from apercu.errors import OutputError, RunError
 from apercu.log import warn
 
 VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])
+LEAVES = (
+    *VERBS,
+    *(["train", "counterpart"], ["card"], ["export"], ["serve"], ["ready"], ["video"], ["batch"]),
+    *(["stress"], ["stress", "train"], ["stress", "detect"], ["stress", "filter"], ["pretrain"]),
+    *(["cutouts"], ["evaluate-features"]),
+)
 
 
 def _raising(error: BaseException) -> Callable[[], None]:
@@ -30,6 +38,27 @@ def test_help_tells_the_common_options_and_an_example(apercu, verb: list[str]) -
     assert output.code == 0
     for word in ("--seed", "--device", "--debug", "--out", "Example: apercu " + verb[0]):
         assert word in output.out
+
+
+@pytest.mark.parametrize("verb", [*LEAVES, []], ids=" ".join)
+def test_help_breaks_its_lines_for_the_terminal(monkeypatch, apercu, verb: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = apercu(*verb, "--help").out
+    assert "[[" not in text
+    assert not re.findall(r"\S*\w… +│", text)  # a word that is cut
+    prose = text.partition("╭")[0].split("Usage:")[1]
+    for paragraph in re.split(r"\n\s*\n", prose)[1:]:
+        lines = paragraph.strip().splitlines()
+        for line, after in pairwise(map(str.strip, lines)):
+            assert len(line) + 1 + len(after.split()[0]) > 78, (line, after)
+
+
+def test_the_range_of_a_level_is_the_one_that_is_checked(monkeypatch, apercu) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb in ("explain", "batch"):
+        text = apercu(verb, "--help").out
+        assert re.search(r"--level +0<x<1", text)
+        assert "0<=x<=1]" not in text
 
 
 def test_the_version(apercu) -> None:

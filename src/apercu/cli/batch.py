@@ -49,7 +49,7 @@ def batch(
         ),
     ] = "top",
     level: Annotated[
-        float, typer.Option(min=0, max=1, help="Threshold of the masks for boxes.")
+        float, typer.Option(metavar="0<x<1", help="Threshold of the masks for boxes.")
     ] = 0.5,
     format: Annotated[
         str, typer.Option(metavar="parquet|zarr", help="Files with rows, or arrays with chunks.")

@@ -40,7 +40,7 @@ def compare(
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
             help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES or "
-            "smoothed=SIGMA; package.module:MyMethod or FILE.py:MyMethod, whose code runs. By "
+            "smoothed=SIGMA; module:MyMethod or FILE.py:MyMethod, whose code runs. By "
             "default all quick ones that classifier and images allow.",
         ),
     ] = None,
@@ -48,8 +48,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="saliency_metric, localisation_error, pointing_game, iauc …; package.module:score "
-            "or FILE.py:score, whose code runs. By default all that classifier and images "
+            help="saliency_metric, pointing_game, iou, iauc …; module:score or "
+            "FILE.py:score, whose code runs. By default all that classifier and images "
             "allow, except those that are only measured by name.",
         ),
     ] = None,

@@ -61,6 +61,7 @@ def evaluate_features(
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
     from apercu.classifiers import open_classifier
+    from apercu.images import check_images
     from apercu.io import check_writable
     from apercu.pretraining.evaluate import FeatureEvaluation, parse_labels, parse_networks
     from apercu.pretraining.evaluate import evaluate_features as evaluate
@@ -71,6 +72,7 @@ def evaluate_features(
     add_labels = parse_labels(catalogue, label, id)
     protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)
     specs = parse_networks(network)
+    check_images(images, test)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     check_writable(out)
     with on_interrupt(f"{out} keeps what is finished; the same command continues"):

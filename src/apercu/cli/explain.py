@@ -25,7 +25,7 @@ def explain(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="Folder of a trained explainer, or ready:NAME; a ready-made one if left out.",
         ),
     ] = None,
@@ -47,8 +47,7 @@ def explain(
     level: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=1,
+            metavar="0<x<1",
             help="Threshold at which a mask becomes a region, for boxes and crops: high for the "
             "smallest region that is sufficient, low for the smallest whose removal destroys.",
         ),
@@ -94,16 +93,18 @@ def explain(
     from apercu.explain import ExplainOptions, ExplainRun, select_images
     from apercu.explainers.kind import describe_doubts
     from apercu.explainers.ready import split_run
-    from apercu.explainers.run_folder import load_explainer
+    from apercu.explainers.run_folder import load_explainer, read_classifier_info
 
     options = ExplainOptions(target, top, level)
-    opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
+    names = None if bands is None else tuple(name.strip() for name in bands.split(","))
+    refs = select_images(images, read_classifier_info(run).input, random, seed, names)
+    if len(refs) == 1:
+        refs[0].check()
+    opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     explainer = load_explainer(run, device.resolve())
     explain_run = ExplainRun(explainer, options, opened)
-    names = None if bands is None else tuple(name.strip() for name in bands.split(","))
-    refs = select_images(images, explainer.classifier_info.input, random, seed, names)
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn, say)

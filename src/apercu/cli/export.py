@@ -64,8 +64,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="For web: the tarball of npm pack onnxruntime-web@1.30.0, or its unpacked folder; "
-            "by default npm fetches it once.",
+            help="For web: the tarball of onnxruntime-web 1.30.0 (npm pack), or its "
+            "unpacked folder; by default npm fetches it once.",
         ),
     ] = None,
     seed: SeedOption = 0,

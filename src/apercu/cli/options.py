@@ -111,7 +111,7 @@ ClassifierOption: TypeAlias = Annotated[
         "--classifier",
         metavar="SPEC",
         help="timm/NAME, torchvision/NAME, hf/NAME_OR_FOLDER, clip/NAME?texts=…, ready:NAME, "
-        "FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder.",
+        "FILE.pt2, FILE.onnx, module:factory, CARD.json or its folder.",
     ),
 ]
 ImagesOption: TypeAlias = Annotated[
@@ -119,7 +119,8 @@ ImagesOption: TypeAlias = Annotated[
     typer.Option(
         "--images",
         metavar="SPEC",
-        help="A folder, an image, a Parquet file, a stack (.npz), or planted[:KEY=VALUE,…].",
+        help="A folder, an image, a Parquet file, a stack (.npz), or planted[:OPTIONS], OPTIONS "
+        "being KEY=VALUE,….",
     ),
 ]
 RunOption: TypeAlias = Annotated[

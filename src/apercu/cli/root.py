@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -47,6 +48,19 @@ app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)
 app.command("evaluate-features")(evaluate_features.evaluate_features)
+
+
+def _join_lines(typed: typer.Typer) -> None:
+    """Make one line of each paragraph of the help of all verbs, which terminals break anew."""
+    for command in typed.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+    for group in typed.registered_groups:
+        if group.typer_instance is not None:
+            _join_lines(group.typer_instance)
+
+
+_join_lines(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

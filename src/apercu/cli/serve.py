@@ -16,7 +16,7 @@ def serve(
     run: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             callback=resolve_run,
             help="Folder of a trained explainer, or of its export, or ready:NAME; without it a "
             "ready-made explainer is served.",

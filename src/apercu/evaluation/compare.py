@@ -29,7 +29,7 @@ from apercu.evaluation.settings import (
     ThresholdsFrom,
     WholeMaps,
 )
-from apercu.images import ImageSource, open_images
+from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
@@ -151,6 +151,8 @@ def compare(
     if out is not None:
         check_writable(Path(out))
     check_names(explainers, methods)
+    if not isinstance(images, ImageSource):
+        check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, device=device, trust=trust)
     if not isinstance(images, ImageSource):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.run_folder import load_explainer
+from apercu.explainers.run_folder import check_run, load_explainer
 from apercu.images import ImageSource
 from apercu.methods import MapExplainer, Method, TrainedMethod, TrueBox
 from apercu.methods.own import MapFunction, adopt, split_own
@@ -94,6 +94,7 @@ def check_names(
 
     Raises:
         ConfigError: a name or a setting is unknown, or something is no method.
+        RunError: a folder is no finished run.
     """
     if isinstance(methods, str) and methods != QUICK:
         check_methods(methods) if explainers else parse_methods(methods)
@@ -107,6 +108,10 @@ def check_names(
         for name, explainer in explainers.items():
             if not isinstance(explainer, str | Path | TrainedExplainer):
                 adopt(explainer, f"explainers: {name}")
+        return
+    for each in explainers or ():
+        if isinstance(each, Path) or (isinstance(each, str) and _is_run(each)):
+            check_run(each, trust=True)  # its links are judged when it is opened
 
 
 def _list_methods(methods: MethodsLike) -> Sequence[object]:

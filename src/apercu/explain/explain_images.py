@@ -32,6 +32,7 @@ from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
+from apercu.log import warn
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
@@ -175,6 +176,14 @@ class ImageRef:
         """A name for the image before it is read."""
         return f"image {self.index + 1} of {self.source.name}"
 
+    def check(self) -> None:
+        """Read the picture and drop it, to refuse it before an explainer is loaded for it.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        self.source.picture(self.index)
+
     def read_image(self) -> StoredImage:
         """Read the picture, and how DICOM files refer to it.
 
@@ -182,6 +191,8 @@ class ImageRef:
             ImageError: it cannot be read.
         """
         item = self.source[self.index]
+        if item.moves:
+            warn(f"{item.name}: this picture moves; its first frame is explained")
         reference = None
         if isinstance(self.source, FolderImages):
             reference = self.source.dicom_reference(self.index)

@@ -117,14 +117,26 @@ class MaskExplanation(Explanation):
 
     @property
     def summary(self) -> tuple[str, ...]:
+        heading = f"{self.stored.name}: what speaks for {self.target.short_name}"
+        return tuple(filter(None, (heading, self.verdict, self.doubt)))
+
+    @property
+    def doubt(self) -> str:
+        """A sentence where the evidence is weak or below the level; empty elsewhere."""
         name, strongest = self.target.short_name, float(self.mask.max())
-        lines = [f"{self.stored.name}: what speaks for {name}", self.verdict]
         if strongest < WEAK_EVIDENCE:
-            lines.append(
+            return (
                 f"{'Nothing' if strongest < NO_EVIDENCE else 'Little'} here speaks for {name}: "
                 f"the strongest evidence is {strongest:.2f}, of at most 1."
             )
-        return tuple(filter(None, lines))
+        if strongest < self.level:
+            return f"No region reaches the level: the strongest evidence is {strongest:.2f}."
+        return ""
+
+    @property
+    def line(self) -> str:
+        """The line of every explanation, and the doubt where there is one."""
+        return f"{super().line}. {self.doubt}" if self.doubt else super().line
 
     def make_figures(self) -> list[list[Figure]]:
         """Make the image, the evidence, what is kept and what is removed, for a notebook."""

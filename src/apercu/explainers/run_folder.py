@@ -12,7 +12,7 @@ sha256.json           SHA-256 of these files, which are checked when the run is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +73,8 @@ def load_explainer(
         MissingModuleError: the module of the network that it names is not found.
         RunError: the folder is no run, is damaged, or its training has not finished.
     """
-    folder = resolve_run(run)
-    if not (folder / CONFIG).is_file():
-        raise RunError(_describe_other_folder(folder))
-    if not (folder / WEIGHTS).is_file():
-        raise RunError(
-            f"{folder}: training has not finished ({WEIGHTS} is missing); "
-            "continue it with `apercu train … --resume`"
-        )
-    for name in () if trust or is_trusting() else _FILES:
-        if not is_inside(folder / name, folder):
-            raise UntrustedError(
-                f"{folder / name}: leads out of the run folder; copy the file there, or add "
-                "--trust (in Python trust=True) if you trust the folder"
-            )
-    if changed := find_changed_file(folder):
-        raise RunError(
-            f"{changed}: damaged, or not the file that was saved here; copy the run again, or "
-            "train it again"
-        )
+    folder = check_run(run, trust=trust)
+    _check_unchanged(folder)
     try:
         content = _read_json(folder / CONFIG)
         kind = find_kind(content.get("explainer", "mask"))
@@ -116,6 +99,69 @@ def load_explainer(
     if unknown or any(not name.startswith("encoder.") for name in missing):
         raise RunError(f"{folder}: {WEIGHTS} does not fit {CONFIG}; the folder mixes two runs")
     return kind.explainer(network, classifier_info, settings, facts).to(device)
+
+
+def check_run(run: str | Path, *, trust: bool = False) -> Path:
+    """Check that a folder is a finished run, without opening it.
+
+    Args:
+        run: the run folder, or `ready:NAME`.
+        trust: whether the folder may hold links to files outside of it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UntrustedError: the folder leads to other files, and is not trusted.
+        RunError: the folder is no run, or its training has not finished.
+    """
+    folder = resolve_run(run)
+    if not (folder / CONFIG).is_file():
+        raise RunError(_describe_other_folder(folder))
+    if not (folder / WEIGHTS).is_file():
+        raise RunError(
+            f"{folder}: training has not finished ({WEIGHTS} is missing); "
+            "continue it with `apercu train … --resume`"
+        )
+    for name in () if trust or is_trusting() else _FILES:
+        if not is_inside(folder / name, folder):
+            raise UntrustedError(
+                f"{folder / name}: leads out of the run folder; copy the file there, or add "
+                "--trust (in Python trust=True) if you trust the folder"
+            )
+    return folder
+
+
+def read_classifier_info(run: str | Path, *, trust: bool = False) -> ClassifierInfo:
+    """Read what a run says of its classifier, without opening its network.
+
+    Args:
+        run: the run folder, or `ready:NAME`.
+        trust: as in `check_run`.
+
+    Returns:
+        The input and the classes of the classifier.
+
+    Raises:
+        UntrustedError: as in `check_run`.
+        RunError: as in `check_run`, or the file is damaged.
+    """
+    folder = check_run(run, trust=trust)
+    _check_unchanged(folder, (CLASSIFIER,))
+    try:
+        return ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
+    except _DAMAGE as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
+
+
+def _check_unchanged(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Raise RunError if files of a run, or all of them, are not those that were saved."""
+    if changed := find_changed_file(folder, names):
+        raise RunError(
+            f"{changed}: damaged, or not the file that was saved here; copy the run again, or "
+            "train it again"
+        )
 
 
 def _describe_other_folder(path: Path) -> str:

@@ -30,7 +30,7 @@ from apercu.explainers.student import (
     open_student,
     plan_student,
 )
-from apercu.images import ImageSource, open_images
+from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
 from apercu.networks.gate import GatedNetwork
 from apercu.progress import ProgressCallback, ignore_progress, is_notebook, show_progress
@@ -124,6 +124,8 @@ def train(
 
     settings = apply_options(base)
     hardware = _choose_hardware(device, devices, precision, workers)
+    if not isinstance(images, ImageSource):
+        check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, trust=trust)
     if not isinstance(images, ImageSource):

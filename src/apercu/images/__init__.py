@@ -1,7 +1,7 @@
 """Sources of images: files, folders, Parquet files, `.npz` stacks, and the planted set."""
 
 from apercu.images.limits import value_range
-from apercu.images.opening import open_images
+from apercu.images.opening import check_images, open_images
 from apercu.images.planted import Planted
 from apercu.images.reader import read_picture
 from apercu.images.source import ImageSource, Item
@@ -13,6 +13,7 @@ __all__ = [
     "Item",
     "Planted",
     "batches",
+    "check_images",
     "open_images",
     "read_picture",
     "value_range",

@@ -88,7 +88,7 @@ class FolderImages(ImageSource):
         stored = self._read_stored(location)
         boxes = self._read_boxes(location.file, label, stored)
         region = self._read_region(location.file, stored)
-        return Item(location.name, stored.picture, label, boxes, region)
+        return Item(location.name, stored.picture, label, boxes, region, stored.moves)
 
     def picture(self, index: int) -> Picture:
         return self._read_stored(self.locations[normalise_index(index, len(self))]).picture

@@ -79,10 +79,7 @@ def open_images(
         path = path.parent
     if path.is_dir():
         return open_folder(path, channels, bands)
-    if not path.is_file():
-        is_there = path.exists()
-        what = "no plain file, expected a" if is_there else "no such"
-        raise ImagesError(f"{path}: {what} file or folder of images")
+    check_images(path)
     if path.suffix.lower() == ".parquet":
         return open_parquet(path, channels)
     if has_suffix(path.name, ALERT_SUFFIXES):
@@ -90,6 +87,27 @@ def open_images(
     if path.suffix.lower() == ".npz":
         return open_stack(path, channels)
     return open_file(path, channels, bands)
+
+
+def check_images(*specs: str | Path) -> None:
+    """Check that what specifications name is there, before something large is loaded for it.
+
+    Args:
+        specs: As `open_images` takes them.
+
+    Raises:
+        ImagesError: there is no such file or folder.
+    """
+    for spec in specs:
+        path = Path(spec)
+        if not path.exists():
+            path = _split_bands(str(spec))[0]
+        is_planted = str(spec).partition(":")[0] == _PLANTED
+        is_everything = path.name == EVERYTHING and path.parent.is_dir()
+        if is_planted or is_everything or path.is_dir() or path.is_file():
+            continue
+        what = "no plain file, expected a" if path.exists() else "no such"
+        raise ImagesError(f"{path}: {what} file or folder of images")
 
 
 def _split_bands(spec: str) -> tuple[Path, tuple[str, ...] | None]:

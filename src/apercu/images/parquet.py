@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from apercu.errors import ImageError, ImagesError
-from apercu.images.reader import read_picture
+from apercu.images.reader import ReadOptions, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
 from apercu.io import is_inside, parse_json
 
@@ -73,11 +73,11 @@ class ParquetImages(ImageSource):
         name = _row_name(index)
         try:
             data = find_picture(table[image_column][row].as_py(), self.path.parent)
-            picture = read_picture(data, channels=self.channels)
+            stored = read_stored(data, ReadOptions(self.channels))
         except ImageError as error:
             raise ImageError(f"{self.path} {name}: {error}") from error
         label = None if label_column is None else self._read_label(table[label_column][row].as_py())
-        return Item(name, picture, label, None, None)
+        return Item(name, stored.picture, label, None, None, stored.moves)
 
     def _read_label(self, value: Any) -> str | int | None:
         """Return the class name if the file has names, otherwise the value of the cell."""

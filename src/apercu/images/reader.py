@@ -56,12 +56,14 @@ class StoredPicture(NamedTuple):
         size: The (height, width) in the file, before its pixels are made square and it is turned
             upright.
         frames: Number of frames of a DICOM file or pages of a TIFF file; 1 for other formats.
+        moves: Whether the file is an animation (GIF, PNG, WebP, AVIF), and this its first frame.
     """
 
     picture: Picture
     orientation: int
     size: tuple[int, int]
     frames: int = 1
+    moves: bool = False
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -197,7 +199,7 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     square = make_pixels_square(_check_pixels(decoded.pixels, name), decoded.aspect, name)
     picture = turn_picture(square, decoded.pending)
     picture = convert_channels(picture, options.channels, name)
-    return StoredPicture(picture, decoded.orientation, size, decoded.frames)
+    return StoredPicture(picture, decoded.orientation, size, decoded.frames, decoded.moves)
 
 
 def _check_first(frame: int, name: str) -> None:

@@ -27,6 +27,8 @@ class Item:
     """True boxes in pixels of `picture`, `boxes × 4`; None if there are none."""
     region: Bool[Tensor, "height width"] | None
     """True mask at the size of `picture`; None if there is none."""
+    moves: bool = False
+    """Whether its file is an animation, of which `picture` is the first frame."""
 
 
 class ImageSource(ABC):

@@ -96,8 +96,8 @@ def stress(
         return
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
-    from apercu.explainers.run_folder import load_explainer
-    from apercu.images import open_images
+    from apercu.explainers.run_folder import check_run, load_explainer
+    from apercu.images import check_images, open_images
     from apercu.io import check_writable
     from apercu.robustness.plan import (
         StressPlan,
@@ -119,6 +119,9 @@ def stress(
         parse_filter(name)
     for name in test_plan.attacks:
         parse_attack(name)
+    check_images(str(settings.images))
+    if settings.explainer:
+        check_run(settings.explainer)
     opened = open_classifier(str(settings.classifier), device=device.resolve())
     chosen = test_plan.attacks != StressPlan().attacks or attacks is not None
     allowed = adapt_attacks(test_plan.attacks, opened, chosen=chosen)

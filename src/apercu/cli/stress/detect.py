@@ -44,7 +44,12 @@ def detect(
         ),
     ] = None,
     detectors: Annotated[
-        str, typer.Option(metavar="A,B:KEY=VALUE,…", help="Detectors, fitted to clean images only.")
+        str,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            show_default="autoencoder, one_class_svm, mahalanobis",
+            help="Detectors, fitted to clean images only.",
+        ),
     ] = "autoencoder,one_class_svm,mahalanobis",
     attacks: Annotated[
         str | None,
@@ -69,8 +74,8 @@ def detect(
     Example: apercu stress detect --classifier timm/resnet50 --images val/ --explainer run --out out
     """
     from apercu.classifiers import open_classifier
-    from apercu.explainers.run_folder import load_explainer
-    from apercu.images import open_images
+    from apercu.explainers.run_folder import check_run, load_explainer
+    from apercu.images import check_images, open_images
     from apercu.io import check_writable
     from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks
     from apercu.robustness.detection.features import (
@@ -83,6 +88,9 @@ def detect(
 
     parsed_detectors, budgets = parse_detectors(detectors, seed), parse_epsilons(epsilons)
     named = parse_class_attacks(DEFAULT_ATTACKS if attacks is None else attacks, seed)
+    check_images(images)
+    if explainer is not None:
+        check_run(explainer)
     opened = open_classifier(classifier, device=device.resolve())
     run = None if explainer is None else load_explainer(explainer).to(opened.device)
     extractors = parse_extractors(looks, opened, run)

@@ -51,7 +51,7 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.images import open_images
+    from apercu.images import check_images, open_images
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.training import train_defence
     from apercu.robustness.plan import NONE
@@ -59,6 +59,7 @@ def train(
     from apercu.training.trainer import Hardware, Trainer
 
     settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
+    check_images(images)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
     hardware = Hardware(device.resolve())

@@ -26,7 +26,7 @@ from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.options import TOP
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.images import open_images
+from apercu.images import check_images, open_images
 from apercu.images.names import escape_undecodable, has_suffix
 from apercu.images.reader import SUFFIXES
 
@@ -76,6 +76,8 @@ class BatchRequest:
             InputError: one of them is wrong.
             UnreachableError: the images cannot be reached now.
         """
+        if not is_url(self.images):
+            check_images(self.images)
         with _limit_threads(self.workers.threads):
             engine = self.explainer.open(self.workers.device)
         target = self.settings.target

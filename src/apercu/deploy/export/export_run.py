@@ -63,9 +63,9 @@ from apercu.deploy.export.web_runtime import read_web_runtime
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.kind import describe_doubts
-from apercu.explainers.run_folder import load_explainer
+from apercu.explainers.run_folder import check_run, load_explainer
 from apercu.extras import require_extra
-from apercu.images import ImageSource, open_images
+from apercu.images import ImageSource, check_images, open_images
 from apercu.io import create_folder, write_file
 from apercu.methods.base import MapScale
 from apercu.run_record import lock_output
@@ -359,6 +359,11 @@ def export(
         raise ConfigError("runtime: only the format web needs it; leave it out")
     runtime = read_web_runtime(web_runtime) if settings.web else None
     name = "explainer" if isinstance(explainer, TrainedExplainer) else Path(explainer).name
+    for spec in (images, calibration):
+        if isinstance(spec, str | Path):
+            check_images(spec)
+    if not isinstance(explainer, TrainedExplainer):
+        check_run(explainer, trust=trust)
     if not isinstance(classifier, Classifier | None):
         classifier = open_classifier(classifier, trust=trust)
     if not isinstance(explainer, TrainedExplainer):

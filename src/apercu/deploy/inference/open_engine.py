@@ -11,7 +11,7 @@ from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.run_folder import load_run
+from apercu.explainers.run_folder import check_run, load_run
 
 
 def is_export(run: Path) -> bool:
@@ -50,6 +50,8 @@ def open_engine(
     if isinstance(run, Path) and is_export(run):
         _check_export_options(run, classifier, device)
         return OnnxEngine.from_export(run, spin=spin)
+    if isinstance(run, Path):
+        check_run(run, trust=trust)
     if isinstance(classifier, str | Path):
         classifier = open_classifier(classifier, device=device, trust=trust)
     explainer = load_run(run, MaskExplainer, trust=trust) if isinstance(run, Path) else run

@@ -8,7 +8,7 @@ from pathlib import Path
 from apercu.classifiers import Classifier, InputSpec
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.video.pipeline import Progress, VideoSettings, VideoSummary, write_video
-from apercu.deploy.video.source import VideoSource, open_video
+from apercu.deploy.video.source import VideoSource, check_video, open_video
 from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
@@ -78,6 +78,8 @@ def explain_video(
     out = Path(out)
     settings = VideoSettings(str(target), smoothing, every, seconds)
     find_format(out)
+    if not isinstance(source, VideoSource):
+        check_video(str(source))
     if isinstance(explainer, InferenceEngine):
         engine = explainer
         _check_input("explainer", engine.input)

@@ -323,6 +323,12 @@ def is_live(name: str) -> bool:
     return name.startswith((CAMERA_PREFIX, *RTSP_PREFIXES))
 
 
+def check_video(name: str) -> None:
+    """Raise ImageError if a file or a camera is missing, before something is loaded for it."""
+    if "://" not in name and not Path(name).exists():
+        raise ImageError(f"{name}: no such file, camera or address")
+
+
 def open_video(name: str, *, live: bool = False) -> VideoSource:
     """Open a file, a camera (`/dev/video0`) or an address (RTSP, HTTP, TCP …).
 
@@ -337,8 +343,7 @@ def open_video(name: str, *, live: bool = False) -> VideoSource:
         ImageError: the source is missing, not a video, or does not answer.
     """
     address = "://" in name
-    if not address and not Path(name).exists():
-        raise ImageError(f"{name}: no such file, camera or address")
+    check_video(name)
     try:
         container = av.open(
             name,

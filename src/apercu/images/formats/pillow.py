@@ -36,6 +36,8 @@ from apercu.images.resizing import UPRIGHT
 from apercu.log import warn
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "AVIF")
+ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose further pictures are frames; those of JPEG and HEIC are previews and depths."""
 
 _DIRECT_MODES = {"1", "L", "RGB", "F"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -52,6 +54,7 @@ class DecodedPicture(NamedTuple):
         pending: The orientation that is still to be applied; Pillow turns TIFF files by itself.
         aspect: Height of a pixel divided by its width, before the pending orientation.
         frames: Number of pictures in the file that can be read: frames or pages.
+        moves: Whether the file is an animation, of which this is the first frame.
     """
 
     pixels: NDArray[np.float32]
@@ -59,6 +62,7 @@ class DecodedPicture(NamedTuple):
     pending: int = UPRIGHT
     aspect: float = 1.0
     frames: int = 1
+    moves: bool = False
 
 
 def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) -> DecodedPicture:
@@ -101,7 +105,8 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
                 aspect = 1 / aspect
             pixels = _read_pixels(image, name, tiff)
             orientation = max(turned_by_pillow, pending)
-            return DecodedPicture(pixels, orientation, pending, aspect, frames)
+            moves = tiff is None and _is_animated(image)
+            return DecodedPicture(pixels, orientation, pending, aspect, frames, moves)
 
 
 def decode_image(image: Image.Image, name: str) -> NDArray[np.float32]:
@@ -260,6 +265,14 @@ def _require_heif(name: str) -> None:
     from pillow_heif import register_heif_opener
 
     register_heif_opener(thumbnails=False)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Return whether a file has further frames; it leaves the first one, whose pixels are read."""
+    try:
+        return image.format in ANIMATED_FORMATS and bool(getattr(image, "is_animated", False))
+    except DECODER_ERRORS:  # of the second frame, which is not needed
+        return True
 
 
 def _read_pixels(image: Image.Image, name: str, tiff: TiffPage | None) -> NDArray[np.float32]:
