@@ -71,7 +71,7 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
             ):
                 async with admission.upload(lambda: 0):
                     pass
-        with admission.queue.take(), pytest.raises(BusyError, match="queue: full, 1 images are here already"):
+        with admission.queue.take(), pytest.raises(BusyError, match="queue: full, 1 images"):
             async with admission.upload(lambda: 0):
                 pass
         assert admission.uploads.taken == 0
