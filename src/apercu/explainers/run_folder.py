@@ -137,7 +137,7 @@ def read_classifier_info(run: str | Path, *, trust: bool = False) -> ClassifierI
 
     Args:
         run: the run folder, or `ready:NAME`.
-        trust: as in `check_run`.
+        trust: whether the folder may hold links to files outside of it.
 
     Returns:
         The input and the classes of the classifier.

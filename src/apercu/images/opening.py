@@ -93,7 +93,7 @@ def check_images(*specs: str | Path) -> None:
     """Check that what specifications name is there, before something large is loaded for it.
 
     Args:
-        specs: As `open_images` takes them.
+        specs: The folders and files, named as for `open_images`.
 
     Raises:
         ImagesError: there is no such file or folder.
