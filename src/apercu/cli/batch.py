@@ -49,7 +49,12 @@ def batch(
         ),
     ] = "top",
     level: Annotated[
-        float, typer.Option(metavar="0<x<1", help="Threshold of the masks for boxes.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Threshold of the masks for boxes, above 0 and below 1.",
+        ),
     ] = 0.5,
     format: Annotated[
         str, typer.Option(metavar="parquet|zarr", help="Files with rows, or arrays with chunks.")

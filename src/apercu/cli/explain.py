@@ -47,9 +47,11 @@ def explain(
     level: Annotated[
         float,
         typer.Option(
-            metavar="0<x<1",
-            help="Threshold at which a mask becomes a region, for boxes and crops: high for the "
-            "smallest region that is sufficient, low for the smallest whose removal destroys.",
+            min=0,
+            max=1,
+            help="Threshold, above 0 and below 1, at which a mask becomes a region, for boxes "
+            "and crops: high for the smallest region that is sufficient, low for the smallest "
+            "whose removal destroys.",
         ),
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
