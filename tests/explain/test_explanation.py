@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from apercu import MaskExplainer, open_classifier, read_picture
+from apercu import MaskExplainer, read_picture
 from apercu.classifiers import Classifier
 from apercu.cli.root import app
 from apercu.errors import ConfigError, ImageError, TargetError
@@ -50,16 +50,6 @@ def photo(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def classifier(tiny_card: Path) -> Classifier:
-    return open_classifier(tiny_card)
-
-
-@pytest.fixture(scope="module")
-def explainer(tiny_run: Path) -> MaskExplainer:
-    return MaskExplainer.from_pretrained(tiny_run)
 
 
 @pytest.fixture(scope="module", params=["counterpart", "latent"])

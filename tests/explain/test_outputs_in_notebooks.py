@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apercu import Explanations, MaskExplainer, open_classifier
+from apercu import Explanations, MaskExplainer
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError
 from apercu.explain import CounterpartExplanation, MaskExplanation, NamedClass, StoredImage
@@ -68,16 +68,6 @@ def photo(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((3000, 2000)).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def classifier(tiny_card: Path) -> Classifier:
-    return open_classifier(tiny_card)
-
-
-@pytest.fixture(scope="module")
-def explainer(tiny_run: Path) -> MaskExplainer:
-    return MaskExplainer.from_pretrained(tiny_run)
 
 
 def test_a_mask_shows_itself_with_words(

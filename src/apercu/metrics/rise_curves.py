@@ -6,6 +6,8 @@ the blurred image of insertion.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -70,8 +72,7 @@ def rise_deletion(classifier: Classifier, images: Images, targets: Targets, maps
     Returns:
         One score per image.
     """
-    flipping = Flipping(Flat(classifier.zero_colour), steps=max(2, maps.shape[1]))
-    return compute_area(flip_pixels(classifier, images, targets, maps, flipping))
+    return _flip_rows(classifier, images, targets, maps, Flipping(Flat(classifier.zero_colour)))
 
 
 def rise_insertion(classifier: Classifier, images: Images, targets: Targets, maps: Maps) -> Scores:
@@ -88,8 +89,15 @@ def rise_insertion(classifier: Classifier, images: Images, targets: Targets, map
     Returns:
         One score per image.
     """
-    blur = KernelBlur(classifier.zero_colour)
-    flipping = Flipping(blur, insert=True, steps=max(2, maps.shape[1]))
+    insertion = Flipping(KernelBlur(classifier.zero_colour), insert=True)
+    return _flip_rows(classifier, images, targets, maps, insertion)
+
+
+def _flip_rows(
+    classifier: Classifier, images: Images, targets: Targets, maps: Maps, flipping: Flipping
+) -> Scores:
+    """Return the area under the curve where each step flips as many pixels as a row has."""
+    flipping = replace(flipping, steps=max(2, maps.shape[1]))
     return compute_area(flip_pixels(classifier, images, targets, maps, flipping))
 
 
