@@ -230,6 +230,12 @@ def test_a_file_that_is_missing_or_changed_is_told(visit, site_address, png) -> 
         page.wait_for_selector(f"#said.wrong:has-text('{words}')")
 
 
+def test_the_page_lists_as_many_classes_as_its_examples() -> None:
+    from apercu.deploy.export.page import FEW_CLASSES, PAGE_FOLDER
+
+    assert f"export const FEW = {FEW_CLASSES};" in (PAGE_FOLDER / "names.js").read_text()
+
+
 def test_the_folder_says_what_it_holds(site) -> None:
     from apercu.deploy.export import read_manifest
 

@@ -16,6 +16,8 @@ PAGE_FOLDER = Path(__file__).parents[1] / "serving" / "web"
 """The scripts and styles of the page."""
 EXAMPLES, MAX_EXAMPLE, MIN_EXAMPLE = 6, 224, 64
 """Planted images on the page; pixels of their sides."""
+FEW_CLASSES, DIGITS = 12, 6
+"""Classes up to which all are listed, as in `names.js`; digits of a probability."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from apercu import render
 from apercu.classifiers.names import TOP
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.export.manifest import MANIFEST, Manifest
-from apercu.deploy.export.page import PAGE_FOLDER, PageSubject, list_examples
+from apercu.deploy.export.page import DIGITS, FEW_CLASSES, PAGE_FOLDER, PageSubject, list_examples
 from apercu.deploy.export.tracing import GraphFn
 from apercu.deploy.export.web_runtime import WebRuntime
 from apercu.errors import ConfigError
@@ -34,10 +34,8 @@ AT_THE_TOP = ("index.html", "favicon.svg", "isolate.js")
 LICENCES = {"LICENSE": "LICENSE.txt", "ThirdPartyNotices.txt": "ThirdPartyNotices.txt"}
 """Files of the Python package of ONNX Runtime, and their names beside the files for browsers."""
 GRAPH = "combined.onnx.gz"
-FEW_CLASSES, LISTED = 12, 6
-"""So many classes are all listed by the page; of more, so many for an example."""
-DIGITS = 6
-"""Digits of a probability."""
+LISTED = 6
+"""Classes of an example that have a map, where a classifier has more than `FEW_CLASSES`."""
 
 
 def check_subject(explainer: TrainedExplainer[Any, Any], precision: str) -> None:

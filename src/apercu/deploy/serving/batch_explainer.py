@@ -16,6 +16,7 @@ from torch import Tensor
 
 from apercu import render
 from apercu.classifiers.names import TOP
+from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.prepared_image import PreparedImage
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
@@ -26,9 +27,8 @@ from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.maps import find_regions
 from apercu.types import Images, Logits, Picture, Targets
 
-TOP_CLASSES, FEW_CLASSES = 5, 12
-"""Classes that every response names, with their probabilities; all of a classifier with few."""
-DIGITS = 6
+TOP_CLASSES = 5
+"""Classes that every response names, where a classifier has more than `FEW_CLASSES`."""
 
 
 @dataclass(frozen=True, eq=False)
