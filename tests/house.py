@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FAMILIES = frozenset(
     {
         *("attacks", "defences", "detectors", "filters", "formats", "heads", "methods"),
-        *("metrics", "objectives", "pretexts", "sources"),
+        *("metrics", "objectives", "pretexts", "recipes", "sources"),
     }
 )
 """Folders with one file for each method, metric, format and the like, which grow with the offer."""

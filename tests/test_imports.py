@@ -26,6 +26,7 @@ LAYERS = (
     ("methods", "explain"),
     ("evaluation", "interop"),
     ("robustness", "pretraining", "deploy.export"),
+    ("learning",),
     ("deploy.inference",),
     ("deploy.batch", "deploy.serving", "deploy.video"),
     ("cli",),

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from apercu.explainers.train import train as train
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
+    from apercu.learning import TrainedClassifier as TrainedClassifier
+    from apercu.learning import train_classifier as train_classifier
+    from apercu.learning.labelling import choose_images_to_label as choose_images_to_label
+    from apercu.learning.retrieval import find_similar as find_similar
     from apercu.pretraining import evaluate_features as evaluate_features
     from apercu.pretraining import pretrain_backbone as pretrain_backbone
     from apercu.robustness import run_stress_test as run_stress_test
@@ -59,12 +63,15 @@ _HOMES = {
     "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskExplanation": "apercu.explain",
     "MaskSettings": "apercu.explainers.mask.settings",
+    "TrainedClassifier": "apercu.learning",
+    "choose_images_to_label": "apercu.learning.labelling",
     "compare": "apercu.evaluation.compare",
     "distil": "apercu.classifiers",
     "evaluate_features": "apercu.pretraining",
     "explain_dataset": "apercu.deploy.batch.explain_dataset",
     "explain_video": "apercu.deploy.video.explain_video",
     "export": "apercu.deploy.export.export_run",
+    "find_similar": "apercu.learning.retrieval",
     "load_explainer": "apercu.explainers.run_folder",
     "make_card": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
@@ -73,6 +80,7 @@ _HOMES = {
     "read_picture": "apercu.images",
     "run_stress_test": "apercu.robustness",
     "train": "apercu.explainers.train",
+    "train_classifier": "apercu.learning",
 }
 """Public names → the modules that define them."""
 _MODULES = ("methods", "metrics", "robustness")

@@ -144,6 +144,7 @@ class ClassifierCard(BaseModel):
             a position, with points between those of inner containers.
         value_range: a low and a high value of a regression; in the middle of the two, "lower" and
             "higher" have the same probability.
+        temperature: number by which the logits are divided, so that probabilities are calibrated.
         classes: names of the classes, or the file that holds them.
     """
 
@@ -156,6 +157,7 @@ class ClassifierCard(BaseModel):
     output: OutputName = "logits"
     output_name: str | None = None
     value_range: tuple[float, float] | None = None
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     classes: str | tuple[str, ...] | None = None
 
     @field_validator("output", mode="before")
@@ -178,6 +180,14 @@ class ClassifierCard(BaseModel):
         if values is not None and output != "value":
             raise ValueError(f"belongs to output: value, not to output: {output}")
         return values
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float | None, info: Any) -> float | None:
+        output = info.data.get("output")
+        if temperature is not None and output in ("value", "features"):
+            raise ValueError(f"belongs to outputs that are classes, not to output: {output}")
+        return temperature
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -94,4 +94,6 @@ def compute_fingerprint(network: Network) -> str:
     }
     parts: list[Any] = [network.digest, pixels, network.meaning.name]
     parts += [part for part in (network.output_name, network.value_range) if part is not None]
+    if network.temperature is not None:
+        parts.append({"temperature": network.temperature})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

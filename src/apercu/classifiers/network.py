@@ -46,6 +46,7 @@ class Network:
         output_is_stated: whether somebody said so; else `logits` is an assumption.
         output_name: which of several tensors that it returns holds the numbers, if that was said.
         value_range: a low and a high value of a regression, if they were said.
+        temperature: number by which its logits are divided, if one was said.
         resolved_output: what the numbers turned out to mean; None before `resolve_output`.
         resolved_tensor: the tensor that holds the numbers, as `list_tensors` names it.
         names: class names; None where it has none.
@@ -61,6 +62,7 @@ class Network:
     output_is_stated: bool = False
     output_name: str | None = None
     value_range: tuple[float, float] | None = None
+    temperature: float | None = None
     resolved_output: Output | None = None
     resolved_tensor: str = ""
     names: ClassNames | None = None
@@ -77,7 +79,9 @@ class Network:
         """What the numbers mean, and how they become logits."""
         if self.resolved_output is not None:
             return self.resolved_output
-        return Output(name=self.output, value_range=self.value_range)
+        return Output(
+            name=self.output, value_range=self.value_range, temperature=self.temperature
+        )
 
     def pick_tensor(self, raw: object) -> Tensor:
         """Return the tensor that holds the numbers, from all that the network returned.
@@ -112,6 +116,7 @@ class Network:
         changes: dict[str, Any] = {
             "output_name": card.output_name or self.output_name,
             "value_range": card.value_range or self.value_range,
+            "temperature": card.temperature or self.temperature,
         }
         if "output" in card.model_fields_set:
             changes |= {"output": card.output, "output_is_stated": True}

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from torch import Tensor
 
 from apercu.classifiers.decisions import (
@@ -78,12 +78,23 @@ class Output(BaseModel):
         columns: how many numbers an image has.
         value_range: a low and a high value of a regression; at the middle of the two, "lower" and
             "higher" have the same probability.
+        temperature: number by which logits are divided, so that probabilities are calibrated; None
+            where they are as the network gives them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: OutputName = "logits"
     columns: int | None = Field(default=None, ge=1)
     value_range: tuple[float, float] | None = None
+    temperature: float | None = Field(default=None, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_temperature(self, serialise: Callable[[Any], Any]) -> dict[str, Any]:
+        """Write no temperature where there is none, as in older runs."""
+        content: dict[str, Any] = serialise(self)
+        if self.temperature is None:
+            del content["temperature"]
+        return content
 
     @property
     def takes_one_number(self) -> bool:
@@ -119,7 +130,8 @@ class Output(BaseModel):
         """
         raw = raw.float()
         raw = raw[:, None] if raw.ndim == 1 else raw.flatten(1)
-        return _CONVERSIONS[self.name](raw, self)
+        logits = _CONVERSIONS[self.name](raw, self)
+        return logits if self.temperature is None else logits / self.temperature
 
     def find_values(self, logits: Logits) -> Float[Tensor, " batch"] | None:
         """Return the values of a regression, one per image; None for a classifier of classes."""

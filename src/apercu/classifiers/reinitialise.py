@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -77,7 +77,9 @@ def reinitialise_classifier(
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Images]) -> None:
+def recalibrate_batchnorm(
+    network: nn.Module, batches: Iterable[Images], norms: Sequence[_BatchNorm] | None = None
+) -> None:
     """Give batch norms the means and variances of some images, and end in evaluation mode.
 
     The statistics that they gathered while the weights changed belong to older weights.
@@ -85,8 +87,10 @@ def recalibrate_batchnorm(network: nn.Module, batches: Iterable[Images]) -> None
     Args:
         network: the network, which is changed.
         batches: batches of normalised images.
+        norms: batch norms that get new statistics; all of the network when None.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if norms is None:
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     network.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

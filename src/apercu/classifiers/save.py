@@ -145,7 +145,8 @@ def _describe_output(classifier: Classifier) -> dict[str, Any]:
     content = {"output_name": classifier.network.output_name}
     if classifier.output.name != "logits" or classifier.network.output_is_stated:
         content["output"] = classifier.output.name
-    return content | {"value_range": classifier.network.value_range}
+    network = classifier.network
+    return content | {"value_range": network.value_range, "temperature": network.temperature}
 
 
 def _write_error(folder: str | Path, error: Exception) -> OutputError:

@@ -1,10 +1,10 @@
-"""`apercu train`: a trained explainer for a classifier, in a run folder."""
+"""`apercu train`: a trained explainer for a classifier, or a classifier, in a run folder."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,13 @@ from apercu.cli.options import (
 )
 from apercu.cli.terminal import say
 
+if TYPE_CHECKING:
+    from apercu.learning import TrainedClassifier
+
 app = typer.Typer(
-    help="Train an explainer for a classifier.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Train an explainer for a classifier, or a classifier from few labels.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 
@@ -39,7 +44,7 @@ class Precision(StrEnum):
 
 @app.callback()
 def train() -> None:
-    """Train an explainer for a classifier."""
+    """Train an explainer for a classifier, or a classifier from few labels."""
 
 
 EncoderOption = Annotated[
@@ -191,6 +196,93 @@ def latent(
         seed=seed,
         device=device.resolve(),
     )
+
+
+@app.command("classifier")
+def classifier(
+    images: ImagesOption,
+    network: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC|RUN",
+            help="The start: timm/NAME, another classifier, or the run folder of a pretraining.",
+        ),
+    ],
+    out: RunOption,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Recipes for few labels, NAME or NAME:KEY=VALUE; may be repeated."
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Labelled images to measure on; else a part of all."),
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Images without labels, for recipes that need them."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|PRESET", help="Settings in YAML, or full, frozen, gradual, scratch."
+        ),
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    resume: ResumeOption = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a classifier from the labels there are, and calibrate its probabilities.
+
+    Leaves card.json in the run folder, a SPEC for every other verb. A part of the labelled images
+    only sets the temperature of the probabilities, and another one only measures.
+
+    Example: apercu train classifier --images stamps/ --network runs/survey --out runs/stamps
+    """
+    from apercu.learning import train_classifier
+    from apercu.progress import show_progress
+
+    kept = f"{out} keeps what was done; continue with the same command and --resume"
+    with on_interrupt(kept), show_progress() as report:
+        result = train_classifier(
+            images,
+            network,
+            out,
+            test=test,
+            unlabelled=unlabelled,
+            recipes=recipe or (),
+            config=config,
+            steps=steps,
+            batch=batch,
+            resume=resume,
+            seed=seed,
+            device=device.resolve(),
+            progress=report,
+            say=say,
+        )
+    _say_figures(result)
+
+
+def _say_figures(result: TrainedClassifier) -> None:
+    """Say where the classifier is, and how good it is on the test part."""
+    figures, out = result.figures, result.folder
+    minutes = figures.training["training_seconds"] / 60
+    say(f"trained in {minutes:.1f} min, {figures.training['steps']:.0f} steps: {out}")
+    say(", ".join(f"{count} {part} images" for part, count in figures.images.items()))
+    for name in ("balanced_accuracy", "auroc"):
+        figure = figures.figures[name]
+        low, high = figure.ci95
+        say(f"{name.replace('_', ' ')}: {figure.value:.3f} [{low:.3f}, {high:.3f}]")
+    before, after = (
+        each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
+    )
+    say(f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}")
+    say(f"next: apercu train mask --classifier {out / 'card.json'} --images … --out …")
 
 
 def _train(out: Path, **options: Any) -> None:

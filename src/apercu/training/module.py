@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier
+from apercu.images import ImageSource
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.render import Tile
 from apercu.training.config import TrainingConfig
@@ -70,6 +71,18 @@ class TrainingModule(LightningModule, ABC):
     @abstractmethod
     def sample_tiles(self, images: Images) -> list[Tile]:
         """Return the tiles that show one image and what the network makes of it now."""
+
+    def load_images(self, source: ImageSource, indices: Sequence[int]) -> TrainingImages:
+        """Return the training images, with their targets where there are any.
+
+        Args:
+            source: the source of the images.
+            indices: indices of those to train on.
+
+        Returns:
+            The images.
+        """
+        return TrainingImages(source, self.classifier, indices, target_of=self.target_of)
 
     def prepare_network(
         self,

@@ -20,7 +20,11 @@ STEPS = "schedule.steps"
 
 T = TypeVar("T", bound=TrainingConfig)
 
-OTHER_TRAININGS = {"defence": "stress train", "pretext": "pretrain"}
+OTHER_TRAININGS = {
+    "defence": "stress train",
+    "pretext": "pretrain",
+    "learning": "train classifier",
+}
 """Keys that only the settings of other trainings than explainers have, and the verbs of those."""
 
 

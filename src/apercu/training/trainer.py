@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -88,6 +88,7 @@ class Trainer:
         seed: seed of every draw.
         say: receives one message at a time.
         report: receives the name of each part of the work, how much is done, and how much there is.
+        holds_out: whether some images are kept from training; a caller may have done that already.
     """
 
     classifier: Classifier
@@ -97,6 +98,7 @@ class Trainer:
     seed: int = 0
     say: Callable[[str], None] = field(default=print, repr=False)
     report: ProgressCallback = field(default=ignore_progress, repr=False)
+    holds_out: bool = True
 
     @property
     def is_main_process(self) -> bool:
@@ -164,8 +166,10 @@ class Trainer:
                 f"{self.run}: {done} steps of an interrupted training are done, which are more "
                 f"than {steps}; continue it with --steps {done} or more, or choose another --out"
             )
-        training = split_held_out(len(self.source), self.seed).training
-        images = TrainingImages(self.source, self.classifier, training, target_of=module.target_of)
+        training: Sequence[int] = range(len(self.source))
+        if self.holds_out:
+            training = split_held_out(len(self.source), self.seed).training
+        images = module.load_images(self.source, training)
         self.classifier.to(self.hardware.own_device)  # a black box stays where it is
         network.to(self.classifier.device)
         facts = module.prepare_network(images, self.run / CHECKPOINTS, self.say, self.report)

@@ -1,0 +1,132 @@
+"""Calibration: one temperature for all logits, and how far probabilities are from frequencies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.classifiers.decisions import Decision
+from apercu.types import Logits, Scores
+
+BINS: Final = 15
+"""Bins of confidence in a calibration diagram."""
+PRIOR_SPREAD: Final = 1.0
+"""Standard deviation of the logarithm of the temperature before any image is seen.
+
+Few images that are all classified correctly would ask for a temperature of 0.
+"""
+RANGE: Final = (math.log(1 / 20), math.log(20.0))
+"""Logarithms of the smallest and the largest temperature."""
+_GOLDEN: Final = (5**0.5 - 1) / 2
+
+
+def fit_temperature(
+    logits: Logits, targets: Float[Tensor, "images classes"], decision: Decision
+) -> float:
+    """Return the temperature under which the labels are most probable (Guo et al. 2017).
+
+    The predicted classes stay as they are. The cross-entropy is convex in the inverse of the
+    temperature, so that a golden-section search finds the best one.
+
+    Args:
+        logits: logits of images that nothing was trained on.
+        targets: their true probabilities: 0 or 1.
+        decision: how logits become probabilities.
+
+    Returns:
+        The number by which logits are divided.
+    """
+    logits, targets = logits.double(), targets.double()
+
+    def compute_cost(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        prior = log_temperature**2 / (2 * PRIOR_SPREAD**2)
+        return float(decision.cross_entropy(scaled, targets).sum()) + prior
+
+    low, high = RANGE
+    for _ in range(60):
+        reach = _GOLDEN * (high - low)
+        left, right = high - reach, low + reach
+        if compute_cost(left) < compute_cost(right):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often predictions of a confidence are right, bin by bin.
+
+    Args:
+        confidence: mean confidence of the predictions in each bin.
+        accuracy: fraction of them that are right.
+        counts: number of predictions in each bin.
+    """
+
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of the two, weighted by the counts."""
+        total = max(1, sum(self.counts))
+        rows = zip(self.confidence, self.accuracy, self.counts, strict=True)
+        return sum(count * abs(first - second) for first, second, count in rows) / total
+
+
+def measure_reliability(
+    probabilities: Float[Tensor, "images classes"],
+    targets: Float[Tensor, "images classes"],
+    *,
+    is_multiple: bool,
+    bins: int = BINS,
+) -> Reliability:
+    """Compare confidences with frequencies.
+
+    Args:
+        probabilities: probabilities of all classes.
+        targets: true probabilities: 0 or 1.
+        is_multiple: whether each class is decided by itself. Then the confidence of each class is
+            compared; else that of the predicted class.
+        bins: number of bins of equal width.
+
+    Returns:
+        The bins that hold predictions, from the least confident on.
+    """
+    confidence, correct = find_confidences(probabilities, targets, is_multiple=is_multiple)
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    rows = [index == number for number in range(bins) if bool((index == number).any())]
+    return Reliability(
+        tuple(float(confidence[row].mean()) for row in rows),
+        tuple(float(correct[row].mean()) for row in rows),
+        tuple(int(row.sum()) for row in rows),
+    )
+
+
+def find_confidences(
+    probabilities: Float[Tensor, "images classes"],
+    targets: Float[Tensor, "images classes"],
+    *,
+    is_multiple: bool,
+) -> tuple[Scores, Scores]:
+    """Return the confidence of each prediction, and whether it is right, 1 or 0.
+
+    Args:
+        probabilities: probabilities of all classes.
+        targets: true probabilities: 0 or 1.
+        is_multiple: whether each class is decided by itself.
+
+    Returns:
+        Two numbers per image, or two per image and class.
+    """
+    probabilities, targets = probabilities.double(), targets.double()
+    if is_multiple:
+        return probabilities.flatten(), targets.flatten()
+    top = probabilities.max(1)
+    return top.values, targets.gather(1, top.indices[:, None])[:, 0]

@@ -1,0 +1,269 @@
+"""The network that is trained: a classifier's network with a new last layer, and what is added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from apercu.classifiers import Classifier, Network
+from apercu.classifiers.decisions import Decision
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.names import ClassNames
+from apercu.classifiers.network import IN_MEMORY
+from apercu.classifiers.reinitialise import copy_trainable
+from apercu.classifiers.sources.timm import TIMM_PREFIX
+from apercu.errors import ClassifierError
+from apercu.methods.layers import attach_hook, find_target_layers
+from apercu.pretraining.heads.fine_tuning import replace_head
+from apercu.types import Images, Logits
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkOutputs:
+    """What a network computes of a batch.
+
+    Args:
+        logits: logits, `batch × classes`.
+        features: input of the last layer, averaged over positions, `batch × features`.
+        maps: last feature map, `batch × channels × rows × columns`; tokens for a transformer,
+            `batch × tokens × features`.
+    """
+
+    logits: Logits
+    features: Float[Tensor, "batch features"]
+    maps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """Layers that learn at the same rate.
+
+    Args:
+        name: name of the group.
+        parameters: parameters of the layers.
+        norms: batch norms among the layers.
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    norms: tuple[_BatchNorm, ...]
+
+
+class LearningNetwork(nn.Module):
+    """A network with a new last layer, and the layers and parts that recipes add.
+
+    Args:
+        body: network from normalised images to logits.
+        start: the classifier that it was made of.
+        head: name of the last layer in the body.
+        maps: name of the layer in the body that gives the last feature map.
+
+    Attributes:
+        front: layer before the body: normalised images → normalised images.
+        tail: layer behind the body: logits → logits.
+        parts: parts that help in the training, and are not kept.
+        source: source of the body as in a card; None where no SPEC can build such a body.
+        options: options of the source.
+    """
+
+    def __init__(self, body: nn.Module, start: Classifier, head: str, maps: str) -> None:
+        super().__init__()
+        self.front: nn.Module = nn.Identity()
+        self.body = body
+        self.tail: nn.Module = nn.Identity()
+        self.parts = nn.ModuleDict()
+        self.head_name, self.maps_name = head, maps
+        self.source: str | None = None
+        self.options: dict[str, Any] = {}
+        self._start = [start.network]  # in a list, as it is no part of the network
+
+    def forward(self, images: Images) -> Logits:
+        """Return the logits of normalised images, `batch × classes`."""
+        raw = self.body(self.front(images))
+        logits: Tensor = self.tail(self._start[0].pick_tensor(raw).flatten(1))
+        return logits
+
+    def compute_outputs(self, images: Images) -> NetworkOutputs:
+        """Return logits, features and feature maps of normalised images, all with gradients."""
+        kept: dict[str, Tensor] = {}
+
+        def keep_maps(layer: nn.Module, inputs: Any, output: Any) -> Any:
+            kept["maps"] = output
+            return output.clone()  # the next operation may be in place
+
+        def keep_features(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            kept["features"] = inputs[0]
+
+        maps_layer = self.body.get_submodule(self.maps_name)
+        with attach_hook(maps_layer, keep_maps), attach_hook(self.head, keep_features):
+            logits = self(images)
+        features = kept["features"]
+        features = features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
+        return NetworkOutputs(logits, features, kept["maps"])
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer of the body: features → logits."""
+        return self.body.get_submodule(self.head_name)
+
+    def set_head(self, head: nn.Module) -> None:
+        """Put another last layer into the body."""
+        parent, _, last = self.head_name.rpartition(".")
+        setattr(self.body.get_submodule(parent), last, head)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but the body is left, and its source builds such a body."""
+        added = (self.front, self.tail)
+        return self.source is not None and all(isinstance(each, nn.Identity) for each in added)
+
+    def list_groups(self) -> list[ParameterGroup]:
+        """Return all layers in groups, from the input to the last layer.
+
+        The last group holds the last layer of the body, the tail and the parts.
+        """
+        names = [["front", [name for name, _ in self.front.named_parameters(prefix="front")]]]
+        head = [f"{self.head_name}.{name}" for name, _ in self.head.named_parameters()]
+        names += [
+            [name, [f"body.{each}" for each in group if each not in head]]
+            for name, group in _group_body(self.body)
+        ]
+        rest = [name for name, _ in self.named_parameters()]
+        used = {each for _, group in names for each in group}
+        names.append(["head", [name for name in rest if name not in used]])
+        return [group for group in self._make_groups(names) if group.parameters]
+
+    def _make_groups(self, names: Sequence[Sequence[Any]]) -> Iterator[ParameterGroup]:
+        parameters, modules = dict(self.named_parameters()), dict(self.named_modules())
+        for name, group in names:
+            owners = {each.rpartition(".")[0] for each in group}
+            norms = [
+                module
+                for owner in sorted(owners)
+                if isinstance(module := modules[owner], _BatchNorm)
+            ]
+            yield ParameterGroup(name, tuple(parameters[each] for each in group), tuple(norms))
+
+    def list_free_norms(self) -> list[_BatchNorm]:
+        """Return batch norms without parameters, which belong to no group."""
+        return [
+            module
+            for module in self.modules()
+            if isinstance(module, _BatchNorm) and not list(module.parameters())
+        ]
+
+    def to_classifier(
+        self, classes: Sequence[str], decision: Decision, temperature: float | None = None
+    ) -> Classifier:
+        """Return the network as a classifier, which shares its weights.
+
+        Args:
+            classes: names of the classes.
+            decision: how logits become probabilities.
+            temperature: number by which logits are divided; None for none.
+
+        Returns:
+            The classifier, which `save_classifier` can write.
+        """
+        source = self.source if self.is_plain and self.source else f"{IN_MEMORY}LearningNetwork"
+        forward: nn.Module = self.body if self.is_plain else Folded(self)
+        options = self.options if self.is_plain else {}
+        opened = Network(
+            source=source,
+            forward=forward,
+            digest=digest_module(forward, source, options),
+            input=self._start[0].input,
+            output="sigmoid" if decision.is_multiple else "logits",
+            output_is_stated=decision.is_multiple,
+            names=ClassNames.of(classes),
+            options=options,
+            temperature=temperature,
+        )
+        return Classifier(opened)
+
+
+class Folded(nn.Module):
+    """The layers of a trained network that are kept: normalised images → logits.
+
+    Args:
+        network: the trained network.
+    """
+
+    def __init__(self, network: LearningNetwork) -> None:
+        super().__init__()
+        self.front, self.body, self.tail = network.front, network.body, network.tail
+        self._start = network._start
+
+    def forward(self, images: Images) -> Logits:
+        """Return the logits of normalised images, `batch × classes`."""
+        raw = self.body(self.front(images))
+        logits: Tensor = self.tail(self._start[0].pick_tensor(raw).flatten(1))
+        return logits
+
+
+def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -> LearningNetwork:
+    """Copy a classifier's network, and give it a new last layer.
+
+    Args:
+        start: the classifier, or a network whose output is features; it does not change.
+        classes: number of classes.
+        seed: seed of new weights.
+        scratch: whether all weights are new.
+
+    Returns:
+        The network.
+
+    Raises:
+        ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
+    """
+    grey = torch.full((start.channels, *start.size), 0.5)
+    source, options = None, {}
+    if start.network.source.startswith(TIMM_PREFIX):
+        body: Any = copy_trainable(start, reinitialise=scratch, seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body.reset_classifier(classes)
+        source = start.network.source
+        options = {**start.network.options, "num_classes": classes, "in_chans": start.channels}
+        options.pop("pretrained", None)
+    else:
+        body = replace_head(start, grey, classes, seed)
+        if scratch:
+            raise ClassifierError(
+                f"network: {start.spec}: only networks of timm can begin with new weights here"
+            )
+    probe = Classifier(
+        replace(
+            start.network,
+            forward=body,
+            output="logits",
+            names=None,
+            resolved_output=None,
+            temperature=None,
+        ),
+        spec=start.spec,
+    )
+    layers = find_target_layers(probe, grey[None].to(start.device))
+    network = LearningNetwork(body.requires_grad_(True), probe, layers.head, layers.features)
+    network.source, network.options = source, options
+    return network
+
+
+def _group_body(body: nn.Module) -> list[tuple[str, list[str]]]:
+    """Return names of the body's parameters in groups, from the input to the output."""
+    matcher = getattr(body, "group_matcher", None)
+    if callable(matcher):
+        from timm.models import group_parameters
+
+        groups: dict[Any, list[str]] = group_parameters(body, matcher(coarse=True))
+        return [(f"group {number}", names) for number, names in enumerate(groups.values())]
+    groups = {}
+    for name, _ in body.named_parameters():
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    return list(groups.items())

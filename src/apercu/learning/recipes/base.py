@@ -1,0 +1,269 @@
+"""The base class of recipes: what a recipe may add to the training of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Generator, Tensor, nn
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import Decision
+from apercu.classifiers.distillation_data import PreparedImages
+from apercu.errors import ConfigError
+from apercu.learning.network import LearningNetwork, NetworkOutputs, ParameterGroup
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.run_record import Phase
+from apercu.types import Images, Logits, Scores
+
+ViewFunction = Callable[[Images, Generator], Images]
+"""Returns a random view of each image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is known before the training.
+
+    Args:
+        start: the network before the training, with its own last layer; it prepares and normalises
+            images, and can be a teacher.
+        classes: names of the classes.
+        decision: how logits become probabilities: one class, or each class by itself.
+        images: labelled images to train on, prepared, in [0, 1].
+        targets: true probabilities of the classes, `images × classes`: 0 or 1.
+        class_weights: weight of each class where it is true, and where it is not, `2 × classes`;
+            ones where classes are not balanced.
+        unlabelled: prepared images without labels; None where there are none.
+        folder: the run folder.
+        seed: seed of every draw.
+        report: receives the name of each part of the work, how much is done, and how much there is.
+    """
+
+    start: Classifier
+    classes: tuple[str, ...]
+    decision: Decision
+    images: PreparedImages
+    targets: Float[Tensor, "images classes"]
+    class_weights: Float[Tensor, "2 classes"]
+    unlabelled: PreparedImages | None
+    folder: Path
+    seed: int = 0
+    report: ProgressCallback = ignore_progress
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the training runs."""
+        return self.start.device
+
+    def compute_loss(self, logits: Logits, targets: Float[Tensor, "batch classes"]) -> Scores:
+        """Return the cross-entropy of each image, weighted so that classes count the same.
+
+        Args:
+            logits: logits, `batch × classes`.
+            targets: true probabilities, which need not be 0 or 1, `batch × classes`.
+
+        Returns:
+            One number per image.
+        """
+        present, absent = self.class_weights.to(logits.device)
+        if not self.decision.is_multiple:
+            return self.decision.cross_entropy(logits, targets) * (targets @ present)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return (losses * (present * targets + absent * (1 - targets))).mean(1)
+
+    def make_generator(self, name: str) -> Generator:
+        """Return a generator for one purpose, whose draws do not depend on other draws."""
+        salt = sum(ord(letter) * 31**place for place, letter in enumerate(name)) % 2**31
+        return Generator().manual_seed(self.seed * 1_000_003 + salt)
+
+    def make_phase(self, name: str, key: str = "") -> Phase:
+        """Return a phase that keeps the state of long work before the training, for a resume.
+
+        Args:
+            name: the name of the work, also that of its file.
+            key: what the work depends on besides the settings of the training.
+
+        Returns:
+            The phase; it reports how far it is.
+        """
+        path = self.folder / "checkpoints" / f"{name.replace(' ', '-')}.pt"
+        return Phase(name, self.report, path, f"{key} {self.seed} {len(self.images)}")
+
+
+@dataclass(frozen=True, eq=False)
+class AddedImages:
+    """Images that a recipe adds to those with labels.
+
+    Args:
+        images: images in [0, 1] at the size of the classifier.
+        targets: probabilities of the classes, `images × classes`.
+    """
+
+    images: PreparedImages
+    targets: Float[Tensor, "images classes"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """A step of the training: its images, and all that a loss may need.
+
+    Args:
+        task: what was known before the training.
+        network: the network that is trained, in training mode.
+        images: random views of labelled images, in [0, 1].
+        stored: the same images without the random view.
+        targets: true probabilities of the classes, `batch × classes`.
+        unlabelled: images without labels, as many as labelled ones, without random views; None
+            where no recipe needs them.
+        generator: generator of all draws of the step.
+        progress: fraction of the training that is done, from 0 to 1.
+        view: returns a random view of each image.
+    """
+
+    task: Task
+    network: LearningNetwork
+    images: Images
+    stored: Images
+    targets: Float[Tensor, "batch classes"]
+    unlabelled: Images | None
+    generator: Generator
+    progress: float
+    view: ViewFunction
+
+    @cached_property
+    def outputs(self) -> NetworkOutputs:
+        """The logits, features and feature maps of `images`, computed once for all terms."""
+        return self.compute_outputs(self.images)
+
+    def compute_outputs(self, images: Images) -> NetworkOutputs:
+        """Return the network's logits, features and feature maps of images in [0, 1]."""
+        return self.network.compute_outputs(self.task.start.normalise(images))
+
+    def draw_views(self, images: Images) -> Images:
+        """Return a new random view of each image."""
+        return self.view(images, self.generator)
+
+
+class Recipe(BaseModel):
+    """One idea for the training of a classifier; prints as `name:key=value`, and is a frozen value.
+
+    Every method may be overridden; what is not overridden adds nothing. A recipe must depend on its
+    fields and on what it receives alone: every draw comes from the generator of the step or of the
+    task, so that an interrupted training goes on to the same result.
+
+    Attributes:
+        name: the name that people type.
+        needs_unlabelled: whether it needs images without labels.
+        replaces_supervised_loss: whether its losses stand in the place of the cross-entropy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    needs_unlabelled: ClassVar[bool] = False
+    replaces_supervised_loss: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        """Return the recipe as people type it, without the settings that are at their defaults."""
+        defaults = type(self)()
+        changed = [
+            f"{key}={_format_value(getattr(self, key))}"
+            for key in type(self).model_fields
+            if getattr(self, key) != getattr(defaults, key)
+        ]
+        return f"{self.name}:{','.join(changed)}" if changed else self.name
+
+    def check_task(self, task: Task) -> None:
+        """Raise ConfigError or ClassifierError, in one line, where the recipe cannot be used."""
+
+    def change_network(self, network: LearningNetwork, task: Task) -> None:
+        """Add layers, before the first step.
+
+        Layers that stay in the classifier go into `network.front` or `network.tail`; parts that
+        only help in the training go into `network.parts`.
+        """
+
+    def choose_rates(
+        self, groups: Sequence[ParameterGroup], progress: float
+    ) -> Sequence[float] | None:
+        """Return the factor of the learning rate of each group of layers; 0 freezes a group.
+
+        Args:
+            groups: groups of layers, from the input to the last layer.
+            progress: fraction of the training that is done, from 0 to 1.
+
+        Returns:
+            One factor in [0, 1] per group; None to leave them as they are.
+        """
+        return None
+
+    def make_images(self, task: Task) -> AddedImages | None:
+        """Return images that are added to those with labels, before the first step."""
+        return None
+
+    def compute_losses(self, step: TrainingStep) -> dict[str, Scores]:
+        """Return further terms of the loss by name, one number per image; their sum is averaged."""
+        return {}
+
+    def finish_step(self, network: LearningNetwork, task: Task, progress: float) -> None:
+        """Change parts that are not trained by gradients, such as the mean of past weights."""
+
+    def build_head(
+        self,
+        features: Float[Tensor, "images features"],
+        targets: Float[Tensor, "images classes"],
+        task: Task,
+    ) -> nn.Module | None:
+        """Return a last layer that needs no training: features → logits.
+
+        Args:
+            features: features of the labelled images, after the training.
+            targets: their true probabilities.
+            task: what was known before the training.
+
+        Returns:
+            The module; None to keep the layer that was trained.
+        """
+        return None
+
+    def fold_network(self, network: LearningNetwork) -> None:
+        """Fold layers that only helped into others, or remove them, after the training."""
+
+
+def is_overridden(recipe: Recipe, method: str) -> bool:
+    """Whether a recipe has its own version of a method."""
+    return getattr(type(recipe), method) is not getattr(Recipe, method)
+
+
+def check_recipes(recipes: Sequence[Recipe]) -> None:
+    """Check that recipes can be combined.
+
+    Raises:
+        ConfigError: one is given twice, or two do what only one can do.
+    """
+    names = [recipe.name for recipe in recipes]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"recipe: {repeated} is given twice, expected once")
+    exclusive: dict[str, Callable[[Recipe], Any]] = {
+        "replace the loss of the labels": lambda recipe: recipe.replaces_supervised_loss,
+        "choose which layers learn": lambda recipe: is_overridden(recipe, "choose_rates"),
+        "build the last layer": lambda recipe: is_overridden(recipe, "build_head"),
+    }
+    for what, does in exclusive.items():
+        both = [recipe.name for recipe in recipes if does(recipe)]
+        if len(both) > 1:
+            raise ConfigError(f"recipe: {both[0]} and {both[1]} both {what}; give one of them")
+
+
+def _format_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    return str(value)

@@ -1,0 +1,77 @@
+"""The settings of the training of a classifier, and the presets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from apercu.errors import ConfigError
+from apercu.learning.recipes.base import Recipe
+from apercu.learning.recipes.registry import parse_recipes
+from apercu.training.augment import RandomViews
+from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
+
+
+def _print_recipes(given: object) -> object:
+    """Return recipes as the texts that the settings keep; pydantic expects a ValueError."""
+    if isinstance(given, str):
+        given = (given,)
+    if not isinstance(given, list | tuple):
+        return given
+    if not all(isinstance(each, str | Recipe) for each in given):
+        raise ValueError("expected names of recipes")
+    try:
+        return tuple(map(str, parse_recipes(given)))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+RecipeTexts = Annotated[tuple[str, ...], BeforeValidator(_print_recipes)]
+
+
+class LearningSchedule(Schedule):
+    """The length and the pace of the training of a classifier."""
+
+    steps: int = Field(600, ge=1)
+    batch: int = Field(32, ge=2)
+    rate: float = Field(1e-3, gt=0)
+    decay: float = Field(1e-2, ge=0)
+    averaging: float = Field(0.99, ge=0, lt=1)
+
+
+class LearningSettings(TrainingConfig):
+    """Everything that distinguishes one training of a classifier from another.
+
+    Attributes:
+        learning: what the training is, so that folders of other trainings are recognised.
+        recipes: recipes as people type them, in the order in which they change the network.
+        scratch: whether all weights are new.
+        balanced: whether all classes count the same, however often they occur.
+        calibration: fraction of the labelled images that only calibrate the probabilities.
+        test: fraction of the labelled images that only measure, where no test images are given.
+        views: random views of the images.
+        turned: whether images are turned by right angles and mirrored, as the sky has no upside.
+        schedule: the length and the pace.
+    """
+
+    learning: Literal["classifier"] = "classifier"
+    recipes: RecipeTexts = ()
+    scratch: bool = False
+    balanced: bool = True
+    calibration: float = Field(0.2, gt=0, lt=0.5)
+    test: float = Field(0.2, gt=0, lt=0.5)
+    views: RandomViews = RandomViews(smallest=0.7, stretch=1.2)
+    turned: bool = False
+    schedule: LearningSchedule = LearningSchedule()
+
+
+LEARNING = ConfigPresets(
+    LearningSettings,
+    {
+        "full": LearningSettings(),
+        "frozen": LearningSettings(recipes=("frozen",)),
+        "gradual": LearningSettings(recipes=("gradual_unfreezing",)),
+        "scratch": LearningSettings(scratch=True),
+    },
+)

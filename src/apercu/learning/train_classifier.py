@@ -1,0 +1,218 @@
+"""From labelled images and a network to a calibrated classifier in a run folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.decisions import Decision
+from apercu.errors import ConfigError, describe_interrupt
+from apercu.images import ImageSource
+from apercu.io import check_writable
+from apercu.learning.data import LearningParts, prepare_images, read_part, split_images
+from apercu.learning.network import LearningNetwork, make_network
+from apercu.learning.recipes.base import Recipe, Task, check_recipes
+from apercu.learning.recipes.registry import parse_recipes
+from apercu.learning.results import TrainedClassifier, calibrate_and_measure, save_result
+from apercu.learning.settings import LEARNING, LearningSettings
+from apercu.learning.training import LearningTraining
+from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.training.record import find_begun_steps, find_settings
+from apercu.training.trainer import Hardware, Trainer
+
+
+def train_classifier(
+    images: str | Path | ImageSource,
+    network: str | Path | Classifier,
+    out: str | Path,
+    *,
+    test: str | Path | ImageSource | None = None,
+    unlabelled: str | Path | ImageSource | None = None,
+    recipes: Iterable[str | Recipe] = (),
+    config: str | Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: ProgressCallback | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainedClassifier:
+    """Train a classifier from the labels there are, and calibrate its probabilities.
+
+    The labelled images are split into a part to train on, a part that only sets the temperature of
+    the probabilities, and a part that only measures.
+
+    Args:
+        images: labelled images.
+        network: SPEC of a classifier or of a pretrained network, or its run folder.
+        out: the run folder.
+        test: labelled images to measure on; a part of the labelled ones when None.
+        unlabelled: images without labels, for the recipes that need them.
+        recipes: recipes as people type them, such as `frozen` or `final_batch_norm:momentum=0.2`.
+        config: settings in YAML, or a preset.
+        steps: steps of the training; those of the settings when None.
+        batch: images per step; those of the settings when None.
+        resume: whether to continue a training that was begun in the folder.
+        seed: seed of every draw.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        progress: receives the name of each part of the work, how much is done, and how much there
+            is; None shows it in notebooks only.
+        say: receives one line of news at a time.
+
+    Returns:
+        The classifier with its figures.
+
+    Raises:
+        ConfigError: a setting or a recipe is unknown, or recipes cannot be combined.
+        ImagesError: labels are missing, too few, or do not fit.
+        ClassifierError: the network cannot be opened or trained.
+        RunError: the folder holds another training.
+        OutputError: the folder cannot be written.
+    """
+    out = Path(out)
+    check_writable(out)
+    settings = find_settings(out, config, LEARNING)
+    if texts := [str(recipe) for recipe in parse_recipes(recipes)]:
+        settings = settings.model_copy(update={"recipes": (*settings.recipes, *texts)})
+    check_recipes(parse_recipes(settings.recipes))
+    settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
+    start = network if isinstance(network, Classifier) else open_classifier(network)
+    parts = split_images(settings, start, images, test, unlabelled, seed)
+    kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
+    with kept, show_in_notebook(progress) as report:
+        hardware = Hardware(device, workers=0)
+        trainer = Trainer(
+            start.to(hardware.own_device),
+            parts.training.source,
+            out,
+            hardware,
+            seed,
+            say,
+            report,
+            holds_out=False,
+        )
+        return train_on_parts(settings, trainer, parts, resume=resume)
+
+
+def train_on_parts(
+    settings: LearningSettings, trainer: Trainer, parts: LearningParts, *, resume: bool = True
+) -> TrainedClassifier:
+    """Train on one part of the images, calibrate on the second, and measure on the third.
+
+    Args:
+        settings: recipes and schedule.
+        trainer: the network that is the start, and the run folder.
+        parts: the parts of the images.
+        resume: whether to continue a training that was begun in the folder.
+
+    Returns:
+        The classifier, which is saved with its figures in the run folder.
+
+    Raises:
+        ConfigError: a recipe cannot be used for these images.
+        RunError: the folder holds another training.
+    """
+    recipes = parse_recipes(settings.recipes)
+    needing = next((recipe.name for recipe in recipes if recipe.needs_unlabelled), None)
+    if needing is not None and parts.unlabelled is None:
+        raise ConfigError(
+            f"recipe: {needing} needs images without labels; name them with --unlabelled"
+        )
+    digest = "-".join(part.digest[:16] for part in parts[:3])
+    unlabelled = "" if parts.unlabelled is None else f"-{len(parts.unlabelled)}"
+    with trainer.make_record(settings, targets=digest + unlabelled).begin(resume=resume):
+        labelled, prepared = read_part(
+            parts.training, trainer.classifier, trainer.report, "training images"
+        )
+        pool = None
+        if parts.unlabelled is not None:
+            pool = prepare_images(
+                parts.unlabelled, trainer.classifier, trainer.report, "images without labels"
+            )[1]
+        network = make_network(
+            trainer.classifier, len(labelled.classes), trainer.seed, scratch=settings.scratch
+        )
+        start = network.to_classifier(labelled.classes, labelled.decision)
+        start.to(trainer.classifier.device)
+        network.requires_grad_(True)
+        task = Task(
+            make_teacher(start, network),
+            labelled.classes,
+            labelled.decision,
+            prepared,
+            labelled.targets,
+            weigh_classes(labelled.targets, labelled.decision, balanced=settings.balanced),
+            pool,
+            trainer.run,
+            trainer.seed,
+            trainer.report,
+        )
+        training = prepare_training(network, task, recipes, settings)
+        facts = trainer.fit(training)
+        training.finish_network()
+        figures = calibrate_and_measure(training, trainer, parts, facts)
+        classifier = network.to_classifier(
+            labelled.classes, labelled.decision, round(figures.temperature, 6)
+        )
+        save_result(classifier, network, figures, trainer)
+    return TrainedClassifier(classifier, figures, trainer.run)
+
+
+def prepare_training(
+    network: LearningNetwork, task: Task, recipes: Iterable[Recipe], settings: LearningSettings
+) -> LearningTraining:
+    """Let recipes change the network and add images.
+
+    Args:
+        network: the network, which is changed.
+        task: what is known before the training.
+        recipes: the recipes.
+        settings: the settings.
+
+    Returns:
+        The training.
+
+    Raises:
+        ConfigError: a recipe cannot be used for this task.
+    """
+    recipes = tuple(recipes)
+    for recipe in recipes:
+        recipe.check_task(task)
+    added = [images for recipe in recipes if (images := recipe.make_images(task)) is not None]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)
+        for recipe in recipes:
+            recipe.change_network(network, task)
+    network.to(task.device)
+    return LearningTraining(network, task, recipes, settings, added)
+
+
+def make_teacher(start: Classifier, network: LearningNetwork) -> Classifier:
+    """Return the classifier before the training, with weights of its own."""
+    return Classifier(copy.deepcopy(start.network)) if start.module is not None else start
+
+
+def weigh_classes(targets: Tensor, decision: Decision, *, balanced: bool) -> Tensor:
+    """Return the weights of each class where it is true, and where it is not.
+
+    Args:
+        targets: true probabilities of the training images, `images × classes`.
+        decision: one class of an image is true, or each class by itself.
+        balanced: whether all classes count the same; else all weights are 1.
+
+    Returns:
+        Weights whose mean over the images is 1, `2 × classes`.
+    """
+    count, classes = targets.shape
+    if not balanced:
+        return torch.ones(2, classes)
+    present = targets.sum(0).clamp(min=1)
+    if not decision.is_multiple:
+        return torch.stack([count / (classes * present), torch.ones(classes)])
+    return torch.stack([count / (2 * present), count / (2 * (count - present).clamp(min=1))])

@@ -1,0 +1,240 @@
+"""The training of a classifier: each step with the recipes' losses, rates and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+
+from apercu import render
+from apercu.classifiers.distillation_data import PreparedImages, stack_images
+from apercu.classifiers.reinitialise import recalibrate_batchnorm
+from apercu.errors import ConfigError
+from apercu.images import ImageSource
+from apercu.learning.network import LearningNetwork
+from apercu.learning.recipes.base import AddedImages, Recipe, Task, TrainingStep, is_overridden
+from apercu.learning.settings import LearningSettings
+from apercu.pretraining.pretexts.base import turn_randomly
+from apercu.training.data import TrainingImages
+from apercu.training.module import DegenerateSolution, TrainingModule
+from apercu.types import Images, Scores
+
+FEW_CLASSES = 0.35
+"""Fraction of the classes of a batch below which a network predicts too few of them."""
+RECALIBRATION_IMAGES = 512
+"""Images from which batch norms take their statistics after the training."""
+FORWARD_BATCH = 32
+"""Images that go through the network together where no gradient is needed."""
+
+
+def _describe_few_classes(means: Mapping[str, float]) -> str | None:
+    """Describe a network that predicts few of the classes, whatever the image is."""
+    if means["classes"] < FEW_CLASSES:
+        return (
+            f"the network predicts few of the classes ({means['classes']:.2f} of those there are); "
+            "lower the rate"
+        )
+    return None
+
+
+class LabelledTrainingImages(TrainingImages):
+    """Prepared images with their targets, and those that recipes add.
+
+    Args:
+        task: labelled images and their targets.
+        added: further images.
+    """
+
+    def __init__(self, task: Task, added: Sequence[AddedImages]) -> None:
+        self.parts: list[tuple[PreparedImages, Tensor]] = [
+            (task.images, task.targets),
+            *((each.images, each.targets) for each in added),
+        ]
+        self.unusable: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return sum(len(images) for images, _ in self.parts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        for images, targets in self.parts:
+            if index < len(images):
+                return images[index], targets[index]
+            index -= len(images)
+        raise IndexError(index)
+
+
+@final
+class LearningTraining(TrainingModule):
+    """The training of a network by the labels there are, with recipes.
+
+    Args:
+        network: the network, with what the recipes added.
+        task: what is known before the training.
+        recipes: the recipes.
+        settings: the settings.
+        added: images that recipes add to those with labels.
+    """
+
+    degenerate: ClassVar[DegenerateSolution] = DegenerateSolution(
+        ("classes",), ("classes",), _describe_few_classes
+    )
+    trained_buffers: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        network: LearningNetwork,
+        task: Task,
+        recipes: Sequence[Recipe],
+        settings: LearningSettings,
+        added: Sequence[AddedImages] = (),
+    ) -> None:
+        super().__init__(network, task.start, settings, task.seed)
+        self.network: LearningNetwork
+        self.settings: LearningSettings
+        self.task = task
+        self.recipes = tuple(recipes)
+        self.added = tuple(added)
+        self.groups = network.list_groups()
+        self.learnable = [
+            [each for each in group.parameters if each.requires_grad] for group in self.groups
+        ]
+        self.rates: list[float] = [1.0] * len(self.groups)
+
+    def load_images(self, source: ImageSource, indices: Sequence[int]) -> TrainingImages:
+        return LabelledTrainingImages(self.task, self.added)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        images, targets = batch
+        generator = self.step_generator()
+        progress = self.global_step / self.settings.schedule.steps
+        self.set_rates(progress)
+        views = self.draw_views(images, generator)
+        step = TrainingStep(
+            self.task,
+            self.network,
+            views,
+            images,
+            targets,
+            self.draw_unlabelled(len(images), generator),
+            generator,
+            progress,
+            self.draw_views,
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generator
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            terms = self.compute_terms(step)
+            decision, logits = self.task.decision, step.outputs.logits.detach()
+        expected, predicted = targets > 0.5, decision.find_predicted(logits)
+        figures = {"right": (predicted == expected).all(1).float().mean()}
+        occurring = expected.any(0).sum()
+        if occurring:
+            figures["classes"] = predicted.any(0).sum() / occurring
+        self.log_terms(terms, figures)
+        return torch.stack([values.mean() for values in terms.values()]).sum()
+
+    def compute_terms(self, step: TrainingStep) -> dict[str, Scores]:
+        """Return all terms of the loss by name; those of a recipe begin with its name."""
+        terms: dict[str, Scores] = {}
+        if not any(recipe.replaces_supervised_loss for recipe in self.recipes):
+            terms["labels"] = self.task.compute_loss(step.outputs.logits, step.targets)
+        for recipe in self.recipes:
+            for name, values in recipe.compute_losses(step).items():
+                terms[f"{recipe.name}_{name}"] = values
+        if not terms:
+            raise ConfigError("recipe: none of them gives a loss")
+        return terms
+
+    def set_rates(self, progress: float) -> None:
+        """Freeze and unfreeze the groups of layers, as the recipes say for this step."""
+        for recipe in self.recipes:
+            rates = recipe.choose_rates(self.groups, progress)
+            if rates is not None:
+                self.rates = list(rates)
+        for group, learnable, rate in zip(self.groups, self.learnable, self.rates, strict=True):
+            for parameter in learnable:
+                parameter.requires_grad_(rate > 0)
+            if not rate:
+                for norm in group.norms:
+                    norm.eval()
+
+    def draw_views(self, images: Images, generator: Generator) -> Images:
+        """Return a random view of each image."""
+        if self.settings.turned:
+            images = turn_randomly(images, generator)
+        return self.settings.views(images, generator)
+
+    def draw_unlabelled(self, count: int, generator: Generator) -> Images | None:
+        """Draw so many images without labels; None where no recipe needs them."""
+        pool = self.task.unlabelled
+        if pool is None or not any(recipe.needs_unlabelled for recipe in self.recipes):
+            return None
+        rows = torch.randint(len(pool), (count,), generator=generator)
+        return stack_images(pool, rows).to(self.device)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rate = self.settings.schedule.rate
+        return [{"params": list(group.parameters), "lr": rate} for group in self.groups]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Multiply the rate of each group; the schedule sets it anew after the step."""
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] *= rate
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        progress = self.global_step / self.settings.schedule.steps
+        for recipe in self.recipes:
+            recipe.finish_step(self.network, self.task, progress)
+
+    @torch.no_grad()
+    def finish_network(self) -> None:
+        """Give batch norms their last statistics, build heads without training, and fold layers."""
+        self.set_rates(1.0)
+        normalise, images = self.task.start.normalise, self.task.images
+        frozen = {
+            norm
+            for group, rate in zip(self.groups, self.rates, strict=True)
+            for norm in group.norms
+            if not rate
+        }
+        norms = [
+            module
+            for module in self.network.modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module not in frozen
+        ]
+        if norms:
+            order = torch.randperm(len(images), generator=self.task.make_generator("batch norms"))
+            rows = order[:RECALIBRATION_IMAGES]
+            parts = rows.tensor_split(max(1, len(rows) // self.settings.schedule.batch))
+            device = self.task.device
+            batches = (normalise(stack_images(images, part).to(device)) for part in parts)
+            recalibrate_batchnorm(self.network, batches, norms)
+        self.network.eval()
+        for recipe in self.recipes:
+            if is_overridden(recipe, "build_head"):
+                features = self.compute_features(images)
+                head = recipe.build_head(features, self.task.targets, self.task)
+                if head is not None:
+                    self.network.set_head(head.to(self.task.device).eval())
+        for recipe in reversed(self.recipes):
+            recipe.fold_network(self.network)
+        self.network.eval()
+
+    @torch.no_grad()
+    def compute_features(self, images: PreparedImages) -> Float[Tensor, "images features"]:
+        """Return the features of images, on the CPU."""
+        rows = torch.arange(len(images)).split(FORWARD_BATCH)
+        normalise, device = self.task.start.normalise, self.task.device
+        batches = (normalise(stack_images(images, part).to(device)) for part in rows)
+        return torch.cat([self.network.compute_outputs(each).features.cpu() for each in batches])
+
+    @torch.no_grad()
+    def sample_tiles(self, images: Images) -> list[render.Tile]:
+        logits = self.network(self.task.start.normalise(images))
+        probability, top = self.task.decision.probabilities(logits)[0].max(0)
+        title = f"{self.task.classes[int(top)]} {probability:.2f}"
+        return [render.Tile(render.to_image(images[0].cpu()), title)]
