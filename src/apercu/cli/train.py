@@ -215,9 +215,26 @@ def classifier(
             metavar="NAME", help="Recipes for few labels, NAME or NAME:KEY=VALUE; may be repeated."
         ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Table of labels: file and label, or labels with | between them, or a column of 0 "
+            "and 1 for each class. Images that it does not name have no label.",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of what stays in one part, such as the patient."
+        ),
+    ] = None,
     test: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Labelled images to measure on; else a part of all."),
+    ] = None,
+    test_labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table of labels of the test images.")
     ] = None,
     unlabelled: Annotated[
         str | None,
@@ -253,7 +270,10 @@ def classifier(
             images,
             network,
             out,
+            labels=labels,
+            group=group,
             test=test,
+            test_labels=test_labels,
             unlabelled=unlabelled,
             recipes=recipe or (),
             config=config,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
-from apercu.errors import ImageError, ImagesError
-from apercu.images import ImageSource, open_images
+from apercu.classifiers.distillation_data import PreparedImages
+from apercu.errors import ImageError, ImagesError, suggest_nearest
+from apercu.images import ImageSource
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
-from apercu.learning.settings import LearningSettings
+from apercu.learning.labels import LabelRows, sort_classes
 from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
+from apercu.training.data import MAX_CACHED_BYTES, TrainingImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +85,56 @@ def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) ->
         labels = source.labels
     else:
         labels = [source[index].label for index in range(len(source))]
-    if numbers := [label for label in labels if isinstance(label, int)]:
-        width = len(str(max(numbers)))
-        words = [str(label).zfill(width) for label in labels]
-    else:
-        words = [str(label) for label in labels]
-    names = tuple(sorted(set(words))) if classes is None else tuple(classes)
-    index_of = {name: index for index, name in enumerate(names)}
-    if unknown := next((word for word in words if word not in index_of), None):
-        raise ImagesError(
-            f"{source.name}: {unknown} is no class of the images to learn from ({', '.join(names)})"
-        )
-    rows = torch.tensor([index_of[word] for word in words], dtype=torch.long)
-    targets = torch.nn.functional.one_hot(rows, len(names)).float()
-    return LabelledImages(source, names, targets, ONE_CLASS)
+    words = [(str(label),) for label in labels]
+    names = sort_classes({word for (word,) in words}) if classes is None else tuple(classes)
+    return LabelledImages(source, names, _make_targets(source.name, words, names), ONE_CLASS)
+
+
+def match_labels(
+    source: ImageSource, rows: LabelRows, classes: Sequence[str] | None = None
+) -> tuple[LabelledImages, ImageSource | None]:
+    """Return the images that a table gives labels, and those that it does not name.
+
+    Args:
+        source: the images; labels of their own are not used.
+        rows: the table.
+        classes: names of the classes; those of the table when None.
+
+    Returns:
+        The images with labels, and the others; None where there are no others.
+
+    Raises:
+        ImagesError: no image is in the table, or a label is no class.
+    """
+    matched = rows.match(source)
+    files = list(matched.values())
+    names = rows.classes if classes is None else tuple(classes)
+    labelled = LabelledImages(
+        ChosenImages(source, tuple(matched)),
+        names,
+        _make_targets(str(rows.path), [rows.labels[file] for file in files], names),
+        EACH_CLASS if rows.is_multiple else ONE_CLASS,
+        None if rows.groups is None else tuple(rows.groups[file] for file in files),
+    )
+    others = tuple(index for index in range(len(source)) if index not in matched)
+    return labelled, ChosenImages(source, others) if others else None
+
+
+def _make_targets(
+    where: str, labels: Sequence[tuple[str, ...]], classes: Sequence[str]
+) -> Float[Tensor, "images classes"]:
+    """Return 1 for each true class of each image; raises ImagesError for a label that is none."""
+    index_of = {name: index for index, name in enumerate(classes)}
+    targets = torch.zeros(len(labels), len(classes))
+    for row, words in enumerate(labels):
+        for word in words:
+            if word not in index_of:
+                raise ImagesError(
+                    f"{where}: {word} is no class of the images to learn from "
+                    f"({', '.join(classes)}){suggest_nearest(word, classes)}"
+                )
+            targets[row, index_of[word]] = 1
+    return targets
 
 
 def check_classes(images: LabelledImages, fewest: int) -> None:
@@ -137,108 +173,15 @@ def check_classes(images: LabelledImages, fewest: int) -> None:
             )
 
 
-def split_by_class(
-    images: LabelledImages, fractions: Sequence[float], seed: int
-) -> list[list[int]]:
-    """Split images into parts, class by class; a group stays in one part.
-
-    The rarest class is dealt out first, each group to the part that lacks most of the class
-    (iterative stratification, Sechidis et al. 2011).
-
-    Args:
-        images: labelled images.
-        fractions: fraction of the images in each part; they sum to 1.
-        seed: seed of the order.
-
-    Returns:
-        The indices of each part, in ascending order.
-    """
-    units: dict[str, list[int]] = {}
-    for index, unit in enumerate(images.units):
-        units.setdefault(unit, []).append(index)
-    names = sorted(units)
-    order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
-    remaining = [names[index] for index in order]
-    absent = (images.targets.sum(1) == 0).float()[:, None]
-    table = torch.cat([images.targets, absent], 1).double()
-    counts = {name: table[units[name]].sum(0) for name in remaining}
-    lacks = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
-    sizes = torch.tensor(fractions, dtype=torch.double) * len(images)
-    parts: list[list[int]] = [[] for _ in fractions]
-    while remaining:
-        left = torch.stack([counts[name] for name in remaining]).sum(0)
-        rarest = int(torch.where(left > 0, left, torch.inf).argmin())
-        for name in [name for name in remaining if counts[name][rarest] > 0]:
-            share = lacks[:, rarest]
-            best = [i for i in range(len(parts)) if share[i] >= float(share.max()) - 1e-9]
-            part = max(best, key=lambda index: float(sizes[index]))
-            parts[part] += units[name]
-            lacks[part] -= counts[name]
-            sizes[part] -= len(units[name])
-            remaining.remove(name)
-    return [sorted(part) for part in parts]
-
-
-class LearningParts(NamedTuple):
-    """The three parts of the labelled images, and the images without labels."""
-
-    training: LabelledImages
-    calibration: LabelledImages
-    test: LabelledImages
-    unlabelled: ImageSource | None
-
-
-def split_images(
-    settings: LearningSettings,
-    start: Classifier,
-    images: str | Path | ImageSource,
-    test: str | Path | ImageSource | None,
-    unlabelled: str | Path | ImageSource | None,
-    seed: int,
-) -> LearningParts:
-    """Open images and split those with labels into the parts for training and measurement.
-
-    Args:
-        settings: the fractions of the parts.
-        start: the network, whose channels the images get.
-        images: labelled images.
-        test: labelled images to measure on; a part of the labelled ones when None.
-        unlabelled: images without labels.
-        seed: seed of the split.
-
-    Returns:
-        The parts.
-
-    Raises:
-        ImagesError: labels are missing, too few, or do not fit.
-    """
-
-    def open_source(spec: str | Path | ImageSource) -> ImageSource:
-        if isinstance(spec, ImageSource):
-            return spec
-        return open_images(spec, channels=start.channels, bands=start.bands)
-
-    labelled = read_labels_of(open_source(images))
-    check_classes(labelled, 2 if test is not None else 3)
-    pool = None if unlabelled is None else open_source(unlabelled)
-    calibration = settings.calibration
-    if test is not None:
-        measured = read_labels_of(open_source(test), labelled.classes)
-        first, second = split_by_class(labelled, (1 - calibration, calibration), seed)
-        return LearningParts(labelled.choose(first), labelled.choose(second), measured, pool)
-    fractions = (1 - calibration - settings.test, calibration, settings.test)
-    first, second, third = split_by_class(labelled, fractions, seed)
-    chosen = (labelled.choose(part) for part in (first, second, third))
-    return LearningParts(*chosen, pool)
-
-
 def prepare_images(
     source: ImageSource,
     classifier: Classifier,
     report: ProgressCallback = ignore_progress,
     title: str = "images",
-) -> tuple[list[int], Tensor]:
+) -> tuple[list[int], PreparedImages]:
     """Prepare all images of a source that can be read; the others are left out with a warning.
+
+    They are kept in memory if they take less than `MAX_CACHED_BYTES`, and read at every use else.
 
     Args:
         source: the images.
@@ -247,8 +190,7 @@ def prepare_images(
         title: the name of the work.
 
     Returns:
-        The indices of the images that can be read, and the images,
-        `images × channels × height × width`.
+        The indices of the images that can be read, and the images at the classifier's size.
 
     Raises:
         ImagesError: most of the images cannot be read.
@@ -256,10 +198,16 @@ def prepare_images(
     readable: list[int] = []
     prepared: list[Tensor] = []
     errors: list[str] = []
+    is_small = True
     for index in range(len(source)):
         try:
-            prepared.append(classifier.prepare(source[index].picture))
+            image = classifier.prepare(source[index].picture)
             readable.append(index)
+            is_small = is_small and image.nbytes * len(readable) <= MAX_CACHED_BYTES
+            if is_small:
+                prepared.append(image)
+            else:
+                prepared.clear()
         except ImageError as error:
             errors.append(str(error))
         report(title, index + 1, len(source))
@@ -270,12 +218,14 @@ def prepare_images(
         )
     if errors:
         warn(f"{source.name}: {len(errors)} images are left out; the first because {errors[0]}")
+    if not is_small:
+        return readable, TrainingImages(source, classifier, readable)
     return readable, torch.stack(prepared)
 
 
 def read_part(
     part: LabelledImages, classifier: Classifier, report: ProgressCallback, title: str
-) -> tuple[LabelledImages, Tensor]:
+) -> tuple[LabelledImages, PreparedImages]:
     """Prepare the images of a part; those that cannot be read are left out.
 
     Args:
@@ -285,7 +235,7 @@ def read_part(
         title: the name of the work.
 
     Returns:
-        The images that can be read, with their labels, and as tensors.
+        The images that can be read, with their labels, and at the classifier's size.
     """
     readable, prepared = prepare_images(part.source, classifier, report, title)
     return (part if len(readable) == len(part) else part.choose(readable)), prepared

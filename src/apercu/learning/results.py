@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from safetensors.torch import save_file
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.io import write_file
-from apercu.learning.calibration import Reliability, fit_temperature, measure_reliability
-from apercu.learning.data import LearningParts, read_part
+from apercu.classifiers.distillation_data import PreparedImages, stack_images
+from apercu.io import format_csv_rows, write_file
+from apercu.learning.calibration import fit_temperature, measure_reliability
+from apercu.learning.data import LabelledImages, read_part
 from apercu.learning.measure import (
     MeasuredFigure,
     Predictions,
@@ -22,12 +23,13 @@ from apercu.learning.measure import (
     measure_predictions,
 )
 from apercu.learning.network import LearningNetwork
+from apercu.learning.splits import LearningParts
 from apercu.learning.training import FORWARD_BATCH, LearningTraining
 from apercu.training.record import WEIGHTS
 from apercu.training.trainer import Trainer
 from apercu.types import Logits
 
-FIGURES = "figures.json"
+FIGURES, PREDICTIONS = "figures.json", "predictions.csv"
 PARTS = ("training", "calibration", "test")
 
 
@@ -71,70 +73,121 @@ class TrainedClassifier:
     folder: Path
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredTest:
+    """The test part with what the classifier says of it.
+
+    Args:
+        part: the images with their labels.
+        images: the images at the classifier's size.
+        logits: calibrated logits, `images × classes`.
+    """
+
+    part: LabelledImages
+    images: PreparedImages
+    logits: Logits
+
+
 @torch.no_grad()
-def compute_logits(network: LearningNetwork, start: Classifier, images: Tensor) -> Logits:
+def compute_logits(network: LearningNetwork, start: Classifier, images: PreparedImages) -> Logits:
     """Return the logits of prepared images, on the CPU, `images × classes`."""
-    batches = images.split(FORWARD_BATCH)
-    return torch.cat([network(start.normalise(part.to(start.device))).cpu() for part in batches])
+    rows = torch.arange(len(images)).split(FORWARD_BATCH)
+    batches = (start.normalise(stack_images(images, part).to(start.device)) for part in rows)
+    return torch.cat([network(batch).cpu() for batch in batches])
 
 
 def calibrate_and_measure(
     training: LearningTraining, trainer: Trainer, parts: LearningParts, facts: dict[str, float]
-) -> LearningFigures:
-    """Set the temperature on the calibration part, and measure on the test part."""
-    network, task = training.network, training.task
-    calibration, images = read_part(
-        parts.calibration, task.start, trainer.report, "calibration images"
-    )
+) -> tuple[LearningFigures, MeasuredTest]:
+    """Set the temperature on the calibration part, and measure on the test part.
+
+    Args:
+        training: the trained network and its task.
+        trainer: receives how far the work is; its seed is that of the intervals.
+        parts: the parts of the images.
+        facts: what the training measured.
+
+    Returns:
+        The figures, and the test part with its logits.
+    """
+    network, task, report = training.network, training.task, trainer.report
+    calibration, images = read_part(parts.calibration, task.start, report, "calibration images")
     logits = compute_logits(network, task.start, images)
-    temperature = fit_temperature(logits, calibration.targets, task.decision)
-    test, images = read_part(parts.test, task.start, trainer.report, "test images")
+    temperature = round(fit_temperature(logits, calibration.targets, task.decision), 6)
+    test, images = read_part(parts.test, task.start, report, "test images")
     logits = compute_logits(network, task.start, images)
     measured: dict[str, dict[str, MeasuredFigure]] = {}
-    reliability: dict[str, Reliability] = {}
-    predictions = Predictions.from_logits(logits, test.targets, task.decision)
-    for name, divisor in (("before", 1.0), ("after", temperature)):
-        scaled = logits / divisor
+    reliability: dict[str, dict[str, tuple[float, ...]]] = {}
+    for name, scaled in (("before", logits), ("after", logits / temperature)):
         predictions = Predictions.from_logits(scaled, test.targets, task.decision)
         measured[name] = measure_predictions(predictions, test.units, trainer.seed)
-        reliability[name] = measure_reliability(
+        bins = measure_reliability(
             task.decision.probabilities(scaled),
             test.targets,
             is_multiple=task.decision.is_multiple,
         )
+        reliability[name] = {
+            "confidence": bins.confidence,
+            "accuracy": bins.accuracy,
+            "counts": tuple(map(float, bins.counts)),
+        }
     counts = (len(task.images), len(calibration), len(test))
-    return LearningFigures(
+    figures = LearningFigures(
         classes=task.classes,
         images=dict(zip(PARTS, counts, strict=True)),
         temperature=temperature,
         figures=measured["after"],
         uncalibrated=measured["before"],
         confusions=tuple(tuple(map(int, row)) for row in count_confusions(predictions)),
-        reliability={
-            name: {
-                "confidence": each.confidence,
-                "accuracy": each.accuracy,
-                "counts": tuple(map(float, each.counts)),
-            }
-            for name, each in reliability.items()
-        },
+        reliability=reliability,
         training=facts,
     )
+    return figures, MeasuredTest(test, images, logits / temperature)
 
 
 def save_result(
-    classifier: Classifier, network: LearningNetwork, figures: LearningFigures, trainer: Trainer
+    classifier: Classifier,
+    network: LearningNetwork,
+    figures: LearningFigures,
+    test: MeasuredTest,
+    run: Path,
 ) -> None:
-    """Write card, figures and weights into the run folder, the weights last."""
-    from safetensors.torch import save_file
+    """Write card, figures, predictions and weights into the run folder, the weights last.
 
-    half = trainer.run / "unfinished"
+    Args:
+        classifier: the calibrated classifier.
+        network: the network, whose body gives the weights.
+        figures: what was measured.
+        test: the test part with its logits.
+        run: the run folder.
+    """
+    half = run / "unfinished"
     shutil.rmtree(half, ignore_errors=True)
     save_classifier(classifier, half)
     if not (half / WEIGHTS).is_file():
         weights: dict[str, Any] = dict(network.body.state_dict())
         save_file({name: each.contiguous().cpu() for name, each in weights.items()}, half / WEIGHTS)
-    write_file(trainer.run / FIGURES, figures.model_dump_json(indent=1) + "\n")
+    write_file(run / FIGURES, figures.model_dump_json(indent=1) + "\n")
+    write_file(run / PREDICTIONS, format_predictions(test))
     for path in sorted(half.iterdir(), key=lambda path: path.name == WEIGHTS):
-        path.replace(trainer.run / path.name)
+        path.replace(run / path.name)
     half.rmdir()
+
+
+def format_predictions(test: MeasuredTest) -> str:
+    """Return a CSV table of the test images: file, unit, true classes, and all probabilities."""
+    part = test.part
+    header = ["file", "unit", "labels", *(f"probability of {name}" for name in part.classes)]
+    probabilities = part.decision.probabilities(test.logits.double()).tolist()
+    rows = [
+        [
+            name,
+            unit,
+            "|".join(c for c, value in zip(part.classes, target, strict=True) if value),
+            *(f"{value:.6g}" for value in row),
+        ]
+        for name, unit, target, row in zip(
+            part.source.names, part.units, part.targets.tolist(), probabilities, strict=True
+        )
+    ]
+    return format_csv_rows([header, *rows])

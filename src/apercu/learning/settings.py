@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from apercu.errors import ConfigError
+from apercu.learning.network import InputChoice
 from apercu.learning.recipes.base import Recipe
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.training.augment import RandomViews
@@ -47,6 +48,7 @@ class LearningSettings(TrainingConfig):
         learning: what the training is, so that folders of other trainings are recognised.
         recipes: recipes as people type them, in the order in which they change the network.
         scratch: whether all weights are new.
+        input: how images are prepared, where the network does not say it.
         balanced: whether all classes count the same, however often they occur.
         calibration: fraction of the labelled images that only calibrate the probabilities.
         test: fraction of the labelled images that only measure, where no test images are given.
@@ -58,6 +60,7 @@ class LearningSettings(TrainingConfig):
     learning: Literal["classifier"] = "classifier"
     recipes: RecipeTexts = ()
     scratch: bool = False
+    input: InputChoice = InputChoice()
     balanced: bool = True
     calibration: float = Field(0.2, gt=0, lt=0.5)
     test: float = Field(0.2, gt=0, lt=0.5)

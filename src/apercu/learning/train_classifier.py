@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, describe_interrupt
-from apercu.images import ImageSource
+from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
-from apercu.learning.data import LearningParts, prepare_images, read_part, split_images
-from apercu.learning.network import LearningNetwork, make_network
+from apercu.learning.data import prepare_images, read_part
+from apercu.learning.network import LearningNetwork, make_network, open_start
 from apercu.learning.recipes.base import Recipe, Task, check_recipes
 from apercu.learning.recipes.registry import parse_recipes
+from apercu.learning.report import write_report
 from apercu.learning.results import TrainedClassifier, calibrate_and_measure, save_result
 from apercu.learning.settings import LEARNING, LearningSettings
+from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
 from apercu.learning.training import LearningTraining
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.training.record import find_begun_steps, find_settings
@@ -27,12 +29,15 @@ from apercu.training.trainer import Hardware, Trainer
 
 
 def train_classifier(
-    images: str | Path | ImageSource,
+    images: ImagesSpec,
     network: str | Path | Classifier,
     out: str | Path,
     *,
-    test: str | Path | ImageSource | None = None,
-    unlabelled: str | Path | ImageSource | None = None,
+    labels: str | Path | None = None,
+    group: str | None = None,
+    test: ImagesSpec | None = None,
+    test_labels: str | Path | None = None,
+    unlabelled: ImagesSpec | None = None,
     recipes: Iterable[str | Recipe] = (),
     config: str | Path | None = None,
     steps: int | None = None,
@@ -49,11 +54,15 @@ def train_classifier(
     the probabilities, and a part that only measures.
 
     Args:
-        images: labelled images.
+        images: images with labels; those that a table of labels does not name have none.
         network: SPEC of a classifier or of a pretrained network, or its run folder.
         out: the run folder.
+        labels: CSV table of the labels, with the columns `file` and `label`, or `labels`, or a
+            column of 0 and 1 for each class; the folders or the table of the images when None.
+        group: column of the table with what stays in one part, such as the patient.
         test: labelled images to measure on; a part of the labelled ones when None.
-        unlabelled: images without labels, for the recipes that need them.
+        test_labels: CSV table of the labels of the test images.
+        unlabelled: further images without labels, for the recipes that need them.
         recipes: recipes as people type them, such as `frozen` or `final_batch_norm:momentum=0.2`.
         config: settings in YAML, or a preset.
         steps: steps of the training; those of the settings when None.
@@ -82,8 +91,15 @@ def train_classifier(
         settings = settings.model_copy(update={"recipes": (*settings.recipes, *texts)})
     check_recipes(parse_recipes(settings.recipes))
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
-    start = network if isinstance(network, Classifier) else open_classifier(network)
-    parts = split_images(settings, start, images, test, unlabelled, seed)
+    start = open_start(
+        network,
+        settings.input,
+        lambda channels: open_source(images, channels),
+        seed,
+        scratch=settings.scratch,
+    )
+    inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
+    parts = split_images(settings, inputs, make_opener(start), seed)
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
     with kept, show_in_notebook(progress) as report:
         hardware = Hardware(device, workers=0)
@@ -98,6 +114,21 @@ def train_classifier(
             holds_out=False,
         )
         return train_on_parts(settings, trainer, parts, resume=resume)
+
+
+def make_opener(start: Classifier) -> Callable[[ImagesSpec], ImageSource]:
+    """Return a function that opens images by their name, with the channels of a network."""
+
+    return lambda spec: open_source(spec, start.channels, start.bands)
+
+
+def open_source(
+    spec: ImagesSpec, channels: int, bands: tuple[str, ...] | None = None
+) -> ImageSource:
+    """Open images by their name; a source stays as it is."""
+    if isinstance(spec, ImageSource):
+        return spec
+    return open_images(spec, channels=channels, bands=bands)
 
 
 def train_on_parts(
@@ -152,15 +183,15 @@ def train_on_parts(
             trainer.run,
             trainer.seed,
             trainer.report,
+            trainer.classifier,
         )
         training = prepare_training(network, task, recipes, settings)
         facts = trainer.fit(training)
         training.finish_network()
-        figures = calibrate_and_measure(training, trainer, parts, facts)
-        classifier = network.to_classifier(
-            labelled.classes, labelled.decision, round(figures.temperature, 6)
-        )
-        save_result(classifier, network, figures, trainer)
+        figures, test = calibrate_and_measure(training, trainer, parts, facts)
+        classifier = network.to_classifier(labelled.classes, labelled.decision, figures.temperature)
+        write_report(classifier, figures, test, trainer.run, settings)
+        save_result(classifier, network, figures, test, trainer.run)
     return TrainedClassifier(classifier, figures, trainer.run)
 
 

@@ -217,7 +217,9 @@ class LearningTraining(TrainingModule):
         for recipe in self.recipes:
             if is_overridden(recipe, "build_head"):
                 features = self.compute_features(images)
-                head = recipe.build_head(features, self.task.targets, self.task)
+                pool = self.task.unlabelled
+                others = None if pool is None else self.compute_features(pool)
+                head = recipe.build_head(features, self.task.targets, self.task, others)
                 if head is not None:
                     self.network.set_head(head.to(self.task.device).eval())
         for recipe in reversed(self.recipes):

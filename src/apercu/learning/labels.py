@@ -1,0 +1,186 @@
+"""Tables of labels: one class per image, or several, and the group of each."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from apercu.errors import ImagesError, suggest_nearest
+from apercu.images import ImageSource
+from apercu.images.folder import FolderImages
+from apercu.images.label_tables import LABEL_COLUMNS, open_csv
+from apercu.io import unescape_cell
+
+SEVERAL = "labels"
+"""Name of the column that holds several classes of an image, with `|` between them."""
+FILE = "file"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRows:
+    """The rows of a table of labels.
+
+    Args:
+        path: the table.
+        classes: names of the classes, in the order of the columns, or of the alphabet.
+        labels: names of the true classes of each file; files without a label are left out.
+        groups: the group of each file; None where no column was asked for.
+        is_multiple: whether an image may have several classes, or none.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
+    groups: Mapping[str, str] | None
+    is_multiple: bool
+
+    def match(self, source: ImageSource) -> dict[int, str]:
+        """Return the file of each image that has a label, by the index of the image.
+
+        The name of a file is relative to the images, or to the folder of the table.
+
+        Raises:
+            ImagesError: no image is in the table.
+        """
+        matched: dict[int, str] = {}
+        for index, name in enumerate(source.names):
+            plain = name.rpartition("#")[0] or name
+            candidates = [name, plain]
+            if isinstance(source, FolderImages):
+                beside = os.path.relpath(source.path / plain, self.path.parent)
+                candidates.append(PurePosixPath(beside).as_posix())
+            file = next((each for each in candidates if each in self.labels), None)
+            if file is not None:
+                matched[index] = file
+        if not matched:
+            example = next(iter(self.labels), "nothing")
+            raise ImagesError(
+                f"{self.path}: no label belongs to an image of {source.name}: the table names "
+                f"{example}, the images are called {source.names[0]}; expected the same names"
+            )
+        return matched
+
+
+def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
+    """Read a table with a column `file` and the classes of each file.
+
+    The classes are in one of the columns that `labels.csv` may have (one class per image), in a
+    column `labels` (several, with `|` between them), or in a column of 0 and 1 for each class. An
+    empty cell in a column of one class means that the image has no label.
+
+    Args:
+        path: CSV table.
+        group: name of the column of groups, such as patients, which stay in one part.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ImagesError: the table cannot be read, a column is missing, a file is listed twice, or a
+            file with a label has no group.
+    """
+    path = Path(path)
+    titles, rows = _read_cells(path)
+    columns = list(titles)
+    _require_column(path, FILE, columns)
+    group = None if group is None else group.strip().lower()
+    if group is not None:
+        _require_column(path, group, columns)
+    one = next((name for name in LABEL_COLUMNS if name in columns and name != group), None)
+    is_multiple = SEVERAL in columns or one is None
+    labels: dict[str, tuple[str, ...]] = {}
+    if SEVERAL in columns:
+        for line, row in rows.items():
+            words = tuple(filter(None, (word.strip() for word in row[SEVERAL].split("|"))))
+            labels[_read_file(path, line, row, labels)] = words
+    elif one is not None:
+        for line, row in rows.items():
+            file = _read_file(path, line, row, labels)
+            if row[one]:
+                labels[file] = (row[one],)
+    else:
+        names = _find_class_columns(path, [c for c in columns if c not in (FILE, group)], rows)
+        for line, row in rows.items():
+            file = _read_file(path, line, row, labels)
+            labels[file] = tuple(titles[name] for name in names if row[name] == "1")
+    classes = sort_classes({word for words in labels.values() for word in words})
+    if SEVERAL not in columns and one is None:
+        classes = tuple(titles[name] for name in names)
+    groups = None
+    if group is not None:
+        groups = {row[FILE]: row[group] for row in rows.values()}
+        gaps = [line for line, row in rows.items() if row[FILE] in labels and not row[group]]
+        if gaps:
+            raise ImagesError(
+                f"{path} line {gaps[0]}: expected a {group}, got nothing ({len(gaps)} of "
+                f"{len(labels)} labelled images have none); fill the column in"
+            )
+    return LabelRows(path, classes, labels, groups, is_multiple)
+
+
+def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of classes in the order of their indices, or of the alphabet.
+
+    >>> sort_classes(["10", "9"]), sort_classes(["star", "galaxy"])
+    (('9', '10'), ('galaxy', 'star'))
+    """
+    each = list(names)
+    return tuple(sorted(each, key=int if all(n.isdecimal() for n in each) else str))
+
+
+def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
+    """Return the columns in lower case with their titles, and the cells of each line."""
+    try:
+        with open_csv(path) as lines:
+            titles = {name.strip().lower(): name.strip() for name in next(lines, [])}
+            columns = list(titles)
+            numbered = [(lines.line_num, cells) for cells in lines if cells]
+    except FileNotFoundError:
+        raise ImagesError(f"{path}: no such table of labels") from None
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
+    padding = [""] * len(columns)
+    return titles, {
+        line: {
+            name: unescape_cell(cell.strip())
+            for name, cell in zip(columns, cells + padding, strict=False)
+        }
+        for line, cells in numbered
+    }
+
+
+def _require_column(path: Path, name: str, columns: Sequence[str]) -> None:
+    if name not in columns:
+        raise ImagesError(
+            f"{path}: expected a column {name}, got {', '.join(columns) or 'an empty file'}"
+            f"{suggest_nearest(name, columns)}"
+        )
+
+
+def _read_file(
+    path: Path, line: int, row: Mapping[str, str], labels: Mapping[str, tuple[str, ...]]
+) -> str:
+    """Return the file of a row; raises ImagesError where it is missing or listed twice."""
+    file = row[FILE]
+    if not file:
+        raise ImagesError(f"{path} line {line}: expected a file, got nothing")
+    if file in labels:
+        raise ImagesError(f"{path} line {line}: {file} is listed twice, expected once")
+    return file
+
+
+def _find_class_columns(
+    path: Path, columns: Sequence[str], rows: Mapping[int, Mapping[str, str]]
+) -> list[str]:
+    """Return the columns whose cells are 0 and 1; raises ImagesError where there are none."""
+    classes = [name for name in columns if all(row[name] in ("0", "1") for row in rows.values())]
+    if not rows or not classes:
+        raise ImagesError(
+            f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
+            "several with | between them; or a column of 0 and 1 for each class), got "
+            f"{', '.join(columns) or 'none'}"
+        )
+    return classes

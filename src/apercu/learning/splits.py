@@ -1,0 +1,226 @@
+"""The parts of the labelled images: training, calibration and test, with groups kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Generator
+
+from apercu.errors import ConfigError, ImagesError
+from apercu.images import ImageSource, Item
+from apercu.images.source import normalise_index
+from apercu.learning.data import LabelledImages, check_classes, match_labels, read_labels_of
+from apercu.learning.labels import read_label_rows
+from apercu.learning.settings import LearningSettings
+
+ImagesSpec: TypeAlias = str | Path | ImageSource
+"""Images by their name, or opened already."""
+LABELS_FILE = "labels.csv"
+
+
+@dataclass(frozen=True)
+class LearningInputs:
+    """The images of a training by their names, and the tables of their labels.
+
+    Args:
+        images: images with labels, and without.
+        labels: table of the labels; those of the images themselves when None.
+        group: column of the table with what stays in one part, such as the patient.
+        test: images to measure on; a part of the labelled ones when None.
+        test_labels: table of the labels of the test images.
+        unlabelled: further images without labels.
+    """
+
+    images: ImagesSpec
+    labels: str | Path | None = None
+    group: str | None = None
+    test: ImagesSpec | None = None
+    test_labels: str | Path | None = None
+    unlabelled: ImagesSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.test_labels is not None and self.test is None:
+            raise ConfigError("test_labels: belongs to test images; name them with --test")
+
+    def open_labelled(
+        self, open_source: Callable[[ImagesSpec], ImageSource]
+    ) -> tuple[LabelledImages, ImageSource | None]:
+        """Open the images to learn from: those with labels, and the others."""
+        table = self._find_table(self.images, self.labels, "--labels")
+        return self._open(open_source(self.images), table, None)
+
+    def open_test(
+        self, open_source: Callable[[ImagesSpec], ImageSource], learnt: LabelledImages
+    ) -> LabelledImages | None:
+        """Open the images to measure on, with the classes of those to learn from.
+
+        Raises:
+            ImagesError: a label is no class, or a group is also among the images to learn from.
+        """
+        if self.test is None:
+            return None
+        table = self._find_table(self.test, self.test_labels, "--test-labels")
+        test, _ = self._open(open_source(self.test), table, learnt.classes)
+        if test.decision is not learnt.decision:
+            raise ImagesError(
+                f"{test.source.name}: its labels are of another kind than those of "
+                f"{learnt.source.name}: one class per image, and several"
+            )
+        if both := sorted(set(test.groups or ()) & set(learnt.groups or ())):
+            raise ImagesError(
+                f"{test.source.name}: {len(both)} of the groups ({self.group}) are also among the "
+                f"images to learn from, such as {both[0]}; keep each in one of the two"
+            )
+        return test
+
+    def _open(
+        self, source: ImageSource, table: str | Path | None, classes: Sequence[str] | None
+    ) -> tuple[LabelledImages, ImageSource | None]:
+        if table is None:
+            return read_labels_of(source, classes), None
+        return match_labels(source, read_label_rows(table, self.group), classes)
+
+    def _find_table(
+        self, images: ImagesSpec, table: str | Path | None, option: str
+    ) -> str | Path | None:
+        """Return the table of labels; that of the folder where only it can name the groups."""
+        if table is not None or self.group is None:
+            return table
+        own = None if isinstance(images, ImageSource) else Path(images) / LABELS_FILE
+        if own is None or not own.is_file():
+            name = images.name if isinstance(images, ImageSource) else images
+            raise ImagesError(
+                f"{name}: has no table of labels with the column {self.group}; name it with "
+                f"{option} CSV"
+            )
+        return own
+
+
+class LearningParts(NamedTuple):
+    """The three parts of the labelled images, and the images without labels."""
+
+    training: LabelledImages
+    calibration: LabelledImages
+    test: LabelledImages
+    unlabelled: ImageSource | None
+
+
+def split_images(
+    settings: LearningSettings,
+    inputs: LearningInputs,
+    open_source: Callable[[ImagesSpec], ImageSource],
+    seed: int,
+) -> LearningParts:
+    """Open images and split those with labels into the parts for training and measurement.
+
+    Args:
+        settings: the fractions of the parts.
+        inputs: names of the images and of their labels.
+        open_source: opens images by their name, with the channels of the network.
+        seed: seed of the split.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ImagesError: labels are missing, too few, or do not fit.
+    """
+    labelled, others = inputs.open_labelled(open_source)
+    test = inputs.open_test(open_source, labelled)
+    check_classes(labelled, 2 if test is not None else 3)
+    pools = [] if others is None else [others]
+    if inputs.unlabelled is not None:
+        pools.append(open_source(inputs.unlabelled))
+    pool = None if not pools else pools[0] if len(pools) == 1 else JoinedImages(tuple(pools))
+    calibration = settings.calibration
+    if test is not None:
+        first, second = split_by_class(labelled, (1 - calibration, calibration), seed)
+        return LearningParts(labelled.choose(first), labelled.choose(second), test, pool)
+    fractions = (1 - calibration - settings.test, calibration, settings.test)
+    first, second, third = split_by_class(labelled, fractions, seed)
+    chosen = (labelled.choose(part) for part in (first, second, third))
+    return LearningParts(*chosen, pool)
+
+
+def split_by_class(
+    images: LabelledImages, fractions: Sequence[float], seed: int
+) -> list[list[int]]:
+    """Split images into parts, class by class; a group stays in one part.
+
+    The rarest class is dealt out first, each group to the part that lacks most of the class
+    (iterative stratification, Sechidis et al. 2011).
+
+    Args:
+        images: labelled images.
+        fractions: fraction of the images in each part; they sum to 1.
+        seed: seed of the order.
+
+    Returns:
+        The indices of each part, in ascending order.
+    """
+    units: dict[str, list[int]] = {}
+    for index, unit in enumerate(images.units):
+        units.setdefault(unit, []).append(index)
+    names = sorted(units)
+    order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
+    remaining = [names[index] for index in order]
+    absent = (images.targets.sum(1) == 0).float()[:, None]
+    table = torch.cat([images.targets, absent], 1).double()
+    counts = {name: table[units[name]].sum(0) for name in remaining}
+    lacks = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
+    sizes = torch.tensor(fractions, dtype=torch.double) * len(images)
+    parts: list[list[int]] = [[] for _ in fractions]
+    while remaining:
+        left = torch.stack([counts[name] for name in remaining]).sum(0)
+        rarest = int(torch.where(left > 0, left, torch.inf).argmin())
+        for name in [name for name in remaining if counts[name][rarest] > 0]:
+            share = lacks[:, rarest]
+            best = [i for i in range(len(parts)) if share[i] >= float(share.max()) - 1e-9]
+            part = max(best, key=lambda index: float(sizes[index]))
+            parts[part] += units[name]
+            lacks[part] -= counts[name]
+            sizes[part] -= len(units[name])
+            remaining.remove(name)
+    return [sorted(part) for part in parts]
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedImages(ImageSource):
+    """The images of several sources, one after the other, without their labels.
+
+    Args:
+        sources: the sources.
+    """
+
+    sources: tuple[ImageSource, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(source.name for source in self.sources)
+
+    @property
+    def class_names(self) -> None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{source.name}/{name}" for source in self.sources for name in source.names)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> Item:
+        index = normalise_index(index, len(self))
+        for source in self.sources:
+            if index < len(source):
+                return replace(source[index], name=f"{source.name}/{source[index].name}")
+            index -= len(source)
+        raise IndexError(index)

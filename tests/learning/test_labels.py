@@ -1,0 +1,161 @@
+"""Tables of labels, and the parts that labelled images are split into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from apercu import open_images
+from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
+from apercu.errors import ConfigError, ImagesError
+from apercu.learning.data import LabelledImages, check_classes, match_labels, read_labels_of
+from apercu.learning.labels import read_label_rows
+from apercu.learning.settings import LearningSettings
+from apercu.learning.splits import LearningInputs, split_by_class, split_images
+
+
+def write_images(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
+
+
+def write_table(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def open_source(spec: object) -> object:
+    return open_images(str(spec))
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "films", [f"{number}.png" for number in range(6)])
+
+
+def test_one_class_per_image_and_images_without_labels(films: Path, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path / "t.csv", "file,finding,patient", "0.png,ill,a", "3.png,well,b", "4.png,,c"
+    )
+    images, others = match_labels(open_images(films), read_label_rows(table, "Patient"))
+    assert images.classes == ("ill", "well") and images.decision is ONE_CLASS
+    assert images.source.names == ("0.png", "3.png") and images.groups == ("a", "b")
+    assert images.targets.tolist() == [[1, 0], [0, 1]]
+    assert others is not None and others.names == ("1.png", "2.png", "4.png", "5.png")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("file,labels", "0.png,Mass|Effusion", "1.png,", "2.png,Mass"),
+        ("file,age,Effusion,Mass", "0.png,40,1,1", "1.png,7,0,0", "2.png,9,0,1"),
+    ],
+)
+def test_several_classes_per_image(films: Path, tmp_path: Path, rows: tuple[str, ...]) -> None:
+    images, _ = match_labels(
+        open_images(films), read_label_rows(write_table(tmp_path / "t.csv", *rows))
+    )
+    assert images.classes == ("Effusion", "Mass") and images.decision is EACH_CLASS
+    assert images.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_files_are_found_relative_to_the_table(films: Path) -> None:
+    table = write_table(films.parent / "t.csv", "file,label", "films/2.png,a", "other/3.png,b")
+    assert read_label_rows(table).match(open_images(films)) == {2: "films/2.png"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "message"),
+    [
+        (("file,labl", "0.png,a"), None, "expected a column of labels"),
+        (("name,label", "0.png,a"), None, "expected a column file"),
+        (("file,label", "0.png,a", "0.png,b"), None, "line 3: 0.png is listed twice"),
+        (("file,label,patient", "0.png,a,p", "1.png,b,"), "patient", "line 3: expected a patient"),
+        (("file,label,patient", "0.png,a,p"), "patent", "did you mean patient"),
+        (("file,label", "x.png,a", "y.png,b"), None, "no label belongs to an image"),
+        ((), None, "expected a column file, got an empty file"),
+    ],
+)
+def test_a_wrong_table_is_one_line(
+    films: Path, tmp_path: Path, rows: tuple[str, ...], group: str | None, message: str
+) -> None:
+    table = write_table(tmp_path / "t.csv", *rows)
+    with pytest.raises(ImagesError, match=message) as caught:
+        match_labels(open_images(films), read_label_rows(table, group))
+    assert "\n" not in str(caught.value)
+
+
+def make_labelled(
+    labels: list[int], classes: int, groups: list[str] | None = None
+) -> LabelledImages:
+    source = open_images(f"planted:images={len(labels)},size=32")
+    targets = torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
+    names = tuple("abcdef"[:classes])
+    return LabelledImages(source, names, targets, ONE_CLASS, tuple(groups) if groups else None)
+
+
+def test_every_class_is_in_every_part_in_proportion() -> None:
+    images = make_labelled([0] * 60 + [1] * 30 + [2] * 10, 3)
+    parts = split_by_class(images, (0.6, 0.2, 0.2), 0)
+    assert sorted(index for part in parts for index in part) == list(range(100))
+    counts = [images.targets[part].sum(0).tolist() for part in parts]
+    assert counts == [[36, 18, 6], [12, 6, 2], [12, 6, 2]]
+    assert split_by_class(images, (0.6, 0.2, 0.2), 0) == parts
+    assert split_by_class(images, (0.6, 0.2, 0.2), 1) != parts
+
+
+def test_groups_stay_together() -> None:
+    labels, groups = [0, 1] * 30, [f"patient {number // 3}" for number in range(60)]
+    images = make_labelled(labels, 2, groups)
+    parts = split_by_class(images, (0.6, 0.2, 0.2), 0)
+    members = [{groups[index] for index in part} for part in parts]
+    assert all(members) and sum(map(len, members)) == 20
+    assert abs(len(parts[0]) - 36) <= 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        ([0, 0, 0, 0], None, "all labels are a"),
+        ([0, 0, 0, 1], None, "class b has 1 images, expected at least 3"),
+        ([0, 0, 0, 1, 1, 1], ["x", "y", "z", "x", "x", "y"], "class b has 2 groups"),
+    ],
+)
+def test_too_few_labels_are_one_line(
+    labels: list[int], groups: list[str] | None, message: str
+) -> None:
+    with pytest.raises(ImagesError, match=message):
+        check_classes(make_labelled(labels, 2, groups), 3)
+
+
+def test_parts_with_test_images_and_their_groups(films: Path, tmp_path: Path) -> None:
+    rows = [f"{number}.png,{'ab'[number % 2]},p{number}" for number in range(6)]
+    write_table(films / "labels.csv", "file,label,patient", *rows)
+    other = write_images(tmp_path / "other", ["7.png", "8.png"])
+    write_table(other / "labels.csv", "file,label,patient", "7.png,a,p7", "8.png,b,p8")
+    settings = LearningSettings(calibration=0.34)
+    parts = split_images(
+        settings, LearningInputs(films, group="patient", test=other), open_source, 0
+    )  # type: ignore[arg-type]
+    assert [len(part) for part in parts[:3]] == [4, 2, 2] and parts.unlabelled is None
+    write_table(other / "labels.csv", "file,label,patient", "7.png,a,p7", "8.png,b,p3")
+    with pytest.raises(ImagesError, match=r"1 of the groups \(patient\) are also among"):
+        split_images(settings, LearningInputs(films, group="patient", test=other), open_source, 0)  # type: ignore[arg-type]
+    write_table(other / "labels.csv", "file,label,patient", "7.png,a,p7", "8.png,c,p8")
+    with pytest.raises(ImagesError, match="c is no class of the images to learn from"):
+        split_images(settings, LearningInputs(films, test=other), open_source, 0)  # type: ignore[arg-type]
+    with pytest.raises(ImagesError, match="name it with --labels CSV"):
+        split_images(settings, LearningInputs("planted", group="patient"), open_source, 0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="name them with --test"):
+        LearningInputs(films, test_labels="t.csv")
+
+
+def test_labels_of_planted_images() -> None:
+    images = read_labels_of(open_images("planted:images=6,classes=3,size=32"))
+    assert images.classes == ("dots", "rings", "stripes")
+    assert images.targets.sum(0).tolist() == [2, 2, 2]
