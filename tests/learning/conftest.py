@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -82,3 +84,14 @@ def make_step() -> Callable[[LearningTraining], TrainingStep]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def objects() -> ModuleType:
+    """`objects.py` beside this file: images with a small object on a large background."""
+    path = Path(__file__).with_name("objects.py")
+    specification = importlib.util.spec_from_file_location("objects_to_find", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

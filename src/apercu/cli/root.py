@@ -18,9 +18,11 @@ from apercu.cli import (
     evaluate_features,
     explain,
     export,
+    label,
     pretrain,
     ready,
     serve,
+    similar,
     stress,
     train,
     video,
@@ -48,6 +50,8 @@ app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)
 app.command("evaluate-features")(evaluate_features.evaluate_features)
+app.command("similar")(similar.similar)
+app.command("label")(label.label)
 
 
 def _join_lines(typed: typer.Typer) -> None:

@@ -10,6 +10,7 @@ import typer
 from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption, find_run, resolve_run
 from apercu.cli.terminal import say
 from apercu.extras import require_extra
+from apercu.progress import show_progress
 
 
 def serve(
@@ -81,6 +82,35 @@ def serve(
     deadline: Annotated[
         float, typer.Option(min=0.1, help="Seconds for a response, upload included.")
     ] = 30.0,
+    among: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Show similar cases among these images, labelled or not, beside the explanation.",
+        ),
+    ] = None,
+    label: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Label the images of this folder on the page, the most useful first.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Table to which labels are written; labels.csv in --label if left out.",
+        ),
+    ] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the features of --among and --label here; else they are computed at every "
+            "start.",
+        ),
+    ] = None,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,
@@ -94,6 +124,10 @@ def serve(
     names, the IP address itself and the names of --allow-host are answered. Images are neither
     kept nor logged. SIGTERM and Ctrl-C finish the requests that have arrived.
 
+    With --among, a request may ask for similar cases (`cases`), and the page shows them. With
+    --label, the page shows image after image with its explanation, and writes each label at once;
+    without a token this is possible from this machine only.
+
     Example: apercu serve runs/mobilenet --port 8000
     """
     require_extra("serve", "serve")
@@ -101,6 +135,7 @@ def serve(
     from apercu.deploy.serving.settings import (
         MEGA,
         AccessPolicy,
+        CaseSettings,
         Limits,
         ServeSettings,
         WorkerConfig,
@@ -118,5 +153,6 @@ def serve(
         WorkerConfig(workers, batch, device.resolve_for(run)),
         AccessPolicy(tuple(allow_host or ()), tuple(allow_origin or ())),
         keep_alive,
+        CaseSettings(among, label, labels, index),
     )
-    run_server(settings, say)
+    run_server(settings, say, show_progress)

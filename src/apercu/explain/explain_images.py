@@ -141,14 +141,25 @@ def explain_image(
     run = ExplainRun(explainer, options, classifier)
     input = explainer.classifier_info.input
     if not isinstance(image, Sequence) or isinstance(image, str | bytes):
-        return next(run.explain(_read_image(image, input)))
+        return next(run.explain(read_image(image, input)))
     if not image:
         raise ImageError("image: expected at least one, got an empty list")
-    return Explanations(tuple(next(run.explain(_read_image(each, input))) for each in image))
+    return Explanations(tuple(next(run.explain(read_image(each, input))) for each in image))
 
 
-def _read_image(image: ImageLike, input: InputSpec) -> StoredImage:
-    """Read one image, whatever it is."""
+def read_image(image: ImageLike, input: InputSpec) -> StoredImage:
+    """Read one image, whatever it is.
+
+    Args:
+        image: a file, a Pillow image, an array or a tensor.
+        input: channels and bands of the images.
+
+    Returns:
+        The image as it is stored, with its name.
+
+    Raises:
+        ImageError: it cannot be read, or is not one image.
+    """
     if isinstance(image, str | Path):
         refs = select_images([image], input)
         if len(refs) != 1:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from apercu.errors import ImagesError, suggest_nearest
-from apercu.io import unescape_cell
+from apercu.io import format_csv_rows, unescape_cell, write_file
 
 Label: TypeAlias = str | int
 
+LABELS_FILE = "labels.csv"
+"""Name of the table in a folder."""
 INDEX_COLUMN = "class_index"
 LABEL_COLUMNS = (INDEX_COLUMN, "class", "label", "name", "finding", "wnid")
 """Names of columns that may hold the labels; the first that labels.csv has is used."""
@@ -96,6 +98,83 @@ def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
         box = BoxRow(row.line, label, (xmin, ymin, xmax, ymax))
         boxes[file] = (*boxes.get(file, ()), box)
     return boxes
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A table of labels that grows while people label: every change is written at once, whole.
+
+    Other columns of the table stay as they are. A reader never sees half a table, and a process
+    that is killed loses nothing.
+
+    Attributes:
+        path: The table, which need not exist.
+        classes: Names of the classes, which a column `class_index` counts.
+    """
+
+    path: Path
+    classes: tuple[str, ...] = ()
+
+    def read(self) -> dict[str, str]:
+        """Return the label of each file as text; empty where there is no table.
+
+        Raises:
+            ImagesError: as in `read_labels`, or an index is that of no class.
+        """
+        if not self.path.is_file():
+            return {}
+        labels = read_labels(self.path)[1]
+        return {file: self._name(label) for file, label in labels.items()}
+
+    def write(self, file: str, label: str | None) -> None:
+        """Write the label of one file.
+
+        Args:
+            file: The file, relative to the folder of the table.
+            label: Name of its class; None takes its row away.
+
+        Raises:
+            ImagesError: the table cannot be read, or the label is none of the classes that its
+                `class_index` counts.
+            OutputError: the table cannot be written; the older one is kept.
+        """
+        columns, rows = ["file", "name"], []
+        if self.path.is_file():
+            table = _read_table(self.path)
+            columns = table.columns
+            rows = [
+                [unescape_cell(row.cells[column].strip()) for column in columns]
+                for row in table.rows
+            ]
+            column = read_labels(self.path)[0]
+        else:
+            column = "name"
+        at_file, at_label = columns.index("file"), columns.index(column)
+        present = next((row for row in rows if row[at_file] == file), None)
+        if label is None:
+            rows = [row for row in rows if row is not present]
+        else:
+            if present is None:
+                present = ["" for _ in columns]
+                rows.append(present)
+            present[at_file], present[at_label] = file, self._format(label, column)
+        write_file(self.path, format_csv_rows([columns, *rows]))
+
+    def _name(self, label: Label) -> str:
+        if isinstance(label, str):
+            return label
+        if label >= len(self.classes) > 0:
+            raise ImagesError(
+                f"{self.path}: expected a class_index below {len(self.classes)}, got {label}"
+            )
+        return self.classes[label] if self.classes else str(label)
+
+    def _format(self, label: str, column: str) -> str:
+        if column != INDEX_COLUMN:
+            return label
+        if label not in self.classes:
+            raise ImagesError(f"{self.path}: {label} is none of the classes that it counts")
+        return str(self.classes.index(label))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from apercu.deploy.serving.errors import (
     DeadlineExceededError,
     NotFoundError,
 )
+from apercu.deploy.serving.labelling import LabellingEndpoints, LabellingQueue
 from apercu.deploy.serving.limits import BODIES, AdmissionControl, MemoryBudget
 from apercu.deploy.serving.metrics import CONTENT_TYPE, Metrics
 from apercu.deploy.serving.open_inference import (
@@ -87,6 +88,7 @@ class Service:
         capacity: images that wait or are being explained.
         token: bearer token that clients must send; None lets everyone in.
         access: which hosts and origins are answered.
+        labelling: images that are labelled on the page; None for none.
     """
 
     served: ServedExplainer
@@ -95,12 +97,16 @@ class Service:
     capacity: int
     token: bytes | None = None
     access: AccessPolicy = field(default_factory=AccessPolicy)
+    labelling: LabellingQueue | None = None
 
 
 def build_app(service: Service) -> Starlette:
     """Return the application with all addresses, its middleware and its error handlers."""
     metrics = Metrics()
-    routes = [*Endpoints(service, metrics).list_routes(), *Page(service.served).list_routes()]
+    page = Page(service.served, labels=service.labelling is not None)
+    routes = [*Endpoints(service, metrics).list_routes(), *page.list_routes()]
+    if service.labelling is not None:
+        routes += LabellingEndpoints(service.labelling).list_routes()
     app = Starlette(
         routes=routes,
         middleware=[
@@ -137,7 +143,11 @@ class Endpoints:
         )
         self.answers = MemoryBudget(BODIES * service.limits.body, free=0)
         self.metrics = metrics
-        document = describe_server(self.served.name, locked=service.token is not None)
+        document = describe_server(
+            self.served.name,
+            locked=service.token is not None,
+            has_cases=self.served.cases > 0,
+        )
         self.document = json.dumps(document).encode()
         client, queue = self.client, self.admission.queue
         metrics.add_gauge("apercu_queue_images", "Images that wait.", client.count_waiting)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 
-from apercu import render
 from apercu.classifiers.names import TOP
 from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
+from apercu.deploy.serving.cases import CaseSearch
 from apercu.deploy.serving.prepared_image import PreparedImage
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
-from apercu.deploy.serving.served_explainer import Record, ServedExplainer, make_examples
-from apercu.errors import ApercuError, TargetError
+from apercu.deploy.serving.served_explainer import (
+    Record,
+    ServedExplainer,
+    encode_map,
+    encode_picture,
+    make_examples,
+    to_base64,
+)
+from apercu.errors import ApercuError, ConfigError, TargetError
 from apercu.explain.mask_explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.maps import find_regions
-from apercu.types import Images, Logits, Picture, Targets
+from apercu.types import Images, Logits, Targets
 
 TOP_CLASSES = 5
 """Classes that every response names, where a classifier has more than `FEW_CLASSES`."""
@@ -85,6 +89,7 @@ class Explained:
         targets: class indices.
         explanations: one for each target.
         prediction: all predicted classes where there may be several, or the value of a regression.
+        cases: similar cases, as JSON can hold them; None where none were asked for.
     """
 
     prepared: PreparedImage
@@ -92,6 +97,7 @@ class Explained:
     targets: Sequence[int] = ()
     explanations: Sequence[TargetExplanation] = ()
     prediction: Record = field(default_factory=dict)
+    cases: Record | None = None
 
 
 class BatchExplainer(ABC):
@@ -104,6 +110,12 @@ class BatchExplainer(ABC):
     def __init__(self, served: ServedExplainer) -> None:
         self.served = served
         self.classes = served.names.names
+        self.case_search: CaseSearch | None = None
+
+    def search_in(self, case_search: CaseSearch) -> None:
+        """Find similar cases, too, where clients ask for them."""
+        self.case_search = case_search
+        self.served = replace(self.served, cases=case_search.count)
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[PreparedImage]) -> list[Explained | ApercuError]:
@@ -146,6 +158,10 @@ class BatchExplainer(ABC):
             )
             for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
                 results[row] = replace(predictions[row], targets=targets, explanations=several)
+        for row, prepared in enumerate(batch):
+            result = results[row]
+            if prepared.options.cases and isinstance(result, Explained):
+                results[row] = self._add_cases(images[row : row + 1], result)
         return results
 
     def warm_up(self) -> None:
@@ -181,7 +197,17 @@ class BatchExplainer(ABC):
                     explained.targets, explained.explanations, strict=True
                 )
             ]
+        if explained.cases is not None:
+            record["cases"] = explained.cases
         return record
+
+    def _add_cases(self, image: Images, explained: Explained) -> Explained | ApercuError:
+        """Return an explained image with its similar cases, or why there are none."""
+        if self.case_search is None:
+            return ConfigError("cases: there are none here; the server needs --among DIR for them")
+        target = explained.targets[0] if explained.targets else None
+        cases = self.case_search.find(image, target, explained.prepared.options.cases)
+        return replace(explained, cases=cases)
 
     @abstractmethod
     def read(
@@ -365,25 +391,3 @@ class CounterpartBatchExplainer(BatchExplainer):
                 TargetExplanation(pairs.maps[row].cpu(), fields, strips[:, row].cpu())
             )
         return [explanations[first : first + count] for first in range(0, len(explanations), count)]
-
-
-def encode_map(map: Float[Tensor, "height width"], format: MapFormat) -> Record:
-    """Return a map in [0, 1] as a grey PNG, as rows of numbers, or as both."""
-    values = map.numpy()
-    record: Record = {}
-    if format != "array":
-        grey = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
-        record["png"] = to_base64(render.encode_image(grey, fast=True))
-    if format != "png":
-        record["array"] = values.astype(np.float64).round(DIGITS).tolist()
-    return record
-
-
-def encode_picture(picture: Picture) -> str:
-    """Return a picture as a PNG in base64."""
-    return to_base64(render.encode_image(render.to_image(picture)))
-
-
-def to_base64(content: bytes) -> str:
-    """Return bytes in base64, as JSON can hold them."""
-    return base64.b64encode(content).decode()

@@ -27,10 +27,12 @@ class Page:
 
     Args:
         served: the explainer that the page shows.
+        labels: whether images are labelled on the page.
     """
 
-    def __init__(self, served: ServedExplainer) -> None:
+    def __init__(self, served: ServedExplainer, *, labels: bool = False) -> None:
         self.served = served
+        self.labels = labels
         self.files = {
             path.name: (path.read_bytes(), MEDIA_TYPES[path.suffix])
             for path in FOLDER.iterdir()
@@ -61,7 +63,8 @@ class Page:
 
     async def send_description(self, request: Request) -> Response:
         """Send what the page needs to know of the explainer."""
-        return JSONResponse(self.served.describe())
+        labelling = {"labelling": True} if self.labels else {}
+        return JSONResponse(self.served.describe() | labelling)
 
     async def send_example(self, request: Request) -> Response:
         """Send one of the example images."""

@@ -17,7 +17,7 @@ from apercu.explain.options import PREDICTED, TOP, ExplainOptions
 MapFormat: TypeAlias = Literal["png", "array", "both"]
 MAP_FORMATS: tuple[str, ...] = get_args(MapFormat)
 FORM, JSON = "multipart/form-data", "application/json"
-FIELDS = ("target", "top", "level", "format", "picture", "frame", "bands")
+FIELDS = ("target", "top", "level", "format", "picture", "frame", "bands", "cases")
 MAX_CLASSES = 20
 """Largest number of classes in one request."""
 MAX_NAME = 200
@@ -26,6 +26,8 @@ MAX_INSTANCES = 32
 """Images in one request of the KServe addresses."""
 MAX_BANDS = 64
 """Bands that one request may name."""
+MAX_CASES = 20
+"""Similar cases in one response, for each way to compare."""
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
@@ -44,6 +46,7 @@ class RequestOptions:
             that the classifier names.
         only_predicted: whether all predicted classes are explained, in place of `targets`.
         is_prepared: whether the image was decoded already; no client can say so.
+        cases: how many similar cases are returned for each way to compare.
     """
 
     targets: tuple[int, ...] = ()
@@ -55,6 +58,7 @@ class RequestOptions:
     bands: tuple[str, ...] | None = None
     only_predicted: bool = False
     is_prepared: bool = False
+    cases: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,9 @@ def parse_options(
     )
     if options.top > MAX_CLASSES:
         raise ConfigError(f"top: expected at most {MAX_CLASSES} classes, got {options.top}")
+    cases: int = _parse_number(fields, "cases", int, 0)
+    if not 0 <= cases <= MAX_CASES:
+        raise ConfigError(f"cases: expected a number up to {MAX_CASES}, got {cases}")
     return RequestOptions(
         _parse_targets(fields.get("target", ""), names),
         options.top,
@@ -166,6 +173,7 @@ def parse_options(
         _parse_frame(fields),
         _parse_bands(fields.get("bands")),
         fields.get("target") in (PREDICTED, [PREDICTED]),
+        cases=cases,
     )
 
 

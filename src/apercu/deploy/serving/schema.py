@@ -8,6 +8,7 @@ from apercu.deploy.serving.open_inference import BYTES, OUTPUT
 from apercu.deploy.serving.requests import (
     MAP_FORMATS,
     MAX_BANDS,
+    MAX_CASES,
     MAX_CLASSES,
     MAX_INSTANCES,
     MAX_NAME,
@@ -53,6 +54,12 @@ _OPTIONS: Schema = {
             },
         ],
     },
+}
+_CASES: Schema = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": MAX_CASES,
+    "description": "How many similar cases are returned, by the whole image and by the region.",
 }
 _CLASS: Schema = {
     "class": {"type": "string"},
@@ -200,12 +207,13 @@ _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "str
 _BEARER = "HTTPBearer"
 
 
-def describe_server(name: str, *, locked: bool) -> Schema:
+def describe_server(name: str, *, locked: bool, has_cases: bool = False) -> Schema:
     """Return the OpenAPI document of a server.
 
     Args:
         name: name of the explainer.
         locked: whether clients must send a token.
+        has_cases: whether similar cases can be asked for.
 
     Returns:
         The document, as JSON can hold it.
@@ -273,6 +281,11 @@ def describe_server(name: str, *, locked: bool) -> Schema:
             operation["operationId"] = f"{method}_{words.replace('/', '_')}"
             if locked and path not in OPEN_PATHS:
                 operation["security"] = [{_BEARER: []}]
+    if has_cases:
+        body = paths["/v1/explain"]["post"]["requestBody"]["content"]
+        for content in body.values():
+            schema = content["schema"]
+            content["schema"] = schema | {"properties": schema["properties"] | {"cases": _CASES}}
     schemes = {"securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",

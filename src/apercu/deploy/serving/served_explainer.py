@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeAlias
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.deploy.export.page import PageSubject, list_examples
-from apercu.deploy.serving.requests import MAX_CLASSES
+from apercu.deploy.export.page import DIGITS, PageSubject, list_examples
+from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat
+from apercu.types import Picture
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object."""
@@ -24,16 +29,19 @@ class ServedExplainer(PageSubject):
     Args:
         read_by: `classifier` or `explainer`: which of them predicts.
         examples: PNG files for the page.
+        cases: number of images among which similar ones are found; 0 without.
     """
 
     read_by: str
     examples: tuple[bytes, ...] = ()
+    cases: int = 0
 
     def describe(self) -> Record:
         """Return the description that the page and the KServe addresses show."""
         return super().describe() | {
             "most_classes": MAX_CLASSES,
             "examples": len(self.examples),
+            **({"cases": self.cases} if self.cases else {}),
         }
 
 
@@ -43,3 +51,25 @@ def make_examples(spec: InputSpec, names: ClassNames) -> tuple[bytes, ...]:
         content if name.endswith(".png") else render.encode_image(Image.open(BytesIO(content)))
         for name, content in list_examples(spec, names)
     )
+
+
+def encode_map(map: Float[Tensor, "height width"], format: MapFormat) -> Record:
+    """Return a map in [0, 1] as a grey PNG, as rows of numbers, or as both."""
+    values = map.numpy()
+    record: Record = {}
+    if format != "array":
+        grey = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+        record["png"] = to_base64(render.encode_image(grey, fast=True))
+    if format != "png":
+        record["array"] = values.astype(np.float64).round(DIGITS).tolist()
+    return record
+
+
+def encode_picture(picture: Picture) -> str:
+    """Return a picture as a PNG in base64."""
+    return to_base64(render.encode_image(render.to_image(picture)))
+
+
+def to_base64(content: bytes) -> str:
+    """Return bytes in base64, as JSON can hold them."""
+    return base64.b64encode(content).decode()

@@ -12,21 +12,32 @@ from typing import final
 import uvicorn
 
 from apercu.deploy.serving.app import Service, build_app
+from apercu.deploy.serving.cases import (
+    PreparedCases,
+    ProgressDisplay,
+    ignore_all,
+    prepare_cases,
+)
 from apercu.deploy.serving.decoder import DecoderSetup
 from apercu.deploy.serving.decoding import LIGHT_PIXELS, DecodingClient
 from apercu.deploy.serving.http_protocol import HttpProtocol
 from apercu.deploy.serving.pool import SIGNALS, WorkerPool
-from apercu.deploy.serving.settings import HOSTS, ServeSettings
+from apercu.deploy.serving.settings import HOSTS, CaseFolders, ServeSettings
 from apercu.deploy.serving.worker import WorkerSetup
 from apercu.errors import ConfigError
 
 
-def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
+def serve(
+    settings: ServeSettings,
+    say: Callable[[str], None],
+    show_progress: ProgressDisplay = ignore_all,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, and then finish the requests that have arrived.
 
     Args:
         settings: settings of the server.
         say: receives a line when the server is ready, and when a worker is replaced.
+        show_progress: shows how many images are done that are compared or labelled.
 
     Raises:
         RunError: the run cannot be opened.
@@ -40,9 +51,10 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
     with (
         bind_socket(settings.host, settings.port) as listening,
+        prepare_cases(settings, show_progress) as cases,
         asyncio.Runner(loop_factory=_make_event_loop) as runner,
     ):
-        runner.run(Server(settings, report).run(listening))
+        runner.run(Server(settings, report, cases).run(listening))
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -91,10 +103,12 @@ class Server:
     Args:
         settings: settings of the server.
         report: receives a line about what happens.
+        cases: images that are compared or labelled.
     """
 
     settings: ServeSettings
     report: Callable[[str], None]
+    cases: PreparedCases = field(default_factory=PreparedCases)
     _loading: asyncio.Task[None] | None = field(default=None, init=False)
     _http: HttpServer | None = field(default=None, init=False)
     _decoding: DecodingClient | None = field(default=None, init=False)
@@ -104,7 +118,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._end)
-        setups = plan_workers(self.settings)
+        setups = plan_workers(self.settings, self.cases.folders)
         pool = WorkerPool(setups, self.settings.limits.deadline, self.report)
         self._loading = asyncio.create_task(self._load(pool))
         try:
@@ -124,8 +138,12 @@ class Server:
         setup = DecoderSetup.from_limit(served.input, limits.pixels)
         self._decoding = client = DecodingClient(pool, setup, limits.deadline)
         await client.start()
+        labelling = self.cases.labelling
+        service = Service(
+            served, client, limits, capacity, settings.token, settings.access, labelling
+        )
         config = uvicorn.Config(
-            build_app(Service(served, client, limits, capacity, settings.token, settings.access)),
+            build_app(service),
             http=HttpProtocol,
             ws="none",
             lifespan="off",
@@ -161,7 +179,7 @@ class Server:
             self._loading.cancel()
 
 
-def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
+def plan_workers(settings: ServeSettings, cases: CaseFolders | None = None) -> list[WorkerSetup]:
     """Return the setup of each worker; on a machine with GPUs, each of them has all workers."""
     import torch
 
@@ -181,6 +199,7 @@ def plan_workers(settings: ServeSettings) -> list[WorkerSetup]:
             threads,
             device,
             is_trusting(),
+            cases,
         )
         for device in devices
         for _ in range(workers.workers)

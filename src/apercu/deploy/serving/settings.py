@@ -152,6 +152,36 @@ def _parse_address(name: str) -> IPv4Address | IPv6Address | None:
 
 
 @dataclass(frozen=True)
+class CaseSettings:
+    """The folders of images that a server knows besides the explainer.
+
+    Args:
+        among: images among which similar ones are found; None for none.
+        label: folder of images that are labelled on the page; None for none.
+        labels: table to which labels are written; None for `labels.csv` in that folder.
+        index: folder where the features of these images are kept; None keeps them until the end.
+    """
+
+    among: str | None = None
+    label: Path | None = None
+    labels: Path | None = None
+    index: Path | None = None
+
+
+@dataclass(frozen=True)
+class CaseFolders:
+    """Where a worker finds the images among which similar ones are found, and their features.
+
+    Args:
+        among: the images.
+        index: folder of their features.
+    """
+
+    among: str
+    index: Path
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """All settings of a server.
 
@@ -165,9 +195,10 @@ class ServeSettings:
         workers: the processes that explain.
         access: which names and pages are answered.
         keep_alive: seconds that a connection stays open without a request.
+        cases: folders of images that the server knows.
 
     Raises:
-        ConfigError: the host is none of `HOSTS`.
+        ConfigError: the host is none of `HOSTS`, or labels could be written by strangers.
     """
 
     run: Path
@@ -179,10 +210,21 @@ class ServeSettings:
     workers: WorkerConfig = field(default_factory=WorkerConfig)
     access: AccessPolicy = field(default_factory=AccessPolicy)
     keep_alive: float = KEEP_ALIVE
+    cases: CaseSettings = field(default_factory=CaseSettings)
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS:
             raise ConfigError(f"host: expected one of {', '.join(HOSTS)}, got {self.host}")
+        is_open = self.host != HOSTS[0] or self.access.hosts or self.access.origins
+        if self.cases.label is not None and self.token is None and is_open:
+            raise ConfigError(
+                "label: labels are written from this machine only, unless a token is asked for; "
+                "set --token-file, or leave --host, --allow-host and --allow-origin out"
+            )
+        if self.cases.labels is not None and self.cases.label is None:
+            raise ConfigError("labels: names the table of --label DIR; give the folder, too")
+        if self.cases.index is not None and self.cases.among is self.cases.label is None:
+            raise ConfigError("index: keeps features for --among or --label; give one of them")
 
 
 def read_token(path: Path) -> bytes:

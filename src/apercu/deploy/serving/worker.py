@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast, final
 from apercu.deploy.serving.channel import Message, MessageKind, read_message
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse, describe_error, silence_libraries
+from apercu.deploy.serving.settings import CaseFolders
 from apercu.errors import ApercuError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class WorkerSetup:
         threads: threads that PyTorch uses on the CPU.
         device: device that PyTorch uses.
         trust: whether the folder or a card may name a factory, whose code is run.
+        cases: where similar cases are found; None for none.
     """
 
     run: Path
@@ -52,6 +54,7 @@ class WorkerSetup:
     threads: int = 1
     device: str = "cpu"
     trust: bool = False
+    cases: CaseFolders | None = None
 
 
 def open_explainer(setup: WorkerSetup) -> BatchExplainer:
@@ -65,6 +68,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.classifiers import open_classifier
     from apercu.deploy.inference import Predictor, is_export, open_engine
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
+    from apercu.deploy.serving.cases import CaseSearch
     from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import load_explainer
@@ -77,11 +81,16 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device, trust=setup.trust)
     explainer = load_explainer(setup.run, trust=setup.trust).to(device)
+    batch_explainer: BatchExplainer
     if isinstance(explainer, CounterfactualExplainer):
         predictor = Predictor(explainer, classifier).to(device)
-        return CounterpartBatchExplainer(name, predictor, explainer)
-    masks = cast(MaskExplainer, explainer)
-    return MaskBatchExplainer(name, open_engine(masks, classifier, device))
+        batch_explainer = CounterpartBatchExplainer(name, predictor, explainer)
+    else:
+        masks = cast(MaskExplainer, explainer)
+        batch_explainer = MaskBatchExplainer(name, open_engine(masks, classifier, device))
+    if setup.cases is not None:
+        batch_explainer.search_in(CaseSearch.open(explainer, classifier, setup.cases))
+    return batch_explainer
 
 
 @final

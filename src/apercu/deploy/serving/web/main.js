@@ -1,5 +1,6 @@
 // The page: which picture is chosen, what is requested for it, and what is displayed.
 
+import { CASES, showCases } from "./cases.js";
 import { listClasses, offer, searchClass } from "./classes.js";
 import { inspect, measure, refusal } from "./files.js";
 import { FEW } from "./names.js";
@@ -72,7 +73,21 @@ async function begin(isFirst = true) {
   const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));
   at("examples").replaceChildren(...blobs.map(exampleItem));
   at("tries").hidden = blobs.length === 0;
+  if (about.labelling && isFirst) return label();
   if (blobs.length && isFirst && mine === turn) openExample(blobs[0], 0);
+}
+
+// Labels the images of the server's folder; then no other picture can be brought.
+async function label() {
+  at("choose").hidden = true;
+  const { beginLabelling } = await import("./label.js");
+  return beginLabelling({ open: openToLabel, say, trying });
+}
+
+function openToLabel(file, displayed) {
+  if (file) return open(file, { displayed });
+  turn++;
+  forget();
 }
 
 function exampleItem(blob, number) {
@@ -90,12 +105,13 @@ const openExample = (blob, number) => open(blob, { record: exampleRecord(number)
 
 // Explains what somebody brought: the first of several files.
 function bring(files) {
+  if (about?.labelling) return say("Images of the folder are labelled here; other pictures need a server without --label.", true);
   const after = files.length > 1 ? `${files.length} files were brought; this is ${files[0].name}. Bring them one by one.` : "";
   return open(files[0], { after });
 }
 
 // Explains a new picture, or another frame of it; `record` resolves to its explanation, if there is one.
-function open(image, { frame = 1, record: ready = null, after = "" } = {}) {
+function open(image, { frame = 1, record: ready = null, after = "", displayed = () => {} } = {}) {
   halt();
   const mine = ++turn;
   at("work").setAttribute("aria-busy", "true");
@@ -108,7 +124,7 @@ function open(image, { frame = 1, record: ready = null, after = "" } = {}) {
       const picture = size && canShow(size) && frame === 1 ? await read(image) : null;
       if (mine !== turn) return;
       if (picture) timers.push(setTimeout(() => mine === turn && place(picture), PATIENCE));
-      const record = (await ready) ?? (await explain(image, { top: count(), picture: picture === null, frame, size }).catch((error) => {
+      const record = (await ready) ?? (await explain(image, { top: count(), picture: picture === null, frame, size, ...(about.cases ? { cases: CASES } : {}) }).catch((error) => {
         const unread = error.unread || error.message.startsWith("image: not an image");
         throw unread ? new Error(refusal(file, READER)) : error;
       }));
@@ -117,6 +133,7 @@ function open(image, { frame = 1, record: ready = null, after = "" } = {}) {
       await display(image, frame, picture ?? (await draw(await decode(record.picture))), record);
       if (mine !== turn) return;
       at("work").setAttribute("aria-busy", "false");
+      displayed(record);
       say(after || (file.moves && record.frames < 2 ? "This picture moves; its first frame is explained." : ""));
       if (await ready) return; // the folder holds all its maps
       at("size").textContent = "";
@@ -151,6 +168,7 @@ async function read(image) {
 function place(picture) {
   current = null;
   part("result");
+  showCases(at("cases"), null);
   at("about").hidden = at("dials").hidden = at("downloads").hidden = at("others").hidden = true;
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
@@ -173,6 +191,7 @@ async function display(image, frame, picture, record) {
   previewed = null;
   offer("", [], [], null);
   part("result");
+  showCases(at("cases"), record.cases);
   at("frames").hidden = record.frames < 2;
   at("frame").max = record.frames;
   at("frame").value = frame;
@@ -281,6 +300,7 @@ function halt() {
 
 function watch() {
   turn++;
+  showCases(at("cases"), null);
   forget();
   say("Waiting for the webcam …");
   trying(async () => {

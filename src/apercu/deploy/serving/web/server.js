@@ -8,6 +8,8 @@ export const PROMISE = "Pictures are explained and forgotten: the server keeps a
 export const FORMATS = "DICOM, FITS and .npy, too.";
 export const READER = "this server";
 
+export const FEW_KEYS = 10; // classes that have a key each, when images are labelled
+
 const LARGEST = 100_000_000; // pixels of a picture that the browser is to draw
 
 export class Refused extends Error {
@@ -21,8 +23,9 @@ export function useToken(word) {
   token = word; // in this page's memory alone: gone when it is closed
 }
 
-async function ask(address, options = {}) {
-  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+// Sends a request with the token; `Refused` where it is not answered with success.
+export async function ask(address, options = {}) {
+  const headers = { ...options.headers, ...(token === null ? {} : { Authorization: `Bearer ${token}` }) };
   let answer;
   try {
     answer = await fetch(address, { ...options, headers });

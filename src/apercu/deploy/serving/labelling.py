@@ -1,0 +1,239 @@
+"""Images that people label on the page: what comes next, the labels, and what is taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apercu.deploy.serving.errors import NotFoundError, TooLargeError
+from apercu.deploy.serving.requests import parse_json_body
+from apercu.deploy.serving.served_explainer import Record
+from apercu.errors import ConfigError, ImagesError
+from apercu.images.folder import FolderImages
+from apercu.images.label_tables import LabelTable
+from apercu.learning.active import LabelChoice, LabelChooser
+
+T = TypeVar("T")
+BATCH = 20
+"""Images that are chosen at a time; then the labels of these are taken into account."""
+MAX_BODY = 10_000
+"""Bytes of a request with a label."""
+
+
+@dataclass(frozen=True)
+class GivenLabel:
+    """A label that was given or passed over, so that it can be taken back.
+
+    Attributes:
+        row: row of the image in the index.
+        before: the label that the image had before; None for none.
+        is_skipped: whether the image was passed over.
+    """
+
+    row: int
+    before: str | None
+    is_skipped: bool = False
+
+
+@final
+class LabellingQueue:
+    """The images of a folder without label, the most useful first.
+
+    Labels are written to the table at once. Images that were passed over come again when the server
+    is started anew.
+
+    Args:
+        chooser: chooses images.
+        table: the table of the labels, beside which the files of the images lie.
+
+    Raises:
+        ImagesError: the images are not files of a folder, a file holds several of them, or the
+            table cannot be read.
+        ConfigError: the network knows no classes.
+    """
+
+    def __init__(self, chooser: LabelChooser, table: LabelTable) -> None:
+        source = chooser.index.source
+        if not isinstance(source, FolderImages):
+            raise ImagesError(f"{source.name}: expected a folder of files, as labels name files")
+        several = next((each.file for each in source.locations if each.frames > 1), None)
+        if several is not None:
+            raise ImagesError(
+                f"{source.name}: {several} holds several images, and a label stands for a file; "
+                "store each image as a file"
+            )
+        if chooser.probabilities is None:
+            raise ConfigError("label: the network knows no classes; serve a classifier's explainer")
+        self.chooser = chooser
+        self.table = table
+        self.source = source
+        self.files = [source.locations[index].file for index in chooser.index.positions]
+        self._given: list[GivenLabel] = []
+        self._skipped: set[int] = set()
+        self._waiting: list[LabelChoice] = []
+        table.read()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Short names of the classes, in the order of their indices."""
+        return self.chooser.classes
+
+    def describe(self) -> Record:
+        """Return the next image and how many are labelled, as the page shows them."""
+        labels = self.table.read()
+        labelled = {row for row, file in enumerate(self.files) if file in labels}
+        choice = self._find_next(labelled)
+        return {
+            "classes": list(self.classes),
+            "table": self.table.path.name,
+            "total": len(self.files),
+            "labelled": len(labelled),
+            "skipped": len(self._skipped - labelled),
+            "can_undo": bool(self._given),
+            "next": None
+            if choice is None
+            else {"number": choice.row, "file": choice.name, "reason": choice.reason},
+        }
+
+    def label(self, row: int, class_index: int | None) -> None:
+        """Write the label of an image, or pass it over.
+
+        Args:
+            row: number of the image.
+            class_index: index of its class; None passes it over.
+
+        Raises:
+            NotFoundError: there is no such image.
+            ConfigError: there is no such class.
+            OutputError: the table cannot be written.
+        """
+        file = self._get_file(row)
+        if class_index is None:
+            self._skipped.add(row)
+            self._given.append(GivenLabel(row, None, is_skipped=True))
+            return
+        if not 0 <= class_index < len(self.classes):
+            raise ConfigError(f"class: expected an index below {len(self.classes)}")
+        before = self.table.read().get(file)
+        self.table.write(file, self.classes[class_index])
+        self._given.append(GivenLabel(row, before))
+
+    def undo(self) -> None:
+        """Take the last label back, or what was passed over last; its image comes next.
+
+        Raises:
+            ConfigError: nothing is left to be taken back.
+            OutputError: the table cannot be written.
+        """
+        if not self._given:
+            raise ConfigError("undo: nothing was labelled since the server was started")
+        last = self._given[-1]
+        if last.is_skipped:
+            self._skipped.discard(last.row)
+        else:
+            self.table.write(self.files[last.row], last.before)
+        self._given.pop()
+        choices = [each for each in self._waiting if each.row != last.row]
+        self._waiting = [self.chooser.describe(last.row), *choices]
+
+    def read_file(self, row: int) -> bytes:
+        """Return the bytes of the file of an image.
+
+        Raises:
+            NotFoundError: there is no such image, or its file is gone.
+        """
+        path = Path(self.source.path) / self._get_file(row)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise NotFoundError(f"image: {path.name} cannot be read ({error.strerror})") from error
+
+    def _get_file(self, row: int) -> str:
+        if not 0 <= row < len(self.files):
+            raise NotFoundError(f"image: there are {len(self.files)}, from 0 on")
+        return self.files[row]
+
+    def _find_next(self, labelled: set[int]) -> LabelChoice | None:
+        """Return the next image; choose further ones when all that were chosen have a label."""
+        done = labelled | self._skipped
+        self._waiting = [each for each in self._waiting if each.row not in done]
+        if not self._waiting and len(done) < len(self.files):
+            self._waiting = self.chooser.choose(labelled, batch=BATCH, skipped=self._skipped)
+        return self._waiting[0] if self._waiting else None
+
+
+@final
+class LabellingEndpoints:
+    """The addresses of the labelling view. They are no part of the OpenAPI document.
+
+    Args:
+        queue: the images.
+    """
+
+    def __init__(self, queue: LabellingQueue) -> None:
+        self.queue = queue
+        self._turn = asyncio.Lock()
+
+    def list_routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/label", self.send_state),
+            Route("/label", self.take_label, methods=["POST"]),
+            Route("/label/undo", self.take_back, methods=["POST"]),
+            Route("/label/{number}", self.send_image),
+        ]
+
+    async def send_state(self, request: Request) -> Response:
+        """Send the next image and how many are labelled."""
+        return await self._answer(lambda: None)
+
+    async def take_label(self, request: Request) -> Response:
+        """Write the label of an image: `{"number": 3, "class": 1}`, or null to pass it over."""
+        content = await _read_json(request)
+        row, class_index = content.get("number"), content.get("class")
+        if not _is_index(row) or not (class_index is None or _is_index(class_index)):
+            raise ConfigError("label: expected the number of an image, and the index of a class")
+        return await self._answer(lambda: self.queue.label(row, class_index))
+
+    async def take_back(self, request: Request) -> Response:
+        """Take the last label back."""
+        await _read_json(request)
+        return await self._answer(self.queue.undo)
+
+    async def send_image(self, request: Request) -> Response:
+        """Send the file of an image as it is stored."""
+        number = request.path_params["number"]
+        if not (number.isascii() and number.isdecimal()) or len(number) > 9:
+            raise NotFoundError("image: expected its number")
+        content = await asyncio.to_thread(self.queue.read_file, int(number))
+        return Response(content, media_type="application/octet-stream")
+
+    async def _answer(self, change: Callable[[], T]) -> Response:
+        """Make a change and send the new state; one request at a time."""
+
+        def work() -> Record:
+            change()
+            return self.queue.describe()
+
+        async with self._turn:
+            return JSONResponse(await asyncio.to_thread(work))
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY:
+            raise TooLargeError(f"body: expected at most {MAX_BODY} bytes")
+    return parse_json_body(request.headers.get("content-type", ""), body)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
