@@ -248,6 +248,12 @@ def classifier(
     ] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search", help="First choose the rate and the layers that learn by cross-validation."
+        ),
+    ] = False,
     resume: ResumeOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
@@ -279,6 +285,7 @@ def classifier(
             config=config,
             steps=steps,
             batch=batch,
+            search=search,
             resume=resume,
             seed=seed,
             device=device.resolve(),

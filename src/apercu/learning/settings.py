@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.errors import ConfigError
 from apercu.learning.network import InputChoice
@@ -41,6 +41,32 @@ class LearningSchedule(Schedule):
     averaging: float = Field(0.99, ge=0, lt=1)
 
 
+class SearchSpace(BaseModel):
+    """The settings that a search tries, by cross-validation inside the training part.
+
+    Attributes:
+        rates: learning rates.
+        layers: recipes that choose which layers learn; empty for all at the same rate.
+        folds: number of parts of the training part, each of which is measured on once.
+        steps: steps of a trial; those of the training when None.
+        by: figure by which trials are compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
+    layers: tuple[str, ...] = Field(("frozen", "gradual_unfreezing", "full"), min_length=1)
+    folds: int = Field(3, ge=2, le=10)
+    steps: int | None = Field(None, ge=1)
+    by: Literal["accuracy", "balanced_accuracy", "auroc", "average_precision", "log_loss"] = "auroc"
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        for text in filter(None, layers):
+            _print_recipes(text)
+        return layers
+
+
 class LearningSettings(TrainingConfig):
     """Everything that distinguishes one training of a classifier from another.
 
@@ -54,6 +80,7 @@ class LearningSettings(TrainingConfig):
         test: fraction of the labelled images that only measure, where no test images are given.
         views: random views of the images.
         turned: whether images are turned by right angles and mirrored, as the sky has no upside.
+        search: what a search tries, where one is asked for.
         schedule: the length and the pace.
     """
 
@@ -66,6 +93,7 @@ class LearningSettings(TrainingConfig):
     test: float = Field(0.2, gt=0, lt=0.5)
     views: RandomViews = RandomViews(smallest=0.7, stretch=1.2)
     turned: bool = False
+    search: SearchSpace = SearchSpace()
     schedule: LearningSchedule = LearningSchedule()
 
 

@@ -14,16 +14,24 @@ from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
-from apercu.learning.data import prepare_images, read_part
+from apercu.learning.data import check_classes, prepare_images, read_part
+from apercu.learning.measure import MEASURES, Predictions
 from apercu.learning.network import LearningNetwork, make_network, open_start
 from apercu.learning.recipes.base import Recipe, Task, check_recipes
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.report import write_report
-from apercu.learning.results import TrainedClassifier, calibrate_and_measure, save_result
+from apercu.learning.results import (
+    TrainedClassifier,
+    calibrate_and_measure,
+    compute_logits,
+    save_result,
+)
+from apercu.learning.search import TrialJob, TrialScore, choose_settings, split_fold
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
 from apercu.learning.training import LearningTraining
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
+from apercu.training.config import CONFIG
 from apercu.training.record import find_begun_steps, find_settings
 from apercu.training.trainer import Hardware, Trainer
 
@@ -42,6 +50,7 @@ def train_classifier(
     config: str | Path | None = None,
     steps: int | None = None,
     batch: int | None = None,
+    search: bool = False,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -67,7 +76,9 @@ def train_classifier(
         config: settings in YAML, or a preset.
         steps: steps of the training; those of the settings when None.
         batch: images per step; those of the settings when None.
-        resume: whether to continue a training that was begun in the folder.
+        search: whether the learning rate and the layers that learn are chosen first, by
+            cross-validation inside the training part; the settings say what is tried.
+        resume: whether to continue a training, or a search, that was begun in the folder.
         seed: seed of every draw.
         device: `auto`, `cpu`, `cuda` or `mps`.
         progress: receives the name of each part of the work, how much is done, and how much there
@@ -86,10 +97,10 @@ def train_classifier(
     """
     out = Path(out)
     check_writable(out)
-    settings = find_settings(out, config, LEARNING)
-    if texts := [str(recipe) for recipe in parse_recipes(recipes)]:
-        settings = settings.model_copy(update={"recipes": (*settings.recipes, *texts)})
-    check_recipes(parse_recipes(settings.recipes))
+    is_begun = (out / CONFIG).is_file()
+    settings = find_settings(out, None if search and is_begun else config, LEARNING)
+    if not (search and is_begun):  # else the settings were chosen
+        settings = add_recipes(settings, recipes, is_stored=is_begun and config is None)
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
     start = open_start(
         network,
@@ -102,6 +113,27 @@ def train_classifier(
     parts = split_images(settings, inputs, make_opener(start), seed)
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
     with kept, show_in_notebook(progress) as report:
+        if search and not is_begun:
+            check_classes(parts.training, settings.search.folds)
+            result = choose_settings(
+                settings,
+                start,
+                network,
+                inputs,
+                parts,
+                out,
+                run_trial,
+                resume=resume,
+                seed=seed,
+                device=device,
+                report=report,
+            )
+            settings = result.settings
+            say(
+                f"best of {len(result.trials)} trials: rate {settings.schedule.rate:g}, recipes "
+                f"{', '.join(settings.recipes) or 'none'} ({result.by} "
+                f"{result.scores[result.best]:.3f} in cross-validation)"
+            )
         hardware = Hardware(device, workers=0)
         trainer = Trainer(
             start.to(hardware.own_device),
@@ -114,6 +146,69 @@ def train_classifier(
             holds_out=False,
         )
         return train_on_parts(settings, trainer, parts, resume=resume)
+
+
+def add_recipes(
+    settings: LearningSettings, recipes: Iterable[str | Recipe], *, is_stored: bool
+) -> LearningSettings:
+    """Return the settings with further recipes.
+
+    Args:
+        settings: the settings, with the recipes of a file or of a preset.
+        recipes: recipes that were typed.
+        is_stored: whether the settings are those of a training that is continued, which hold the
+            recipes that were typed then.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: a recipe is unknown, or two cannot be combined.
+    """
+    texts = tuple(str(recipe) for recipe in parse_recipes(recipes))
+    if texts and is_stored:
+        held = settings.recipes[-len(texts) :] == texts
+        texts = settings.recipes if held else texts
+    else:
+        texts = (*settings.recipes, *texts)
+    check_recipes(parse_recipes(texts))
+    return settings.model_copy(update={"recipes": texts})
+
+
+def run_trial(job: TrialJob) -> TrialScore:
+    """Train one trial of a search, and measure it on its fold.
+
+    Args:
+        job: the trial.
+
+    Returns:
+        Its figures.
+    """
+    settings = job.settings.with_schedule(steps=job.settings.search.steps)
+    start = open_start(
+        job.network,
+        settings.input,
+        lambda channels: open_source(job.inputs.images, channels),
+        job.seed,
+        scratch=settings.scratch,
+    )
+    every = split_images(settings, job.inputs, make_opener(start), job.seed)
+    parts = split_fold(every, settings.search.folds, job.fold, job.seed)
+    hardware = Hardware(job.device, workers=0)
+    source = parts.training.source
+    start.to(hardware.own_device)
+    trainer = Trainer(
+        start, source, job.folder, hardware, job.seed, lambda line: None, holds_out=False
+    )
+    training = build_training(settings, trainer, parts)
+    trainer.fit(training)
+    training.finish_network()
+    held_out, images = read_part(parts.test, start, ignore_progress, "images held out")
+    logits = compute_logits(training.network, start, images)
+    predictions = Predictions.from_logits(logits, held_out.targets, held_out.decision)
+    return TrialScore(
+        figures={name: measure(predictions) for name, (measure, _) in MEASURES.items()}
+    )
 
 
 def make_opener(start: Classifier) -> Callable[[ImagesSpec], ImageSource]:
@@ -158,41 +253,61 @@ def train_on_parts(
     digest = "-".join(part.digest[:16] for part in parts[:3])
     unlabelled = "" if parts.unlabelled is None else f"-{len(parts.unlabelled)}"
     with trainer.make_record(settings, targets=digest + unlabelled).begin(resume=resume):
-        labelled, prepared = read_part(
-            parts.training, trainer.classifier, trainer.report, "training images"
-        )
-        pool = None
-        if parts.unlabelled is not None:
-            pool = prepare_images(
-                parts.unlabelled, trainer.classifier, trainer.report, "images without labels"
-            )[1]
-        network = make_network(
-            trainer.classifier, len(labelled.classes), trainer.seed, scratch=settings.scratch
-        )
-        start = network.to_classifier(labelled.classes, labelled.decision)
-        start.to(trainer.classifier.device)
-        network.requires_grad_(True)
-        task = Task(
-            make_teacher(start, network),
-            labelled.classes,
-            labelled.decision,
-            prepared,
-            labelled.targets,
-            weigh_classes(labelled.targets, labelled.decision, balanced=settings.balanced),
-            pool,
-            trainer.run,
-            trainer.seed,
-            trainer.report,
-            trainer.classifier,
-        )
-        training = prepare_training(network, task, recipes, settings)
+        training = build_training(settings, trainer, parts)
         facts = trainer.fit(training)
         training.finish_network()
         figures, test = calibrate_and_measure(training, trainer, parts, facts)
-        classifier = network.to_classifier(labelled.classes, labelled.decision, figures.temperature)
+        network, task = training.network, training.task
+        classifier = network.to_classifier(task.classes, task.decision, figures.temperature)
         write_report(classifier, figures, test, trainer.run, settings)
         save_result(classifier, network, figures, test, trainer.run)
     return TrainedClassifier(classifier, figures, trainer.run)
+
+
+def build_training(
+    settings: LearningSettings, trainer: Trainer, parts: LearningParts
+) -> LearningTraining:
+    """Read the images to train on, and make the network with what the recipes add.
+
+    Args:
+        settings: recipes and schedule.
+        trainer: the network that is the start.
+        parts: the parts of the images.
+
+    Returns:
+        The training.
+
+    Raises:
+        ConfigError: a recipe cannot be used for these images.
+    """
+    labelled, prepared = read_part(
+        parts.training, trainer.classifier, trainer.report, "training images"
+    )
+    pool = None
+    if parts.unlabelled is not None:
+        pool = prepare_images(
+            parts.unlabelled, trainer.classifier, trainer.report, "images without labels"
+        )[1]
+    network = make_network(
+        trainer.classifier, len(labelled.classes), trainer.seed, scratch=settings.scratch
+    )
+    start = network.to_classifier(labelled.classes, labelled.decision)
+    start.to(trainer.classifier.device)
+    task = Task(
+        Classifier(copy.deepcopy(start.network)),
+        labelled.classes,
+        labelled.decision,
+        prepared,
+        labelled.targets,
+        weigh_classes(labelled.targets, labelled.decision, balanced=settings.balanced),
+        pool,
+        trainer.run,
+        trainer.seed,
+        trainer.report,
+        trainer.classifier,
+    )
+    network.requires_grad_(True)  # a classifier freezes its weights
+    return prepare_training(network, task, parse_recipes(settings.recipes), settings)
 
 
 def prepare_training(
@@ -222,11 +337,6 @@ def prepare_training(
             recipe.change_network(network, task)
     network.to(task.device)
     return LearningTraining(network, task, recipes, settings, added)
-
-
-def make_teacher(start: Classifier, network: LearningNetwork) -> Classifier:
-    """Return the classifier before the training, with weights of its own."""
-    return Classifier(copy.deepcopy(start.network)) if start.module is not None else start
 
 
 def weigh_classes(targets: Tensor, decision: Decision, *, balanced: bool) -> Tensor:

@@ -153,8 +153,9 @@ class LearningTraining(TrainingModule):
         """Freeze and unfreeze the groups of layers, as the recipes say for this step."""
         for recipe in self.recipes:
             rates = recipe.choose_rates(self.groups, progress)
-            if rates is not None:
-                self.rates = list(rates)
+            if rates is not None:  # layers that recipes put before the network always learn
+                added = (group.name == "front" for group in self.groups)
+                self.rates = [1.0 if new else r for new, r in zip(added, rates, strict=True)]
         for group, learnable, rate in zip(self.groups, self.learnable, self.rates, strict=True):
             for parameter in learnable:
                 parameter.requires_grad_(rate > 0)

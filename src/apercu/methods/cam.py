@@ -79,7 +79,7 @@ def _read_class_weights(head: nn.Module, output: Output) -> Tensor | None:
         return None
     if weight.shape[2:].numel() != 1:
         return None
-    rows = weight.detach().flatten(1)
+    rows = weight.detach().flatten(1) / (output.temperature or 1.0)
     return torch.cat((-rows / 2, rows / 2)) if output.takes_one_number else rows
 
 

@@ -44,6 +44,8 @@ class Task:
         folder: the run folder.
         seed: seed of every draw.
         report: receives the name of each part of the work, how much is done, and how much there is.
+        pretrained: the network as it was opened, with the last layer that it had; None where it is
+            not known.
     """
 
     start: Classifier
@@ -56,6 +58,7 @@ class Task:
     folder: Path
     seed: int = 0
     report: ProgressCallback = ignore_progress
+    pretrained: Classifier | None = None
 
     @property
     def device(self) -> torch.device:
@@ -219,6 +222,7 @@ class Recipe(BaseModel):
         features: Float[Tensor, "images features"],
         targets: Float[Tensor, "images classes"],
         task: Task,
+        unlabelled: Float[Tensor, "unlabelled features"] | None = None,
     ) -> nn.Module | None:
         """Return a last layer that needs no training: features → logits.
 
@@ -226,6 +230,7 @@ class Recipe(BaseModel):
             features: features of the labelled images, after the training.
             targets: their true probabilities.
             task: what was known before the training.
+            unlabelled: features of the images without labels; None where there are none.
 
         Returns:
             The module; None to keep the layer that was trained.
