@@ -12,6 +12,18 @@ FEATURES = 16
 """Channels between the two convolutions of the colouring."""
 
 
+def build_colours() -> nn.Sequential:
+    """Build what is added to grey images to colour them: nothing, before a training."""
+    colours = nn.Sequential(
+        nn.Conv2d(1, FEATURES, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(FEATURES, 3, 3, padding=1),
+    )
+    for values in colours[2].parameters():
+        nn.init.zeros_(values)
+    return colours
+
+
 class Coloured(nn.Module):
     """A learned colouring of grey images, followed by any timm model that takes three channels.
 
@@ -27,13 +39,7 @@ class Coloured(nn.Module):
         import timm
 
         super().__init__()
-        self.colours = nn.Sequential(
-            nn.Conv2d(1, FEATURES, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(FEATURES, 3, 3, padding=1),
-        )
-        for values in self.colours[2].parameters():
-            nn.init.zeros_(values)
+        self.colours = build_colours()
         self.backbone: nn.Module = timm.create_model(backbone, **options)
 
     def forward(self, images: Images) -> Logits:

@@ -8,9 +8,14 @@ from typing import Final
 from pydantic import ValidationError
 
 from apercu.errors import ConfigError
+from apercu.learning.recipes.background_exchange import BackgroundExchange
 from apercu.learning.recipes.base import Recipe, check_recipes
+from apercu.learning.recipes.colouring import Colouring
+from apercu.learning.recipes.explanation_guided import ExplanationGuided
 from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.recipes.fine_tuning import Frozen, Full, GradualUnfreezing
+from apercu.learning.recipes.graph_interpolation import GraphInterpolation
+from apercu.learning.recipes.spatial_attention import SpatialAttention
 from apercu.option_strings import parse_named, split_names
 
 RECIPES: Final[Mapping[str, type[Recipe]]] = {
@@ -20,6 +25,11 @@ RECIPES: Final[Mapping[str, type[Recipe]]] = {
         GradualUnfreezing,
         Full,
         FinalBatchNorm,
+        SpatialAttention,
+        GraphInterpolation,
+        ExplanationGuided,
+        BackgroundExchange,
+        Colouring,
     )
 }
 

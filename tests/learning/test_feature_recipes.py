@@ -1,0 +1,419 @@
+"""Recipes that weigh, mix or exchange what the last layer sees: each idea has its effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from apercu import open_classifier, train_classifier
+from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
+from apercu.errors import ClassifierError, ConfigError
+from apercu.learning.network import LearningNetwork, make_network
+from apercu.learning.recipes.background_exchange import BackgroundExchange
+from apercu.learning.recipes.base import Recipe, Task, TrainingStep
+from apercu.learning.recipes.colouring import FILE, Colouring
+from apercu.learning.recipes.explanation_guided import ExplanationGuided, compute_relevance
+from apercu.learning.recipes.fine_tuning import Frozen
+from apercu.learning.recipes.graph_interpolation import GraphInterpolation
+from apercu.learning.recipes.spatial_attention import AttendedMaps, SpatialAttention
+from apercu.learning.settings import LearningSettings
+from apercu.learning.train_classifier import prepare_training
+from apercu.learning.training import LearningTraining
+from apercu.training.augment import RandomViews
+
+from .conftest import PLANTED
+
+SIDE = 16
+PLAIN = LearningSettings(views=RandomViews(whole=1.0, mirror=0.0))
+
+
+def _generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def _open_pooled(weights: Tensor, scores: Tensor) -> Classifier:
+    """A classifier of ReLU features of single pixels, their mean, and a linear layer."""
+    features, classes = nn.Conv2d(3, len(weights), 1, bias=False), len(scores)
+    head = nn.Linear(len(weights), classes)
+    with torch.no_grad():
+        features.weight.copy_(weights[:, :, None, None])
+        head.weight.copy_(scores)
+        head.bias.zero_()
+    module = nn.Sequential(features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    names = [f"old {number}" for number in range(classes)]
+    return open_classifier(module, size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3, classes=names)
+
+
+def _make_task(classifier: Classifier, images: Tensor, labels: Tensor, folder: Path) -> Task:
+    network = make_network(classifier, 2, 0, scratch=False)
+    return Task(
+        network.to_classifier(("a", "b"), ONE_CLASS),
+        ("a", "b"),
+        ONE_CLASS,
+        images,
+        F.one_hot(labels, 2).float(),
+        torch.ones(2, 2),
+        None,
+        folder,
+        pretrained=classifier,
+    )
+
+
+def _train(
+    classifier: Classifier, task: Task, recipes: list[Recipe], steps: int, rate: float = 1e-2
+) -> LearningTraining:
+    """Train a new network of a task for some steps of 16 images."""
+    network = make_network(classifier, 2, 0, scratch=False)
+    training = prepare_training(network, task, recipes, PLAIN)
+    optimiser = torch.optim.AdamW(network.parameters(), rate)
+    for number in range(steps):
+        generator = _generator(number)
+        rows = torch.randint(len(task.images), (16,), generator=generator)
+        stored = torch.stack([task.images[row] for row in rows.tolist()])
+        training.set_rates(number / steps)
+        step = TrainingStep(
+            task,
+            network.train(),
+            training.draw_views(stored, generator),
+            stored,
+            task.targets[rows],
+            None,
+            generator,
+            number / steps,
+            training.draw_views,
+        )
+        terms = training.compute_terms(step)
+        optimiser.zero_grad()
+        torch.autograd.backward(torch.stack([term.mean() for term in terms.values()]).sum())
+        optimiser.step()
+    network.eval()
+    return training
+
+
+@torch.no_grad()
+def _accuracy(training: LearningTraining, images: Tensor, labels: Tensor) -> float:
+    logits = training.network(training.task.start.normalise(images))
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+# --- graph interpolation --------------------------------------------------------------------------
+
+
+def _clouds(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(count) % 2
+    centres = torch.zeros(2, 30)
+    centres[:, 0] = torch.tensor([-1.6, 1.6])
+    return centres[labels] + torch.randn(count, 30, generator=_generator(seed)), labels
+
+
+def test_a_graph_of_unlabelled_images_makes_few_labels_go_further(planted_task: Task) -> None:
+    task = replace(planted_task, decision=ONE_CLASS)
+    features, labels = _clouds(6, 1)
+    new, truth = _clouds(300, 2)
+    others, _ = _clouds(400, 3)
+    targets = F.one_hot(labels, 2).float()
+
+    def measure(recipe: GraphInterpolation, unlabelled: Tensor | None) -> float:
+        head = recipe.build_head(features, targets, task, unlabelled)
+        return (head(new).argmax(1) == truth).float().mean().item()
+
+    alone = measure(GraphInterpolation(own=1.0), others)
+    assert measure(GraphInterpolation(own=0.5), others) > alone + 0.04
+    assert measure(GraphInterpolation(own=0.3, rounds=3), others) > alone + 0.08
+    torch.manual_seed(0)
+    one = measure(GraphInterpolation(neighbours=50), None)  # more than there are
+    assert one > 0.6
+
+
+def test_an_image_is_mixed_with_its_nearest_node(planted_task: Task) -> None:
+    task = replace(planted_task, decision=ONE_CLASS)
+    features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0], [-0.9, 0.2]])
+    targets = F.one_hot(torch.tensor([0, 0, 1, 1]), 2).float()
+    head = GraphInterpolation(neighbours=1, own=0.25).build_head(features, targets, task)
+    places = F.normalize(features - features.mean(0), dim=1)
+    neighbours = places[[1, 0, 3, 2]]
+    mixed = F.normalize(0.25 * places + 0.75 * neighbours, dim=1)
+    means = torch.stack([mixed[:2].mean(0), mixed[2:].mean(0)])
+    own = F.normalize(torch.tensor([[0.7, 0.1]]) - features.mean(0), dim=1)
+    nearest = places[(own @ places.T).argmax(1)]
+    point = F.normalize(0.25 * own + 0.75 * nearest, dim=1)
+    expected = -(point[:, None] - means).square().sum(2)
+    logits = head(torch.tensor([[0.7, 0.1]]))
+    factor = 10 / (means[0] - means[1]).square().sum()
+    torch.testing.assert_close(
+        (logits[:, 0] - logits[:, 1]), factor * (expected[:, 0] - expected[:, 1])
+    )
+
+
+def test_each_class_by_itself_has_two_means(planted_task: Task) -> None:
+    features, labels = _clouds(60, 1)
+    targets = torch.stack([labels == 1, features[:, 1] > 0], 1).float()
+    features[:, 1] += 3 * (targets[:, 1] * 2 - 1)
+    task = replace(planted_task, decision=EACH_CLASS)
+    head = GraphInterpolation(own=0.8).build_head(features, targets, task)
+    assert ((head(features) > 0) == (targets > 0.5)).float().mean() > 0.9
+
+
+# --- spatial attention ----------------------------------------------------------------------------
+
+
+OPPONENTS = torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5], [-0.5, -0.5, 1.0]])
+
+
+def _small_objects(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A red or a green spot of nine pixels; the whole image has a faint tint of any colour."""
+    generator = _generator(seed)
+    labels = torch.arange(count) % 2
+    tints = 0.06 * torch.rand(count, 3, 1, 1, generator=generator)
+    images = 0.4 + tints.expand(-1, -1, SIDE, SIDE).clone()
+    for image, label in zip(images, labels.tolist(), strict=True):
+        row, column = torch.randint(SIDE - 3, (2,), generator=generator).tolist()
+        image[label, row : row + 3, column : column + 3] = 0.8
+    return images, labels
+
+
+def test_attention_finds_small_objects(tmp_path: Path) -> None:
+    """The classifier of colours is sure at the spot alone, so the tint of the rest fades."""
+    classifier = _open_pooled(OPPONENTS, 8 * torch.eye(3))
+    images, labels = _small_objects(80, 0)
+    task = _make_task(classifier, images, labels, tmp_path)
+    accuracies = []
+    for recipes in ([], [SpatialAttention(power=0.0)], [SpatialAttention()]):
+        training = prepare_training(
+            make_network(classifier, 2, 0, scratch=False), task, recipes, PLAIN
+        )
+        training.network.eval()
+        features = training.compute_features(images)
+        right = (features[:, 0] > features[:, 1]) == (labels == 0)
+        accuracies.append(right.float().mean().item())
+    plain, flat, attended = accuracies
+    assert plain == flat < 0.85
+    assert attended > 0.95
+
+
+def test_weights_of_positions_have_mean_one_and_fall_with_entropy() -> None:
+    layer = AttendedMaps(nn.Identity(), torch.eye(3), torch.zeros(3), 1.0)
+    maps = torch.zeros(1, 3, 2, 2)
+    maps[0, 0, 0, 0], maps[0, 1, 0, 1] = 9.0, 1.0
+    weights = layer.weigh_positions(maps)[0, 0]
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[0, 0] > weights[0, 1] > weights[1, 0] == weights[1, 1]
+    chances = torch.tensor([1.0, 0.0, 0.0]).softmax(0)
+    entropy = -(chances * chances.log()).sum() / torch.tensor(3.0).log()
+    expected = (1 - entropy) / 1e-3
+    assert (weights[0, 1] / weights[1, 1]).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_attention_needs_a_classifier_with_classes(
+    planted_task: Task, backbone: Classifier
+) -> None:
+    for pretrained in (None, backbone):
+        with pytest.raises(ConfigError, match="expected a classifier with classes of its own"):
+            SpatialAttention().check_task(replace(planted_task, pretrained=pretrained))
+
+
+def test_attention_needs_the_mean_of_a_map(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    classifier = open_classifier(module, size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
+    images, labels = _small_objects(8, 0)
+    task = _make_task(classifier, images, labels, tmp_path)
+    with pytest.raises(ClassifierError, match="takes the mean of its last feature map"):
+        prepare_training(
+            make_network(classifier, 2, 0, scratch=False), task, [SpatialAttention()], PLAIN
+        )
+
+
+# --- explanation-guided training ------------------------------------------------------------------
+
+
+def test_relevance_of_a_linear_layer_is_feature_times_weight() -> None:
+    head = nn.Linear(4, 2)
+    features = torch.rand(3, 4, generator=_generator())
+    targets = F.one_hot(torch.tensor([0, 1, 1]), 2).float()
+    relevance = compute_relevance(head, features.clone(), targets)
+    raw = features * head.weight[[0, 1, 1]]
+    torch.testing.assert_close(relevance, (raw / raw.abs().amax(1, keepdim=True)).detach())
+    assert all(parameter.grad is None for parameter in head.parameters())
+    maps = features[:, :, None, None].expand(-1, -1, 2, 3).clone()
+    spread = compute_relevance(head, maps, targets)
+    torch.testing.assert_close(spread.mean((2, 3)), relevance)
+
+
+def test_guided_training_relies_on_fewer_features(tmp_path: Path) -> None:
+    """Weights gather on the features that explain the classes, and leave those that do not."""
+    classifier = _open_pooled(torch.cat([OPPONENTS, torch.eye(3)]), torch.zeros(2, 6))
+    generator = _generator()
+    labels = torch.arange(64) % 2
+    images = 0.5 + 0.1 * torch.rand(64, 3, SIDE, SIDE, generator=generator)
+    images[torch.arange(64), labels] += 0.1
+    task = _make_task(classifier, images, labels, tmp_path)
+
+    def measure(recipes: list[Recipe]) -> float:
+        training = _train(classifier, task, [Frozen(), *recipes], 60)
+        assert _accuracy(training, images, labels) > 0.95
+        relevance = compute_relevance(
+            training.network.head, training.compute_features(images), task.targets
+        ).abs()
+        return (relevance.sum(1) / relevance.amax(1)).mean().item()
+
+    assert measure([ExplanationGuided(weight=4.0)]) < 0.97 * measure([])
+
+
+# --- background exchange --------------------------------------------------------------------------
+
+
+def _shortcuts(count: int, seed: int, *, swapped: bool) -> tuple[Tensor, Tensor]:
+    """A red or a green square on a ground that is as bright as the class, or as the other one."""
+    generator = _generator(seed)
+    labels = torch.arange(count) % 2
+    ground = torch.where((labels == 0) ^ swapped, 0.25, 0.65)[:, None, None, None]
+    images = ground + 0.02 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    images[:, :, 6:11, 6:11] = 0.4
+    images[torch.arange(count), labels, 6:11, 6:11] = 0.55
+    return images, labels
+
+
+@pytest.mark.parametrize("where", ["border", "centre"])
+def test_a_classifier_looks_at_the_object(where: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(12, 3, generator=_generator()) / 2
+    classifier = _open_pooled(start, torch.zeros(2, 12))
+    images, labels = _shortcuts(64, 0, swapped=False)
+    swapped, truth = _shortcuts(64, 1, swapped=True)
+    task = _make_task(classifier, images, labels, tmp_path)
+    plain = _train(classifier, task, [], 80)
+    assert _accuracy(plain, images, labels) > 0.95
+    assert _accuracy(plain, swapped, truth) < 0.5
+    recipe = BackgroundExchange(object=where, size=0.4, weight=4.0)  # type: ignore[arg-type]
+    exchanged = _train(classifier, task, [recipe], 80)
+    assert _accuracy(exchanged, swapped, truth) > 0.8
+
+
+def test_objects_stay_and_backgrounds_change(tmp_path: Path) -> None:
+    images, labels = _shortcuts(8, 0, swapped=False)
+    classifier = _open_pooled(OPPONENTS, torch.zeros(2, 3))
+    task = _make_task(classifier, images, labels, tmp_path)
+    recipe = BackgroundExchange()
+    network = make_network(classifier, 2, 0, scratch=False)
+    prepare_training(network, task, [recipe], PLAIN)
+    changed = recipe.exchange(network, images, _generator())
+    difference = (changed - images).abs().mean(1)
+    assert difference[:, 7:10, 7:10].max() < 0.05
+    assert difference[:, :4].mean() > 0.1
+    assert changed.min() >= -0.1 and changed.max() <= 1.1
+
+
+def test_the_generator_works_against_the_classifier(tmp_path: Path) -> None:
+    """A step of the generator alone raises the loss of the exchanged images."""
+    images, labels = _shortcuts(16, 0, swapped=False)
+    classifier = _open_pooled(OPPONENTS, torch.randn(2, 3, generator=_generator()))
+    task = _make_task(classifier, images, labels, tmp_path)
+    recipe = BackgroundExchange()
+    network = make_network(classifier, 2, 0, scratch=False)
+    training = prepare_training(network, task, [recipe], PLAIN)
+    generator_parameters = list(network.parts[recipe.name].parameters())
+
+    def compute_loss() -> Tensor:
+        step = TrainingStep(
+            task,
+            network,
+            images,
+            images,
+            task.targets,
+            None,
+            _generator(),
+            0.0,
+            training.draw_views,
+        )
+        return recipe.compute_losses(step)["exchanged"].mean()
+
+    before = compute_loss()
+    optimiser = torch.optim.SGD(generator_parameters, 0.5)
+    for _ in range(5):
+        optimiser.zero_grad()
+        torch.autograd.backward(compute_loss())
+        optimiser.step()
+    assert compute_loss() > before
+
+
+# --- colouring ------------------------------------------------------------------------------------
+
+
+def _grey(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Dark and bright grey images."""
+    labels = torch.arange(count) % 2
+    levels = 0.35 + 0.3 * labels + 0.1 * torch.rand(count, generator=_generator(seed))
+    return levels[:, None, None, None].expand(-1, 3, SIDE, SIDE).clone(), labels
+
+
+def test_colours_show_grey_images_to_a_network_of_colours(tmp_path: Path) -> None:
+    """Its features are differences of the channels, which a grey image does not have."""
+    classifier = _open_pooled(OPPONENTS, torch.eye(3))
+    images, labels = _grey(48, 0)
+    task = _make_task(classifier, images, labels, tmp_path)
+    blind = _train(classifier, task, [Frozen()], 80)
+    assert _accuracy(blind, images, labels) <= 0.5
+    coloured = _train(classifier, task, [Frozen(), Colouring()], 80)
+    assert _accuracy(coloured, images, labels) > 0.9
+    coloured.recipes[1].fold_network(coloured.network)
+    assert not coloured.network.is_plain
+    other, truth = _grey(32, 5)
+    second = _make_task(classifier, other, truth, tmp_path / "second")
+    kept = Colouring(start=str(tmp_path), learnt=False)
+    transferred = _train(classifier, second, [Frozen(), kept], 80)
+    assert _accuracy(transferred, other, truth) > 0.9
+    for name, value in coloured.network.front.state_dict().items():
+        assert torch.equal(transferred.network.front.state_dict()[name], value)
+
+
+def test_colouring_refuses_what_it_cannot_colour(tmp_path: Path) -> None:
+    classifier = _open_pooled(OPPONENTS, torch.eye(3))
+    images, labels = _grey(8, 0)
+    task = _make_task(classifier, images, labels, tmp_path)
+    Colouring().check_task(task)
+    with pytest.raises(ConfigError, match="needs start=RUN"):
+        Colouring(learnt=False).check_task(task)
+    with pytest.raises(ConfigError, match=f"expected a run folder with {FILE}"):
+        Colouring(start=str(tmp_path)).check_task(task)
+    coloured = images.clone()
+    coloured[:, 0] += 0.1
+    with pytest.raises(ConfigError, match="expected grey images"):
+        Colouring().check_task(replace(task, images=coloured))
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipes", "with_classes"),
+    [
+        (["frozen", "graph_interpolation:neighbours=3"], False),
+        (["spatial_attention", "explanation_guided", "background_exchange"], True),
+    ],
+)
+def test_the_run_computes_what_was_trained(
+    recipes: list[str],
+    with_classes: bool,
+    tmp_path: Path,
+    backbone: Classifier,
+    build_network: Callable[[], LearningNetwork],
+) -> None:
+    start = backbone
+    if with_classes:
+        start = build_network().to_classifier(("a", "b", "c"), ONE_CLASS)
+    trained = train_classifier(
+        PLANTED, start, tmp_path / "run", recipes=recipes, steps=3, batch=8, unlabelled=PLANTED
+    )
+    images = torch.rand(2, 3, 32, 32, generator=_generator())
+    opened = open_classifier(tmp_path / "run" / "card.json")
+    torch.testing.assert_close(opened(images), trained.classifier(images), rtol=1e-3, atol=1e-4)
+    assert opened.network.source.endswith(".pt2") or "pt2" in opened.network.source
