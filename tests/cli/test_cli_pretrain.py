@@ -83,11 +83,20 @@ def test_a_run_from_stamps_to_features(apercu, stamps, tmp_path) -> None:
     assert "mine with random weights" in page and "mine, anew" not in page
 
 
-def test_a_training_goes_on_as_if_it_had_not_stopped(apercu, stamps, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("pretext", "settings"),
+    [
+        ("transformation", ""),
+        ("clusters", "pretext: {clusters: 3, refine_from: 0.3, every: 2, rotation: 0}\n"),
+    ],
+)
+def test_a_training_goes_on_as_if_it_had_not_stopped(
+    apercu, stamps, tmp_path, pretext, settings
+) -> None:
     config = tmp_path / "settings.yaml"
-    config.write_text("schedule: {steps: 6, batch: 8, save_every: 2}\n")
+    config.write_text("schedule: {steps: 6, batch: 8, save_every: 2}\n" + settings)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    command = ["pretrain", "transformation"]
+    command = ["pretrain", pretext]
     assert apercu(*command, *_options(stamps, whole, "--config", config)).code == 0
 
     def stopped(self: PretrainTraining, batch: Any, index: int) -> torch.Tensor:
@@ -197,6 +206,8 @@ def test_the_backbone_becomes_an_encoder(apercu, stamps, tmp_path, tiny_card) ->
         (["transformation", "--backbone", "torchvision/resnet18"], "expected timm/NAME"),
         (["transformation", "--backbone", "timm/resnet18x"], "no such model"),
         (["transformation", "--channels", "4"], "4"),
+        (["colour"], "did you mean colours"),
+        (["clusters", "--catalogue", "CATALOGUE", "--target", "mag"], "clusters needs none"),
     ],
 )
 def test_bad_input(apercu, stamps, tmp_path, typed, message) -> None:
@@ -208,3 +219,55 @@ def test_bad_input(apercu, stamps, tmp_path, typed, message) -> None:
     assert result.code == 2
     assert message in result.err
     assert result.err.count("error:") == 1
+
+
+def test_hidden_bands_and_joined_features(apercu, stamps, tmp_path) -> None:
+    """Band 1 is predicted from the others, never seen, and joined with a network that sees it."""
+    runs = {"others": [1], "band": [0, 2]}
+    for name, hidden in runs.items():
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(f"pretext: {{hidden: {hidden}, side: 8}}\n")
+        options = _options(stamps, tmp_path / name, "--config", config, "--batch", "8")
+        result = apercu("pretrain", "colours", *options, "--steps", "4")
+        assert result.code == 0, result.err
+        facts = json.loads((tmp_path / name / "facts.json").read_text())
+        assert {"held_out_colour", "held_out_constant_colour"} <= facts.keys()
+        opened = open_classifier(tmp_path / name / "card.json")
+        images = torch.rand(2, 3, 32, 32)
+        changed = images.clone()
+        changed[:, hidden] = 0
+        assert torch.equal(opened(images), opened(changed))
+        changed[:, [band for band in range(3) if band not in hidden]] = 0
+        assert not torch.equal(opened(images), opened(changed))
+    networks = [f"--network={name}={tmp_path / name / 'card.json'}" for name in runs]
+    out, command = tmp_path / "features", ["evaluate-features", *networks]
+    data = ["--images", stamps / "stamps.npz", "--test", stamps / "stamps.npz"]
+    labels = ["--catalogue", stamps / "catalogue.csv", "--id", "name", "--label", "bright"]
+    options = ["--fractions", "1", "--draws", "1", "--out", out]
+    heads = ["--heads", "nearest:neighbours=1,clusters,fine_tuning:steps=2"]
+    result = apercu(*command, *data, *labels, *options, *heads, "--join", "both=others,band")
+    assert result.code == 0, result.err
+    results = json.loads((out / "features.json").read_text())
+    assert results["joined"] == {"both": ["others", "band"]}
+    rows = [row for row in results["rows"] if row["start"] == "both"]
+    assert {row["head"] for row in rows} == {
+        "nearest:neighbours=1",
+        "clusters",
+        "fine_tuning:steps=2",
+    }
+    for join, message in (
+        ("both=others", "expected NAME=A,B"),
+        ("band=others,band", "expected a new name"),
+        ("both=others,bend", "did you mean band"),
+    ):
+        result = apercu(*command, *data, *labels, *options, "--join", join)
+        assert result.code == 2 and message in result.err, result.err
+
+
+def test_regions_of_a_short_training(apercu, stamps, tmp_path) -> None:
+    pytest.importorskip("lightly")
+    options = _options(stamps, tmp_path / "run", "--batch", "8", "--steps", "2")
+    result = apercu("pretrain", "regions", *options)
+    assert result.code == 0, result.err
+    facts = json.loads((tmp_path / "run" / "facts.json").read_text())
+    assert 0 <= facts["held_out_mistaken"] <= 1

@@ -45,7 +45,7 @@ def _network(pretext: Pretext, targets: Tensor | None = None) -> PretextNetwork:
         backbone = nn.Sequential(
             nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
         )
-        parts = pretext.build_parts(PretextSample(_images(), 72, targets))
+        parts = pretext.build_parts(PretextSample(_images(), 72, targets, 6))
     return PretextNetwork(backbone, SPEC, nn.ModuleDict(parts))
 
 
@@ -56,7 +56,8 @@ def _magnitudes() -> Tensor:
 @pytest.mark.parametrize("name", PRETEXTS.presets)
 def test_every_pretext(name: str) -> None:
     pretext = PRETEXTS.presets[name].pretext
-    targets = _magnitudes() if name == "magnitudes" else None
+    numbers = torch.arange(6.0)[:, None] if name == "clusters" else None
+    targets = _magnitudes() if name == "magnitudes" else numbers
     network, images = _network(pretext, targets), _images()
     before = images.clone()
     terms = pretext.compute_losses(network, PretextBatch(images, targets, _generator()))

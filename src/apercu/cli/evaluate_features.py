@@ -47,6 +47,12 @@ def evaluate_features(
     anew: Annotated[
         bool, typer.Option("--anew", help="Also evaluate each network with random weights.")
     ] = False,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=A,B", help="Also evaluate these networks side by side; may be repeated."
+        ),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
@@ -54,16 +60,22 @@ def evaluate_features(
 ) -> None:
     """Measure learning curves where labels are few: on fixed features, or with all layers.
 
-    linear, dense (a small hidden layer) and nearest (neighbours) learn from features; fine_tuning
-    trains all layers further. Every class keeps at least one label, and classes count the same.
-    Writes features.json and report.html.
+    linear, dense (a small hidden layer) and nearest (neighbours) learn from features; clusters
+    finds groups without labels, which only name them; fine_tuning trains all layers further. Every
+    class keeps at least one label, and classes count the same. Writes features.json and
+    report.html.
 
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
     from apercu.classifiers import open_classifier
     from apercu.images import check_images
     from apercu.io import check_writable
-    from apercu.pretraining.evaluate import FeatureEvaluation, parse_labels, parse_networks
+    from apercu.pretraining.evaluate import (
+        FeatureEvaluation,
+        parse_joins,
+        parse_labels,
+        parse_networks,
+    )
     from apercu.pretraining.evaluate import evaluate_features as evaluate
     from apercu.pretraining.few_labels import FewLabelsProtocol, parse_fractions
     from apercu.pretraining.heads import parse_heads
@@ -71,19 +83,15 @@ def evaluate_features(
 
     add_labels = parse_labels(catalogue, label, id)
     protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)
-    specs = parse_networks(network)
+    specs, joins = parse_networks(network), parse_joins(join or [])
     check_images(images, test)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
+    evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say, joins)
     check_writable(out)
-    with on_interrupt(f"{out} keeps what is finished; the same command continues"):
-        evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say)
-        with show_progress(lines=True) as report:
-            rows = evaluate(
-                evaluation,
-                out,
-                progress=report,
-                command=shlex.join(["apercu", *read_arguments()]),
-            )
+    kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with kept, show_progress(lines=True) as report:
+        command = shlex.join(["apercu", *read_arguments()])
+        rows = evaluate(evaluation, out, progress=report, command=command)
     for row in rows:
         if row.metric == METRIC:
             low, high = row.ci95

@@ -27,7 +27,10 @@ from apercu.progress import show_progress
 def pretrain(
     pretext: Annotated[
         str,
-        typer.Argument(metavar="PRETEXT", help="magnitudes, transformation, adios, contrastive."),
+        typer.Argument(
+            metavar="PRETEXT",
+            help="magnitudes, transformation, adios, contrastive, colours, clusters, regions.",
+        ),
     ],
     images: ImagesOption,
     out: RunOption,
@@ -79,7 +82,7 @@ def pretrain(
     trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Pretrain a network without labels: by brightness, transformations, or similarity.
+    """Pretrain a network without labels: by brightness, transformations, similarity, or colours.
 
     Leaves card.json in the run folder, a SPEC whose logits are features, and its weights with
     timm's own names.

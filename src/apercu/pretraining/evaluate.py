@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, RunError, describe_interrupt
+from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nearest
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
@@ -26,6 +26,7 @@ from apercu.pretraining.few_labels import (
     reinitialise,
 )
 from apercu.pretraining.heads import LabelledFeatures, Learner
+from apercu.pretraining.heads.base import join_features
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.report import ANEW, draw_pca_plot, write_report
 from apercu.progress import show_in_notebook
@@ -63,6 +64,7 @@ class FeatureEvaluation:
         protocol: heads, fractions and draws.
         reinitialised: whether each network is also evaluated with new weights.
         say: receives one line of news at a time.
+        joined: names of networks whose features are also evaluated side by side, by a new name.
     """
 
     networks: Mapping[str, Classifier]
@@ -72,6 +74,18 @@ class FeatureEvaluation:
     protocol: FewLabelsProtocol
     reinitialised: bool
     say: Callable[[str], None] = field(repr=False)
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, parts in self.joined.items():
+            if name in self.networks:
+                raise ConfigError(f"join: expected a new name, got {name}, which is a network's")
+            for part in parts:
+                if part not in self.networks:
+                    raise ConfigError(
+                        f"join: {name}: expected names of networks, got {part!r}"
+                        f"{suggest_nearest(part, self.networks)}"
+                    )
 
     def run(self, folder: Path, progress: ProgressFn) -> EvaluatedFeatures:
         """Measure all learning curves that are not in a folder yet.
@@ -94,6 +108,7 @@ class FeatureEvaluation:
         rows: list[LearningCurveRow] = []
         plots: dict[str, Image.Image] = {}
         class_names: tuple[str, ...] = ()
+        kept: dict[str, _FeatureSets] = {}
         for name, classifier in self.networks.items():
             sources = [
                 self._open_images(spec, classifier, progress) for spec in (self.images, self.test)
@@ -106,14 +121,21 @@ class FeatureEvaluation:
                 fresh = reinitialise(classifier, sources[0], self.protocol.seed)
                 starts[f"{name}{ANEW}"] = fresh
             for start, network in starts.items():
-                training, test = (
-                    extract_labelled_features(network, source, class_names, progress)
-                    for source in sources
+                sets = _FeatureSets(
+                    network.fingerprint,
+                    *(
+                        extract_labelled_features(network, source, class_names, progress)
+                        for source in sources
+                    ),
                 )
-                for head_name, head in self.protocol.heads.items():
-                    cell = _Cell(start, network, head_name, head, training, test)
-                    rows += self._measure_or_load(folder, cell, progress)
-                plots[start] = draw_pca_plot(test, SERIES_COLOURS)
+                if any(start in parts for parts in self.joined.values()):
+                    kept[start] = sets
+                rows += self._measure_heads(folder, start, sets, progress)
+                plots[start] = draw_pca_plot(sets.test, SERIES_COLOURS)
+        for name, names in self.joined.items():
+            sets = _join_sets([kept[part] for part in names])
+            rows += self._measure_heads(folder, name, sets, progress)
+            plots[name] = draw_pca_plot(sets.test, SERIES_COLOURS)
         return EvaluatedFeatures(rows, plots, class_names)
 
     def _open_images(self, spec: str, classifier: Classifier, progress: ProgressFn) -> ImageSource:
@@ -128,6 +150,15 @@ class FeatureEvaluation:
         self.say(f"{spec}: {len(usable)} of {len(source)} images have a class and can be read")
         return usable
 
+    def _measure_heads(
+        self, folder: Path, start: str, sets: _FeatureSets, progress: ProgressFn
+    ) -> list[LearningCurveRow]:
+        """Measure the curves of all heads on the features of one start."""
+        rows = []
+        for head_name, head in self.protocol.heads.items():
+            rows += self._measure_or_load(folder, _Cell(start, head_name, head, *sets), progress)
+        return rows
+
     def _measure_or_load(
         self, folder: Path, cell: _Cell, progress: ProgressFn
     ) -> list[LearningCurveRow]:
@@ -135,7 +166,7 @@ class FeatureEvaluation:
         protocol = replace(self.protocol, heads={cell.head_name: cell.head})
         draws = (protocol.fractions, protocol.draws, protocol.seed)
         digests = _digest_set(cell.training), _digest_set(cell.test)
-        parts = [cell.network.fingerprint, cell.head.cache_key, repr(draws), *digests]
+        parts = [cell.fingerprint, cell.head.cache_key, repr(draws), *digests]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
         path = folder / CURVES / f"{key}.json"
         if path.is_file():
@@ -146,13 +177,30 @@ class FeatureEvaluation:
         return rows
 
 
+class _FeatureSets(NamedTuple):
+    """The features of both sets of images, and the fingerprint of what computed them."""
+
+    fingerprint: str
+    training: LabelledFeatures
+    test: LabelledFeatures
+
+
+def _join_sets(parts: Sequence[_FeatureSets]) -> _FeatureSets:
+    """Join the features of several networks."""
+    return _FeatureSets(
+        "+".join(part.fingerprint for part in parts),
+        join_features([part.training for part in parts]),
+        join_features([part.test for part in parts]),
+    )
+
+
 class _Cell(NamedTuple):
     """One network and one head, with the features that the head learns from and is tested on."""
 
     start: str
-    network: Classifier
     head_name: str
     head: Learner
+    fingerprint: str
     training: LabelledFeatures
     test: LabelledFeatures
 
@@ -213,6 +261,7 @@ def _write_evaluation(
         "test": evaluation.test,
         "classes": class_names,
         "networks": {name: network.fingerprint for name, network in networks.items()},
+        **({"joined": dict(evaluation.joined)} if evaluation.joined else {}),
         "command": command,
         "environment": describe_environment(
             evaluation.protocol.seed, next(iter(networks.values())).device
@@ -238,6 +287,24 @@ def parse_networks(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"network: expected each name once, got {name} twice")
         specs[name] = spec
     return specs
+
+
+def parse_joins(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Parse `NAME=A,B` of networks whose features are joined; return their names by the new one.
+
+    Raises:
+        ConfigError: a text has another form, or a name occurs twice.
+    """
+    joins: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, words = text.partition("=")
+        parts = tuple(word.strip() for word in words.split(",") if word.strip())
+        if not name or len(parts) < 2 or len(set(parts)) < len(parts):
+            raise ConfigError(f"join: expected NAME=A,B with two or more networks, got {text!r}")
+        if name in joins:
+            raise ConfigError(f"join: expected each name once, got {name} twice")
+        joins[name] = parts
+    return joins
 
 
 def parse_labels(

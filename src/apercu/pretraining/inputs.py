@@ -24,9 +24,9 @@ from apercu.images.catalogue import (
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
 from apercu.images.stretch import StretchMethod, measure_stretch
-from apercu.pretraining.pretexts import Magnitudes
+from apercu.pretraining.pretexts import Clusters, Magnitudes
 from apercu.pretraining.settings import AnyPretext
-from apercu.pretraining.targets import CatalogueValues, PretrainImages, fit_brightness
+from apercu.pretraining.targets import CatalogueValues, ImageNumbers, PretrainImages, fit_brightness
 from apercu.types import Picture
 
 StretchChoice: TypeAlias = Literal["auto", "none"] | StretchMethod
@@ -226,8 +226,8 @@ def add_targets(
 ) -> PretrainImages:
     """Add the targets that a pretext needs to images.
 
-    Magnitudes come from a catalogue, or are measured in the images; the other pretexts need no
-    targets.
+    Magnitudes come from a catalogue, or are measured in the images; clusters need the numbers of
+    the images, and the other pretexts no targets.
 
     Args:
         source: images that can be read.
@@ -246,7 +246,7 @@ def add_targets(
     if not isinstance(pretext, Magnitudes):
         if join is not None:
             raise ConfigError(f"catalogue: {pretext.form} needs none; leave it out")
-        return PretrainImages(source)
+        return PretrainImages(source, ImageNumbers() if isinstance(pretext, Clusters) else None)
     if join is not None:
         images, missing = join(source)
         if missing:

@@ -19,7 +19,7 @@ from apercu.pretraining.inputs import (
     choose_input,
     find_readable,
 )
-from apercu.pretraining.pretexts import Adios, Contrastive
+from apercu.pretraining.pretexts import Adios, Contrastive, Regions
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
@@ -134,16 +134,18 @@ def prepare_pretraining(
         The backbone, and the images that can be read, with their targets.
 
     Raises:
-        ConfigError: the backbone is not from timm, or the pretext needs no catalogue.
+        ConfigError: the backbone is not from timm, the pretext cannot train it, or needs no
+            catalogue.
         ImagesError: most images cannot be read.
     """
-    if isinstance(settings.pretext, Adios | Contrastive):
+    if isinstance(settings.pretext, Adios | Contrastive | Regions):
         require_extra("ssl", "pretrain")
     news = news or NewsReceiver()
     channels = inputs.options.channels
     source = open_images(inputs.images, channels=channels)
     options = replace(inputs.options, start=read_input(inputs.backbone))
     backbone = open_backbone(inputs.backbone, choose_input(source, options), seed, inputs.first)
+    settings.pretext.check_backbone(backbone)
     images = _prepare_images(source, backbone, settings, inputs.join, None, news)
     test = None
     if inputs.test is not None:

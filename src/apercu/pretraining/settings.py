@@ -7,11 +7,20 @@ from typing import Annotated
 from pydantic import Field
 
 from apercu.errors import ConfigError, suggest_nearest
-from apercu.pretraining.pretexts import Adios, Contrastive, Magnitudes, Transformation
+from apercu.pretraining.pretexts import (
+    Adios,
+    Clusters,
+    Colours,
+    Contrastive,
+    Magnitudes,
+    Regions,
+    Transformation,
+)
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
 AnyPretext = Annotated[
-    Magnitudes | Transformation | Adios | Contrastive, Field(discriminator="form")
+    Magnitudes | Transformation | Adios | Contrastive | Colours | Clusters | Regions,
+    Field(discriminator="form"),
 ]
 
 
@@ -45,6 +54,9 @@ PRETEXTS = ConfigPresets(
         "transformation": PretrainSettings(pretext=Transformation()),
         "adios": PretrainSettings(pretext=Adios()),
         "contrastive": PretrainSettings(pretext=Contrastive()),
+        "colours": PretrainSettings(pretext=Colours()),
+        "clusters": PretrainSettings(pretext=Clusters()),
+        "regions": PretrainSettings(pretext=Regions()),
     },
 )
 

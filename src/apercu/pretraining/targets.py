@@ -65,8 +65,21 @@ class Brightness:
         return f"Brightness(radius={self.radius!r}, zero={self.zero!r})"
 
 
-MagnitudeTargets: TypeAlias = CatalogueValues | Brightness
-"""From an index in the source and the image there to its magnitudes."""
+@dataclass(frozen=True)
+class ImageNumbers:
+    """Numbers the images of a source from 0, for pretexts that remember each image."""
+
+    def __call__(self, index: int, item: Item) -> Float[Tensor, " one"]:
+        return torch.tensor([float(index)])
+
+    @property
+    def digest_text(self) -> str:
+        """The text for a digest."""
+        return "ImageNumbers()"
+
+
+ImageTargets: TypeAlias = CatalogueValues | Brightness | ImageNumbers
+"""From an index in the source and the image there to its magnitudes, or its number."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class PretrainImages:
     """
 
     source: ImageSource
-    targets: MagnitudeTargets | None = None
+    targets: ImageTargets | None = None
     columns: tuple[str, ...] = ()
 
     @property
@@ -93,6 +106,11 @@ class PretrainImages:
         if isinstance(self.targets, CatalogueValues):
             values = self.targets.values.numpy().tobytes()
         return hashlib.sha256(text.encode() + values).hexdigest()[:16]
+
+    @property
+    def are_values(self) -> bool:
+        """Whether the targets are values to predict."""
+        return self.targets is not None and not isinstance(self.targets, ImageNumbers)
 
     def name_value(self, index: int) -> str:
         """Return the name of a value of the targets; its number from 1 where it has no name."""

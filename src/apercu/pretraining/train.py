@@ -17,6 +17,7 @@ from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
+from apercu.errors import ConfigError
 from apercu.io import write_file
 from apercu.pretraining.pretexts import PretextBatch, PretextNetwork, PretextSample
 from apercu.pretraining.pretexts.base import Features
@@ -37,6 +38,8 @@ MAX_ERROR_RATIO = 0.95
 """Error relative to that of the best constant above which a backbone does not look trained."""
 MAX_MISTAKEN = 0.8
 """Fraction of images whose two views are not matched above which neither does it."""
+MAX_CLUSTER = 0.95
+"""Fraction of the images in the largest cluster above which there is only one."""
 MIN_SPREAD = 0.02
 """Spread of the features below which they count as the same for all images."""
 
@@ -84,7 +87,7 @@ class PretrainTraining(TrainingModule):
         self.target_of = target_of
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        pretext_batch = self.make_batch(batch, self.step_generator())
+        pretext_batch = self.make_batch(batch, self.step_generator(), self.progress)
         terms = self.settings.pretext.compute_losses(self.network, pretext_batch)
         figures = {}
         if self.global_step % 10 == 0:
@@ -93,10 +96,15 @@ class PretrainTraining(TrainingModule):
         self.log_terms(terms, figures)
         return torch.stack(list(terms.values())).sum(0).mean()
 
-    def make_batch(self, batch: Any, generator: Generator) -> PretextBatch:
+    def make_batch(self, batch: Any, generator: Generator, progress: float = 0.0) -> PretextBatch:
         """Make a batch for the pretext from loaded images, with their targets if there are any."""
         images, targets = (batch, None) if self.target_of is None else batch
-        return PretextBatch(images, targets, generator)
+        return PretextBatch(images, targets, generator, progress)
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the training that is done."""
+        return self.global_step / self.settings.schedule.steps
 
     @torch.no_grad()
     def sample_tiles(self, images: Images) -> list[render.Tile]:
@@ -138,10 +146,16 @@ def pretrain(
 
     Raises:
         ClassifierError: the backbone cannot be trained.
+        ConfigError: the pretext needs one device.
         RunError: the folder holds a pretraining with other settings.
     """
+    if settings.pretext.keeps_state and trainer.hardware.devices > 1:
+        raise ConfigError(
+            f"devices: {settings.pretext.form} remembers every image, so one device does all steps"
+        )
     with trainer.make_record(settings, targets=images.digest).begin(resume=resume):
         backbone = copy_trainable(trainer.classifier, seed=trainer.seed)
+        settings.pretext.start_backbone(backbone, trainer.classifier.channels)
         training_indices, held_out = split_held_out(len(trainer.source), trainer.seed)
         sample = _draw_sample(images, trainer.classifier, training_indices)
         with torch.random.fork_rng(devices=[]):
@@ -153,7 +167,9 @@ def pretrain(
             network, trainer.classifier, settings, trainer.seed, images.targets
         )
         facts = trainer.fit(training)
-        constant = None if sample.targets is None else sample.targets.nanmedian(0).values
+        constant = None
+        if sample.targets is not None and images.are_values:
+            constant = sample.targets.nanmedian(0).values
         errors = measure_errors(training, images, constant, held_out, trainer.report)
         facts |= {f"held_out_{name}": value for name, value in errors.items()}
         if test is not None:
@@ -246,18 +262,21 @@ def find_doubts(facts: Mapping[str, float]) -> list[str]:
     guess = facts.get("held_out_mistaken", 0.0)
     if guess > MAX_MISTAKEN:
         doubts.append(f"two views of an image are not recognised as the same ({guess:.0%} wrong)")
+    largest = facts.get("held_out_largest_cluster", 0.0)
+    if largest > MAX_CLUSTER:
+        doubts.append(f"nearly all images are in one cluster ({largest:.0%})")
     return doubts
 
 
 def _draw_sample(
     images: PretrainImages, backbone: Classifier, indices: Sequence[int]
 ) -> PretextSample:
-    """Draw what the parts are initialised from: a few images, and the targets of more of them."""
+    """Draw what the parts are initialised from: some images, and their targets."""
     spread = indices[:: max(1, len(indices) // SAMPLED_IMAGES)]
     loaded = TrainingImages(images.source, backbone, spread, target_of=images.targets)
     items: list[Any] = [loaded[index] for index in range(len(loaded))]
     features = len(backbone.classes)
     if images.targets is None:
-        return PretextSample(torch.stack(items[:8]), features, None)
+        return PretextSample(torch.stack(items), features, None, len(images.source))
     pictures, targets = zip(*items, strict=True)
-    return PretextSample(torch.stack(pictures[:8]), features, torch.stack(targets))
+    return PretextSample(torch.stack(pictures), features, torch.stack(targets), len(images.source))

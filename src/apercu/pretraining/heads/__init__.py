@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apercu.option_strings import parse_named, split_names
 from apercu.pretraining.heads.base import ClassPredictor, FeatureHead, LabelledFeatures, Learner
+from apercu.pretraining.heads.clusters import AssignedClusters
 from apercu.pretraining.heads.fine_tuning import FineTuning
 from apercu.pretraining.heads.linear import Dense, Linear
 from apercu.pretraining.heads.nearest import Nearest
@@ -13,11 +14,13 @@ HEADS: dict[str, type[Learner]] = {
     "dense": Dense,
     "nearest": Nearest,
     "fine_tuning": FineTuning,
+    "clusters": AssignedClusters,
 }
 """Head classes by the names that people type."""
 
 __all__ = [
     "HEADS",
+    "AssignedClusters",
     "ClassPredictor",
     "Dense",
     "FeatureHead",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import PreparedImages
+from apercu.errors import ImagesError
 from apercu.types import Targets
 
 Features: TypeAlias = Float[Tensor, "images features"]
@@ -32,13 +33,15 @@ class LabelledFeatures:
         features: features of the network, `images × features`.
         labels: class indices, one per image.
         images: prepared images; needed to train the network further.
-        classifier: network that computed the features.
+        classifier: network that computed the features; None for those of several networks.
+        parts: features of each network, where those of several are joined.
     """
 
     features: Features
     labels: Labels
     images: PreparedImages | None = None
     classifier: Classifier | None = None
+    parts: tuple[LabelledFeatures, ...] = ()
 
 
 class Learner(ABC):
@@ -105,10 +108,9 @@ class FeatureHead(Learner, ABC):
         Returns:
             The function features → class indices.
         """
-        centre, spread = features.mean(0), features.std(0, unbiased=False)
-        spread = torch.where(spread < SMALLEST_DEVIATION, torch.inf, spread)
-        predict = self.fit_standardised((features - centre) / spread, labels, classes, seed)
-        return lambda new: predict((new - centre) / spread)
+        convert = standardise(features)
+        predict = self.fit_standardised(convert(features), labels, classes, seed)
+        return lambda new: predict(convert(new))
 
     @abstractmethod
     def fit_standardised(
@@ -125,6 +127,37 @@ class FeatureHead(Learner, ABC):
         Returns:
             The function features → class indices.
         """
+
+
+def standardise(features: Features) -> Callable[[Features], Features]:
+    """Return the conversion to units of the standard deviation of some features, from their mean.
+
+    Features that are constant there become 0.
+    """
+    centre, spread = features.mean(0), features.std(0, unbiased=False)
+    spread = torch.where(spread < SMALLEST_DEVIATION, torch.inf, spread)
+    return lambda new: (new - centre) / spread
+
+
+def join_features(parts: Sequence[LabelledFeatures]) -> LabelledFeatures:
+    """Join the features that several networks compute for the same images.
+
+    Each part keeps its own scale; heads standardise every feature.
+
+    Args:
+        parts: features of at least one network; the images and their order are the same.
+
+    Returns:
+        The features side by side; `parts` holds those of each network.
+
+    Raises:
+        ImagesError: the networks have read different images.
+    """
+    first = parts[0].labels
+    if any(len(part.labels) != len(first) or (part.labels != first).any() for part in parts):
+        raise ImagesError("join: expected the same images for all networks, got different ones")
+    features = torch.cat([part.features for part in parts], 1)
+    return LabelledFeatures(features, first, parts[0].images, parts=tuple(parts))
 
 
 def compute_class_weights(labels: Labels, classes: int) -> Float[Tensor, " classes"]:

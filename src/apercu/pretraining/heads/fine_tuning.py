@@ -8,7 +8,8 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, nn
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
@@ -33,6 +34,8 @@ RECALIBRATION_IMAGES = 512
 @dataclass(frozen=True)
 class FineTuning(Learner):
     """Replaces the last layer, and trains all layers by AdamW with a rate that rises and falls.
+
+    Networks whose features are joined are trained one by one; the mean of their logits decides.
 
     Args:
         steps: number of batches.
@@ -59,6 +62,20 @@ class FineTuning(Learner):
         test: LabelledFeatures,
         seed: int,
     ) -> Targets:
+        if training.parts:
+            pairs = zip(training.parts, test.parts, strict=True)
+            logits = [self._compute_logits(own, chosen, other, seed) for own, other in pairs]
+            return torch.stack(logits).mean(0).argmax(1)
+        return self._compute_logits(training, chosen, test, seed).argmax(1)
+
+    def _compute_logits(
+        self,
+        training: LabelledFeatures,
+        chosen: Sequence[int],
+        test: LabelledFeatures,
+        seed: int,
+    ) -> Float[Tensor, "images classes"]:
+        """Train one network, and compute its logits of the test images."""
         if training.classifier is None or training.images is None or test.images is None:
             raise ConfigError("fine_tuning: expected the images of the features")
         classes, device = count_classes(training, test), training.classifier.device
@@ -72,7 +89,7 @@ class FineTuning(Learner):
                 ).cpu()
                 for rows in torch.split(torch.arange(len(test.labels)), self.batch)
             ]
-        return torch.cat(logits).argmax(1)
+        return torch.cat(logits)
 
     def train_network(
         self,

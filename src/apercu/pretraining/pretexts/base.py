@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
-from apercu.classifiers import InputSpec
+from apercu.classifiers import Classifier, InputSpec
 from apercu.classifiers.probe import CHANNELS_LAST, TensorLayout
 from apercu.render import Tile
 from apercu.types import Images, Scores
@@ -57,13 +57,16 @@ class PretextBatch:
 
     Args:
         images: images in [0, 1].
-        targets: values from a catalogue or a measurement, `batch × values`; None for no targets.
+        targets: values from a catalogue or a measurement, or the numbers of the images in their
+            source, `batch × values`; None for no targets.
         generator: generator of every draw.
+        progress: fraction of the training that is done.
     """
 
     images: Images
     targets: PretextTargets | None
     generator: Generator
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,37 @@ class PretextSample:
     """A sample of the images, from which the parts of a pretext are built.
 
     Args:
-        images: a few images in [0, 1].
+        images: some images in [0, 1].
         features: number of features of the backbone.
         targets: targets of a sample of all images, `sample × values`; None for no targets.
+        count: number of all images.
     """
 
     images: Images
     features: int
     targets: Float[Tensor, "sample values"] | None
+    count: int
 
 
 class Pretext(BaseModel, ABC):
-    """Trains a backbone with targets that need no labels; prints as its own settings."""
+    """Trains a backbone with targets that need no labels; prints as its own settings.
+
+    Attributes:
+        keeps_state: whether steps change more than weights, so that one device does them all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    keeps_state: ClassVar[bool] = False
+
+    def check_backbone(self, backbone: Classifier) -> None:
+        """Check, before anything is read or written, that the pretext can train a backbone.
+
+        Raises:
+            ConfigError: it cannot; the message says why.
+        """
+
+    def start_backbone(self, backbone: nn.Module, channels: int) -> None:
+        """Change the weights that the training starts from; most pretexts leave them."""
 
     @abstractmethod
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:

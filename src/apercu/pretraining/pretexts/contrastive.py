@@ -41,9 +41,10 @@ class ViewPair(BaseModel):
     noise: float = Field(0.02, ge=0)
 
     def __call__(self, images: Images, generator: Generator) -> tuple[Images, Images]:
-        return self._draw_view(images, generator), self._draw_view(images, generator)
+        return self.draw_view(images, generator), self.draw_view(images, generator)
 
-    def _draw_view(self, images: Images, generator: Generator) -> Images:
+    def draw_view(self, images: Images, generator: Generator) -> Images:
+        """Draw one random view of each image."""
         views = self.crops(images, generator)
         if self.turned:
             views = turn_randomly(views, generator)
