@@ -127,3 +127,74 @@ def test_readers_are_compared_where_both_read(
     )
     result = measure.readers(tmp_path / "boxes.csv")
     assert result == {"films_read_twice": 1, "mean_iou": 0.3333}
+
+
+def test_a_donor_is_moved_onto_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import exchange
+
+    rows, columns = torch.meshgrid(torch.arange(80.0), torch.arange(80.0), indexing="ij")
+    film = torch.exp(-((rows - 40) ** 2 + 2 * (columns - 44) ** 2) / 400)[None, None]
+    moved = 0.5 * film.roll((6, -5), (2, 3))
+    nothing = torch.zeros(1, 80, 80, dtype=torch.bool)
+    nothing[:, :8, :8] = True
+    aligned, agreement = exchange.align(moved, film, nothing)
+    before = exchange.correlate(film[:, 0], moved[:, 0], torch.ones(1, 80, 80))
+    assert before < 0.9 and agreement > 0.99
+    exposed = exchange.expose(aligned, film, nothing)
+    assert (exposed - film).abs().mean() < 0.2 * (moved - film).abs().mean()
+
+
+def test_controls_are_as_large_as_the_marks_and_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import exchange
+
+    regions = torch.zeros(4, 40, 40, dtype=torch.bool)
+    regions[0, 4:14, 2:12] = True
+    regions[1, 24:34, 2:12] = True
+    regions[2, 5:15, 28:38] = True
+    regions[3, 10:30, 6:34] = True  # on both sides and in the middle: it has no control
+    marked = exchange.Marked(torch.zeros(4, 1, 40, 40), regions, ["a", "b", "c", "d"])
+    sites = exchange.place(marked, seed=0)
+    for name in ("mirrored", "elsewhere", "centre"):
+        for row in range(3):
+            for region in sites[name][row]:
+                assert region.sum() == 100
+                assert (region & regions[row]).sum() <= 25
+        assert not sites[name][3].any()
+    assert torch.equal(sites["mirrored"][0, 0], regions[0].flip(1))
+    assert torch.equal(sites["all but the marked"][:, 0], ~regions)
+
+
+def test_averaged_explainers_are_paired_with_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    import averaged
+
+    from apercu.evaluation import ComparisonKey, ComparisonResults, MetricRow
+
+    images = [f"{n}.png" for n in range(30)]
+    names = (
+        "cam",
+        "cam:augmented=8",
+        "rise:masks=9",
+        "rise:masks=9,augmented=4",
+        "mask:augmented=8",
+    )
+    values = {name: 0.1 * n for n, name in enumerate(names)}
+    values["rise:masks=9,augmented=4"] = 0.15
+    results = ComparisonResults(
+        ComparisonKey("timm/tiny", "f00d" * 16, "films", 30, "labels", "0", {}),
+        environment={},
+        explainers={name: name for name in names},
+        rows=tuple(
+            MetricRow(name, "ncc", values[name], (0.0, 1.0), 30, "higher") for name in names
+        ),
+        scores={(name, "ncc"): dict.fromkeys(images, values[name]) for name in names},
+    )
+    text = averaged.table(results)
+    assert "| cam:augmented=8 | 0.000 → 0.100 ▲ (+0.100 to +0.100) |" in text
+    assert "| rise:masks=9,augmented=4 | 0.200 → 0.150 ▼ (−0.050 to −0.050) |" in text
+    assert "mask:augmented=8" not in text
+    assert text.endswith("Better beyond chance in 1 of 2 cells, worse in 1.")

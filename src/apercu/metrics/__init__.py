@@ -9,6 +9,12 @@ from __future__ import annotations
 from apercu.metrics.average_drop import average_drop, drop_in_deletion, increase
 from apercu.metrics.background_invariance import background_invariance
 from apercu.metrics.energy import energy
+from apercu.metrics.evidence_exchange import (
+    ExchangeScores,
+    measure_exchange,
+    move_regions,
+    replace_parts,
+)
 from apercu.metrics.flipping import Flipping, FlippingCurves, dauc, dc, flip_pixels, iauc, ic
 from apercu.metrics.iou import iou
 from apercu.metrics.localisation import box_iou, localisation_error
@@ -27,6 +33,7 @@ from apercu.metrics.sparsity import mean_area, sparsity
 from apercu.metrics.total_variation import total_variation
 
 __all__ = [
+    "ExchangeScores",
     "Flipping",
     "FlippingCurves",
     "Metric",
@@ -54,11 +61,14 @@ __all__ = [
     "max_box_acc_70",
     "max_sensitivity",
     "mean_area",
+    "measure_exchange",
+    "move_regions",
     "names",
     "ncc",
     "pointing_game",
     "pointing_game_15",
     "randomisation",
+    "replace_parts",
     "rise_deletion",
     "rise_insertion",
     "road",
