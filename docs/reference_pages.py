@@ -41,6 +41,7 @@ PACKAGES = {
     "apercu.pretraining": "Learning from images without labels, and from few labels.",
     "apercu.pretraining.pretexts": "Tasks that need no labels.",
     "apercu.pretraining.heads": "Learners of classes from features.",
+    "apercu.learning": "Training a classifier from the labels there are.",
     "apercu.deploy.export": "ONNX graphs, and a page that explains in the browser.",
     "apercu.deploy.inference": "A run or an export, with one interface.",
     "apercu.deploy.video": "Films, cameras and streams.",
@@ -70,6 +71,9 @@ ORDER = (
     "howto/batch.md",
     "howto/stress-and-defend.md",
     "howto/few-labels.md",
+    "howto/train-a-classifier.md",
+    "howto/label-images.md",
+    "howto/similar-cases.md",
     "howto/chest-films.md",
     "howto/sky-surveys.md",
     "howto/files-from-strangers.md",
@@ -280,6 +284,7 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
     from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
     from apercu.explainers.latent.settings import LATENT_PRESETS
     from apercu.explainers.mask.settings import MASK_PRESETS
+    from apercu.learning.settings import LEARNING
     from apercu.pretraining.settings import PRETEXTS
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.plan import StressSettings
@@ -291,6 +296,7 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
         "Counterpart explainers": ("apercu train counterpart --config", COUNTERPART_PRESETS),
         "Latent explainers": ("apercu train latent --config", LATENT_PRESETS),
         "Pretraining": ("apercu pretrain PRETEXT --config", PRETEXTS),
+        "Classifiers from few labels": ("apercu train classifier --config", LEARNING),
         "Classifiers that resist attacks": ("apercu stress train --config", DEFENCES),
         "Stress tests": ("apercu stress --config", stress),
     }
@@ -299,6 +305,7 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
 def list_typed_settings() -> dict[str, tuple[str, Mapping[str, type]]]:
     """Return what is typed as `name:key=value`, by title: where, and the classes by name."""
     from apercu.images.planted import Planted
+    from apercu.learning.recipes.registry import RECIPES
     from apercu.methods.registry import METHODS
     from apercu.pretraining.heads import HEADS
     from apercu.robustness.attacks import ATTACKS
@@ -311,6 +318,7 @@ def list_typed_settings() -> dict[str, tuple[str, Mapping[str, type]]]:
         "Filters": ("apercu stress --filters", FILTERS),
         "Detectors": ("apercu stress detect --detectors", DETECTORS),
         "Heads": ("apercu evaluate-features --heads", HEADS),
+        "Recipes": ("apercu train classifier --recipe", RECIPES),
         "Generated images": ("--images", {"planted": Planted}),
     }
 
@@ -342,7 +350,7 @@ def make_settings_page() -> str:
         "",
         "## Settings that are typed",
         "",
-        "Methods, attacks, filters, detectors, heads and "
+        "Methods, attacks, filters, detectors, heads, recipes and "
         "generated images take their settings after their names: "
         "`rise:masks=500,seed=1`. Any method also takes `augmented=COPIES` (the mean over "
         "that many shifted and mirrored copies) and `smoothed=SIGMA` (a Gaussian blur of the "

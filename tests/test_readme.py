@@ -290,9 +290,24 @@ def make_sky(folder: Path) -> None:
     np.savez(folder / "alerts.npz", x=stack, candid=np.array(columns["candid"]))
 
 
+def make_unlabelled(folder: Path) -> None:
+    """Pictures whose names begin with their class, and a pretrained network for them."""
+    from apercu.classifiers import InputSpec, save_classifier
+    from apercu.images import open_images
+    from apercu.pretraining.backbone import open_backbone
+    from apercu.render import save_image, to_image
+
+    (folder / "stamps").mkdir()
+    for number, item in enumerate(open_images("planted:size=32,images=48,classes=3,difficulty=0")):
+        save_image(folder / "stamps" / f"{item.label}-{number}.png", to_image(item.picture))
+    spec = InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    save_classifier(open_backbone("timm/test_resnet", spec, 0), folder / "runs" / "stamps")
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/howto/batch.md": make_batch,
     "docs/howto/few-labels.md": make_backbone,
+    "docs/howto/label-images.md": make_unlabelled,
     "docs/howto/sky-surveys.md": make_sky,
 }
 """What has to exist before the blocks of a page run, beyond the common folder."""
@@ -343,12 +358,22 @@ def check_the_catalogue(names: dict[str, Any], folder: Path) -> None:
     assert np.isnan(names["magnitudes"]).tolist() == [False, True, False, True]
 
 
+def check_the_rounds(names: dict[str, Any], folder: Path) -> None:
+    rows = (folder / "stamps" / "labels.csv").read_text().splitlines()
+    assert rows[0] == "file,name"
+    assert len(rows) == len(set(rows)) == 1 + 2 * 12
+    assert all(row.split("-")[0] == row.rpartition(",")[2] for row in rows[1:])
+    assert [names["number"], names["by"], len(names["chosen"])] == [2, "combined", 12]
+    assert (folder / "runs" / "round-2" / "card.json").is_file()
+
+
 CHECKS = {
     "README.md": check_the_readme,
     "docs/howto/explain-images.md": check_explanations,
     "docs/howto/compare-methods.md": check_the_comparison,
     "docs/howto/train-an-explainer.md": check_the_training,
     "docs/howto/sky-surveys.md": check_the_catalogue,
+    "docs/howto/label-images.md": check_the_rounds,
 }
 """What has to be true after the blocks of a page have run."""
 
@@ -390,6 +415,7 @@ def test_the_settings_of_the_pages_are_settings() -> None:
     from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
     from apercu.explainers.latent.settings import LATENT_PRESETS
     from apercu.explainers.mask.settings import MASK_PRESETS
+    from apercu.learning.settings import LEARNING
     from apercu.pretraining.settings import PRETEXTS
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.plan import StressSettings
@@ -401,6 +427,7 @@ def test_the_settings_of_the_pages_are_settings() -> None:
         COUNTERPART_PRESETS,
         LATENT_PRESETS,
         PRETEXTS,
+        LEARNING,
         DEFENCES,
         stress,
     ]

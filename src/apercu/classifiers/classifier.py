@@ -133,6 +133,18 @@ class Classifier:
             raise ClassifierError(f"classifier {self.spec} takes images of its own size only")
         return self.network.read_logits(self.module(self.normalise(images)), len(images))
 
+    def require_classes(self) -> None:
+        """Check that the numbers of the network are classes, and not features alone.
+
+        Raises:
+            ClassifierError: they are features, as those of a pretrained network.
+        """
+        if self.network.output == "features":
+            raise ClassifierError(
+                f"{self.spec}: gives features and no classes, as it was trained without labels; "
+                "train a classifier from it first: apercu train classifier --network …"
+            )
+
     def takes_size(self, size: tuple[int, int]) -> bool:
         """Return whether the network takes images of another height and width, in pixels.
 

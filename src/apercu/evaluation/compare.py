@@ -155,6 +155,7 @@ def compare(
         check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, device=device, trust=trust)
+    classifier.require_classes()
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
     with trust_files(trust):

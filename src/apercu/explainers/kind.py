@@ -177,6 +177,7 @@ class ExplainerKind:
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raise ClassifierError for a classifier whose classes do not suit the kind."""
+        classifier.require_classes()
         if self.needs_one_class and classifier.decision.is_multiple:
             raise ClassifierError(
                 f"{classifier.spec}: a {self.name} explainer changes an image from one class into "

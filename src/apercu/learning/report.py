@@ -206,8 +206,8 @@ def draw_calibration(reliability: dict[str, dict[str, tuple[float, ...]]]) -> st
         )
         parts += [
             f'<circle class="s{number}" cx="{x:.1f}" cy="{y:.1f}" '
-            f'r="{2 + 8 * (count / total) ** 0.5:.1f}" fill="none"><title>{count:.0f} predictions</title>'
-            "</circle>"
+            f'r="{2 + 8 * (count / total) ** 0.5:.1f}" fill="none">'
+            f"<title>{count:.0f} predictions</title></circle>"
             for x, y, count in points
         ]
     return build_svg(parts, "fraction that is right against confidence")

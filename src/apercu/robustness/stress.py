@@ -56,6 +56,7 @@ def run_stress_test(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
+    classifier.require_classes()
     attacks = {name: parse_attack(name, plan.seed) for name in plan.attacks}
     filters = {name: parse_filter(name) for name in plan.filters}
     about: dict[str, Any] = {

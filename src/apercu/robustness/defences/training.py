@@ -188,6 +188,7 @@ def train_defence(
         ImagesError: the settings need labels, and there are none.
         RunError: the folder holds a training with other settings.
     """
+    trainer.classifier.require_classes()
     if settings.wanted == "labels" and trainer.classifier.decision.is_multiple:
         raise ConfigError(
             f"wanted: labels name one class of an image, and {trainer.classifier.spec} may predict "

@@ -330,6 +330,7 @@ def detect_attacks(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
+    benchmark.classifier.require_classes()
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         return _write_detection(benchmark, out, report, command)
