@@ -5,7 +5,7 @@
 #   APERCU_DATA=… recipes/augmented.sh
 #
 # Needs recipes/photographs.sh mobilenetv2. The table goes to runs/augmented-mobilenetv2; finished rows
-# are kept.
+# are kept. At the end the paired differences are printed, with their intervals.
 set -eu
 cd "$(dirname "$0")/.."
 data=${APERCU_DATA:-../shared}
@@ -16,3 +16,4 @@ turned="$turned,cam:augmented=8,grad_cam:augmented=8,occlusion:augmented=8"
     --images "$data/data/imagenet-val" --explainer runs/mobilenetv2 --methods "$plain,$turned" \
     --limit 100 --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game,energy \
     --out runs/augmented-mobilenetv2
+.venv/bin/python recipes/averaged.py runs/augmented-mobilenetv2

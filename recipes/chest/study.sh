@@ -19,6 +19,11 @@ card=$out/classifier/card.json
 [ -f $out/coloured/card.json ] ||
     $bin/python recipes/chest/classifier.py $out/films "$data/models" $out/coloured --colour
 
+for truth in boxes opacities; do
+    [ -f $out/exchange-$truth/facts.json ] ||
+        $bin/python recipes/chest/exchange.py $out/films $card $out/exchange-$truth --truth $truth
+done
+
 train() { # explainer, then options
     [ -f "$out/$1/weights.safetensors" ] ||
         $bin/apercu train "$@" --classifier $card --images $out/films/train --out "$out/$1" --resume
@@ -43,6 +48,7 @@ for truth in boxes opacities; do
         --methods "$quick,centre_blob,centre_box,random,$turned,$slow" \
         --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-$truth
 done
+$bin/python recipes/averaged.py $out/compare-boxes $out/compare-opacities
 $bin/apercu compare --classifier $out/plain/card.json --images $out/films/boxes \
     --methods "$quick,centre_blob,gradient:augmented=8,cam:augmented=8,grad_cam:augmented=8" \
     --metrics ncc,iou_over_percentiles,iou_at_area,pointing_game --out $out/compare-plain
