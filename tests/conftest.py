@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from jaxtyping import config, install_import_hook
 
 install_import_hook("apercu", "beartype.beartype")
@@ -39,7 +43,27 @@ def shapes_unchecked() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder once for all processes of the session; a test that writes to it copies it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a failure left
+                folder.mkdir()
+                write(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_card(make_once: Callable[..., Path]) -> Path:
     """An untrained classifier of three planted classes at 32 pixels, as a card."""
     from apercu.classifiers import (
         ClassifierCard,
@@ -59,11 +83,12 @@ def tiny_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = SmallResNet(**options)
-    return save_classifier(wrap_module(network, card), tmp_path_factory.mktemp("tiny"))
+    folder = make_once("card", lambda out: save_classifier(wrap_module(network, card), out))
+    return folder / "card.json"
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(tiny_card: Path, make_once: Callable[..., Path]) -> Path:
     """A mask explainer of `tiny_card`, trained for two steps."""
     from apercu import open_classifier, open_images
     from apercu.explainers.mask.settings import MASK_PRESETS
@@ -78,21 +103,47 @@ def tiny_run(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "schedule": {"steps": 2, "batch": 4},
         }
     )
-    classifier, run = open_classifier(tiny_card), tmp_path_factory.mktemp("runs") / "tiny"
-    fit = Trainer(classifier, open_images(PLANTED), run, Hardware("cpu"), say=lambda line: None)
-    train_explainer(settings, fit, classifier)
-    return run
+
+    def train(run: Path) -> None:
+        classifier, images = open_classifier(tiny_card), open_images(PLANTED)
+        trainer = Trainer(classifier, images, run, Hardware("cpu"), say=lambda line: None)
+        train_explainer(settings, trainer, classifier)
+
+    return make_once("tiny", train)
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_run` with the prediction of `tiny_card`, exported; not to be written to."""
+def tiny_export(tiny_run: Path, tiny_card: Path, make_once: Callable[..., Path]) -> Path:
+    """`tiny_run` with the prediction of `tiny_card`, exported."""
     from apercu import MaskExplainer, open_classifier
     from apercu.deploy.export import ExportSettings, write_export
     from apercu.deploy.export.settings import ExportInputs
 
-    explainer, out = MaskExplainer.from_pretrained(tiny_run), tmp_path_factory.mktemp("exports")
-    write_export(
-        explainer, out, ExportSettings(combined=True), ExportInputs(open_classifier(tiny_card))
-    )
-    return out
+    def export(out: Path) -> None:
+        inputs = ExportInputs(open_classifier(tiny_card))
+        write_export(
+            MaskExplainer.from_pretrained(tiny_run), out, ExportSettings(combined=True), inputs
+        )
+
+    return make_once("exported", export)
+
+
+@pytest.fixture(scope="session")
+def copy_graphs() -> Callable[[Path], AbstractContextManager[None]]:
+    """Within `with`, an export copies the graphs that another one has instead of tracing them.
+
+    Each graph is still compared with PyTorch, so that one of another network is refused.
+    """
+    from apercu.deploy.export.export_run import write_onnx
+
+    @contextmanager
+    def copy_from(exported: Path) -> Iterator[None]:
+        def copy(traceable: Any, path: Path) -> Path:
+            graph = exported / f"{path.name}.onnx"
+            return shutil.copy(graph, path) if graph.exists() else write_onnx(traceable, path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("apercu.deploy.export.export_run.write_onnx", copy)
+            yield
+
+    return copy_from

@@ -15,12 +15,15 @@ from apercu.io import write_file
 PLANTED = "planted:size=32,images=12,classes=3,difficulty=0"
 
 
-def test_a_run_is_exported_and_its_figures_are_told(apercu, tiny_run, tiny_card, tmp_path) -> None:
+def test_a_run_is_exported_and_its_figures_are_told(
+    apercu, tiny_run, tiny_card, tiny_export, copy_graphs, tmp_path
+) -> None:
     out = tmp_path / "exported"
-    result = apercu(
-        *("export", tiny_run, "--out", out, "--format", "torch,triton", "--images", PLANTED),
-        *("--classifier", tiny_card),
-    )
+    with copy_graphs(tiny_export):
+        result = apercu(
+            *("export", tiny_run, "--out", out, "--format", "torch,triton", "--images", PLANTED),
+            *("--classifier", tiny_card),
+        )
     assert (result.code, result.err) == (0, "")
     for name in ("explainer.onnx", "combined.onnx", "explainer.pt2"):
         assert f"{name}: at most " in result.out
@@ -34,11 +37,13 @@ def test_a_run_is_exported_and_its_figures_are_told(apercu, tiny_run, tiny_card,
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
-def test_precision_is_measured_on_the_images(apercu, tiny_run, tiny_card, tmp_path) -> None:
-    result = apercu(
-        *("export", tiny_run, "--out", tmp_path, "--precision", "int8-static", "--no-combined"),
-        *("--images", PLANTED, "--limit", "6", "--calibrate", PLANTED, "--classifier", tiny_card),
-    )
+def test_precision_is_measured_on_the_images(
+    apercu, tiny_run, tiny_card, tiny_export, copy_graphs, tmp_path
+) -> None:
+    words = ("export", tiny_run, "--out", tmp_path, "--precision", "int8-static", "--no-combined")
+    images = ("--images", PLANTED, "--limit", "6", "--calibrate", PLANTED)
+    with copy_graphs(tiny_export):
+        result = apercu(*words, *images, "--classifier", tiny_card)
     assert (result.code, result.err) == (0, "")
     assert "explainer.onnx: int8-static against fp32 on 6 images: maps differ by " in result.out
     assert "saliency_metric: " in result.out and "localisation_error: " in result.out

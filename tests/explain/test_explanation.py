@@ -58,7 +58,10 @@ def changing(request: pytest.FixtureRequest, classifier: Classifier) -> TrainedE
     settings = {
         "counterpart": COUNTERPART_PRESETS.parse({"generators": {"width": 16, "resolution": 4}}),
         "latent": LATENT_PRESETS.parse(
-            {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
+            {
+                "shape": {"side": 32, "code": 8, "width": 8, "reader": 16},
+                "path": {"steps": 20, "evidence": [3.0, 30.0]},
+            }
         ),
     }[request.param]
     info = ClassifierInfo.from_classifier(classifier)

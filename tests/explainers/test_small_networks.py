@@ -103,7 +103,8 @@ def find_config(kind: str, classifier: Classifier) -> dict[str, Any]:
     """The light preset, and for a network without maps the encoder from scratch."""
     few: dict[str, Any] = {"schedule": {"steps": 1, "batch": 4}}
     if kind == "latent":
-        return few | {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}
+        shape = {"side": 32, "code": 8, "width": 8, "reader": 16}
+        return few | {"shape": shape, "path": {"steps": 20, "evidence": [3.0, 30.0]}}
     few["embedding"] = {"steps": 2, "images": 16}
     if isinstance(classifier.module, nn.Sequential) and isinstance(
         classifier.module[0], nn.Flatten

@@ -34,7 +34,10 @@ PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 SETTINGS: dict[str, dict[str, Any]] = {
     "mask": {"preset": "small", "decoder": {"width": 16}, "embedding": {"steps": 2, "batch": 4}},
     "counterpart": {"generators": {"width": 16, "resolution": 4}},
-    "latent": {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}},
+    "latent": {
+        "shape": {"side": 32, "code": 8, "width": 8, "reader": 16},
+        "path": {"steps": 20, "evidence": [3.0, 30.0]},
+    },
 }
 
 

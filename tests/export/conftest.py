@@ -76,20 +76,33 @@ def images() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def light(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
-    """A mask explainer of the classifier's own layers, and its export in all formats."""
+def export_once(
+    explainer_of: Callable[[str, str], Any], make_once: Callable[..., Path]
+) -> Callable[..., tuple[Any, Path]]:
+    """Exports an explainer, by kind and preset, into a folder of that name."""
     from apercu.deploy.export import ExportSettings, write_export
 
-    explainer, out = explainer_of("mask", "light"), tmp_path_factory.mktemp("light") / "Light One"
-    write_export(explainer, out, ExportSettings(("torch", "kserve")))
-    return explainer, out
+    def export(name: str, kind: str, preset: str, *formats: Any) -> tuple[Any, Path]:
+        explainer = explainer_of(kind, preset)
+        settings = ExportSettings(formats or ("onnx",))
+        return explainer, make_once(name, lambda out: write_export(explainer, out, settings))
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def pair(explainer_of: Callable[[str, str], Any], tmp_path_factory) -> tuple[Any, Path]:
-    """A counterpart explainer of the classifier's own layers, and its export."""
-    from apercu.deploy.export import ExportSettings, write_export
+def light(export_once: Callable[..., tuple[Any, Path]]) -> tuple[Any, Path]:
+    """A mask explainer of the classifier's own layers, and its export in all formats."""
+    return export_once("Light One", "mask", "light", "torch", "kserve")
 
-    explainer, out = explainer_of("counterpart", "light"), tmp_path_factory.mktemp("pair")
-    write_export(explainer, out, ExportSettings())
-    return explainer, out
+
+@pytest.fixture(scope="session")
+def small(export_once: Callable[..., tuple[Any, Path]]) -> tuple[Any, Path]:
+    """A mask explainer with an encoder of its own, and its export, which does not predict."""
+    return export_once("small-export", "mask", "small")
+
+
+@pytest.fixture(scope="session")
+def pair(export_once: Callable[..., tuple[Any, Path]]) -> tuple[Any, Path]:
+    """A counterpart explainer of the classifier's own layers, and its export."""
+    return export_once("pair-export", "counterpart", "light")

@@ -208,15 +208,13 @@ def test_regions_that_are_empty_in_both_are_the_same() -> None:
     assert compute_region_iou(one, other).tolist() == [1, 0, 0.5]
 
 
-def test_without_the_classifier_quality_is_not_measured(explainer_of, source, tmp_path) -> None:
+def test_without_the_classifier_quality_is_not_measured(
+    small, copy_graphs, source, tmp_path
+) -> None:
     lines: list[str] = []
-    write_export(
-        explainer_of("mask", "small"),
-        tmp_path,
-        ExportSettings(precision="fp16", limit=4),
-        ExportInputs(images=source),
-        lines.append,
-    )
+    settings = ExportSettings(precision="fp16", limit=4)
+    with copy_graphs(small[1]):
+        write_export(small[0], tmp_path, settings, ExportInputs(images=source), lines.append)
     loss = read_manifest(tmp_path).files["explainer"].loss
     assert loss is not None and (loss.n, loss.scores) == (4, {})
     assert "quality not measured: the metrics need the classifier; give --classifier" in lines

@@ -80,7 +80,11 @@ def test_an_export_of_another_kind_is_told(damaged) -> None:
         open_engine(damaged)
 
 
-def test_an_export_that_does_not_predict_is_told(tiny_run, tmp_path) -> None:
-    write_export(MaskExplainer.from_pretrained(tiny_run), tmp_path, ExportSettings(combined=False))
+def test_an_export_that_does_not_predict_is_told(
+    tiny_run, tiny_export, copy_graphs, tmp_path
+) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    with copy_graphs(tiny_export):
+        write_export(explainer, tmp_path, ExportSettings(combined=False))
     with pytest.raises(RunError, match=r"found no combined\.onnx; export again with --combined"):
         open_engine(tmp_path)

@@ -18,7 +18,7 @@ from apercu.learning import case_index
 from apercu.learning.case_features import CaseEncoder, open_case_encoder
 from apercu.learning.case_index import CASES, SETTINGS, build_index
 from apercu.learning.retrieval import CaseFinder, measure_distances
-from apercu.learning.similar_cases import hypergeometric_tail
+from apercu.learning.similar_cases import compute_chance
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_chance_is_counted_over_all_ways_to_draw() -> None:
     draws = [sum(draw) for draw in combinations(marked, 3)]
     for same in range(4):
         share = sum(count >= same for count in draws) / len(draws)
-        assert hypergeometric_tail(same, 3, 4, 9) == pytest.approx(share)
+        assert compute_chance(same, 3, 4, 9) == pytest.approx(share)
 
 
 def test_a_kept_index_costs_one_pass_of_the_image(

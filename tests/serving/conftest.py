@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def serving(worker: ImageWorker) -> Callable[..., Caller]:
             AccessPolicy(
                 given.get("hosts", ("apercu", "x", "elsewhere")), given.get("origins", ())
             ),
+            given.get("labelling"),
         )
         return Caller(build_app(service))
 
@@ -216,7 +218,13 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def site(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(
+    tiny_run: Path,
+    tiny_card: Path,
+    tiny_export: Path,
+    copy_graphs: Callable[[Path], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The folder, below the one that is served."""
     try:
         runtime = read_web_runtime()
@@ -224,7 +232,8 @@ def site(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(str(error))
     out = tmp_path_factory.mktemp("served") / "some folder" / "site"
     inputs = ExportInputs(open_classifier(tiny_card), web_runtime=runtime, name="tiny explainer")
-    write_export(MaskExplainer.from_pretrained(tiny_run), out, ExportSettings(("web",)), inputs)
+    with copy_graphs(tiny_export):
+        write_export(MaskExplainer.from_pretrained(tiny_run), out, ExportSettings(("web",)), inputs)
     return out
 
 

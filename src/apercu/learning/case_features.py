@@ -13,17 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.card import CARD_FILE
 from apercu.deploy.export.manifest import digest_run
 from apercu.errors import ClassifierError, ConfigError, NoFeatureMapsError, RunError
 from apercu.explain.mask_explanation import NO_EVIDENCE
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.ready import resolve_run
 from apercu.explainers.run_folder import CLASSIFIER, load_explainer
-from apercu.io import is_file
+from apercu.io import is_file, is_folder, parse_json
 from apercu.methods import registry
 from apercu.methods.base import MapExplainer
 from apercu.methods.baselines import TrueBox
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
+from apercu.pages import SOURCES
 from apercu.types import Images, Logits, Maps, Targets
 
 ExplainFn: TypeAlias = Callable[[Images, Targets], Maps]
@@ -32,6 +34,8 @@ CaseSource: TypeAlias = str | Path | Classifier | TrainedExplainer[Any, Any]
 """A SPEC, the run folder of a trained explainer, or either of them opened."""
 Features: TypeAlias = Float[Tensor, "batch features"]
 
+PROGRAMS = (".pt2", ".onnx")
+"""Endings of files that hold a classifier."""
 NO_REGION = "none"
 """Stands for a method where no region is compared."""
 DEFAULT_METHODS = ("cam", "grad_cam")
@@ -41,7 +45,7 @@ REGION_LEVEL = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImages:
+class EncodedCases:
     """What one pass of the classifier gives for images, and the explanation of one class each.
 
     Attributes:
@@ -71,6 +75,7 @@ class CaseEncoder:
         is_mask: whether the evidence is in [0, 1] already.
         uses_runner_up: whether the class that is predicted second is explained, as counterparts
             change an image into another class.
+        method: name of the method that explains; None for a trained explainer.
 
     Raises:
         NoFeatureMapsError: the classifier does not show its layers, or has no feature maps.
@@ -85,12 +90,14 @@ class CaseEncoder:
         *,
         is_mask: bool = False,
         uses_runner_up: bool = False,
+        method: str | None = None,
     ) -> None:
         self.classifier = classifier
         self.explain = explain
         self.region = region
         self.is_mask = is_mask
         self.uses_runner_up = uses_runner_up
+        self.method = method
         try:
             self.network = EncoderWithHead(GraphEncoder(classifier)).eval()
         except NoFeatureMapsError as error:
@@ -105,7 +112,7 @@ class CaseEncoder:
         return self.classifier.network.output != "features"
 
     @torch.no_grad()
-    def encode(self, images: Images, targets: Targets | None = None) -> EncodedImages:
+    def encode(self, images: Images, targets: Targets | None = None) -> EncodedCases:
         """Compute the features of images, and explain one class of each.
 
         Args:
@@ -120,16 +127,36 @@ class CaseEncoder:
         deepest = feature_maps[-1]
         features = deepest.mean((2, 3))
         if self.explain is None:
-            return EncodedImages(logits.cpu(), features.cpu())
+            return EncodedCases(logits.cpu(), features.cpu())
         if targets is None:
             targets = self.choose_targets(logits)
-        maps = self.explain(images, targets.to(images.device)).to(deepest).clamp(min=0)
-        if not self.is_mask:
-            highest = maps.amax((1, 2), keepdim=True)
-            maps = maps / torch.where(highest > 0, highest, 1.0)
+        maps = self.find_evidence(images, targets.to(images.device)).to(deepest)
         weights = weigh_region(maps, (deepest.shape[2], deepest.shape[3]))
         pooled = torch.einsum("bhw,bchw->bc", weights, deepest)
-        return EncodedImages(logits.cpu(), features.cpu(), maps.cpu(), weights.cpu(), pooled.cpu())
+        return EncodedCases(logits.cpu(), features.cpu(), maps.cpu(), weights.cpu(), pooled.cpu())
+
+    def find_evidence(self, images: Images, targets: Targets) -> Maps:
+        """Return what speaks for a class of each image, in [0, 1].
+
+        Masks stay as they are; other maps are divided by their largest value.
+
+        Args:
+            images: images at the classifier's size, in [0, 1].
+            targets: the class of each image.
+
+        Returns:
+            Maps at the size of the images; 0 everywhere where nothing speaks for the class.
+
+        Raises:
+            ConfigError: the encoder explains nothing.
+        """
+        if self.explain is None:
+            raise ConfigError("method: expected one that explains, got none")
+        maps = self.explain(images, targets).clamp(min=0)
+        if self.is_mask:
+            return maps
+        highest = maps.amax((1, 2), keepdim=True)
+        return maps / torch.where(highest > 0, highest, 1.0)
 
     def choose_targets(self, logits: Logits) -> Targets:
         """Return the class of each image that is explained where none is named."""
@@ -214,6 +241,21 @@ def is_explainer_run(source: str | Path) -> bool:
     return is_file(resolve_run(source) / CLASSIFIER)
 
 
+def is_classifier(source: str | Path) -> bool:
+    """Return whether a path names a classifier: a card, its folder, a program, or a SPEC."""
+    path = Path(source)
+    card = path / CARD_FILE if is_folder(path) else path
+    if not is_file(card):
+        return str(source).startswith(SOURCES) and not is_folder(path)
+    if card.suffix != ".json":
+        return card.suffix in PROGRAMS
+    try:
+        content = parse_json(card.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "source" in content
+
+
 def _open_spec(spec: str | Path | Classifier, device: str, trust: bool) -> Classifier:
     if isinstance(spec, Classifier):
         return spec.to(device)
@@ -256,13 +298,15 @@ def _encode_by_method(classifier: Classifier, method: str | None) -> CaseEncoder
         return plain
     if method == NO_REGION:
         return plain
-    chosen = _choose_default_method(classifier) if method is None else _parse_method(method)
+    name = _choose_default_method(classifier) if method is None else method
+    chosen = _parse_method(name)
     _try_method(chosen, classifier)
 
     def explain(images: Images, targets: Targets) -> Maps:
         return chosen(classifier, images, targets)
 
-    return CaseEncoder(classifier, explain, chosen.cache_key, is_mask=chosen.map_scale != "map")
+    is_mask = chosen.map_scale != "map"
+    return CaseEncoder(classifier, explain, chosen.cache_key, is_mask=is_mask, method=name)
 
 
 def _parse_method(text: str) -> MapExplainer:
@@ -272,15 +316,14 @@ def _parse_method(text: str) -> MapExplainer:
     return method
 
 
-def _choose_default_method(classifier: Classifier) -> MapExplainer:
-    """Return the first of `DEFAULT_METHODS` that a classifier allows."""
+def _choose_default_method(classifier: Classifier) -> str:
+    """Return the name of the first of `DEFAULT_METHODS` that a classifier allows."""
     for name in DEFAULT_METHODS:
-        method = _parse_method(name)
         try:
-            _try_method(method, classifier)
+            _try_method(_parse_method(name), classifier)
         except ClassifierError:
             continue
-        return method
+        return name
     raise ClassifierError(
         f"{classifier.spec} allows neither cam nor grad_cam; name another --method, none for whole "
         "images only, or give the run of a trained explainer"

@@ -26,7 +26,7 @@ from apercu.errors import ImageError, ImagesError, RunError, TargetError
 from apercu.images import ImageSource, batches
 from apercu.images.folder import FolderImages
 from apercu.io import is_file, is_folder, parse_json, write_file
-from apercu.learning.case_features import CaseEncoder, EncodedImages, Features
+from apercu.learning.case_features import CaseEncoder, EncodedCases, Features
 from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import SAVE_EVERY, RunRecord
@@ -201,7 +201,7 @@ def _fill_index(
     names = source.names
     stamps = list_stamps(source)
     kept = _Rows() if path is None else _read_kept(path)
-    rows = kept.retain(set(zip(names, stamps, strict=True)))
+    rows = kept.keep_present(set(zip(names, stamps, strict=True)))
     missing = [index for index, name in enumerate(names) if rows.stamps.get(name) != stamps[index]]
     errors: list[ImageError] = []
     done, saved_at = len(names) - len(missing), time.monotonic()
@@ -261,7 +261,7 @@ class _Rows:
     def stamps(self) -> dict[str, str]:
         return {case.name: case.stamp for case in self.cases}
 
-    def add(self, cases: Sequence[Case], encoded: EncodedImages) -> None:
+    def add(self, cases: Sequence[Case], encoded: EncodedCases) -> None:
         """Add the images of a batch."""
         self.cases += cases
         tensors = {
@@ -284,7 +284,7 @@ class _Rows:
         tensors = {name: [tensor[list(chosen)]] for name, tensor in self.join().items()}
         return _Rows([self.cases[row] for row in chosen], tensors)
 
-    def retain(self, present: set[tuple[str, str]]) -> _Rows:
+    def keep_present(self, present: set[tuple[str, str]]) -> _Rows:
         """Return the rows of the images that are still there, unchanged."""
         chosen = [row for row, case in enumerate(self.cases) if (case.name, case.stamp) in present]
         return self if len(chosen) == len(self.cases) else self.take(chosen)

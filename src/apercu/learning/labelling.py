@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from apercu.classifiers import Classifier
 from apercu.devices import choose_device
-from apercu.errors import ConfigError, ImagesError, suggest_nearest
+from apercu.errors import ConfigError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.images.folder import FolderImages
-from apercu.images.label_tables import LABELS_FILE, LabelTable
+from apercu.images.label_tables import LABELS_FILE
 from apercu.images.listing import EVERYTHING
 from apercu.io import format_csv_rows, is_folder, write_file
 from apercu.learning.active import COLUMNS, STRATEGIES, LabelChoice, LabelChooser, Strategy
 from apercu.learning.case_features import CaseEncoder, CaseSource, open_case_encoder
 from apercu.learning.case_index import CaseIndex, build_index
+from apercu.learning.labels import read_label_rows
 from apercu.learning.retrieval import INDEX_FOLDER, open_cases
 from apercu.learning.similar_cases import draw_case
 from apercu.pages import Figure, embed_image, render_output
@@ -206,22 +206,6 @@ def find_labelled(source: ImageSource, labels: str | Path | None = None) -> set[
         if not isinstance(source, FolderImages) or not (source.path / LABELS_FILE).is_file():
             return set()
         labels = source.path / LABELS_FILE
-    path = Path(labels)
-    if not path.is_file():
-        raise ImagesError(f"{path}: no such table of labels")
-    listed = LabelTable(path).read()
-    files = list_files(source)
-    names = {name for name, file in zip(source.names, files, strict=True) if file in listed}
-    if listed and not names:
-        raise ImagesError(
-            f"{path}: names {len(listed)} files, none of which is an image of {source.name}, "
-            f"the first {next(iter(listed))[:80]}; give the labels of these images"
-        )
-    return names
-
-
-def list_files(source: ImageSource) -> Sequence[str]:
-    """Return the file of each image, as a table of labels names it; else the image's name."""
-    if isinstance(source, FolderImages):
-        return [location.file for location in source.locations]
-    return source.names
+    rows = read_label_rows(labels)
+    names = source.names
+    return {names[index] for index in rows.match(source)} if rows.labels else set()

@@ -19,7 +19,7 @@ from apercu.images.folder import FolderImages
 from apercu.learning.case_features import (
     CaseEncoder,
     CaseSource,
-    EncodedImages,
+    EncodedCases,
     Features,
     open_case_encoder,
 )
@@ -173,7 +173,7 @@ class CaseFinder:
             predicted,
             probability,
             None if encoded.maps is None else encoded.maps[0],
-            self.rank(encoded.features[0], self.features, count, excluded),
+            self.rank_cases(encoded.features[0], self.features, count, excluded),
             self.rank_by_region(encoded, count, excluded)[0],
             self.index,
             self.labels,
@@ -181,7 +181,7 @@ class CaseFinder:
         )
 
     def rank_by_region(
-        self, encoded: EncodedImages, count: int, excluded: int | None = None
+        self, encoded: EncodedCases, count: int, excluded: int | None = None
     ) -> list[tuple[SimilarCase, ...] | None]:
         """Return the nearest cases by the region of each image.
 
@@ -196,11 +196,13 @@ class CaseFinder:
         if encoded.region_features is None or self.region_features is None:
             return [None] * len(encoded.features)
         return [
-            self.rank(features, self.region_features, count, excluded) if features.any() else ()
+            self.rank_cases(features, self.region_features, count, excluded)
+            if features.any()
+            else ()
             for features in encoded.region_features
         ]
 
-    def rank(
+    def rank_cases(
         self,
         features: Float[Tensor, " features"],
         cases: Features,

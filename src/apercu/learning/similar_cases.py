@@ -133,7 +133,7 @@ class SimilarCases:
         return self.record | {
             "image": {"name": self.stored.name, "source": self.stored.source},
             "predicted": None if self.predicted is None else self.predicted.name,
-            "probability": _round(self.probability),
+            "probability": _round_figure(self.probability),
             "explained": None if self.target is None else self.target.name,
             "finding": str(self.finding),
             "by_features": _describe_cases(self.by_features),
@@ -223,7 +223,7 @@ class SimilarCases:
             return None
         same, total = own.count(name), Counter(labelled)[name]
         expected = len(own) * total / len(labelled)
-        chance = hypergeometric_tail(same, len(own), total, len(labelled))
+        chance = compute_chance(same, len(own), total, len(labelled))
         text = (
             f"{same} of the {len(own)} nearest cases by the {words} are labelled {name}, as the "
             f"classifier says; by chance it would be {expected:.1f}."
@@ -240,7 +240,7 @@ class SimilarCases:
         return "\n".join(self.lines)
 
 
-def hypergeometric_tail(same: int, drawn: int, marked: int, total: int) -> float:
+def compute_chance(same: int, drawn: int, marked: int, total: int) -> float:
     """Return the probability to draw at least this many marked cases by chance.
 
     Args:
@@ -252,7 +252,7 @@ def hypergeometric_tail(same: int, drawn: int, marked: int, total: int) -> float
     Returns:
         The probability.
 
-    >>> hypergeometric_tail(0, 3, 5, 10), round(hypergeometric_tail(3, 3, 5, 10), 4)
+    >>> compute_chance(0, 3, 5, 10), round(compute_chance(3, 3, 5, 10), 4)
     (1.0, 0.0833)
     """
     ways = math.comb(total, drawn)
@@ -268,7 +268,7 @@ def draw_case(
     side: int,
     weights: Float[Tensor, "rows columns"] | None = None,
 ) -> Image.Image:
-    """Draw one case.
+    """Draw the picture of one case, with its evidence where there is some.
 
     Args:
         index: the cases.
@@ -291,12 +291,12 @@ def _describe_cases(cases: Sequence[SimilarCase]) -> list[dict[str, Any]]:
             "name": case.name,
             "label": case.label,
             "predicted": case.predicted,
-            "probability": _round(case.probability),
-            "distance": _round(case.distance),
+            "probability": _round_figure(case.probability),
+            "distance": _round_figure(case.distance),
         }
         for case in cases
     ]
 
 
-def _round(value: float | None) -> float | None:
+def _round_figure(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)

@@ -330,10 +330,14 @@ def prepare_training(
     recipes = tuple(recipes)
     for recipe in recipes:
         recipe.check_task(task)
+        if recipe.reads_turns and settings.turned:
+            raise ConfigError(
+                f"recipe: {recipe.name} learns how images are turned; leave out turned: true"
+            )
     added = [images for recipe in recipes if (images := recipe.make_images(task)) is not None]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(task.seed)
-        for recipe in recipes:
+        for recipe in sorted(recipes, key=lambda recipe: recipe.copies_network):
             recipe.change_network(network, task)
     network.to(task.device)
     return LearningTraining(network, task, recipes, settings, added)

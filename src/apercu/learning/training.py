@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, final
 
 import torch
@@ -16,15 +18,22 @@ from apercu.classifiers.reinitialise import recalibrate_batchnorm
 from apercu.errors import ConfigError
 from apercu.images import ImageSource
 from apercu.learning.network import LearningNetwork
-from apercu.learning.recipes.base import AddedImages, Recipe, Task, TrainingStep, is_overridden
+from apercu.learning.recipes.base import (
+    AddedImages,
+    Recipe,
+    Task,
+    TrainingStep,
+    is_overridden,
+    measure_variety,
+)
 from apercu.learning.settings import LearningSettings
 from apercu.pretraining.pretexts.base import turn_randomly
 from apercu.training.data import TrainingImages
 from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.types import Images, Scores
 
-FEW_CLASSES = 0.35
-"""Fraction of the classes of a batch below which a network predicts too few of them."""
+FEW_CLASSES = 0.2
+"""Variety of the classes of a batch below which a network predicts too few of them."""
 RECALIBRATION_IMAGES = 512
 """Images from which batch norms take their statistics after the training."""
 FORWARD_BATCH = 32
@@ -35,10 +44,30 @@ def _describe_few_classes(means: Mapping[str, float]) -> str | None:
     """Describe a network that predicts few of the classes, whatever the image is."""
     if means["classes"] < FEW_CLASSES:
         return (
-            f"the network predicts few of the classes ({means['classes']:.2f} of those there are); "
-            "lower the rate"
+            f"the network predicts few of the classes (variety {means['classes']:.2f}, 1 is as "
+            "many as there are); lower the rate"
         )
     return None
+
+
+@dataclass(frozen=True)
+class FailureDescription:
+    """Describes the useless solution that a training with recipes is in.
+
+    Args:
+        recipes: the recipes.
+    """
+
+    recipes: tuple[Recipe, ...]
+
+    def __call__(self, means: Mapping[str, float]) -> str | None:
+        """Return one line on it, or None; that of the network comes first."""
+        if few := _describe_few_classes(means):
+            return few
+        for recipe in self.recipes:
+            if failure := recipe.describe_failure(means):
+                return f"recipe: {recipe.name}: {failure}"
+        return None
 
 
 class LabelledTrainingImages(TrainingImages):
@@ -98,11 +127,20 @@ class LearningTraining(TrainingModule):
         self.task = task
         self.recipes = tuple(recipes)
         self.added = tuple(added)
+        watched = ("classes", *(name for recipe in self.recipes for name in recipe.watched))
+        self.degenerate = DegenerateSolution(  # type: ignore[misc]  # that of these recipes
+            watched, ("classes",), FailureDescription(self.recipes)
+        )
         self.groups = network.list_groups()
         self.learnable = [
             [each for each in group.parameters if each.requires_grad] for group in self.groups
         ]
         self.rates: list[float] = [1.0] * len(self.groups)
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether a recipe learns from images without labels."""
+        return any(recipe.needs_unlabelled for recipe in self.recipes)
 
     def load_images(self, source: ImageSource, indices: Sequence[int]) -> TrainingImages:
         return LabelledTrainingImages(self.task, self.added)
@@ -112,7 +150,8 @@ class LearningTraining(TrainingModule):
         generator = self.step_generator()
         progress = self.global_step / self.settings.schedule.steps
         self.set_rates(progress)
-        views = self.draw_views(images, generator)
+        keeps = any(recipe.keeps_images for recipe in self.recipes)
+        views = images if keeps else self.draw_views(images, generator)
         step = TrainingStep(
             self.task,
             self.network,
@@ -130,11 +169,11 @@ class LearningTraining(TrainingModule):
             terms = self.compute_terms(step)
             decision, logits = self.task.decision, step.outputs.logits.detach()
         expected, predicted = targets > 0.5, decision.find_predicted(logits)
-        figures = {"right": (predicted == expected).all(1).float().mean()}
-        occurring = expected.any(0).sum()
-        if occurring:
-            figures["classes"] = predicted.any(0).sum() / occurring
-        self.log_terms(terms, figures)
+        figures = {
+            "right": (predicted == expected).all(1).float().mean(),
+            "classes": measure_variety(predicted, targets),
+        }
+        self.log_terms(terms, figures | step.figures)
         return torch.stack([values.mean() for values in terms.values()]).sum()
 
     def compute_terms(self, step: TrainingStep) -> dict[str, Scores]:
@@ -172,7 +211,7 @@ class LearningTraining(TrainingModule):
     def draw_unlabelled(self, count: int, generator: Generator) -> Images | None:
         """Draw so many images without labels; None where no recipe needs them."""
         pool = self.task.unlabelled
-        if pool is None or not any(recipe.needs_unlabelled for recipe in self.recipes):
+        if pool is None or not self.learns_unlabelled:
             return None
         rows = torch.randint(len(pool), (count,), generator=generator)
         return stack_images(pool, rows).to(self.device)
@@ -186,8 +225,10 @@ class LearningTraining(TrainingModule):
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] *= rate
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        progress = self.global_step / self.settings.schedule.steps
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Finish the step after that of the optimiser, before a checkpoint is written."""
+        super().optimizer_step(*arguments, **named)
+        progress = (self.global_step + 1) / self.settings.schedule.steps
         for recipe in self.recipes:
             recipe.finish_step(self.network, self.task, progress)
 
@@ -195,7 +236,7 @@ class LearningTraining(TrainingModule):
     def finish_network(self) -> None:
         """Give batch norms their last statistics, build heads without training, and fold layers."""
         self.set_rates(1.0)
-        normalise, images = self.task.start.normalise, self.task.images
+        images = self.task.images
         frozen = {
             norm
             for group, rate in zip(self.groups, self.rates, strict=True)
@@ -208,11 +249,9 @@ class LearningTraining(TrainingModule):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module not in frozen
         ]
         if norms:
-            order = torch.randperm(len(images), generator=self.task.make_generator("batch norms"))
-            rows = order[:RECALIBRATION_IMAGES]
-            parts = rows.tensor_split(max(1, len(rows) // self.settings.schedule.batch))
-            device = self.task.device
-            batches = (normalise(stack_images(images, part).to(device)) for part in parts)
+            batches = self.draw_batches(images)
+            if self.task.unlabelled is not None and self.learns_unlabelled:
+                batches = chain(batches, self.draw_batches(self.task.unlabelled))
             recalibrate_batchnorm(self.network, batches, norms)
         self.network.eval()
         for recipe in self.recipes:
@@ -226,6 +265,13 @@ class LearningTraining(TrainingModule):
         for recipe in reversed(self.recipes):
             recipe.fold_network(self.network)
         self.network.eval()
+
+    def draw_batches(self, images: PreparedImages) -> Iterator[Images]:
+        """Yield batches of normalised images for the statistics of batch norms."""
+        order = torch.randperm(len(images), generator=self.task.make_generator("batch norms"))
+        rows = order[:RECALIBRATION_IMAGES]
+        for part in rows.tensor_split(max(1, len(rows) // self.settings.schedule.batch)):
+            yield self.task.start.normalise(stack_images(images, part).to(self.task.device))
 
     @torch.no_grad()
     def compute_features(self, images: PreparedImages) -> Float[Tensor, "images features"]:

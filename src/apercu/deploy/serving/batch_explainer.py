@@ -16,13 +16,14 @@ from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.cases import CaseSearch
 from apercu.deploy.serving.prepared_image import PreparedImage
-from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
+from apercu.deploy.serving.requests import MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import (
     Record,
     ServedExplainer,
     encode_map,
     encode_picture,
     make_examples,
+    select_mask_targets,
     to_base64,
 )
 from apercu.errors import ApercuError, ConfigError, TargetError
@@ -284,13 +285,7 @@ class MaskBatchExplainer(BatchExplainer):
         return self.engine.predict_logits(images, torch.tensor(first))
 
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
-        if options.targets:
-            return torch.tensor(options.targets)
-        if not options.only_predicted:
-            return logits.topk(min(options.top, len(logits))).indices
-        order = logits.topk(min(MAX_CLASSES, len(logits))).indices
-        predicted = self.served.output.decision.find_predicted(logits[None])[0][order]
-        return order[predicted] if predicted.any() else order[:1]
+        return select_mask_targets(self.served.output, options, logits)
 
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
         masks = self.engine.compute_masks(group.features, group.targets).cpu()

@@ -7,21 +7,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 import torch
 
 from apercu import render
-from apercu.classifiers import Classifier
 from apercu.deploy.inference import is_export
 from apercu.deploy.serving.labelling import LabellingQueue
 from apercu.deploy.serving.served_explainer import Record, to_base64
 from apercu.deploy.serving.settings import CaseFolders, ServeSettings
 from apercu.errors import ConfigError
-from apercu.explainers.base import TrainedExplainer
 from apercu.images.label_tables import LABELS_FILE, LabelTable
 from apercu.learning.active import LabelChooser
-from apercu.learning.case_features import open_case_encoder
+from apercu.learning.case_features import CaseEncoder, open_case_encoder
 from apercu.learning.case_index import build_index, read_index
 from apercu.learning.labelling import open_unlabelled
 from apercu.learning.retrieval import CaseFinder, open_cases
@@ -51,25 +49,21 @@ class CaseSearch:
     @classmethod
     def open(
         cls,
-        explainer: TrainedExplainer[Any, Any],
-        classifier: Classifier | None,
+        encoder: CaseEncoder,
         folders: CaseFolders,
     ) -> CaseSearch:
         """Open the cases of a worker, whose features are computed already.
 
         Args:
-            explainer: the explainer that is served.
-            classifier: its classifier, where it does not hold it.
+            encoder: the classifier, and what explains it.
             folders: the images and their features.
 
         Returns:
             The search.
 
         Raises:
-            RunError: the classifier is missing, or the features are those of another one.
+            RunError: the features are those of another classifier.
         """
-        device = str(explainer.device)
-        encoder = open_case_encoder(explainer, classifier=classifier, device=device)
         source = open_cases(folders.among, encoder)
         return cls(CaseFinder(encoder, read_index(folders.index, source, encoder)))
 
@@ -86,9 +80,10 @@ class CaseSearch:
         """
         finder = self.finder
         targets = None if target is None else torch.tensor([target])
-        encoded = finder.encoder.encode(image, targets)
+        with torch.inference_mode(False):  # some methods need gradients
+            encoded = finder.encoder.encode(image.clone(), targets)
         by_region = finder.rank_by_region(encoded, count)[0] or ()
-        by_features = finder.rank(encoded.features[0], finder.features, count)
+        by_features = finder.rank_cases(encoded.features[0], finder.features, count)
         return {
             "by_features": [self._write(case) for case in by_features],
             "by_region": [self._write(case, has_region=True) for case in by_region],
@@ -108,7 +103,7 @@ class CaseSearch:
 
 
 def ignore_all() -> AbstractContextManager[ProgressCallback]:
-    """Show no progress."""
+    """Return a place for progress where nobody sees it."""
     return nullcontext(ignore_progress)
 
 

@@ -71,6 +71,11 @@ class LabellingQueue:
             )
         if chooser.probabilities is None:
             raise ConfigError("label: the network knows no classes; serve a classifier's explainer")
+        if chooser.decision.is_multiple:
+            raise ConfigError(
+                "label: an image may have several classes here, and the page gives it one; list "
+                "the images with `apercu label`, and write their classes into a table"
+            )
         self.chooser = chooser
         self.table = table
         self.source = source
@@ -182,7 +187,7 @@ class LabellingEndpoints:
         self._turn = asyncio.Lock()
 
     def list_routes(self) -> list[Route]:
-        """Return the routes."""
+        """Return the routes of the labelling view."""
         return [
             Route("/label", self.send_state),
             Route("/label", self.take_label, methods=["POST"]),

@@ -8,15 +8,17 @@ from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from apercu import render
 from apercu.classifiers import ClassNames, InputSpec
+from apercu.classifiers.outputs import Output
 from apercu.deploy.export.page import DIGITS, PageSubject, list_examples
-from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat
-from apercu.types import Picture
+from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
+from apercu.types import Picture, Targets
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object."""
@@ -30,11 +32,13 @@ class ServedExplainer(PageSubject):
         read_by: `classifier` or `explainer`: which of them predicts.
         examples: PNG files for the page.
         cases: number of images among which similar ones are found; 0 without.
+        method: the method that explains, where no trained explainer does.
     """
 
     read_by: str
     examples: tuple[bytes, ...] = ()
     cases: int = 0
+    method: str | None = None
 
     def describe(self) -> Record:
         """Return the description that the page and the KServe addresses show."""
@@ -42,6 +46,7 @@ class ServedExplainer(PageSubject):
             "most_classes": MAX_CLASSES,
             "examples": len(self.examples),
             **({"cases": self.cases} if self.cases else {}),
+            **({} if self.method is None else {"method": self.method}),
         }
 
 
@@ -73,3 +78,25 @@ def encode_picture(picture: Picture) -> str:
 def to_base64(content: bytes) -> str:
     """Return bytes in base64, as JSON can hold them."""
     return base64.b64encode(content).decode()
+
+
+def select_mask_targets(
+    output: Output, options: RequestOptions, logits: Float[Tensor, " classes"]
+) -> Targets:
+    """Select the classes whose evidence is shown: those of a request, or the predicted ones.
+
+    Args:
+        output: what the numbers of the classifier mean.
+        options: options of the request.
+        logits: logits of the image.
+
+    Returns:
+        Class indices.
+    """
+    if options.targets:
+        return torch.tensor(options.targets)
+    if not options.only_predicted:
+        return logits.topk(min(options.top, len(logits))).indices
+    order = logits.topk(min(MAX_CLASSES, len(logits))).indices
+    predicted = output.decision.find_predicted(logits[None])[0][order]
+    return order[predicted] if predicted.any() else order[:1]

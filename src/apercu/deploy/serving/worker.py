@@ -69,19 +69,33 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.deploy.inference import Predictor, is_export, open_engine
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
     from apercu.deploy.serving.cases import CaseSearch
+    from apercu.deploy.serving.method_explainer import MethodBatchExplainer, name_classifier
     from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import load_explainer
+    from apercu.learning.case_features import (
+        is_classifier,
+        is_explainer_run,
+        open_case_encoder,
+    )
 
     name, device = setup.run.resolve().name or "explainer", setup.device
     if is_export(setup.run):
         engine = open_engine(setup.run, setup.classifier, device, spin=False)
         return MaskBatchExplainer(name, engine)
+    batch_explainer: BatchExplainer
+    if not is_explainer_run(setup.run) and is_classifier(setup.run):
+        encoder = open_case_encoder(
+            setup.run, classifier=setup.classifier, device=device, trust=setup.trust
+        )
+        batch_explainer = MethodBatchExplainer(name_classifier(setup.run), encoder)
+        if setup.cases is not None:
+            batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
+        return batch_explainer
     classifier = None
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device, trust=setup.trust)
     explainer = load_explainer(setup.run, trust=setup.trust).to(device)
-    batch_explainer: BatchExplainer
     if isinstance(explainer, CounterfactualExplainer):
         predictor = Predictor(explainer, classifier).to(device)
         batch_explainer = CounterpartBatchExplainer(name, predictor, explainer)
@@ -89,7 +103,8 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
         masks = cast(MaskExplainer, explainer)
         batch_explainer = MaskBatchExplainer(name, open_engine(masks, classifier, device))
     if setup.cases is not None:
-        batch_explainer.search_in(CaseSearch.open(explainer, classifier, setup.cases))
+        encoder = open_case_encoder(explainer, classifier=classifier, device=device)
+        batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
     return batch_explainer
 
 

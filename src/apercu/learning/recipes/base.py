@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
@@ -128,6 +128,7 @@ class TrainingStep:
         generator: generator of all draws of the step.
         progress: fraction of the training that is done, from 0 to 1.
         view: returns a random view of each image.
+        figures: figures of the step by name, one number each, which recipes add and curves show.
     """
 
     task: Task
@@ -139,6 +140,7 @@ class TrainingStep:
     generator: Generator
     progress: float
     view: ViewFunction
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def outputs(self) -> NetworkOutputs:
@@ -165,12 +167,23 @@ class Recipe(BaseModel):
         name: the name that people type.
         needs_unlabelled: whether it needs images without labels.
         replaces_supervised_loss: whether its losses stand in the place of the cross-entropy.
+        copies_network: whether it keeps a copy of the network, and so comes after all that add
+            layers.
+        unlabelled_domain: where the images without labels must come from; empty where any do.
+        reads_turns: whether it learns how images are turned, which random turns would hide.
+        watched: names of figures that reveal a useless solution.
+        keeps_images: whether labelled images are learnt as they are, without random views.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
     needs_unlabelled: ClassVar[bool] = False
     replaces_supervised_loss: ClassVar[bool] = False
+    copies_network: ClassVar[bool] = False
+    unlabelled_domain: ClassVar[str] = ""
+    reads_turns: ClassVar[bool] = False
+    watched: ClassVar[tuple[str, ...]] = ()
+    keeps_images: ClassVar[bool] = False
 
     def __str__(self) -> str:
         """Return the recipe as people type it, without the settings that are at their defaults."""
@@ -216,6 +229,15 @@ class Recipe(BaseModel):
 
     def finish_step(self, network: LearningNetwork, task: Task, progress: float) -> None:
         """Change parts that are not trained by gradients, such as the mean of past weights."""
+
+    def describe_failure(self, means: Mapping[str, float]) -> str | None:
+        """Describe the useless solution that the training is in, in one line, or None.
+
+        Args:
+            means: running means of the figures of `watched`; those that were not measured are
+                missing.
+        """
+        return None
 
     def build_head(
         self,
@@ -264,6 +286,35 @@ def check_recipes(recipes: Sequence[Recipe]) -> None:
         both = [recipe.name for recipe in recipes if does(recipe)]
         if len(both) > 1:
             raise ConfigError(f"recipe: {both[0]} and {both[1]} both {what}; give one of them")
+    domains = {recipe.unlabelled_domain: recipe.name for recipe in recipes}
+    domains.pop("", None)
+    if len(domains) > 1:
+        (first, one), (second, other) = list(domains.items())[:2]
+        raise ConfigError(
+            f"recipe: {one} needs unlabelled images {first}, {other} needs them {second}; give one "
+            "of them"
+        )
+
+
+def measure_variety(
+    predicted: Bool[Tensor, "images classes"], expected: Float[Tensor, "others classes"]
+) -> Tensor:
+    """Measure how many classes are predicted, compared with how many are true.
+
+    The number of classes is the exponential of the entropy of their frequencies, less 1.
+
+    Args:
+        predicted: which classes are predicted of some images.
+        expected: true probabilities of the classes of others.
+
+    Returns:
+        0 where one class is predicted for all images, 1 where there are as many as are true; NaN
+        where no more than one is true.
+    """
+    frequencies = torch.stack([predicted.float().mean(0), expected.float().mean(0)])
+    shares = frequencies / frequencies.sum(1, keepdim=True).clamp(min=1e-12)
+    numbers = torch.special.entr(shares).sum(1).exp() - 1
+    return torch.where(numbers[1] > 0.01, numbers[0] / numbers[1], torch.nan)
 
 
 def _format_value(value: object) -> str:

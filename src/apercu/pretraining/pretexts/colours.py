@@ -46,6 +46,9 @@ class Colours(Pretext):
         hidden: numbers of the bands that are predicted, from 0; at least one other must be left.
         side: rows and columns of the predicted map.
         turned: whether images are turned by right angles and mirrored, as seen from above.
+        loss: `absolute` differences as in the paper, or `squared` ones where little of an image is
+            anything but plain: the usual colour, which is their median or mean, is then a worse
+            answer.
         dropout: fraction of the features that a step leaves out.
         width: number of channels of the decoder.
     """
@@ -54,6 +57,7 @@ class Colours(Pretext):
     hidden: tuple[int, ...] = Field((0,), min_length=1)
     side: int = Field(16, ge=4, le=256)
     turned: bool = True
+    loss: Literal["absolute", "squared"] = "absolute"
     dropout: float = Field(0.3, ge=0, lt=1)
     width: int = Field(64, ge=1, le=4096)
 
@@ -81,7 +85,8 @@ class Colours(Pretext):
 
     def build_parts(self, sample: PretextSample) -> dict[str, nn.Module]:
         self._check_bands(sample.images.shape[1])
-        usual = self._make_targets(sample.images).median(0).values
+        targets = self._make_targets(sample.images)
+        usual = targets.mean(0) if self.loss == "squared" else targets.median(0).values
         return {"decoder": ColourDecoder(sample.features, self.width, usual)}
 
     def compute_losses(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
@@ -91,13 +96,13 @@ class Colours(Pretext):
             kept = torch.rand(features.shape, generator=batch.generator) >= self.dropout
             features = features * kept.to(features) / (1 - self.dropout)
         predicted = network.parts["decoder"](features)
-        return {"colour": (predicted - self._make_targets(images)).abs().mean((1, 2, 3))}
+        return {"colour": self._compare(predicted, self._make_targets(images))}
 
     def measure_errors(self, network: PretextNetwork, batch: PretextBatch) -> dict[str, Scores]:
-        """Measure mean absolute errors of pixels in [0, 1], and those of the usual colour."""
+        """Measure mean errors of pixels in [0, 1], and those of the usual colour."""
         targets = self._make_targets(batch.images)
-        errors = (self.predict(network, batch.images) - targets).abs().mean((1, 2, 3))
-        constant = (network.parts["decoder"].usual - targets).abs().mean((1, 2, 3))
+        errors = self._compare(self.predict(network, batch.images), targets)
+        constant = self._compare(network.parts["decoder"].usual, targets)
         return {"colour": errors, "constant_colour": constant}
 
     def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[render.Tile]:
@@ -129,6 +134,11 @@ class Colours(Pretext):
 
     def _make_targets(self, images: Images) -> Float[Tensor, "batch hidden rows columns"]:
         return F.adaptive_avg_pool2d(images[:, list(self.hidden)], self.side)
+
+    def _compare(self, predicted: Tensor, targets: Tensor) -> Scores:
+        differences = predicted - targets
+        errors = differences.square() if self.loss == "squared" else differences.abs()
+        return errors.mean((1, 2, 3))
 
     def _check_bands(self, channels: int) -> None:
         """Check that the hidden bands exist, and that others are left."""

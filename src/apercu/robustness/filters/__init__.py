@@ -12,6 +12,7 @@ from apercu.robustness.filters.error_diffusion import (
     JarvisJudiceNinke,
 )
 from apercu.robustness.filters.gaussian import Gaussian
+from apercu.robustness.filters.inverse_halftone import InverseHalftone
 from apercu.robustness.filters.jpeg import Jpeg
 from apercu.robustness.filters.low_resolution import LowResolution
 from apercu.robustness.filters.median import Median
@@ -25,6 +26,7 @@ FILTERS: dict[str, type[Filter]] = {
     "atkinson": Atkinson,
     "bayer": Bayer,
     "blue_noise": BlueNoise,
+    "inverse_halftone": InverseHalftone,
     "jpeg": Jpeg,
     "bit_depth": BitDepth,
     "median": Median,
@@ -47,6 +49,7 @@ __all__ = [
     "FilterLayer",
     "FloydSteinberg",
     "Gaussian",
+    "InverseHalftone",
     "JarvisJudiceNinke",
     "Jpeg",
     "LowResolution",

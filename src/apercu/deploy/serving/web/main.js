@@ -22,7 +22,7 @@ let current = null; // { image, frame, picture, record, answers, views, chosen: 
 let panel = "overlay"; // what of a mask is displayed large
 let previewed = null; // the class below the pointer
 let turn = 0; // answers to earlier questions are dropped
-const isMask = () => about.explainer === "mask";
+const isMask = () => !["counterpart", "latent"].includes(about.explainer); // a mask, or the map of a method
 
 function say(words, wrong = false) {
   at("said").textContent = words;
@@ -68,6 +68,7 @@ async function begin(isFirst = true) {
   at("served").textContent = `Explainer “${about.name}”, ${about.classes.length} classes.`;
   at("names").replaceChildren(...about.classes.map((name) => new Option(name, name)));
   at("cut").hidden = !isMask();
+  if (about.method) at("dial").textContent = "Hides evidence below this fraction of the strongest.";
   at("ask").textContent = isMask() ? "What speaks for …" : "What would change it into …";
   at("how").textContent = isMask() ? "Point at one, or tap it; “vs” puts two side by side." : "Choose a class; “vs” puts two side by side.";
   const blobs = await Promise.all(Array.from({ length: about.examples }, (_, number) => example(number)));

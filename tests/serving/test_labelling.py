@@ -1,0 +1,284 @@
+"""Similar cases and the labelling view of a server: addresses, table, who may write, the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from apercu import open_classifier, open_images
+from apercu.deploy.serving.cases import prepare_cases
+from apercu.deploy.serving.labelling import LabellingQueue
+from apercu.deploy.serving.settings import AccessPolicy, CaseSettings, ServeSettings
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
+from apercu.errors import ConfigError, ImagesError
+from apercu.images.label_tables import LabelTable
+from apercu.learning.active import LabelChooser
+from apercu.learning.case_index import Case, CaseIndex
+
+CLASSES = ("stripes", "dots", "rings")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six pictures of noise without labels."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def queue(folder: Path) -> LabellingQueue:
+    """A queue over these pictures whose network is not at hand, as in a server."""
+    generator = torch.Generator().manual_seed(0)
+    source = open_images(f"{folder}/**")
+    cases = tuple(Case(name, "", None) for name in source.names)
+    logits = torch.randn(6, 3, generator=generator)
+    features = torch.randn(6, 4, generator=generator)
+    index = CaseIndex(source, tuple(range(6)), cases, logits, features)
+    decision = open_classifier(lambda images: images.mean((2, 3)), size=8).decision
+    chooser = LabelChooser(index, CLASSES, decision.probabilities(logits), decision)
+    return LabellingQueue(chooser, LabelTable(folder / "labels.csv", CLASSES))
+
+
+@pytest.fixture
+def call(serving: Callable[..., Any], queue: LabellingQueue) -> Callable[..., Any]:
+    return serving(labelling=queue)
+
+
+def send(call: Callable[..., Any], number: int, index: int | None) -> dict[str, Any]:
+    response = call("POST", "/label", json={"number": number, "class": index})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_labels_are_written_at_once_and_taken_back(call, queue: LabellingQueue) -> None:
+    state = call("GET", "/label").json()
+    assert (state["total"], state["labelled"], state["can_undo"]) == (6, 0, False)
+    assert state["classes"] == list(CLASSES)
+    first = state["next"]
+    assert "uncertain" in first["reason"]
+    state = send(call, first["number"], 2)
+    assert queue.table.path.read_text() == f"file,name\n{first['file']},rings\n"
+    assert (state["labelled"], state["can_undo"]) == (1, True)
+    assert state["next"]["number"] != first["number"]
+    second = state["next"]
+    state = send(call, second["number"], None)
+    assert (state["labelled"], state["skipped"]) == (1, 1)
+    assert state["next"]["number"] not in (first["number"], second["number"])
+    state = call("POST", "/label/undo", json={}).json()
+    assert (state["skipped"], state["next"]["number"]) == (0, second["number"])
+    state = call("POST", "/label/undo", json={}).json()
+    assert (state["labelled"], state["next"]["number"]) == (0, first["number"])
+    assert queue.table.read() == {}
+    response = call("POST", "/label/undo", json={})
+    assert response.status_code == 422
+    assert "nothing was labelled" in response.json()["detail"]
+
+
+def test_undo_gives_the_label_before_back(call, queue: LabellingQueue) -> None:
+    queue.table.write("3.png", "dots")
+    row = queue.files.index("3.png")
+    send(call, row, 0)
+    assert queue.table.read()["3.png"] == "stripes"
+    call("POST", "/label/undo", json={})
+    assert queue.table.read()["3.png"] == "dots"
+
+
+def test_all_images_come_once(call, queue: LabellingQueue) -> None:
+    state, numbers = call("GET", "/label").json(), []
+    while state["next"]:
+        numbers.append(state["next"]["number"])
+        state = send(call, numbers[-1], len(numbers) % 3)
+    assert sorted(numbers) == list(range(6))
+    assert len(open_images(queue.source.path)) == 6
+    assert open_images(queue.source.path).labelled
+
+
+def test_labels_that_others_write_are_seen(call, queue: LabellingQueue) -> None:
+    number = call("GET", "/label").json()["next"]["number"]
+    queue.table.write(queue.files[number], "dots")
+    state = call("GET", "/label").json()
+    assert (state["labelled"], state["next"]["number"] != number) == (1, True)
+
+
+def test_the_image_is_sent_as_it_is_stored(call, folder: Path, queue: LabellingQueue) -> None:
+    response = call("GET", "/label/4")
+    assert response.content == (folder / queue.files[4]).read_bytes()
+    for address in ("/label/6", "/label/-1", "/label/1e1", "/label/²", "/label/..%2Fx"):
+        assert call("GET", address).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        ({"number": 0, "class": 3}, 422),
+        ({"number": 0, "class": -1}, 422),
+        ({"number": 0, "class": True}, 422),
+        ({"number": "0", "class": 1}, 422),
+        ({"class": 1}, 422),
+        ({"number": 6, "class": 1}, 404),
+        ({"number": 0, "class": 1, "more": "x" * 20_000}, 413),
+        ([], 400),
+    ],
+)
+def test_a_wrong_label_is_refused(call, queue, content: object, status: int) -> None:
+    assert call("POST", "/label", json=content).status_code == status
+    assert queue.table.read() == {}
+
+
+def test_a_page_of_a_stranger_cannot_label(call, queue: LabellingQueue) -> None:
+    content = {"number": 0, "class": 1}
+    stranger = {"origin": "https://stranger.example"}
+    assert call("POST", "/label", json=content, headers=stranger).status_code == 403
+    plain = {"content-type": "text/plain"}
+    assert call("POST", "/label", content='{"number": 0}', headers=plain).status_code == 415
+    assert queue.table.read() == {}
+
+
+def test_labels_need_the_token(serving, queue: LabellingQueue) -> None:
+    call = serving(labelling=queue, token=b"a-secret-of-letters")
+    content = {"number": 0, "class": 1}
+    for method, address in (("GET", "/label"), ("GET", "/label/0"), ("POST", "/label/undo")):
+        assert call(method, address).status_code == 401
+    assert call("POST", "/label", json=content).status_code == 401
+    token = {"authorization": "Bearer a-secret-of-letters"}
+    assert call("POST", "/label", json=content, headers=token).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "open_to",
+    [
+        {"host": "0.0.0.0"},
+        {"access": AccessPolicy(hosts=("lab.example",))},
+        {"access": AccessPolicy(origins=("https://lab.example",))},
+    ],
+)
+def test_strangers_are_kept_out_before_the_start(open_to: dict[str, Any], tmp_path: Path) -> None:
+    cases = CaseSettings(label=tmp_path)
+    with pytest.raises(ConfigError, match="from this machine only, unless a token"):
+        ServeSettings(tmp_path, cases=cases, **open_to)
+    ServeSettings(tmp_path, cases=cases, token=b"a-secret-of-letters", **open_to)
+    ServeSettings(tmp_path, cases=CaseSettings(among="photos"), **open_to)
+
+
+def test_only_files_of_one_image_are_labelled(queue: LabellingQueue, tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), value) for value in (0, 200)]
+    (tmp_path / "pages").mkdir()
+    frames[0].save(tmp_path / "pages" / "a.tif", save_all=True, append_images=frames[1:])
+    chooser, index = queue.chooser, queue.chooser.index
+    for spec, words in (
+        (tmp_path / "pages", "a.tif holds several images"),
+        ("planted:size=32,images=6,classes=3", "expected a folder of files"),
+    ):
+        other = CaseIndex(open_images(spec), (0,), index.cases[:1], index.logits, index.features)
+        changed = LabelChooser(other, CLASSES, chooser.probabilities, chooser.decision)
+        with pytest.raises(ImagesError, match=words):
+            LabellingQueue(changed, queue.table)
+
+
+def test_without_labelling_there_are_no_such_addresses(serving) -> None:
+    call = serving()
+    assert call("GET", "/label").status_code == 404
+    assert "labelling" not in call("GET", "/page.json").json()
+
+
+# --- similar cases -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def case_worker(tiny_run: Path, tiny_card: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A worker that finds similar cases among planted images."""
+    among = "planted:size=32,images=9,classes=3,difficulty=0"
+    index = tmp_path_factory.mktemp("kept")
+    settings = ServeSettings(tiny_run, str(tiny_card), cases=CaseSettings(among, index=index))
+    with prepare_cases(settings) as prepared:
+        setup = WorkerSetup(tiny_run, str(tiny_card), cases=prepared.folders)
+        return ImageWorker(open_explainer(setup), setup.max_pixels)
+
+
+def test_similar_cases_come_with_the_explanation(serving, case_worker, png: bytes) -> None:
+    call = serving(worker=case_worker)
+    assert call("GET", "/page.json").json()["cases"] == 9
+    record = call.explain(png, cases=3).json()
+    cases = record["cases"]
+    assert len(cases["by_features"]) == 3
+    distances = [case["distance"] for case in cases["by_features"]]
+    assert distances == sorted(distances)
+    for case in cases["by_features"] + cases["by_region"]:
+        picture = Image.open(io.BytesIO(base64.b64decode(case["picture"])))
+        assert max(picture.size) <= 160
+        assert case["label"] in CLASSES
+    assert "cases" not in call.explain(png).json()
+    form = call("GET", "/openapi.json").json()["paths"]["/v1/explain"]["post"]["requestBody"]
+    assert "cases" in form["content"]["multipart/form-data"]["schema"]["properties"]
+
+
+def test_the_cases_are_those_of_the_library(serving, case_worker, png: bytes) -> None:
+    from apercu import find_similar
+
+    cases = serving(worker=case_worker).explain(png, cases=4).json()["cases"]
+    finder = case_worker.explainer.case_search.finder
+    image = Image.open(io.BytesIO(png))
+    among = "planted:size=32,images=9,classes=3,difficulty=0"
+    classifier = finder.encoder.classifier
+    whole = find_similar(classifier, image, among, count=4)
+    assert [case.name for case in whole.by_features] == [c["name"] for c in cases["by_features"]]
+
+
+@pytest.mark.parametrize("number", ["-1", "21", "many"])
+def test_a_wrong_number_of_cases_is_refused(serving, case_worker, png, number: str) -> None:
+    response = serving(worker=case_worker).explain(png, cases=number)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("cases: expected")
+
+
+def test_a_server_without_cases_says_so(serving, png: bytes) -> None:
+    response = serving().explain(png, cases=3)
+    assert response.status_code == 422
+    assert "needs --among DIR" in response.json()["detail"]
+
+
+def test_an_export_has_no_cases(tiny_export: Path) -> None:
+    settings = ServeSettings(tiny_export, cases=CaseSettings(among="photos"))
+    with (
+        pytest.raises(ConfigError, match="serve the run that it was made of"),
+        prepare_cases(settings),
+    ):
+        pass
+
+
+def test_features_are_kept_where_they_should(
+    tiny_run: Path, tiny_card: Path, folder: Path, tmp_path: Path
+) -> None:
+    cases = CaseSettings(str(folder), folder, None, tmp_path / "kept")
+    with prepare_cases(ServeSettings(tiny_run, str(tiny_card), cases=cases)) as prepared:
+        assert prepared.folders is not None
+        assert prepared.labelling is not None
+        assert prepared.labelling.classes == CLASSES
+        assert len(prepared.labelling.files) == 6
+    names = {path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*.json")}
+    assert names == {Path("similar/index.json"), Path("label/index.json")}
+    temporary = ServeSettings(tiny_run, str(tiny_card), cases=CaseSettings(str(folder)))
+    with prepare_cases(temporary) as prepared:
+        assert prepared.folders is not None
+        assert prepared.folders.index.is_dir()
+    assert not prepared.folders.index.exists()
+
+
+def test_names_without_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give the folder, too"):
+        ServeSettings(tmp_path, cases=CaseSettings(labels=tmp_path / "labels.csv"))
+    with pytest.raises(ConfigError, match="for --among or --label"):
+        ServeSettings(tmp_path, cases=CaseSettings(index=tmp_path))
