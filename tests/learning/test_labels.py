@@ -11,7 +11,7 @@ from PIL import Image
 from apercu import open_images
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
-from apercu.learning.data import LabelledImages, check_classes, match_labels, read_labels_of
+from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import read_label_rows
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, split_by_class, split_images
@@ -90,13 +90,11 @@ def test_a_wrong_table_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def make_labelled(
-    labels: list[int], classes: int, groups: list[str] | None = None
-) -> LabelledImages:
+def make_labelled(labels: list[int], classes: int, groups: list[str] | None = None) -> LabelledSet:
     source = open_images(f"planted:images={len(labels)},size=32")
     targets = torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
     names = tuple("abcdef"[:classes])
-    return LabelledImages(source, names, targets, ONE_CLASS, tuple(groups) if groups else None)
+    return LabelledSet(source, names, targets, ONE_CLASS, tuple(groups) if groups else None)
 
 
 def test_every_class_is_in_every_part_in_proportion() -> None:

@@ -24,7 +24,7 @@ from apercu.training.data import MAX_CACHED_BYTES, TrainingImages
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
+class LabelledSet:
     """Images whose classes are known.
 
     Args:
@@ -55,7 +55,7 @@ class LabelledImages:
         content = [self.classes, self.source.names, self.groups, self.targets.tolist()]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
-    def choose(self, indices: Sequence[int]) -> LabelledImages:
+    def choose(self, indices: Sequence[int]) -> LabelledSet:
         """Return some of the images, in the order of their indices."""
         chosen = ChosenImages(self.source, tuple(indices))
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
@@ -63,7 +63,7 @@ class LabelledImages:
         return replace(self, source=chosen, targets=targets, groups=groups)
 
 
-def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) -> LabelledImages:
+def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) -> LabelledSet:
     """Return a source with the labels that its images have: the folder of each, or a table.
 
     Args:
@@ -87,12 +87,12 @@ def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) ->
         labels = [source[index].label for index in range(len(source))]
     words = [(str(label),) for label in labels]
     names = sort_classes({word for (word,) in words}) if classes is None else tuple(classes)
-    return LabelledImages(source, names, _make_targets(source.name, words, names), ONE_CLASS)
+    return LabelledSet(source, names, _make_targets(source.name, words, names), ONE_CLASS)
 
 
 def match_labels(
     source: ImageSource, rows: LabelRows, classes: Sequence[str] | None = None
-) -> tuple[LabelledImages, ImageSource | None]:
+) -> tuple[LabelledSet, ImageSource | None]:
     """Return the images that a table gives labels, and those that it does not name.
 
     Args:
@@ -109,7 +109,7 @@ def match_labels(
     matched = rows.match(source)
     files = list(matched.values())
     names = rows.classes if classes is None else tuple(classes)
-    labelled = LabelledImages(
+    labelled = LabelledSet(
         ChosenImages(source, tuple(matched)),
         names,
         _make_targets(str(rows.path), [rows.labels[file] for file in files], names),
@@ -137,7 +137,7 @@ def _make_targets(
     return targets
 
 
-def check_classes(images: LabelledImages, fewest: int) -> None:
+def check_classes(images: LabelledSet, fewest: int) -> None:
     """Check that there are enough images of every class.
 
     Args:
@@ -224,8 +224,8 @@ def prepare_images(
 
 
 def read_part(
-    part: LabelledImages, classifier: Classifier, report: ProgressCallback, title: str
-) -> tuple[LabelledImages, PreparedImages]:
+    part: LabelledSet, classifier: Classifier, report: ProgressCallback, title: str
+) -> tuple[LabelledSet, PreparedImages]:
     """Prepare the images of a part; those that cannot be read are left out.
 
     Args:

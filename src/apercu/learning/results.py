@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.io import format_csv_rows, write_file
 from apercu.learning.calibration import fit_temperature, measure_reliability
-from apercu.learning.data import LabelledImages, read_part
+from apercu.learning.data import LabelledSet, read_part
 from apercu.learning.measure import (
     MeasuredFigure,
     Predictions,
@@ -83,7 +83,7 @@ class MeasuredTest:
         logits: calibrated logits, `images × classes`.
     """
 
-    part: LabelledImages
+    part: LabelledSet
     images: PreparedImages
     logits: Logits
 

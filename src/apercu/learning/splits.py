@@ -13,7 +13,7 @@ from torch import Generator
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.images.source import normalise_index
-from apercu.learning.data import LabelledImages, check_classes, match_labels, read_labels_of
+from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import read_label_rows
 from apercu.learning.settings import LearningSettings
 
@@ -48,14 +48,14 @@ class LearningInputs:
 
     def open_labelled(
         self, open_source: Callable[[ImagesSpec], ImageSource]
-    ) -> tuple[LabelledImages, ImageSource | None]:
+    ) -> tuple[LabelledSet, ImageSource | None]:
         """Open the images to learn from: those with labels, and the others."""
         table = self._find_table(self.images, self.labels, "--labels")
         return self._open(open_source(self.images), table, None)
 
     def open_test(
-        self, open_source: Callable[[ImagesSpec], ImageSource], learnt: LabelledImages
-    ) -> LabelledImages | None:
+        self, open_source: Callable[[ImagesSpec], ImageSource], learnt: LabelledSet
+    ) -> LabelledSet | None:
         """Open the images to measure on, with the classes of those to learn from.
 
         Raises:
@@ -79,7 +79,7 @@ class LearningInputs:
 
     def _open(
         self, source: ImageSource, table: str | Path | None, classes: Sequence[str] | None
-    ) -> tuple[LabelledImages, ImageSource | None]:
+    ) -> tuple[LabelledSet, ImageSource | None]:
         if table is None:
             return read_labels_of(source, classes), None
         return match_labels(source, read_label_rows(table, self.group), classes)
@@ -103,9 +103,9 @@ class LearningInputs:
 class LearningParts(NamedTuple):
     """The three parts of the labelled images, and the images without labels."""
 
-    training: LabelledImages
-    calibration: LabelledImages
-    test: LabelledImages
+    training: LabelledSet
+    calibration: LabelledSet
+    test: LabelledSet
     unlabelled: ImageSource | None
 
 
@@ -146,9 +146,7 @@ def split_images(
     return LearningParts(*chosen, pool)
 
 
-def split_by_class(
-    images: LabelledImages, fractions: Sequence[float], seed: int
-) -> list[list[int]]:
+def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -> list[list[int]]:
     """Split images into parts, class by class; a group stays in one part.
 
     The rarest class is dealt out first, each group to the part that lacks most of the class
