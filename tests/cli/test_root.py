@@ -21,7 +21,7 @@ LEAVES = (
     *VERBS,
     *(["train", "counterpart"], ["card"], ["export"], ["serve"], ["ready"], ["video"], ["batch"]),
     *(["stress"], ["stress", "train"], ["stress", "detect"], ["stress", "filter"], ["pretrain"]),
-    *(["cutouts"], ["evaluate-features"]),
+    *(["cutouts"], ["evaluate-features"], ["similar"], ["label"]),
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,13 @@ from torch import Tensor
 from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.explanation import format_percent
-from apercu.learning.case_features import (
-    CaseEncoder,
-    Features,
-)
 from apercu.learning.case_index import CaseIndex
 from apercu.types import Scores
 
+if TYPE_CHECKING:
+    from apercu.learning.case_features import CaseEncoder
+
+Features: TypeAlias = Float[Tensor, "images features"]
 Strategy: TypeAlias = Literal["combined", "margin", "entropy", "centre"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 COLUMNS = (
@@ -252,7 +252,11 @@ class Centre:
     nearest: int | None
 
 
-def choose_centres(candidates: Features, labelled: Features, count: int) -> list[Centre]:
+def choose_centres(
+    candidates: Float[Tensor, "candidates features"],
+    labelled: Float[Tensor, "labelled features"],
+    count: int,
+) -> list[Centre]:
     """Choose images by greedy k-centre: each is the farthest from all labelled and chosen ones.
 
     Without labelled images the first is the one nearest to the mean direction of all.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,11 +26,13 @@ from apercu.errors import ImageError, ImagesError, RunError, TargetError
 from apercu.images import ImageSource, batches
 from apercu.images.folder import FolderImages
 from apercu.io import is_file, is_folder, parse_json, write_file
-from apercu.learning.case_features import CaseEncoder, EncodedCases, Features
 from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import SAVE_EVERY, RunRecord
 from apercu.types import Logits
+
+if TYPE_CHECKING:
+    from apercu.learning.case_features import CaseEncoder, EncodedCases
 
 SETTINGS, CASES = "index.json", "cases.safetensors"
 BATCH = 32
@@ -87,9 +89,9 @@ class CaseIndex:
     positions: tuple[int, ...]
     cases: tuple[Case, ...]
     logits: Logits
-    features: Features
+    features: Float[Tensor, "cases features"]
     weights: Float[Tensor, "cases rows columns"] | None = None
-    region_features: Features | None = None
+    region_features: Float[Tensor, "cases features"] | None = None
     unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:

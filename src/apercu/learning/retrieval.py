@@ -80,8 +80,8 @@ def find_similar(
     encoder = open_case_encoder(
         source, classifier=classifier, method=method, device=choose_device(device), trust=trust
     )
-    spec = encoder.classifier.network.input
-    stored = read_image(image, spec)
+    check_question(encoder, count, target)
+    stored = read_image(image, encoder.classifier.network.input)
     opened = open_cases(among, encoder)
     kept = None if out is None else Path(out) / INDEX_FOLDER
     folder = kept if index is None else Path(index)
@@ -93,6 +93,26 @@ def find_similar(
     if out is not None:
         result.save(out)
     return result
+
+
+def check_question(encoder: CaseEncoder, count: int, target: int | str | None) -> None:
+    """Check what is asked for, before anything is computed.
+
+    Args:
+        encoder: the classifier, and what explains it.
+        count: how many cases.
+        target: the class to explain; None for the predicted one.
+
+    Raises:
+        ConfigError: the count is not at least 1, or a class is named where none is explained.
+        TargetError: there is no such class.
+    """
+    if count < 1:
+        raise ConfigError(f"count: expected at least 1 case, got {count}")
+    if target is not None and encoder.explain is None:
+        raise ConfigError("target: no region is compared, so there is no class to explain")
+    if target is not None:
+        encoder.classifier.index_of(target)
 
 
 def open_cases(among: str | Path | ImageSource, encoder: CaseEncoder) -> ImageSource:
@@ -152,11 +172,8 @@ class CaseFinder:
             ConfigError: the count is not at least 1, or a class is named for a network without any.
             TargetError: there is no such class.
         """
-        if count < 1:
-            raise ConfigError(f"count: expected at least 1 case, got {count}")
+        check_question(self.encoder, count, target)
         classifier = self.encoder.classifier
-        if target is not None and self.encoder.explain is None:
-            raise ConfigError("target: no region is compared, so there is no class to explain")
         targets = None if target is None else torch.tensor([classifier.index_of(target)])
         encoded = self.encoder.encode(classifier.prepare(stored.picture)[None], targets)
         excluded = self._find_row(exclude)

@@ -17,7 +17,6 @@ from torch import Tensor
 from apercu import render
 from apercu.explain.explanation import NamedClass, StoredImage, format_percent, shrink_picture
 from apercu.io import write_file, write_json
-from apercu.learning.case_features import REGION_LEVEL
 from apercu.learning.case_index import CaseIndex
 from apercu.pages import (
     PICTURE_SIDE,
@@ -159,7 +158,6 @@ class SimilarCases:
             finding=self.finding,
             rows=self.make_rows(PICTURE_SIDE),
             about=self.record,
-            level=f"{REGION_LEVEL:.0%}",
         )
         return write_file(folder / REPORT, page)
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from apercu.classifiers.names import TOP
 from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
-from apercu.deploy.serving.cases import CaseSearch
 from apercu.deploy.serving.prepared_image import PreparedImage
 from apercu.deploy.serving.requests import MapFormat, RequestOptions
 from apercu.deploy.serving.served_explainer import (
+    CaseSearcher,
     Record,
     ServedExplainer,
     encode_map,
@@ -111,9 +111,9 @@ class BatchExplainer(ABC):
     def __init__(self, served: ServedExplainer) -> None:
         self.served = served
         self.classes = served.names.names
-        self.case_search: CaseSearch | None = None
+        self.case_search: CaseSearcher | None = None
 
-    def search_in(self, case_search: CaseSearch) -> None:
+    def search_in(self, case_search: CaseSearcher) -> None:
         """Find similar cases, too, where clients ask for them."""
         self.case_search = case_search
         self.served = replace(self.served, cases=case_search.count)

@@ -44,7 +44,11 @@ class CaseSearch:
 
     def __init__(self, finder: CaseFinder) -> None:
         self.finder = finder
-        self.count = len(finder.index)
+
+    @property
+    def count(self) -> int:
+        """The number of cases."""
+        return len(self.finder.index)
 
     @classmethod
     def open(

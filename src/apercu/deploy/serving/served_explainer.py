@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +18,21 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.outputs import Output
 from apercu.deploy.export.page import DIGITS, PageSubject, list_examples
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
-from apercu.types import Picture, Targets
+from apercu.types import Images, Picture, Targets
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object."""
+
+
+class CaseSearcher(Protocol):
+    """What finds similar cases for the images of requests; see `cases.py`."""
+
+    @property
+    def count(self) -> int:
+        """The number of cases."""
+
+    def find(self, image: Images, target: int | None, count: int) -> Record:
+        """Find the cases that are nearest to one image."""
 
 
 @dataclass(frozen=True, eq=False)
