@@ -6,7 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from apercu import methods, open_classifier
 from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.outputs import Output
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.settings import ExportInputs
@@ -22,6 +24,10 @@ from apercu.errors import ClassifierError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.learning.calibration import fit_temperature, measure_reliability
+from apercu.learning.network import LearningNetwork
+from apercu.learning.recipes.base import Task
+from apercu.learning.train_classifier import weigh_classes
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEMPERATURE = 2.5
@@ -115,3 +121,62 @@ def test_an_export_contains_it(scaled: Classifier, encoder: str, tmp_path: Path)
     explained = open_engine(tmp_path)(IMAGES)
     expected = scaled.predict_probabilities(IMAGES).detach()
     np.testing.assert_allclose(explained.probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("decision", [ONE_CLASS, EACH_CLASS])
+def test_restored_frequencies_undo_the_weights_of_the_classes(decision: Decision) -> None:
+    """Of noise that says nothing of the class, only the frequencies are left to learn."""
+    targets = torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])
+    weights = weigh_classes(targets, decision, balanced=True)
+    logits = torch.zeros(1, 2, requires_grad=True)
+    task = cast(Any, SimpleNamespace(class_weights=weights, decision=decision))
+    optimiser = torch.optim.LBFGS([logits], max_iter=50, tolerance_grad=1e-9)
+
+    def compute_loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = Task.compute_loss(task, logits.expand(10, 2), targets).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(compute_loss)
+    probabilities = decision.probabilities(logits.detach())
+    torch.testing.assert_close(probabilities, torch.full((1, 2), 0.5), atol=1e-3, rtol=0)
+    present, absent = weights.log()
+    shifted = logits.detach() + (absent - present if decision.is_multiple else -present)
+    expected = torch.tensor([[0.9, 0.1]])
+    torch.testing.assert_close(decision.probabilities(shifted), expected, atol=1e-3, rtol=0)
+
+
+def test_the_shift_is_in_the_last_layer(build_network: Callable[[], LearningNetwork]) -> None:
+    network, shift = build_network().eval(), torch.tensor([0.5, -1.0, 2.0])
+    before = network(IMAGES)
+    network.add_to_logits(shift)
+    assert network.is_plain
+    torch.testing.assert_close(network(IMAGES), before + shift)
+    network.set_head(torch.nn.Sequential(network.head))
+    network.add_to_logits(shift)
+    assert not network.is_plain
+    torch.testing.assert_close(network(IMAGES), before + 2 * shift)
+
+
+def test_the_temperature_is_that_of_the_best_cross_entropy() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 3, generator=draw)
+    labels = (logits / 1.7).softmax(1).multinomial(1, generator=draw)[:, 0]
+    targets = torch.nn.functional.one_hot(labels, 3).float()
+    assert fit_temperature(3 * logits, targets, ONE_CLASS) == pytest.approx(3 * 1.7, rel=0.1)
+    grid = [0.1 * step for step in range(10, 100)]
+    costs = [ONE_CLASS.cross_entropy(3 * logits / t, targets).mean() for t in grid]
+    best = grid[int(torch.stack(costs).argmin())]
+    assert fit_temperature(3 * logits, targets, ONE_CLASS) == pytest.approx(best, abs=0.1)
+    few = fit_temperature(3 * logits[:2], targets[:2], ONE_CLASS)
+    assert 0.1 < few < 10
+
+
+def test_the_calibration_error_is_the_mean_distance_over_bins() -> None:
+    rows = [[0.92, 0.08], [0.92, 0.08], [0.45, 0.55], [0.25, 0.75]]
+    probabilities = torch.tensor(rows, dtype=torch.double)
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    bins = measure_reliability(probabilities, targets, is_multiple=False, bins=10)
+    assert bins.counts == (1, 1, 2)
+    assert bins.error == pytest.approx((0.45 + 0.25 + 2 * 0.42) / 4)

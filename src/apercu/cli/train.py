@@ -22,7 +22,7 @@ from apercu.cli.options import (
     StepsOption,
     TrustOption,
 )
-from apercu.cli.terminal import say
+from apercu.cli.terminal import say, warn
 
 if TYPE_CHECKING:
     from apercu.learning import TrainedClassifier
@@ -297,6 +297,8 @@ def classifier(
 
 def _say_figures(result: TrainedClassifier) -> None:
     """Say where the classifier is, and how good it is on the test part."""
+    from apercu.learning.calibration import GOOD_CALIBRATION
+
     figures, out = result.figures, result.folder
     minutes = figures.training["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {figures.training['steps']:.0f} steps: {out}")
@@ -309,6 +311,11 @@ def _say_figures(result: TrainedClassifier) -> None:
         each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
     )
     say(f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}")
+    if after > GOOD_CALIBRATION:
+        warn(
+            f"the calibration error is above {GOOD_CALIBRATION:g}; more labels help, or "
+            "restore_frequencies: true in the settings where some classes are rare"
+        )
     say(f"next: apercu train mask --classifier {out / 'card.json'} --images … --out …")
 
 

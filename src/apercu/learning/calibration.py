@@ -14,6 +14,8 @@ from apercu.types import Logits, Scores
 
 BINS: Final = 15
 """Bins of confidence in a calibration diagram."""
+GOOD_CALIBRATION: Final = 0.03
+"""Calibration error up to which confidences are near to frequencies."""
 PRIOR_SPREAD: Final = 1.0
 """Standard deviation of the logarithm of the temperature before any image is seen.
 

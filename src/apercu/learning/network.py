@@ -23,7 +23,7 @@ from apercu.classifiers.reinitialise import copy_trainable
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
 from apercu.images import ImageSource
-from apercu.methods.layers import attach_hook, find_target_layers
+from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_target_layers
 from apercu.pretraining.backbone import FirstLayer, open_backbone
 from apercu.pretraining.heads.fine_tuning import replace_head
 from apercu.pretraining.inputs import InputOptions, StretchChoice, choose_input
@@ -125,6 +125,16 @@ class LearningNetwork(nn.Module):
         parent, _, last = self.head_name.rpartition(".")
         setattr(self.body.get_submodule(parent), last, head)
 
+    @torch.no_grad()
+    def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
+        """Add a number to the logit of each class, in the last layer where it has a bias."""
+        head = self.head
+        is_last = isinstance(self.tail, nn.Identity) and isinstance(head, SCORING_LAYERS)
+        if is_last and isinstance(head.bias, Tensor):
+            head.bias += summands
+        else:
+            self.tail = nn.Sequential(self.tail, LogitShift(summands))
+
     @property
     def is_plain(self) -> bool:
         """Whether nothing but the body is left, and its source builds such a body."""
@@ -194,6 +204,24 @@ class LearningNetwork(nn.Module):
             temperature=temperature,
         )
         return Classifier(opened)
+
+
+class LogitShift(nn.Module):
+    """Adds a number to the logit of each class.
+
+    Args:
+        summands: one number per class.
+    """
+
+    summands: Tensor
+
+    def __init__(self, summands: Float[Tensor, " classes"]) -> None:
+        super().__init__()
+        self.register_buffer("summands", summands.clone())
+
+    def forward(self, logits: Logits) -> Logits:
+        """Return the shifted logits, `batch × classes`."""
+        return logits + self.summands
 
 
 class Folded(nn.Module):

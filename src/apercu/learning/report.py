@@ -17,6 +17,7 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.io import write_file
+from apercu.learning.calibration import GOOD_CALIBRATION
 from apercu.learning.results import LearningFigures, MeasuredTest
 from apercu.learning.settings import LearningSettings
 from apercu.methods.base import Method
@@ -39,8 +40,6 @@ MISTAKES = 8
 """Mistakes that are shown, at most."""
 MAX_POINTS = 60
 """Points of a learning curve."""
-GOOD_CALIBRATION = 0.03
-"""Calibration error up to which confidences are near to frequencies."""
 TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy, the mean over the classes",

@@ -76,6 +76,8 @@ class LearningSettings(TrainingConfig):
         scratch: whether all weights are new.
         input: how images are prepared, where the network does not say it.
         balanced: whether all classes count the same, however often they occur.
+        restore_frequencies: whether probabilities are brought back to the frequencies of the
+            training images, after a training in which all classes count the same.
         calibration: fraction of the labelled images that only calibrate the probabilities.
         test: fraction of the labelled images that only measure, where no test images are given.
         views: random views of the images.
@@ -89,6 +91,7 @@ class LearningSettings(TrainingConfig):
     scratch: bool = False
     input: InputChoice = InputChoice()
     balanced: bool = True
+    restore_frequencies: bool = False
     calibration: float = Field(0.2, gt=0, lt=0.5)
     test: float = Field(0.2, gt=0, lt=0.5)
     views: RandomViews = RandomViews(smallest=0.7, stretch=1.2)

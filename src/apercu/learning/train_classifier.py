@@ -17,7 +17,7 @@ from apercu.io import check_writable
 from apercu.learning.data import check_classes, prepare_images, read_part
 from apercu.learning.measure import MEASURES, Predictions
 from apercu.learning.network import LearningNetwork, make_network, open_start
-from apercu.learning.recipes.base import Recipe, Task, check_recipes
+from apercu.learning.recipes.base import Recipe, Task, check_recipes, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.report import write_report
 from apercu.learning.results import (
@@ -333,6 +333,13 @@ def prepare_training(
         if recipe.reads_turns and settings.turned:
             raise ConfigError(
                 f"recipe: {recipe.name} learns how images are turned; leave out turned: true"
+            )
+        if settings.restore_frequencies and (
+            recipe.replaces_supervised_loss or is_overridden(recipe, "build_head")
+        ):
+            raise ConfigError(
+                f"recipe: {recipe.name} does not learn by the weighted cross-entropy; leave out "
+                "restore_frequencies: true"
             )
     added = [images for recipe in recipes if (images := recipe.make_images(task)) is not None]
     with torch.random.fork_rng(devices=[]):

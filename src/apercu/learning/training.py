@@ -264,6 +264,10 @@ class LearningTraining(TrainingModule):
                     self.network.set_head(head.to(self.task.device).eval())
         for recipe in reversed(self.recipes):
             recipe.fold_network(self.network)
+        if self.settings.balanced and self.settings.restore_frequencies:
+            present, absent = self.task.class_weights.log().to(self.task.device)
+            multiple = self.task.decision.is_multiple
+            self.network.add_to_logits(absent - present if multiple else -present)
         self.network.eval()
 
     def draw_batches(self, images: PreparedImages) -> Iterator[Images]:
