@@ -51,7 +51,7 @@ class GraphInterpolation(Recipe):
         features: Features,
         targets: Float[Tensor, "images classes"],
         task: Task,
-        unlabelled: Features | None = None,
+        unlabelled: Float[Tensor, "unlabelled features"] | None = None,
     ) -> nn.Module:
         bank = features
         if unlabelled is not None and self.nodes:

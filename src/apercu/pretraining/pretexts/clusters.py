@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple, cast, final
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from apercu.pretraining.pretexts.base import (
 from apercu.pretraining.pretexts.contrastive import ViewPair
 from apercu.types import Images, Scores
 
+Centres: TypeAlias = Float[Tensor, "clusters features"]
 ROUNDS = 50
 """Largest number of steps of k-means."""
 
@@ -200,7 +201,7 @@ class FeatureClusters(NamedTuple):
     """
 
     groups: Int[Tensor, " rows"]
-    centres: Features
+    centres: Centres
 
 
 @torch.no_grad()
@@ -243,7 +244,7 @@ def cluster_features(
     return best
 
 
-def _draw_centres(features: Features, clusters: int, generator: Generator) -> Features:
+def _draw_centres(features: Features, clusters: int, generator: Generator) -> Centres:
     """Draw rows, each with a probability that rises as the squared distance from those before."""
     rows = [int(torch.randint(len(features), (1,), generator=generator))]
     distances = torch.full((len(features),), torch.inf)

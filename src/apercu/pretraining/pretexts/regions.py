@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError
+from apercu.errors import ClassifierError, ConfigError
 from apercu.pretraining.pretexts.base import Pretext, PretextBatch, PretextNetwork, PretextSample
 from apercu.pretraining.pretexts.contrastive import ViewPair, build_projection, import_losses
 from apercu.types import Images, Scores
@@ -49,11 +49,14 @@ class Regions(Pretext):
     width: int = Field(128, ge=2, le=16384)
 
     def check_backbone(self, backbone: Classifier) -> None:
+        module = backbone.module
+        if not isinstance(module, nn.Module):
+            raise ClassifierError(f"regions: {backbone.spec} does not show its layers")
         height, width = (self._cell_side(side) for side in backbone.network.input.size)
         cells = torch.zeros(2, backbone.channels, height, width, device=backbone.device)
         try:
             with torch.no_grad():
-                backbone(cells)
+                module(cells)
         except (AssertionError, RuntimeError, ValueError):
             raise ConfigError(
                 f"regions: {backbone.spec} does not take cells of {height} × {width} pixels; set "
