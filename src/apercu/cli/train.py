@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ from apercu.cli.options import (
     TrustOption,
 )
 from apercu.cli.terminal import say, warn
-
-if TYPE_CHECKING:
-    from apercu.learning import TrainedClassifier
 
 app = typer.Typer(
     help="Train an explainer for a classifier, or a classifier from few labels.",
@@ -295,7 +292,7 @@ def classifier(
     _say_figures(result)
 
 
-def _say_figures(result: TrainedClassifier) -> None:
+def _say_figures(result: Any) -> None:
     """Say where the classifier is, and how good it is on the test part."""
     from apercu.learning.calibration import GOOD_CALIBRATION
 

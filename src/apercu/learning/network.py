@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from apercu.classifiers import Classifier, Network, open_classifier
-from apercu.classifiers.card import CARD_FILE
+from apercu.classifiers import Classifier, Network
 from apercu.classifiers.decisions import Decision
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
@@ -22,11 +19,8 @@ from apercu.classifiers.network import IN_MEMORY
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
-from apercu.images import ImageSource
 from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_target_layers
-from apercu.pretraining.backbone import FirstLayer, open_backbone
 from apercu.pretraining.heads.fine_tuning import replace_head
-from apercu.pretraining.inputs import InputOptions, StretchChoice, choose_input
 from apercu.types import Images, Logits
 
 
@@ -241,69 +235,6 @@ class Folded(nn.Module):
         raw = self.body(self.front(images))
         logits: Tensor = self.tail(self._start[0].pick_tensor(raw).flatten(1))
         return logits
-
-
-class InputChoice(BaseModel):
-    """How images are prepared, where the network does not say it.
-
-    Attributes:
-        channels: number of bands; those of the network when None.
-        size: side in pixels; that of the network when None, or of the first image, up to 224,
-            where the network has new weights.
-        stretch: how raw counts become pixels; that of the network when None.
-        first: what happens to the first layer for another number of bands.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    channels: int | None = Field(None, ge=1, le=64)
-    size: int | None = Field(None, ge=8, le=2048)
-    stretch: StretchChoice | None = None
-    first: FirstLayer = "inflate"
-
-
-def open_start(
-    network: str | Path | Classifier,
-    choice: InputChoice,
-    open_source: Callable[[int], ImageSource],
-    seed: int,
-    *,
-    scratch: bool,
-) -> Classifier:
-    """Open the network that is the start of a training.
-
-    Args:
-        network: SPEC of a classifier or of a pretrained network, or its run folder; a name of
-            timm with new weights needs no weights there.
-        choice: how images are prepared, where the network does not say it.
-        open_source: opens the images with a number of channels, to see their size and range.
-        seed: seed of new weights.
-        scratch: whether all weights are new.
-
-    Returns:
-        The classifier, or a network whose output is features.
-
-    Raises:
-        ClassifierError: the network cannot be opened.
-        ConfigError: another number of bands is asked of a network that is not from timm.
-        ImagesError: the images hold raw counts that may not be stretched.
-    """
-    spec = str(network)
-    if scratch and spec.startswith(TIMM_PREFIX):
-        options = InputOptions(choice.channels or 3, choice.size, choice.stretch or "auto")
-        return open_backbone(spec, choose_input(open_source(options.channels), options), seed)
-    start = network if isinstance(network, Classifier) else open_classifier(network)
-    if choice == InputChoice(first=choice.first):
-        return start
-    channels = choice.channels or start.channels
-    options = InputOptions(
-        channels, choice.size or start.size[0], choice.stretch or "auto", start.network.input
-    )
-    chosen = choose_input(open_source(channels), options)
-    if channels == start.channels:
-        opened = replace(start.network, input=chosen, resolved_output=None)
-        return Classifier(opened, spec=start.spec)
-    card = Path(spec) / CARD_FILE
-    return open_backbone(str(card) if card.is_file() else spec, chosen, seed, choice.first)
 
 
 def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -> LearningNetwork:

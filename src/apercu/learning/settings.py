@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from apercu.errors import ConfigError
-from apercu.learning.network import InputChoice
-from apercu.learning.recipes.base import Recipe
-from apercu.learning.recipes.registry import parse_recipes
+from apercu.images.stretch import StretchMethod
+from apercu.pretraining.backbone import FirstLayer
 from apercu.training.augment import RandomViews
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
 
 def _print_recipes(given: object) -> object:
     """Return recipes as the texts that the settings keep; pydantic expects a ValueError."""
+    from apercu.learning.recipes.base import Recipe
+    from apercu.learning.recipes.registry import parse_recipes
+
     if isinstance(given, str):
         given = (given,)
     if not isinstance(given, list | tuple):
@@ -39,6 +41,24 @@ class LearningSchedule(Schedule):
     rate: float = Field(1e-3, gt=0)
     decay: float = Field(1e-2, ge=0)
     averaging: float = Field(0.99, ge=0, lt=1)
+
+
+class InputChoice(BaseModel):
+    """How images are prepared, where the network does not say it.
+
+    Attributes:
+        channels: number of bands; those of the network when None.
+        size: side in pixels; that of the network when None, or of the first image, up to 224,
+            where the network has new weights.
+        stretch: how raw counts become pixels; that of the network when None.
+        first: what happens to the first layer for another number of bands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    channels: int | None = Field(None, ge=1, le=64)
+    size: int | None = Field(None, ge=8, le=2048)
+    stretch: Literal["auto", "none"] | StretchMethod | None = None
+    first: FirstLayer = "inflate"
 
 
 class SearchSpace(BaseModel):

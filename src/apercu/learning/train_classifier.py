@@ -16,7 +16,7 @@ from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
 from apercu.learning.data import check_classes, prepare_images, read_part
 from apercu.learning.measure import MEASURES, Predictions
-from apercu.learning.network import LearningNetwork, make_network, open_start
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, check_recipes, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.report import write_report
@@ -29,6 +29,7 @@ from apercu.learning.results import (
 from apercu.learning.search import TrialJob, TrialScore, choose_settings, split_fold
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
+from apercu.learning.start import open_start
 from apercu.learning.training import LearningTraining
 from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.training.config import CONFIG

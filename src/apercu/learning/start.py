@@ -1,0 +1,60 @@
+"""The network that is the start of a training, from its name, its card or its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.card import CARD_FILE
+from apercu.classifiers.sources.timm import TIMM_PREFIX
+from apercu.images import ImageSource
+from apercu.learning.settings import InputChoice
+from apercu.pretraining.backbone import open_backbone
+from apercu.pretraining.inputs import InputOptions, choose_input
+
+
+def open_start(
+    network: str | Path | Classifier,
+    choice: InputChoice,
+    open_source: Callable[[int], ImageSource],
+    seed: int,
+    *,
+    scratch: bool,
+) -> Classifier:
+    """Open the network that is the start of a training.
+
+    Args:
+        network: SPEC of a classifier or of a pretrained network, or its run folder; a name of
+            timm with new weights needs no weights there.
+        choice: how images are prepared, where the network does not say it.
+        open_source: opens the images with a number of channels, to see their size and range.
+        seed: seed of new weights.
+        scratch: whether all weights are new.
+
+    Returns:
+        The classifier, or a network whose output is features.
+
+    Raises:
+        ClassifierError: the network cannot be opened.
+        ConfigError: another number of bands is asked of a network that is not from timm.
+        ImagesError: the images hold raw counts that may not be stretched.
+    """
+    spec = str(network)
+    if scratch and spec.startswith(TIMM_PREFIX):
+        options = InputOptions(choice.channels or 3, choice.size, choice.stretch or "auto")
+        return open_backbone(spec, choose_input(open_source(options.channels), options), seed)
+    start = network if isinstance(network, Classifier) else open_classifier(network)
+    if choice == InputChoice(first=choice.first):
+        return start
+    channels = choice.channels or start.channels
+    options = InputOptions(
+        channels, choice.size or start.size[0], choice.stretch or "auto", start.network.input
+    )
+    chosen = choose_input(open_source(channels), options)
+    if channels == start.channels:
+        opened = replace(start.network, input=chosen, resolved_output=None)
+        return Classifier(opened, spec=start.spec)
+    card = Path(spec) / CARD_FILE
+    return open_backbone(str(card) if card.is_file() else spec, chosen, seed, choice.first)
