@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +117,40 @@ def test_a_trial_is_measured_on_images_that_it_did_not_see(
     job = search.TrialJob(settings, backbone, inputs, 0, tmp_path / "trial", 0, "cpu")
     score = module.run_trial(job)
     assert set(score.figures) >= {"auroc", "log_loss", "balanced_accuracy"}
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_nothing(tmp_path: Path) -> None:
+    """`kill -9` in a parallel search, and again in the training; the end is the same."""
+    (tmp_path / "settings.yaml").write_text(
+        "scratch: true\n"
+        "schedule: {steps: 120, batch: 8, save_every: 2, averaging: 0.5}\n"
+        "search: {rates: [1.0e-3, 1.0e-2], layers: [frozen], folds: 2, steps: 10}\n"
+    )
+    words = ["train", "classifier", "--images", PLANTED, "--network", "timm/test_resnet"]
+    words += ["--config", str(tmp_path / "settings.yaml"), "--search", "--seed", "2"]
+
+    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "apercu", *words, "--out", str(tmp_path / name), *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def kill_when(process: subprocess.Popen[bytes], path: Path) -> None:
+        while not path.exists():
+            assert process.poll() is None, process.communicate()[1].decode()
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+
+    killed = tmp_path / "killed"
+    kill_when(start("killed"), killed / "search" / "trial-00-fold-0.json")
+    finished = (killed / "search" / "trial-00-fold-0.json").stat().st_mtime_ns
+    kill_when(start("killed", "--resume"), killed / "checkpoints" / "last.ckpt")
+    assert (killed / "search" / "trial-00-fold-0.json").stat().st_mtime_ns == finished
+    assert not (killed / "weights.safetensors").exists()
+    for name, more in (("killed", ["--resume"]), ("whole", [])):
+        process = start(name, *more)
+        assert process.wait() == 0, process.communicate()[1].decode()
+    first, second = (
+        load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
+    )
+    assert all(first[name].equal(second[name]) for name in first)

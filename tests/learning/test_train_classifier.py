@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from apercu import open_classifier, train_classifier
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError, RunError
+from apercu.learning.measure import (
+    MEASURES,
+    Predictions,
+    count_confusions,
+    measure_predictions,
+)
 
 from .conftest import PLANTED
 
@@ -47,3 +55,70 @@ def test_recipes_are_checked_before_anything_is_written(
     with pytest.raises(ImagesError, match="expected at least 3"):
         train_classifier("planted:images=6,classes=6", backbone, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_several_classes_of_an_image_are_learnt_one_by_one(
+    tmp_path: Path, backbone: Classifier
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = ["file,bright,striped,night"]
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        bright, striped = (bool(torch.rand((), generator=draw) < 0.5) for _ in range(2))
+        pixels = torch.randint(0, 60, (32, 32, 3), generator=draw)
+        pixels += 120 * bright
+        pixels[::4] += 70 * striped
+        Image.fromarray(pixels.byte().numpy()).save(tmp_path / "images" / f"{number}.png")
+        rows.append(f"{number}.png,{bright:d},{striped:d},{number // 4}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    result = train_classifier(
+        tmp_path / "images",
+        backbone,
+        tmp_path / "run",
+        labels=tmp_path / "t.csv",
+        group="night",
+        steps=4,
+        batch=8,
+        say=lambda line: None,
+    )
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["output"] == "sigmoid" and card["classes"] == ["bright", "striped"]
+    assert result.classifier.decision is EACH_CLASS
+    table = (tmp_path / "run" / "predictions.csv").read_text().splitlines()[1:]
+    assert len(table) == result.figures.images["test"]
+    assert len({row.split(",")[1] for row in table}) < len(table)  # nights, not images
+    assert "Confusion matrix" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("accuracy", 0.75), ("balanced_accuracy", 0.75)])
+def test_figures_of_four_images(name: str, expected: float) -> None:
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.5, 0.0]])
+    targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    predictions = Predictions.from_logits(logits, targets, ONE_CLASS)
+    assert MEASURES[name][0](predictions) == pytest.approx(expected)
+    assert count_confusions(predictions).tolist() == [[2, 0], [1, 1]]
+
+
+def test_auroc_and_average_precision_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 3, generator=draw).mul(2).round()  # with ties
+    labels = torch.randint(3, (60,), generator=draw)
+    targets = torch.nn.functional.one_hot(labels, 3).float()
+    predictions = Predictions.from_logits(logits, targets, ONE_CLASS)
+    probabilities = predictions.probabilities
+    expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
+    assert MEASURES["auroc"][0](predictions) == pytest.approx(expected)
+    expected = metrics.average_precision_score(predictions.targets, probabilities)
+    assert MEASURES["average_precision"][0](predictions) == pytest.approx(expected)
+
+
+def test_intervals_resample_groups() -> None:
+    logits = torch.tensor([[1.0, 0.0]] * 20)
+    targets = torch.tensor([[1.0, 0.0]] * 10 + [[0.0, 1.0]] * 10)
+    predictions = Predictions.from_logits(logits, targets, ONE_CLASS)
+    alone = measure_predictions(predictions, [str(n) for n in range(20)], 0)["accuracy"]
+    grouped = measure_predictions(predictions, [str(n // 5) for n in range(20)], 0)["accuracy"]
+    assert alone.value == grouped.value == 0.5
+    assert grouped.ci95[1] - grouped.ci95[0] > alone.ci95[1] - alone.ci95[0] > 0.3
+    assert alone == measure_predictions(predictions, [str(n) for n in range(20)], 0)["accuracy"]

@@ -125,3 +125,4 @@ def _print_summary(out: Path, facts: dict[str, float]) -> None:
             note = "; constant is the best that needs no image" if "constant_" in values else ""
             say(f"mean error on {title}: {values}{note}")
     say(f"next: apercu evaluate-features --network pretrained={out / 'card.json'} …")
+    say(f"or: apercu train classifier --network {out} --images … --out …")
