@@ -92,6 +92,7 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     one = next((name for name in LABEL_COLUMNS if name in columns and name != group), None)
     is_multiple = SEVERAL in columns or one is None
     labels: dict[str, tuple[str, ...]] = {}
+    names: list[str] = []
     if SEVERAL in columns:
         for line, row in rows.items():
             words = tuple(filter(None, (word.strip() for word in row[SEVERAL].split("|"))))
@@ -107,7 +108,7 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
             file = _read_file(path, line, row, labels)
             labels[file] = tuple(titles[name] for name in names if row[name] == "1")
     classes = sort_classes({word for words in labels.values() for word in words})
-    if SEVERAL not in columns and one is None:
+    if names:
         classes = tuple(titles[name] for name in names)
     groups = None
     if group is not None:
@@ -128,7 +129,9 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     (('9', '10'), ('galaxy', 'star'))
     """
     each = list(names)
-    return tuple(sorted(each, key=int if all(n.isdecimal() for n in each) else str))
+    if all(name.isdecimal() for name in each):
+        return tuple(sorted(each, key=int))
+    return tuple(sorted(each))
 
 
 def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:

@@ -253,7 +253,8 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
         ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
     """
     grey = torch.full((start.channels, *start.size), 0.5)
-    source, options = None, {}
+    source: str | None = None
+    options: dict[str, Any] = {}
     if start.network.source.startswith(TIMM_PREFIX):
         body: Any = copy_trainable(start, reinitialise=scratch, seed=seed)
         with torch.random.fork_rng(devices=[]):

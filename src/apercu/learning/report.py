@@ -53,7 +53,7 @@ TITLES = {
 class Mistake(NamedTuple):
     """A wrong prediction: the image, the class that is wrong, the true one, and how sure it is."""
 
-    index: int
+    image: int
     predicted: int
     label: int | None
     confidence: float
@@ -252,10 +252,10 @@ def draw_mistakes(classifier: Classifier, test: MeasuredTest) -> list[FigureRow]
     method: Method = GradCam() if classifier.exposes_layers else InputXGradient()
     names, rows = test.part.source.names, []
     for mistake in find_mistakes(test)[:MISTAKES]:
-        image = test.images[mistake.index]
+        image = test.images[mistake.image]
         figures = [
             Figure(
-                "image", embed_image(render.to_image(image)), f"the image {names[mistake.index]}"
+                "image", embed_image(render.to_image(image)), f"the image {names[mistake.image]}"
             )
         ]
         classes = {mistake.predicted: "predicted"}
@@ -266,7 +266,7 @@ def draw_mistakes(classifier: Classifier, test: MeasuredTest) -> list[FigureRow]
             overlay = _explain(classifier, method, image, index)
             if overlay is not None:
                 figures.append(Figure(title, overlay, f"{title}, the {word} class, as heat"))
-        rows.append(FigureRow(_describe_mistake(mistake, test), str(names[mistake.index]), figures))
+        rows.append(FigureRow(_describe_mistake(mistake, test), str(names[mistake.image]), figures))
     return rows
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ from apercu.training.trainer import Trainer
 from apercu.types import Logits
 
 FIGURES, PREDICTIONS = "figures.json", "predictions.csv"
+COST_BATCH, COST_PASSES = 8, 5
+"""Images of a pass whose time is measured, and passes after the first one."""
 PARTS = ("training", "calibration", "test")
 
 
@@ -44,7 +48,7 @@ class LearningFigures(BaseModel):
         uncalibrated: the same with a temperature of 1.
         confusions: number of test images of each true class (rows) and predicted class (columns).
         reliability: confidence, accuracy and number of predictions in each bin, before and after.
-        training: seconds, steps and the like.
+        training: seconds, steps and the like; number of parameters, and milliseconds per image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +100,31 @@ def compute_logits(network: LearningNetwork, start: Classifier, images: Prepared
     return torch.cat([network(batch).cpu() for batch in batches])
 
 
+@torch.no_grad()
+def measure_cost(network: LearningNetwork, start: Classifier) -> dict[str, float]:
+    """Measure how large the network is, and how long it takes for an image.
+
+    Args:
+        network: the network, in evaluation mode.
+        start: the classifier that normalises images.
+
+    Returns:
+        The number of parameters, and the median of a few passes in milliseconds per image.
+    """
+    parameters = [*network.front.parameters(), *network.body.parameters()]
+    parameters += network.tail.parameters()
+    grey = torch.full((COST_BATCH, start.channels, *start.size), 0.5, device=start.device)
+    images, seconds = start.normalise(grey), []
+    for _ in range(COST_PASSES + 1):
+        began = time.perf_counter()
+        network(images).cpu()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return {
+        "parameters": float(sum(each.numel() for each in parameters)),
+        "ms_per_image": 1000 * median(seconds[1:]) / COST_BATCH,
+    }
+
+
 def calibrate_and_measure(
     training: LearningTraining, trainer: Trainer, parts: LearningParts, facts: dict[str, float]
 ) -> tuple[LearningFigures, MeasuredTest]:
@@ -132,6 +161,7 @@ def calibrate_and_measure(
             "counts": tuple(map(float, bins.counts)),
         }
     counts = (len(task.images), len(calibration), len(test))
+    facts = facts | measure_cost(network, task.start)
     figures = LearningFigures(
         classes=task.classes,
         images=dict(zip(PARTS, counts, strict=True)),
