@@ -66,6 +66,9 @@ class AuxiliaryTargets(Recipe):
 
         Args:
             classes: number of classes.
+
+        Returns:
+            The numbers.
         """
         counts = self.groups or (max(2, classes // 2),)
         for count in counts:

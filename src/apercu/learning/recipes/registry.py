@@ -8,14 +8,18 @@ from typing import Final
 from pydantic import ValidationError
 
 from apercu.errors import ConfigError
+from apercu.learning.recipes.auxiliary_targets import AuxiliaryTargets
 from apercu.learning.recipes.background_exchange import BackgroundExchange
 from apercu.learning.recipes.base import Recipe, check_recipes
 from apercu.learning.recipes.colouring import Colouring
+from apercu.learning.recipes.distillation import Distillation
 from apercu.learning.recipes.explanation_guided import ExplanationGuided
 from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.recipes.fine_tuning import Frozen, Full, GradualUnfreezing
 from apercu.learning.recipes.graph_interpolation import GraphInterpolation
 from apercu.learning.recipes.spatial_attention import SpatialAttention
+from apercu.learning.recipes.static_augmentation import StaticAugmentation
+from apercu.learning.recipes.unsupervised_loss import UnsupervisedLoss
 from apercu.option_strings import parse_named, split_names
 
 RECIPES: Final[Mapping[str, type[Recipe]]] = {
@@ -30,6 +34,10 @@ RECIPES: Final[Mapping[str, type[Recipe]]] = {
         ExplanationGuided,
         BackgroundExchange,
         Colouring,
+        StaticAugmentation,
+        UnsupervisedLoss,
+        AuxiliaryTargets,
+        Distillation,
     )
 }
 

@@ -1,0 +1,117 @@
+"""Learning from a teacher: every form, a teacher of one's own, and born-again generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
+from apercu.errors import ConfigError
+from apercu.learning.network import LearningNetwork
+from apercu.learning.recipes.base import Task, TrainingStep
+from apercu.learning.recipes.distillation import (
+    NAME,
+    Distillation,
+    match_attention,
+    match_features,
+    match_logits,
+    match_similarity,
+)
+from apercu.learning.settings import LearningSettings
+from apercu.learning.train_classifier import prepare_training
+
+FORMS = ("logits", "features", "attention", "similarity")
+MakeStep = Callable[..., TrainingStep]
+BuildNetwork = Callable[[], LearningNetwork]
+
+
+def test_each_form_is_zero_for_the_teacher_itself_and_knows_what_it_ignores() -> None:
+    generator = Generator().manual_seed(0)
+    logits, others = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    for decision in (ONE_CLASS, EACH_CLASS):
+        assert match_logits(logits, logits, 4, decision).abs().max() < 1e-5
+        assert match_logits(others, logits, 4, decision).min() > 0
+    softened = (logits / 4).softmax(1)
+    expected = 16 * (softened * (softened / (others / 4).softmax(1)).log()).sum(1)
+    torch.testing.assert_close(match_logits(others, logits, 4, ONE_CLASS), expected)
+    maps = torch.rand(6, 8, 4, 4, generator=generator)
+    shuffled = maps[:, torch.randperm(8, generator=generator)]
+    turned = maps.rot90(1, (2, 3))
+    for match in (match_features, match_attention, match_similarity):
+        assert match(maps, maps).abs().max() < 1e-9
+    assert match_features(shuffled, maps).min() > 0.01
+    assert match_attention(shuffled, maps).max() < 1e-9  # where, not what
+    assert match_attention(turned, maps).min() > 1e-4
+    assert match_similarity(turned, maps).max() < 1e-9  # which images are alike, not where
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_student_comes_near_the_teacher_without_labels(
+    form: str,
+    trained_folder: Path,
+    planted_task: Task,
+    build_network: BuildNetwork,
+    make_step: MakeStep,
+) -> None:
+    recipe = Distillation(teacher=str(trained_folder), form=form)  # type: ignore[arg-type]
+    training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
+    body = training.network.body
+    optimiser = torch.optim.Adam(training.network.parameters(), 2e-3)
+    losses = []
+    for _ in range(12):
+        (loss,) = recipe.compute_losses(make_step(training)).values()
+        losses.append(float(loss.mean()))
+        optimiser.zero_grad()
+        loss.mean().backward()
+        optimiser.step()
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(each.grad is not None for each in body.conv1.parameters())
+
+
+def test_the_network_teaches_itself_and_is_born_again(
+    planted_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    recipe = Distillation(generations=2, reborn=True)
+    training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
+    network, before = training.network, build_network().body.state_dict()
+    assert float(recipe.compute_losses(make_step(training))["logits"].abs().max()) == 0
+    with torch.no_grad():
+        for parameter in network.body.parameters():
+            parameter.add_(0.1)
+    recipe.finish_step(network, planted_task, 0.3)
+    assert not torch.equal(network.body.state_dict()["conv1.0.weight"], before["conv1.0.weight"])
+    recipe.finish_step(network, planted_task, 0.34)
+    assert torch.equal(network.body.state_dict()["conv1.0.weight"], before["conv1.0.weight"])
+    taught = network.parts[NAME].own_teacher.state_dict()["conv1.0.weight"]  # type: ignore
+    torch.testing.assert_close(taught, before["conv1.0.weight"] + 0.1)
+    assert float(recipe.compute_losses(make_step(training))["logits"].mean()) > 0
+    recipe.finish_step(network, planted_task, 0.5)
+    torch.testing.assert_close(
+        network.parts[NAME].own_teacher.state_dict()["conv1.0.weight"], taught
+    )  # type: ignore
+    recipe.finish_step(network, planted_task, 1.0)
+    assert int(network.parts[NAME].generation) == 1  # type: ignore[arg-type]
+
+
+def test_teachers_that_cannot_teach_are_refused(
+    planted_task: Task, trained_folder: Path, backbone: Classifier, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from apercu.classifiers import save_classifier
+
+    save_classifier(backbone, tmp_path / "features")
+    features = Distillation(teacher=str(tmp_path / "features"))
+    with pytest.raises(ConfigError, match="expected the same, or form=features"):
+        features.check_task(planted_task)
+    features.model_copy(update={"form": "attention"}).check_task(planted_task)
+    renamed = replace(planted_task, classes=("x", "y", "z"))
+    with pytest.raises(ConfigError, match="the labels x, y, z; expected the same"):
+        Distillation(teacher=str(trained_folder)).check_task(renamed)
+    with pytest.raises(ConfigError, match="leave the teacher out"):
+        Distillation(teacher=str(trained_folder), reborn=True).check_task(planted_task)
