@@ -56,7 +56,7 @@ def build_network(backbone: Classifier) -> Callable[[], LearningNetwork]:
 @pytest.fixture(scope="session")
 def trained_folder(tmp_path_factory: pytest.TempPathFactory, backbone: Classifier) -> Path:
     """The run folder of a classifier that was trained on planted images."""
-    from apercu.learning import train_classifier
+    from apercu import train_classifier
 
     out = tmp_path_factory.mktemp("trained") / "run"
     train_classifier(PLANTED, backbone, out, steps=12, batch=8, recipes=["final_batch_norm"])
