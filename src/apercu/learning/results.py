@@ -95,7 +95,7 @@ class MeasuredTest:
 @torch.no_grad()
 def compute_logits(network: LearningNetwork, start: Classifier, images: PreparedImages) -> Logits:
     """Return the logits of prepared images, on the CPU, `images × classes`."""
-    rows = torch.arange(len(images)).split(FORWARD_BATCH)
+    rows = torch.split(torch.arange(len(images)), FORWARD_BATCH)
     batches = (start.normalise(stack_images(images, part).to(start.device)) for part in rows)
     return torch.cat([network(batch).cpu() for batch in batches])
 

@@ -142,8 +142,9 @@ def split_images(
         return LearningParts(labelled.choose(first), labelled.choose(second), test, pool)
     fractions = (1 - calibration - settings.test, calibration, settings.test)
     first, second, third = split_by_class(labelled, fractions, seed)
-    chosen = (labelled.choose(part) for part in (first, second, third))
-    return LearningParts(*chosen, pool)
+    return LearningParts(
+        labelled.choose(first), labelled.choose(second), labelled.choose(third), pool
+    )
 
 
 def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -> list[list[int]]:

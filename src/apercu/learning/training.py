@@ -280,7 +280,7 @@ class LearningTraining(TrainingModule):
     @torch.no_grad()
     def compute_features(self, images: PreparedImages) -> Float[Tensor, "images features"]:
         """Return the features of images, on the CPU."""
-        rows = torch.arange(len(images)).split(FORWARD_BATCH)
+        rows = torch.split(torch.arange(len(images)), FORWARD_BATCH)
         normalise, device = self.task.start.normalise, self.task.device
         batches = (normalise(stack_images(images, part).to(device)) for part in rows)
         return torch.cat([self.network.compute_outputs(each).features.cpu() for each in batches])
