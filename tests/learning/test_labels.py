@@ -64,9 +64,12 @@ def test_several_classes_per_image(films: Path, tmp_path: Path, rows: tuple[str,
     assert images.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
-def test_files_are_found_relative_to_the_table(films: Path) -> None:
+def test_files_are_found_relative_to_the_table(films: Path, tmp_path: Path) -> None:
     table = write_table(films.parent / "t.csv", "file,label", "films/2.png,a", "other/3.png,b")
     assert read_label_rows(table).match(open_images(films)) == {2: "films/2.png"}
+    (tmp_path / "elsewhere").mkdir()
+    moved = table.rename(tmp_path / "elsewhere" / "t.csv")
+    assert read_label_rows(moved).match(open_images(films)) == {2: "films/2.png"}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ class LabelRows:
     def match(self, source: ImageSource) -> dict[int, str]:
         """Return the file of each image that has a label, by the index of the image.
 
-        The name of a file is relative to the images, or to the folder of the table.
+        The name of a file is relative to the images, to the folder around them, or to that of the
+        table.
 
         Raises:
             ImagesError: no image is in the table.
@@ -51,7 +52,7 @@ class LabelRows:
             candidates = [name, plain]
             if isinstance(source, FolderImages):
                 beside = os.path.relpath(source.path / plain, self.path.parent)
-                candidates.append(PurePosixPath(beside).as_posix())
+                candidates += [PurePosixPath(beside).as_posix(), f"{source.path.name}/{plain}"]
             file = next((each for each in candidates if each in self.labels), None)
             if file is not None:
                 matched[index] = file
