@@ -284,8 +284,9 @@ def build_training(
     labelled, prepared = read_part(
         parts.training, trainer.classifier, trainer.report, "training images"
     )
+    recipes = parse_recipes(settings.recipes)
     pool = None
-    if parts.unlabelled is not None:
+    if parts.unlabelled is not None and any(map(may_use_unlabelled, recipes)):
         pool = prepare_images(
             parts.unlabelled, trainer.classifier, trainer.report, "images without labels"
         )[1]
@@ -308,7 +309,13 @@ def build_training(
         trainer.classifier,
     )
     network.requires_grad_(True)  # a classifier freezes its weights
-    return prepare_training(network, task, parse_recipes(settings.recipes), settings)
+    return prepare_training(network, task, recipes, settings)
+
+
+def may_use_unlabelled(recipe: Recipe) -> bool:
+    """Whether a recipe may look at images without labels; else they are not read."""
+    hooks = ("compute_losses", "build_head", "make_images")
+    return recipe.needs_unlabelled or any(is_overridden(recipe, hook) for hook in hooks)
 
 
 def prepare_training(
