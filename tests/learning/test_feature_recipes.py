@@ -181,7 +181,7 @@ def _small_objects(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def test_attention_finds_small_objects(tmp_path: Path) -> None:
     """The classifier of colours is sure at the spot alone, so the tint of the rest fades."""
-    classifier = _open_pooled(OPPONENTS, 8 * torch.eye(3))
+    classifier = _open_pooled(OPPONENTS, 3 * torch.eye(3))
     images, labels = _small_objects(80, 0)
     task = _make_task(classifier, images, labels, tmp_path)
     accuracies = []

@@ -56,7 +56,8 @@ def predict_weighed(network: LearningNetwork, outputs: NetworkOutputs, targets: 
             features = outputs.maps
     relevance = compute_relevance(network.head, features.detach(), targets)
     weighed = features * (1 + relevance)
-    return network.tail(apply_head(network.head, weighed))
+    logits: Tensor = network.tail(apply_head(network.head, weighed))
+    return logits
 
 
 def compute_relevance(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:
@@ -84,4 +85,5 @@ def apply_head(head: nn.Module, features: Tensor) -> Logits:
     pooled = features.mean((2, 3)) if features.ndim == 4 else features
     if isinstance(head, nn.Conv2d):
         pooled = pooled[:, :, None, None]
-    return head(pooled).flatten(1)
+    logits: Tensor = head(pooled)
+    return logits.flatten(1)

@@ -193,7 +193,7 @@ def turn(images: Images, angles: Int[Tensor, " batch"]) -> Images:
 
 
 class FeatureClusters(NamedTuple):
-    """Clusters of features.
+    """Holds the clusters that k-means finds in features.
 
     Attributes:
         groups: cluster of each row, from 0.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,8 @@ class Colours(Pretext):
         """Measure mean errors of pixels in [0, 1], and those of the usual colour."""
         targets = self._make_targets(batch.images)
         errors = self._compare(self.predict(network, batch.images), targets)
-        constant = self._compare(network.parts["decoder"].usual, targets)
+        decoder = cast(ColourDecoder, network.parts["decoder"])
+        constant = self._compare(decoder.usual, targets)
         return {"colour": errors, "constant_colour": constant}
 
     def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[render.Tile]:

@@ -107,7 +107,8 @@ class Regions(Pretext):
         computed = network(cells[regions])
         features = computed.new_zeros(*regions.shape, computed.shape[1])
         features[regions] = computed
-        return graph(features, regions)
+        embedded: Tensor = graph(features, regions)
+        return embedded
 
     def cut_cells(self, images: Images) -> Float[Tensor, "batch cells channels rows columns"]:
         """Cut images into the cells of the grid, row by row."""
