@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from apercu.cli import main
 from apercu.deploy.batch.settings import BatchSettings
@@ -196,4 +197,25 @@ def test_the_files_of_a_run_folder_are_named(kind: str) -> None:
     for path in (GOLDEN / "runs" / kind).iterdir():
         assert f"`{path.name}{'/' * path.is_dir()}`" in page
     for name in read(GOLDEN / "runs" / kind / "facts.json"):
+        assert f"`{name}`" in page
+
+
+def test_the_keys_of_similar_cases_and_lists_are_complete(tmp_path: Path) -> None:
+    from apercu import find_similar, open_classifier
+    from apercu.learning.active import COLUMNS
+    from apercu.learning.case_index import CASES, SETTINGS, IndexSettings
+
+    images = "planted:size=32,images=4,classes=2"
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 4, 4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(4, 2),
+    )  # fmt: skip
+    classifier = open_classifier(module, size=32)
+    find_similar(classifier, torch.full((3, 32, 32), 0.5), images, out=tmp_path)
+    record = json.loads((tmp_path / "similar.json").read_text())
+    assert read_keys("similar", "## `similar.json`") == set(record)
+    assert read_keys("similar", "## A case") == set(record["by_features"][0])
+    assert read_keys("similar", "## `next.csv`") == set(COLUMNS)
+    page = (FILES / "similar.md").read_text(encoding="utf-8")
+    for name in (CASES, SETTINGS, *IndexSettings.model_fields):
         assert f"`{name}`" in page

@@ -19,6 +19,7 @@ from apercu.learning.case_features import CaseEncoder, open_case_encoder
 from apercu.learning.case_index import CASES, SETTINGS, build_index
 from apercu.learning.retrieval import CaseFinder, measure_distances
 from apercu.learning.similar_cases import compute_chance
+from apercu.networks.graph_encoder import GraphEncoder
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +203,14 @@ def test_a_damaged_index_is_refused(
 
 
 def test_images_that_cannot_be_read_are_left_out(
-    objects: ModuleType, classifier: Classifier, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    objects: ModuleType, classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = objects.write_objects(tmp_path / "images")
     (folder / "red" / "0-0.png").write_bytes(b"no picture")
     cases = find_similar(classifier, objects.draw_object("red", 0, 1), folder, count=50)
     assert len(cases.by_features) == 3 * objects.BACKGROUNDS - 1
     assert cases.record["left_out"] == 1
+    assert "1 of 12 images cannot be read and are left out, the first because" in caplog.text
 
 
 def test_an_image_is_no_case_of_its_own(classifier: Classifier, folder: Path) -> None:
@@ -319,3 +321,21 @@ def test_the_cases_show_themselves(
     assert "red" in html
     assert repr(cases).startswith("0-0.png: red (")
     assert set(objects.COLOURS) >= {case.label for case in cases.by_features}
+
+
+def test_an_exported_program_is_explained_by_the_map_that_it_returns(
+    objects: ModuleType, classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    card = GraphEncoder(classifier).save(tmp_path)
+    program = open_classifier(card)
+    assert not program.exposes_layers
+    image = objects.draw_object("green", 2, 9)
+    own = find_similar(program, image, folder, count=6)
+    layers = find_similar(classifier, image, folder, count=6, method="grad_cam")
+    assert own.by_region is not None
+    assert layers.by_region is not None
+    assert [case.label for case in own.by_region] == ["green"] * 6
+    assert [case.name for case in own.by_region] == [case.name for case in layers.by_region]
+    assert own.map is not None
+    assert layers.map is not None
+    assert torch.allclose(own.map, layers.map, atol=1e-4)

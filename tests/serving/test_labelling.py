@@ -18,7 +18,7 @@ from apercu.deploy.serving.cases import prepare_cases
 from apercu.deploy.serving.labelling import LabellingQueue
 from apercu.deploy.serving.settings import AccessPolicy, CaseSettings, ServeSettings
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
-from apercu.errors import ConfigError, ImagesError
+from apercu.errors import ConfigError, ImagesError, RunError
 from apercu.images.label_tables import LabelTable
 from apercu.learning.active import LabelChooser
 from apercu.learning.case_index import Case, CaseIndex
@@ -282,3 +282,153 @@ def test_names_without_table_are_refused(tmp_path: Path) -> None:
         ServeSettings(tmp_path, cases=CaseSettings(labels=tmp_path / "labels.csv"))
     with pytest.raises(ConfigError, match="for --among or --label"):
         ServeSettings(tmp_path, cases=CaseSettings(index=tmp_path))
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def wait_for(page: Any, table: LabelTable, count: int) -> dict[str, str]:
+    """Wait until the table has so many labels, and the next image can be labelled."""
+    for _ in range(200):
+        labels = table.read()
+        is_ready = page.evaluate(
+            "() => document.querySelector('#answers button') !== null"
+            " || document.getElementById('skip').disabled"
+        )
+        if len(labels) == count and is_ready:
+            return labels
+        page.wait_for_timeout(50)
+    raise AssertionError(f"expected {count} labels, got {table.read()}")
+
+
+def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -> None:
+    page, table = visit(listen(labelling=queue)), queue.table
+    page.wait_for_selector("#answers button")
+    assert page.is_hidden("#choose")
+    assert page.locator("#answers button").all_inner_texts() == ["1stripes", "2dots", "3rings"]
+    assert page.locator("#views canvas").count() >= 1
+    first = page.inner_text("#task")
+    assert "Chosen because it is uncertain" in page.inner_text("#reason")
+    page.keyboard.press("2")
+    labels = wait_for(page, table, 1)
+    assert list(labels.values()) == ["dots"]
+    assert next(iter(labels)) in first
+    assert page.inner_text("#counted") == "1 of 6 images labelled in labels.csv."
+    assert page.inner_text("#labelled") == "dots: written."
+    page.keyboard.press("s")
+    page.wait_for_function("document.getElementById('counted').textContent.includes('passed')")
+    wait_for(page, table, 1)
+    page.keyboard.press("u")
+    page.wait_for_function("!document.getElementById('counted').textContent.includes('passed')")
+    wait_for(page, table, 1)
+    page.keyboard.press("u")
+    assert wait_for(page, table, 0) == {}
+    assert page.inner_text("#task") == first
+    page.uncheck("#keys")
+    page.keyboard.press("1")
+    page.wait_for_timeout(200)
+    assert table.read() == {}
+    page.click("#answers button >> nth=2")
+    assert list(wait_for(page, table, 1).values()) == ["rings"]
+    for count in range(2, 7):
+        page.click("#answers button >> nth=0")
+        wait_for(page, table, count)
+    assert page.inner_text("#task").startswith("All images are labelled or passed over.")
+    assert page.is_hidden("#views canvas >> nth=0")
+
+
+def test_no_other_picture_is_labelled_by_mistake(visit, listen, queue, bring, png, tmp_path):
+    page = visit(listen(labelling=queue))
+    page.wait_for_selector("#answers button")
+    other = tmp_path / "other.png"
+    other.write_bytes(png)
+    page.set_input_files("#file", str(other))
+    page.wait_for_selector("#said.wrong")
+    assert page.inner_text("#said").startswith("Images of the folder are labelled here")
+
+
+def test_a_file_that_cannot_be_shown_is_not_labelled(visit, listen, queue, folder: Path) -> None:
+    file = queue.describe()["next"]["file"]
+    (folder / file).write_bytes(b"a text and no picture")
+    page = visit(listen(labelling=queue))
+    page.wait_for_selector("#said.wrong")
+    assert page.locator("#answers button").count() == 0
+    page.keyboard.press("1")
+    page.keyboard.press("s")
+    page.wait_for_selector("#answers button")
+    assert queue.table.read() == {}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_labelling_view_fits(visit, listen, queue, width: int) -> None:
+    page = visit(listen(labelling=queue), viewport={"width": width, "height": 844})
+    page.wait_for_selector("#answers button")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    low = page.evaluate(
+        "() => [...document.querySelectorAll('#labelling button, #labelling label')]"
+        ".filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 40).length"
+    )
+    assert low == 0
+    box = page.locator("#views canvas").first.bounding_box()
+    assert box is not None
+    assert box["y"] < 844
+
+
+def test_the_cases_are_shown(visit, listen, case_worker, bring, png: bytes, tmp_path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png)
+    page = visit(listen(worker=case_worker), viewport={"width": 390, "height": 844})
+    bring(page, picture)
+    page.wait_for_selector("#cases img")
+    assert page.locator("#cases h2").all_inner_texts() == [
+        "Similar cases, by the whole picture",
+        "Similar cases, by the region that speaks for the class",
+    ]
+    assert page.locator("#cases ol").first.locator("li").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    loaded = (
+        "() => [...document.querySelectorAll('#cases img')].every((one) => one.naturalWidth > 0)"
+    )
+    page.wait_for_function(loaded)
+
+
+# --- a classifier without a trained explainer ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card_worker(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageWorker:
+    """A worker that serves the folder of a classifier, with similar cases."""
+    among = "planted:size=32,images=9,classes=3,difficulty=0"
+    index = tmp_path_factory.mktemp("kept")
+    settings = ServeSettings(tiny_card.parent, cases=CaseSettings(among, index=index))
+    with prepare_cases(settings) as prepared:
+        setup = WorkerSetup(tiny_card.parent, cases=prepared.folders)
+        return ImageWorker(open_explainer(setup), setup.max_pixels)
+
+
+def test_a_classifier_is_explained_by_cam(serving, card_worker, tiny_card, png: bytes) -> None:
+    from apercu import methods
+
+    call = serving(worker=card_worker)
+    about = call("GET", "/page.json").json()
+    assert (about["name"], about["explainer"]) == (tiny_card.parent.name, "method")
+    assert about["method"] in ("cam", "grad_cam")
+    record = call.explain(png, format="array", target=["dots", "rings"], cases=2).json()
+    assert record["read_by"] == "classifier"
+    classifier = open_classifier(tiny_card)
+    image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    picture = torch.from_numpy(image).permute(2, 0, 1) / 255
+    images = classifier.prepare(picture)[None]
+    for answer in record["answers"]:
+        map = methods.get(about["method"])(classifier, images, answer["class"])[0].clamp(min=0)
+        expected = map / map.max() if map.max() > 0 else map
+        got = torch.tensor(answer["map"]["array"])
+        assert torch.allclose(got, expected, atol=1e-4)
+    assert len(record["cases"]["by_features"]) == 2
+
+
+def test_a_folder_that_is_no_classifier_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a run folder"):
+        open_explainer(WorkerSetup(tmp_path))
+    with pytest.raises(RunError, match="expected a run folder"):
+        open_explainer(WorkerSetup(tmp_path / "missing"))

@@ -19,8 +19,9 @@ def serve(
         typer.Argument(
             metavar="RUN",
             callback=resolve_run,
-            help="Folder of a trained explainer, or of its export, or ready:NAME; without it a "
-            "ready-made explainer is served.",
+            help="Folder of a trained explainer, or of its export, or ready:NAME; or the folder or "
+            "card of a classifier, which CAM explains. Without it a ready-made explainer is "
+            "served.",
         ),
     ] = None,
     classifier: Annotated[

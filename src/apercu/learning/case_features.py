@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.ready import resolve_run
 from apercu.explainers.run_folder import CLASSIFIER, load_explainer
 from apercu.io import is_file, is_folder, parse_json
+from apercu.maps import resize_maps
 from apercu.methods import registry
 from apercu.methods.base import MapExplainer
 from apercu.methods.baselines import TrueBox
@@ -40,6 +42,8 @@ NO_REGION = "none"
 """Stands for a method where no region is compared."""
 DEFAULT_METHODS = ("cam", "grad_cam")
 """Methods that are tried where none is named; the first that the classifier allows is taken."""
+DEEPEST = "deepest_grad_cam"
+"""Stands for `explain_deepest`, for classifiers that return feature maps but show no layers."""
 REGION_LEVEL = 0.5
 """Fraction of the largest value of a map from which on a pixel belongs to the region."""
 
@@ -298,6 +302,9 @@ def _encode_by_method(classifier: Classifier, method: str | None) -> CaseEncoder
         return plain
     if method == NO_REGION:
         return plain
+    if method is None and not classifier.exposes_layers and classifier.differentiable:
+        explain = functools.partial(explain_deepest, plain)
+        return CaseEncoder(classifier, explain, DEEPEST, method=DEEPEST)
     name = _choose_default_method(classifier) if method is None else method
     chosen = _parse_method(name)
     _try_method(chosen, classifier)
@@ -307,6 +314,36 @@ def _encode_by_method(classifier: Classifier, method: str | None) -> CaseEncoder
 
     is_mask = chosen.map_scale != "map"
     return CaseEncoder(classifier, explain, chosen.cache_key, is_mask=is_mask, method=name)
+
+
+def explain_deepest(encoder: CaseEncoder, images: Images, targets: Targets) -> Maps:
+    """Return the Grad-CAM of the deepest feature map, which needs no hooks (Selvaraju et al. 2017).
+
+    It is for exported programs: they return their feature maps, but show no layers.
+
+    Args:
+        encoder: a classifier that gives gradients.
+        images: images at the classifier's size, in [0, 1].
+        targets: the class of each image.
+
+    Returns:
+        Maps at the size of the images.
+
+    Raises:
+        ClassifierError: the logits do not depend on the feature map that is returned.
+    """
+    with torch.enable_grad():
+        logits, feature_maps = encoder.network(images.detach().requires_grad_())
+        score = logits.gather(1, targets[:, None]).sum()
+        [gradients] = torch.autograd.grad(score, [feature_maps[-1]], allow_unused=True)
+    if gradients is None:
+        raise ClassifierError(
+            f"{encoder.classifier.spec}: its logits do not follow from the feature map that it "
+            "returns; name a --method, or none for whole images only"
+        )
+    weights = gradients.mean((2, 3), keepdim=True)
+    coarse = (weights * feature_maps[-1].detach()).sum(1).clamp(min=0)
+    return resize_maps(coarse, (images.shape[2], images.shape[3]))
 
 
 def _parse_method(text: str) -> MapExplainer:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -45,13 +45,15 @@ class IndexSettings(BaseModel):
     Attributes:
         classifier: fingerprint of the classifier.
         region: identity of what explains; `none` without regions.
-        images: the images, as they were opened.
+        images: the images, and the bands of FITS files.
+        version: number that changes where the features are computed in another way.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     classifier: str
     region: str
     images: str
+    version: Literal[1] = 1
 
 
 class Case(NamedTuple):
@@ -159,11 +161,10 @@ def build_index(
     """
     if folder is None:
         return _fill_index(encoder, source, None, progress)
-    path = Path(source.name)
     settings = IndexSettings(
         classifier=encoder.classifier.fingerprint,
         region=encoder.region,
-        images=str(path.resolve()) if is_folder(path) or is_file(path) else source.name,
+        images=identify_images(source),
     )
     record = RunRecord(folder, {SETTINGS: settings}, "index")
     with record.begin():
@@ -204,7 +205,8 @@ def _fill_index(
     stamps = list_stamps(source)
     kept = _Rows() if path is None else _read_kept(path)
     rows = kept.keep_present(set(zip(names, stamps, strict=True)))
-    missing = [index for index, name in enumerate(names) if rows.stamps.get(name) != stamps[index]]
+    computed = {case.name for case in rows.cases}
+    missing = [index for index, name in enumerate(names) if name not in computed]
     errors: list[ImageError] = []
     done, saved_at = len(names) - len(missing), time.monotonic()
     progress("images", done, len(names))
@@ -237,6 +239,14 @@ def _fill_index(
     return rows.select(source, tuple(map(str, errors)))
 
 
+def identify_images(source: ImageSource) -> str:
+    """Return the path of images, with the bands that are read where there are any."""
+    path = Path(source.name)
+    name = str(path.resolve()) if is_folder(path) or is_file(path) else source.name
+    bands = source.bands if isinstance(source, FolderImages) else None
+    return name if bands is None else f"{name} ({', '.join(bands)})"
+
+
 def list_stamps(source: ImageSource) -> list[str]:
     """Return size and time of the file of each image of a source; empty where there is none."""
     if isinstance(source, FolderImages):
@@ -258,10 +268,6 @@ class _Rows:
 
     cases: list[Case] = field(default_factory=list)
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    @property
-    def stamps(self) -> dict[str, str]:
-        return {case.name: case.stamp for case in self.cases}
 
     def add(self, cases: Sequence[Case], encoded: EncodedCases) -> None:
         """Add the images of a batch."""
