@@ -30,6 +30,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "total_variation": {"weight": 0.2, "steps": 5},
     "non_local_means": {"strength": 0.3, "window": 5, "patch": 5},
     "low_resolution": {"factor": 3},
+    "inverse_halftone": {"detail": 0.0},
 }
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("floyd_steinberg", {"bits": 5}),
@@ -53,6 +54,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("non_local_means", {"strength": 1e-30}),
     ("non_local_means", {"patch": 1}),
     ("low_resolution", {"factor": 1}),
+    ("inverse_halftone", {"detail": 1.5}),
+    ("inverse_halftone", {"detail": float("nan")}),
 ]
 
 

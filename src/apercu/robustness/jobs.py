@@ -255,7 +255,8 @@ def format_cache_key(value: object) -> str:
     """Format a frozen value as it prints, without settings that were added later.
 
     Such settings (see `apercu.robustness.filters.base.ADDED_LATER`) are left out where they have
-    their default, so that results from before stay valid.
+    their default, so that results from before stay valid. The `digest` of a filter with weights is
+    added, because other weights give other results.
     """
     if not is_dataclass(value):
         return repr(value)
@@ -264,4 +265,6 @@ def format_cache_key(value: object) -> str:
         for field in fields(value)
         if not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
     ]
+    if digest := getattr(value, "digest", ""):
+        settings.append(f"digest={digest}")
     return f"{type(value).__qualname__}({', '.join(settings)})"

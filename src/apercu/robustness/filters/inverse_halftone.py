@@ -34,7 +34,7 @@ class InverseHalftone(Filter):
 
     The halftone is the defence of Huang et al. (2020). A classifier that never saw halftones does
     not recognise them; a small network that sees the dots alone brings the image back, without most
-    of what an attack has added. It learnt from photographs, pixel by pixel, and knows no classifier.
+    of what an attack has added. It learnt from photographs, and knows no classifier.
 
     The surrogate is the reconstruction of the same halftone, with the gradient of a blur for
     the dots. Images of one channel, and of more than three, are reconstructed channel by channel.

@@ -1,0 +1,210 @@
+"""Compares filters in front of a classifier that learnt what each filter leaves.
+
+    python recipes/halftone/table.py TRAINING VALIDATION OUT [FILTER …]
+
+For each filter EfficientNet-Lite0 learns originals and filtered photographs from its own
+predictions (the defence `hybrid`, with the same steps, photographs and views for all). Then PGD
+attacks it: without knowledge of the filter, through it, and with images that were made against the
+classifier before the training. OUT keeps what is finished; the same call goes on. The last call
+prints the table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+
+from apercu import Classifier, open_classifier, open_images
+from apercu.classifiers.decisions import DecidedLogits
+from apercu.classifiers.fingerprint import digest_module
+from apercu.classifiers.reinitialise import copy_trainable
+from apercu.evaluation.sample import draw_sample
+from apercu.images import batches
+from apercu.io import write_file
+from apercu.robustness.attack_runner import AttackRunner, build_logits_fn
+from apercu.robustness.attacks.signed import Pgd
+from apercu.robustness.defences import DefenceBatch, Hybrid
+from apercu.robustness.defences.training import freeze_batchnorm
+from apercu.robustness.jobs import Job
+from apercu.robustness.plan import parse_filter
+from apercu.training.augment import RandomViews
+
+CLASSIFIER = "ready:efficientnet_lite0"
+FILTERS = (
+    "inverse_halftone",
+    "jpeg",
+    "gaussian",
+    "median",
+    "bit_depth",
+    "floyd_steinberg",
+    "total_variation",
+    "non_local_means",
+)
+STEPS, BATCH, RATE = 24, 8, 1.5e-4
+EPSILON = 4 / 255
+PHOTOGRAPHS, ADAPTIVE = 64, 24
+"""Number of photographs; the attack through the filter gets the first of them."""
+AT_ONCE = 8
+"""Number of photographs that are attacked together."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The undefended classifier, photographs, and a folder for what is finished.
+
+    Args:
+        undefended: the classifier before the training.
+        training: photographs to learn from, one of each class, in random order.
+        images: photographs that are attacked.
+        labels: their classes.
+        out: the folder.
+    """
+
+    undefended: Classifier
+    training: Tensor
+    images: Tensor
+    labels: Tensor
+    out: Path
+
+    def open_defended(self, name: str) -> Classifier:
+        """Open the classifier that learnt a filter; train it where there is none yet."""
+        network = copy_trainable(self.undefended)
+        path = self.out / f"{name}.safetensors"
+        if path.exists():
+            network.load_state_dict(load_file(path))
+        else:
+            self._train(network, Hybrid(representations=(name,)))
+            state = network.state_dict()
+            write_file(path, save({key: value.contiguous() for key, value in state.items()}))
+        network.requires_grad_(False).eval()
+        source = self.undefended.network
+        digest = digest_module(network, source.source, source.options)
+        return Classifier(replace(source, forward=network, digest=digest))
+
+    def _train(self, network: torch.nn.Module, defence: Hybrid) -> None:
+        """Train a network with a defence; batch norms keep their statistics."""
+
+        def compute_logits(images: Tensor) -> Tensor:
+            raw = network(self.undefended.normalise(images))
+            return self.undefended.network.read_logits(raw, len(images))
+
+        views = RandomViews(smallest=0.6, whole=0.3)
+        logits_fn = DecidedLogits(compute_logits, self.undefended.decision)
+        optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
+        schedule = OneCycleLR(optimiser, RATE, total_steps=STEPS)
+        torch.manual_seed(0)
+        freeze_batchnorm(network.train())
+        for step in range(STEPS):
+            generator = torch.Generator().manual_seed(step)
+            images = views(self.training[step * BATCH :][:BATCH], generator)
+            with torch.no_grad():
+                targets = self.undefended.predict_probabilities(images)
+            batch = DefenceBatch(logits_fn, logits_fn, images, targets, step)
+            loss = torch.stack(list(defence.compute_losses(batch).values())).sum(0).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+
+    def measure(self, name: str) -> dict[str, list[list[bool]]]:
+        """Measure a filter, or return what was measured before.
+
+        Args:
+            name: the filter.
+
+        Returns:
+            For the clean and the attacked photographs, behind the filter unless bare, whether the
+            true class is first, and among the first five.
+        """
+        path = self.out / f"{name}.json"
+        rows = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        classifier, filter = self.open_defended(name), parse_filter(name)
+        runner = AttackRunner(classifier, {name: filter}, surrogate=self.undefended)
+        attack = Pgd(EPSILON)
+        jobs = {
+            "clean, bare": (None, None, len(self.images)),
+            "clean": (None, filter, len(self.images)),
+            "naive": (Job("pgd", EPSILON, attack, None), filter, len(self.images)),
+            "adaptive": (Job("pgd", EPSILON, attack, name), filter, ADAPTIVE),
+            "transfer": (None, filter, len(self.images)),
+        }
+        for title, (job, tested, count) in jobs.items():
+            if title in rows:
+                continue
+            images = self.make_transferred() if title == "transfer" else self.images
+            logits_fn, ranks = build_logits_fn(classifier, tested), []
+            for start in range(0, count, AT_ONCE):
+                labels = self.labels[start : start + AT_ONCE][: count - start]
+                some = images[start : start + len(labels)]
+                attacked = some if job is None else runner.attack(job, some, labels)[0]
+                with torch.no_grad():
+                    logits = logits_fn(attacked)
+                ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
+            rank = torch.cat(ranks)
+            rows[title] = [(rank < 1).tolist(), (rank < 5).tolist()]
+            write_file(path, json.dumps(rows))
+            print(name, title, summarise(rows[title]), flush=True)
+        return rows
+
+    def make_transferred(self) -> Tensor:
+        """Attack the undefended classifier, or return what was made before."""
+        path = self.out / "transferred.safetensors"
+        if not path.exists():
+            runner, attacked = AttackRunner(self.undefended, {}), []
+            job = Job("pgd", EPSILON, Pgd(EPSILON), None)
+            for start in range(0, len(self.images), AT_ONCE):
+                images, labels = (x[start : start + AT_ONCE] for x in (self.images, self.labels))
+                attacked.append(runner.attack(job, images, labels)[0])
+            write_file(path, save({"images": torch.cat(attacked)}))
+        return load_file(path)["images"]
+
+
+def summarise(flags: list[list[bool]]) -> str:
+    """Write top-1 and top-5 in %."""
+    return " · ".join(f"{100 * sum(each) / len(each):.0f}" for each in flags)
+
+
+def read_training(classifier: Classifier, folder: str, count: int) -> Tensor:
+    """Read one photograph of each class, in random order, `count × 3 × height × width`."""
+    source = open_images(folder)
+    firsts: dict[str, int] = {}
+    for index, name in enumerate(source.names):
+        firsts.setdefault(str(Path(name).parent), index)
+    order = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(0)).tolist()
+    indices = [list(firsts.values())[number] for number in order[:count]]
+    read = batches(source, classifier.prepare, BATCH, indices=indices)
+    return torch.cat([batch.images for batch in read])
+
+
+def main() -> None:
+    training, validation, out, *names = sys.argv[1:]
+    classifier = open_classifier(CLASSIFIER)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    sample = draw_sample(classifier, open_images(validation), PHOTOGRAPHS, 0, halves=False)
+    read = list(sample.read_batches(classifier, sample.test, BATCH))
+    images, labels = (
+        torch.cat(x) for x in zip(*((b.images, b.targets) for b in read), strict=True)
+    )
+    photographs = read_training(classifier, training, STEPS * BATCH)
+    # Sources are in the order of classes: the first of these would be of few.
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    trial = Trial(classifier, photographs, images[order], labels[order], Path(out))
+    titles = ["clean, bare", "clean", "naive", "transfer", "adaptive"]
+    lines = [["filter", *titles]]
+    for name in names or FILTERS:
+        rows = trial.measure(name)
+        lines.append([name, *(summarise(rows[title]) for title in titles)])
+    for line in lines:
+        print("| " + " | ".join(line) + " |")
+
+
+if __name__ == "__main__":
+    main()
