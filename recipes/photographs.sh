@@ -1,7 +1,7 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 lean squeezenet blackbox cifar10 cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
@@ -27,12 +27,17 @@ compare() { # name classifier images methods [options]
         --out "runs/compare-$name" "$@"
 }
 
-for study in ${*:-mobilenetv2 lean squeezenet blackbox cifar10 cifar10_onnx}; do
+for study in ${*:-mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onnx}; do
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
         compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
         $bin/python docs/pictures.py runs/mobilenetv2
+        ;;
+    sharp) # every photograph is measured once, at thresholds of the other half
+        train sharp mobilenetv2_100.json imagenet-train --config sharp
+        compare sharp mobilenetv2_100.json imagenet-val $photographs,excitation_backprop \
+            --thresholds-from folds --no-cost
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from apercu.robustness.attack_runner import AttackRunner, build_logits_fn
 from apercu.robustness.attacks.signed import Pgd
 from apercu.robustness.defences import DefenceBatch, Hybrid
 from apercu.robustness.defences.training import freeze_batchnorm
+from apercu.robustness.filters import Filter
 from apercu.robustness.jobs import Job
 from apercu.robustness.plan import parse_filter
 from apercu.training.augment import RandomViews
@@ -49,10 +51,31 @@ FILTERS = (
 )
 STEPS, BATCH, RATE = 24, 8, 1.5e-4
 EPSILON = 4 / 255
-PHOTOGRAPHS, ADAPTIVE = 64, 24
-"""Number of photographs; the attack through the filter gets the first of them."""
+PHOTOGRAPHS, NAIVE, ADAPTIVE = 250, 64, 24
+"""Number of photographs; attacks on each trained classifier get the first of them."""
 AT_ONCE = 8
 """Number of photographs that are attacked together."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured of a filter.
+
+    Args:
+        title: title of the column.
+        classifier: the classifier, before or after the training.
+        filter: the filter in front of it.
+        count: number of photographs.
+        job: the attack; None for clean photographs, or those attacked before.
+        transferred: whether photographs are used that were attacked before the training.
+    """
+
+    title: str
+    classifier: Classifier
+    filter: Filter | None
+    count: int
+    job: Job | None = None
+    transferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,33 +149,43 @@ class Trial:
         """
         path = self.out / f"{name}.json"
         rows = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        classifier, filter = self.open_defended(name), parse_filter(name)
-        runner = AttackRunner(classifier, {name: filter}, surrogate=self.undefended)
-        attack = Pgd(EPSILON)
-        jobs = {
-            "clean, bare": (None, None, len(self.images)),
-            "clean": (None, filter, len(self.images)),
-            "naive": (Job("pgd", EPSILON, attack, None), filter, len(self.images)),
-            "adaptive": (Job("pgd", EPSILON, attack, name), filter, ADAPTIVE),
-            "transfer": (None, filter, len(self.images)),
-        }
-        for title, (job, tested, count) in jobs.items():
-            if title in rows:
-                continue
-            images = self.make_transferred() if title == "transfer" else self.images
-            logits_fn, ranks = build_logits_fn(classifier, tested), []
-            for start in range(0, count, AT_ONCE):
-                labels = self.labels[start : start + AT_ONCE][: count - start]
-                some = images[start : start + len(labels)]
-                attacked = some if job is None else runner.attack(job, some, labels)[0]
-                with torch.no_grad():
-                    logits = logits_fn(attacked)
-                ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
-            rank = torch.cat(ranks)
-            rows[title] = [(rank < 1).tolist(), (rank < 5).tolist()]
-            write_file(path, json.dumps(rows))
-            print(name, title, summarise(rows[title]), flush=True)
+        for measurement in self._plan(name):
+            if measurement.title not in rows:
+                rows[measurement.title] = self._rank(measurement, name)
+                write_file(path, json.dumps(rows))
+                print(name, measurement.title, summarise(rows[measurement.title]), flush=True)
         return rows
+
+    def _plan(self, name: str) -> Iterator[Measurement]:
+        """Plan the measurements of a filter; the classifier is trained after the first two."""
+        filter, count = parse_filter(name), len(self.images)
+        yield Measurement("before: clean", self.undefended, filter, count)
+        yield Measurement("before: naive", self.undefended, filter, count, transferred=True)
+        defended = self.open_defended(name)
+        yield Measurement("clean, bare", defended, None, count)
+        yield Measurement("clean", defended, filter, count)
+        yield Measurement("transfer", defended, filter, count, transferred=True)
+        naive, adaptive = (Job("pgd", EPSILON, Pgd(EPSILON), known) for known in (None, name))
+        yield Measurement("naive", defended, filter, NAIVE, naive)
+        yield Measurement("adaptive", defended, filter, ADAPTIVE, adaptive)
+
+    def _rank(self, measurement: Measurement, name: str) -> list[list[bool]]:
+        """Return for each photograph whether its class is first, and among the first five."""
+        images = self.make_transferred() if measurement.transferred else self.images
+        job, runner = (
+            measurement.job,
+            AttackRunner(measurement.classifier, {name: measurement.filter}),
+        )
+        logits_fn, ranks = build_logits_fn(measurement.classifier, measurement.filter), []
+        for start in range(0, measurement.count, AT_ONCE):
+            rows = slice(start, min(start + AT_ONCE, measurement.count))
+            some, labels = images[rows], self.labels[rows]
+            attacked = some if job is None else runner.attack(job, some, labels)[0]
+            with torch.no_grad():
+                logits = logits_fn(attacked)
+            ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
+        rank = torch.cat(ranks)
+        return [(rank < 1).tolist(), (rank < 5).tolist()]
 
     def make_transferred(self) -> Tensor:
         """Attack the undefended classifier, or return what was made before."""
@@ -197,13 +230,10 @@ def main() -> None:
     # Sources are in the order of classes: the first of these would be of few.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     trial = Trial(classifier, photographs, images[order], labels[order], Path(out))
-    titles = ["clean, bare", "clean", "naive", "transfer", "adaptive"]
-    lines = [["filter", *titles]]
-    for name in names or FILTERS:
-        rows = trial.measure(name)
-        lines.append([name, *(summarise(rows[title]) for title in titles)])
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
+    measured = {name: trial.measure(name) for name in names or FILTERS}
+    print("| filter |", *(f"{title} |" for title in next(iter(measured.values()))))
+    for name, rows in measured.items():
+        print(f"| {name} |", *(f"{summarise(flags)} |" for flags in rows.values()))
 
 
 if __name__ == "__main__":

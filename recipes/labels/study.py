@@ -70,7 +70,7 @@ class Chain:
     start: str
     recipes: tuple[str, ...] = ()
     frozen: bool = True
-    steps: int = 300
+    steps: int = 150
     size: int | None = None
 
 
@@ -84,14 +84,14 @@ def list_chains(tuned: int = 100) -> dict[str, Chain]:
         "born again": ("distillation:reborn=true",),
     }
     chains = {
-        "imagenet": Chain("imagenet", size=128),
+        "imagenet": Chain("imagenet", size=96),
         "pretraining": Chain("pretraining"),
         "scratch": Chain("scratch", frozen=False, steps=tuned, size=64),
         "pretraining, all layers": Chain("pretraining", frozen=False, steps=tuned),
         "imagenet, all layers": Chain("imagenet", frozen=False, steps=tuned, size=64),
     }
     for name, recipes in frozen.items():
-        chains[f"imagenet + {name}"] = Chain("imagenet", recipes, size=128)
+        chains[f"imagenet + {name}"] = Chain("imagenet", recipes, size=96)
         chains[f"pretraining + {name}"] = Chain("pretraining", recipes)
     low = Chain("small", frozen=False, steps=tuned, size=64)
     chains["small"] = low

@@ -326,19 +326,21 @@ def test_attacks_on_maps_and_on_a_surrogate(
 
 WATCHED = "planted:size=32,images=60,classes=3"
 LOOKS = "map,stability,stability:median,deep,cam"
+QUICK_DETECTORS = ("autoencoder:steps=20", "one_class_svm", "mahalanobis")
 
 
 def test_attacks_are_detected(apercu, tiny_card: Path, tiny_run: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
     some = ("--attacks", "pgd:steps=9,fgsm", "--epsilons", "200/255", "--out", tmp_path)
-    result = apercu(*words, *some, "--explainer", tiny_run, "--looks", LOOKS)
+    detectors = ("--detectors", ",".join(QUICK_DETECTORS))
+    result = apercu(*words, *some, *detectors, "--explainer", tiny_run, "--looks", LOOKS)
     assert result.code == 0, result.err
     content = json.loads((tmp_path / "detection.json").read_text())
     assert content["learnt_from"] == 30
     rows = {(r["attack"], r["look"], r["detector"], r["metric"]): r for r in content["rows"]}
     for attack in ("pgd:steps=9", "fgsm"):
         for look in LOOKS.split(","):
-            for detector in ("autoencoder", "one_class_svm", "mahalanobis"):
+            for detector in QUICK_DETECTORS:
                 for metric in ("auroc", "detected", "accuracy"):
                     row = rows[attack, look, detector, metric]
                     assert 0 <= row["ci95"][0] <= row["value"] <= row["ci95"][1] <= 1
@@ -346,10 +348,13 @@ def test_attacks_are_detected(apercu, tiny_card: Path, tiny_run: Path, tmp_path:
 
 def test_an_attack_that_never_fools_is_warned_of(apercu, tiny_card: Path, tmp_path: Path) -> None:
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED, "--out", tmp_path)
-    result = apercu(*words, "--attacks", "fgsm", "--epsilons", "1/25500", "--looks", "deep")
+    budgets = ("--epsilons", "1/25500,200/255")
+    result = apercu(*words, "--attacks", "fgsm", *budgets, "--looks", "deep")
     assert result.code == 0, result.err
     assert "fgsm fools the classifier with none of the images at 0.01/255" in result.err
-    assert json.loads((tmp_path / "detection.json").read_text())["rows"] == []
+    rows = json.loads((tmp_path / "detection.json").read_text())["rows"]
+    assert {row["epsilon"] for row in rows} == {200 / 255}
+    assert {row["detector"] for row in rows} == {"autoencoder", "one_class_svm", "mahalanobis"}
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_branches_teach_the_features_the_groups(
     losses = []
     for _ in range(15):
         terms = training.compute_terms(make_step(training))
-        losses.append(float(terms["auxiliary_targets_groups_0"].mean()))
+        losses.append(float(terms["auxiliary_targets_groups_0"].detach().mean()))
         optimiser.zero_grad()
         terms["auxiliary_targets_groups_0"].mean().backward()  # nothing else teaches
         optimiser.step()

@@ -71,7 +71,7 @@ def test_features_learn_to_draw_the_image(
     for _ in range(25):
         terms = training.compute_terms(make_step(training))
         drawing = terms["unsupervised_loss_drawing"] + terms["unsupervised_loss_drawing_unlabelled"]
-        errors.append(float(drawing.mean()) / 0.6)
+        errors.append(float(drawing.detach().mean()) / 0.6)
         optimiser.zero_grad()
         drawing.mean().backward()
         optimiser.step()

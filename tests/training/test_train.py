@@ -63,11 +63,18 @@ def _train(card: Path, run: Path, *, settings: dict | None = None, seed: int = 0
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that nothing interrupted."""
+def trained(
+    tiny_card: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[MaskExplainer, Path]:
+    """A training that nothing interrupted: what it returned, and its folder."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    _train(tiny_card, run)
-    return run
+    return _train(tiny_card, run), run
+
+
+@pytest.fixture(scope="module")
+def whole(trained: tuple[MaskExplainer, Path]) -> Path:
+    """The folder of a training that nothing interrupted."""
+    return trained[1]
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
@@ -106,12 +113,11 @@ def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     assert config == MASK_PRESETS.parse(SETTINGS)
 
 
-def test_a_run_opens_as_what_was_trained(tiny_card: Path, tmp_path: Path) -> None:
-    trained = _train(tiny_card, tmp_path / "run")
-    opened = MaskExplainer.from_pretrained(tmp_path / "run")
+def test_a_run_opens_as_what_was_trained(trained: tuple[MaskExplainer, Path]) -> None:
+    explainer, opened = trained[0], MaskExplainer.from_pretrained(trained[1])
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(trained.attribute(images, "dots"), opened.attribute(images, 1))
-    assert opened.facts == trained.facts
+    assert torch.equal(explainer.attribute(images, "dots"), opened.attribute(images, 1))
+    assert opened.facts == explainer.facts
 
 
 def test_kill_9_and_resume_is_the_training_that_nothing_interrupted(
@@ -395,10 +401,10 @@ def test_more_steps_are_done_than_are_asked_for(
     assert before == {name: (run / name).read_bytes() for name in before}
 
 
-def test_the_last_step_is_kept_whatever_the_interval(tiny_card: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "schedule": {"steps": 2, "batch": 4, "save_every": 50}}
-    _train(tiny_card, tmp_path / "run", settings=settings)
-    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+def test_the_last_step_is_kept_whatever_the_interval(tiny_run: Path) -> None:
+    schedule = json.loads((tiny_run / "config.json").read_text())["schedule"]
+    assert schedule["steps"] == 2 and schedule["save_every"] >= 50
+    saved = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
 
 

@@ -85,6 +85,9 @@ MASK_PRESETS = ConfigPresets(
     {
         "light": MaskSettings(),
         "lean": MaskSettings(decoder=SharedShape()),
+        "sharp": MaskSettings(
+            schedule=MaskSchedule(steps=700), encoder_side=288, refinement="object"
+        ),
         "paper": MaskSettings(
             encoder="timm/resnet50",
             decoder=DecoderShape(768, 3, "bottleneck", "transposed", gate="deepest"),

@@ -236,6 +236,9 @@ class Recipe(BaseModel):
         Args:
             means: running means of the figures of `watched`; those that were not measured are
                 missing.
+
+        Returns:
+            What is wrong and what to do, with the figure in brackets; None if nothing is.
         """
         return None
 

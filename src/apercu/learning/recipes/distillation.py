@@ -21,6 +21,7 @@ from apercu.types import Images, Logits, Scores
 
 NAME = "distillation"
 FeatureMaps = Float[Tensor, "batch channels rows columns"]
+TeacherMaps = Float[Tensor, "batch teacher_channels teacher_rows teacher_columns"]
 
 
 @final
@@ -260,13 +261,13 @@ def match_logits(own: Logits, teacher: Logits, temperature: float, decision: Dec
     return temperature**2 * (expected * difference).sum(1)
 
 
-def match_features(own: FeatureMaps, teacher: FeatureMaps) -> Scores:
+def match_features(own: FeatureMaps, teacher: TeacherMaps) -> Scores:
     """Return the squared difference of feature maps, divided by the teacher's mean square."""
     own, teacher = match_sizes(own, teacher)
     return (own - teacher).square().mean((1, 2, 3)) / teacher.square().mean().clamp(min=1e-12)
 
 
-def match_attention(own: FeatureMaps, teacher: FeatureMaps) -> Scores:
+def match_attention(own: FeatureMaps, teacher: TeacherMaps) -> Scores:
     """Return the squared difference of the mean squares of each position, of length 1."""
     own, teacher = match_sizes(own, teacher)
     first, second = (
@@ -287,7 +288,7 @@ def compare_images(maps: Tensor) -> Float[Tensor, "batch batch"]:
     return flat @ flat.T
 
 
-def match_sizes(own: FeatureMaps, teacher: FeatureMaps) -> tuple[FeatureMaps, FeatureMaps]:
+def match_sizes(own: FeatureMaps, teacher: TeacherMaps) -> tuple[Tensor, Tensor]:
     """Return both at the resolution of the coarser one."""
     rows = min(own.shape[2], teacher.shape[2])
     columns = min(own.shape[3], teacher.shape[3])

@@ -13,10 +13,14 @@ from apercu.learning.recipes.background_exchange import BackgroundExchange
 from apercu.learning.recipes.base import Recipe, check_recipes
 from apercu.learning.recipes.colouring import Colouring
 from apercu.learning.recipes.distillation import Distillation
+from apercu.learning.recipes.domain_adaptation import DomainAdaptation
 from apercu.learning.recipes.explanation_guided import ExplanationGuided
 from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.recipes.fine_tuning import Frozen, Full, GradualUnfreezing
+from apercu.learning.recipes.glico import Glico
 from apercu.learning.recipes.graph_interpolation import GraphInterpolation
+from apercu.learning.recipes.mean_teacher import MeanTeacher
+from apercu.learning.recipes.mixmatch import MixMatch
 from apercu.learning.recipes.spatial_attention import SpatialAttention
 from apercu.learning.recipes.static_augmentation import StaticAugmentation
 from apercu.learning.recipes.unsupervised_loss import UnsupervisedLoss
@@ -38,6 +42,10 @@ RECIPES: Final[Mapping[str, type[Recipe]]] = {
         UnsupervisedLoss,
         AuxiliaryTargets,
         Distillation,
+        MixMatch,
+        MeanTeacher,
+        Glico,
+        DomainAdaptation,
     )
 }
 

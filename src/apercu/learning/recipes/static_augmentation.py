@@ -44,7 +44,7 @@ class StaticAugmentation(Recipe):
 
     def make_images(self, task: Task) -> AddedImages:
         generator = task.make_generator("static augmentation")
-        draw_views = RandomViews(smallest=self.smallest, stretch=1.2, whole=0, mirror=self.mirror)
+        draw_views = RandomViews(smallest=self.smallest, stretch=1.2, whole=0.0, mirror=self.mirror)
         views = []
         for _ in range(self.copies):
             for rows in torch.arange(len(task.images)).split(PART):

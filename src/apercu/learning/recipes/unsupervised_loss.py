@@ -99,7 +99,7 @@ class ImageDecoder(nn.Module):
         return image
 
 
-def measure_errors(drawn: Images, images: Images) -> Scores:
+def measure_errors(drawn: Images, images: Float[Tensor, "batch channels rows columns"]) -> Scores:
     """Return the squared error of each drawn image, divided by that of the images' mean colour.
 
     Args:
