@@ -41,7 +41,7 @@ from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.results import compute_logits
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import split_by_class
-from apercu.learning.train_classifier import make_teacher, prepare_training, weigh_classes
+from apercu.learning.train import make_teacher, prepare_training, weigh_classes
 from apercu.learning.training import LabelledTrainingImages, LearningTraining
 
 DATA = Path(os.environ.get("APERCU_DATA", "../shared"))

@@ -20,7 +20,7 @@ from apercu.learning.recipes.auxiliary_targets import (
 )
 from apercu.learning.recipes.base import Task, TrainingStep
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LearningTraining
 
 

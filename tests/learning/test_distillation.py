@@ -23,7 +23,7 @@ from apercu.learning.recipes.distillation import (
     match_similarity,
 )
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 
 FORMS = ("logits", "features", "attention", "similarity")
 MakeStep = Callable[..., TrainingStep]

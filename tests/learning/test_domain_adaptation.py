@@ -18,7 +18,7 @@ from apercu.learning.recipes.domain_adaptation import (
     turn_images,
 )
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 
 MakeStep = Callable[..., TrainingStep]
 

@@ -24,7 +24,7 @@ from apercu.learning.recipes.fine_tuning import Frozen
 from apercu.learning.recipes.graph_interpolation import GraphInterpolation
 from apercu.learning.recipes.spatial_attention import AttendedMaps, SpatialAttention
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LearningTraining
 from apercu.training.augment import RandomViews
 

@@ -11,7 +11,7 @@ from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Task, TrainingStep
 from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LearningTraining
 
 

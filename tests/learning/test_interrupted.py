@@ -16,7 +16,7 @@ from apercu import train_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import RunError
 from apercu.learning import search
-from apercu.learning import train_classifier as module
+from apercu.learning import train as module
 from apercu.learning.search import TrialScore
 from apercu.learning.training import LearningTraining
 

@@ -21,7 +21,7 @@ from apercu.learning.recipes.mean_teacher import (
     pull_neighbours,
 )
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LearningTraining
 
 from .conftest import PLANTED

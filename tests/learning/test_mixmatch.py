@@ -18,7 +18,7 @@ from apercu.learning.recipes.base import Task, TrainingStep, measure_variety
 from apercu.learning.recipes.mixmatch import MixMatch, guess_labels, mix_pairs, sharpen
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 
 from .conftest import PLANTED
 

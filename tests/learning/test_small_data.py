@@ -15,7 +15,7 @@ from apercu.learning.recipes.base import Task, TrainingStep
 from apercu.learning.recipes.static_augmentation import StaticAugmentation
 from apercu.learning.recipes.unsupervised_loss import UnsupervisedLoss, measure_errors
 from apercu.learning.settings import LearningSettings
-from apercu.learning.train_classifier import prepare_training
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LabelledTrainingImages, LearningTraining
 
 MakeStep = Callable[[LearningTraining], TrainingStep]

@@ -27,7 +27,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.learning.calibration import fit_temperature, measure_reliability
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Task
-from apercu.learning.train_classifier import weigh_classes
+from apercu.learning.train import weigh_classes
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEMPERATURE = 2.5

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apercu.learning.results import TrainedClassifier as TrainedClassifier
     from apercu.learning.settings import LearningSettings as LearningSettings
-    from apercu.learning.train_classifier import train_classifier as train_classifier
+    from apercu.learning.train import train_classifier as train_classifier
 
 _HOMES = {
     "LearningSettings": "settings",
