@@ -13,6 +13,7 @@ The table pairs chains by seed and test image: ▲ and ▼ are differences beyon
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import io
 import json
@@ -33,15 +34,16 @@ from apercu.errors import ApercuError
 from apercu.images import ImageSource
 from apercu.images.source import ChosenImages
 from apercu.io import write_file
-from apercu.learning.data import LabelledImages, prepare_images, read_labels_of
+from apercu.learning.data import LabelledSet, prepare_images, read_labels_of
 from apercu.learning.measure import MEASURES, Predictions
-from apercu.learning.network import InputChoice, LearningNetwork, make_network, open_start
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.results import compute_logits
-from apercu.learning.settings import LearningSettings
+from apercu.learning.settings import InputChoice, LearningSettings
 from apercu.learning.splits import split_by_class
-from apercu.learning.train import make_teacher, prepare_training, weigh_classes
+from apercu.learning.start import open_start
+from apercu.learning.train import prepare_training, weigh_classes
 from apercu.learning.training import LabelledTrainingImages, LearningTraining
 
 DATA = Path(os.environ.get("APERCU_DATA", "../shared"))
@@ -113,7 +115,7 @@ def list_chains(tuned: int = 100) -> dict[str, Chain]:
     return chains
 
 
-def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledImages, LabelledImages]:
+def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, LabelledSet]:
     """Open the images to learn from and the test images of a task, with objects or patients."""
     if name in CLASSES:
         labels = read_catalogue(out / "data" / "labels.csv", CLASSES[name])
@@ -149,7 +151,7 @@ def read_objects() -> dict[str, str]:
     return {str(row["candid"]): row["objectId"] for row in rows}
 
 
-def choose_labelled(path: Path, labels: dict[str, str], objects: dict[str, str]) -> LabelledImages:
+def choose_labelled(path: Path, labels: dict[str, str], objects: dict[str, str]) -> LabelledSet:
     """Return the stamps of a file that have a label."""
     from apercu.classifiers.decisions import ONE_CLASS
 
@@ -162,7 +164,7 @@ def choose_labelled(path: Path, labels: dict[str, str], objects: dict[str, str])
     for row, index in enumerate(rows):
         targets[row, classes.index(labels[names[index]])] = 1
     groups = tuple(objects[names[index]] for index in rows)
-    return LabelledImages(ChosenImages(source, tuple(rows)), classes, targets, ONE_CLASS, groups)
+    return LabelledSet(ChosenImages(source, tuple(rows)), classes, targets, ONE_CLASS, groups)
 
 
 @dataclass(eq=False)
@@ -378,7 +380,7 @@ def run_chain(laboratory: Laboratory, chain: Chain, share: float, seed: int) -> 
     start = network.to_classifier(learn.classes, learn.decision)
     network.requires_grad_(True)
     task = Task(
-        make_teacher(start, network),
+        Classifier(copy.deepcopy(start.network)),
         learn.classes,
         learn.decision,
         labelled,
@@ -491,7 +493,7 @@ FIGURES = ("auroc", "balanced_accuracy")
 
 
 def compare_chains(
-    results: dict[str, list[dict[str, object]]], test: LabelledImages
+    results: dict[str, list[dict[str, object]]], test: LabelledSet
 ) -> dict[str, dict[str, object]]:
     """Return the figures of each chain with intervals, and its differences from the references.
 

@@ -107,13 +107,11 @@ def test_methods_explain_the_scaled_logits(tiny_card: Path, scaled: Classifier) 
     )
 
 
-@pytest.mark.parametrize("encoder", ["own", "small"])
-def test_an_export_contains_it(scaled: Classifier, encoder: str, tmp_path: Path) -> None:
-    settings = MASK_PRESETS.parse(
-        {"preset": "light", "encoder": encoder, "decoder": {"width": 16, "resolution": 2}}
-    )
+@pytest.mark.parametrize("preset", ["light", "small"])
+def test_an_export_contains_it(scaled: Classifier, preset: str, tmp_path: Path) -> None:
+    settings = MASK_PRESETS.parse({"preset": preset, "decoder": {"width": 16, "resolution": 2}})
     info, kind = ClassifierInfo.from_classifier(scaled), find_kind("mask")
-    own = scaled if encoder == "own" else None
+    own = scaled if settings.encoder == "own" else None
     network = kind.build_network(settings, info, own, pretrained=False)
     network.gate.set_threshold(0.5, 0.0)
     explainer = kind.explainer(network, info, settings, {})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "LearningSettings": "settings",
     "TrainedClassifier": "results",
-    "train_classifier": "train_classifier",
+    "train_classifier": "train",
 }
 """The module of each public name."""
 

@@ -160,7 +160,8 @@ def measure_predictions(
     figures = {}
     for name, (measure, better) in MEASURES.items():
         values = np.array([measure(each) for each in resampled])
-        low, high = np.nanpercentile(values, [2.5, 97.5])
+        finite = values[~np.isnan(values)]  # no interval where no image has a class, say
+        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (np.nan, np.nan)
         figures[name] = MeasuredFigure(
             value=measure(predictions), ci95=(float(low), float(high)), better=better
         )

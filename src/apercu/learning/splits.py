@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Generator
 
+from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.images.source import normalise_index
@@ -75,6 +76,8 @@ class LearningInputs:
                 f"{test.source.name}: {len(both)} of the groups ({self.group}) are also among the "
                 f"images to learn from, such as {both[0]}; keep each in one of the two"
             )
+        if test.decision is ONE_CLASS:
+            check_classes(test, 0)
         return test
 
     def _open(
