@@ -238,7 +238,13 @@ def small_package(tiny_card: Path, monkeypatch) -> None:
         return opened if spec in STAND_INS else open_really(spec, **options)
 
     monkeypatch.setitem(vars(apercu), "open_classifier", open_small)
-    monkeypatch.setattr(type(MASK_PRESETS), "read", lambda presets, name: presets.parse(small))
+
+    def read_small(presets: Any, name: Any) -> Any:
+        if "small" in presets.presets:
+            return presets.parse(small)
+        return next(iter(presets.presets.values())).with_schedule(steps=2, batch=4)
+
+    monkeypatch.setattr(type(MASK_PRESETS), "read", read_small)
 
 
 def make_batch(folder: Path) -> None:
@@ -260,6 +266,23 @@ def make_backbone(folder: Path) -> None:
     (folder / "runs" / "stamps").mkdir()
     network = timm.create_model("resnet10t", in_chans=3, num_classes=0)
     save_file(network.state_dict(), folder / "runs" / "stamps" / "weights.safetensors")
+
+
+def make_films(folder: Path) -> None:
+    """Films of two classes from ten patients, a table of them, and a pretrained network."""
+    from apercu.classifiers import InputSpec, save_classifier
+    from apercu.pretraining.backbone import open_backbone
+
+    (folder / "films").mkdir()
+    rows = ["file,label,patient"]
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        pixels = generator.integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "films" / f"{number}.png")
+        rows.append(f"{number}.png,{('ill', 'well')[number % 2]},patient {number // 2}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    spec = InputSpec(channels=1, size=(32, 32), mean=(0.5,), std=(0.25,))
+    save_classifier(open_backbone("timm/test_resnet", spec, seed=0), folder / "runs" / "films")
 
 
 def make_sky(folder: Path) -> None:
@@ -309,6 +332,7 @@ PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/howto/few-labels.md": make_backbone,
     "docs/howto/label-images.md": make_unlabelled,
     "docs/howto/sky-surveys.md": make_sky,
+    "docs/howto/train-a-classifier.md": make_films,
 }
 """What has to exist before the blocks of a page run, beyond the common folder."""
 WITH_PYTHON = [page for page in PAGES if find_blocks(page, "python")]
@@ -352,6 +376,11 @@ def check_the_training(names: dict[str, Any], folder: Path) -> None:
     assert (folder / "runs" / "mobilenet-2" / "weights.safetensors").is_file()
 
 
+def check_the_classifier(names: dict[str, Any], folder: Path) -> None:
+    assert names["result"].figures.images == {"training": 12, "calibration": 4, "test": 4}
+    assert (folder / "runs" / "chest-2" / "card.json").is_file()
+
+
 def check_the_catalogue(names: dict[str, Any], folder: Path) -> None:
     assert len(names["labelled"]) == 4
     assert names["matched"].rows.tolist() == [0, 1, 2, 3]
@@ -371,6 +400,7 @@ CHECKS = {
     "README.md": check_the_readme,
     "docs/howto/explain-images.md": check_explanations,
     "docs/howto/compare-methods.md": check_the_comparison,
+    "docs/howto/train-a-classifier.md": check_the_classifier,
     "docs/howto/train-an-explainer.md": check_the_training,
     "docs/howto/sky-surveys.md": check_the_catalogue,
     "docs/howto/label-images.md": check_the_rounds,
