@@ -188,16 +188,10 @@ def _list_members(units: Sequence[str]) -> list[NDArray[np.int64]]:
 def _average_classes(
     predictions: Predictions, measure: Callable[[Numbers, Numbers], float]
 ) -> float:
-    """Return the mean over the classes of which some images have them and some have not.
-
-    Of two classes that exclude each other, the second stands for both.
-    """
-    columns = range(predictions.targets.shape[1])
-    if len(columns) == 2 and not predictions.is_multiple:
-        columns = range(1, 2)
+    """Return the mean over the classes of which some images have them and some have not."""
     values = [
         measure(predictions.probabilities[:, column], predictions.targets[:, column])
-        for column in columns
+        for column in range(predictions.targets.shape[1])
         if 0 < predictions.targets[:, column].sum() < len(predictions.targets)
     ]
     return float(np.mean(values)) if values else float("nan")
