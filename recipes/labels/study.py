@@ -109,9 +109,8 @@ def list_chains(tuned: int = 100) -> dict[str, Chain]:
         "mixmatch": ("mixmatch",),
     }
     for name, recipes in further.items():
-        chains[f"pretraining, all layers + {name}"] = replace(
-            chains["pretraining, all layers"], recipes=recipes
-        )
+        for start in ("pretraining, all layers", "imagenet, all layers"):
+            chains[f"{start} + {name}"] = replace(chains[start], recipes=recipes)
     return chains
 
 
