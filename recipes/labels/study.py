@@ -76,7 +76,7 @@ class Chain:
     size: int | None = None
 
 
-def list_chains(tuned: int = 100) -> dict[str, Chain]:
+def list_chains(tuned: int = 60) -> dict[str, Chain]:
     """Return all chains by name; those without a recipe are what the others are compared with."""
     frozen = {
         "static": ("static_augmentation:copies=4",),

@@ -14,7 +14,7 @@ from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.auxiliary_targets import (
     NAME,
     AuxiliaryTargets,
-    GroupBranches,
+    GroupBranch,
     count_confusions,
     group_classes,
 )
@@ -49,10 +49,9 @@ def test_branches_teach_the_features_the_groups(
 ) -> None:
     recipe = AuxiliaryTargets()
     training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
-    branches = training.network.parts[NAME]
-    assert isinstance(branches, GroupBranches)
-    (members,) = branches.list_members()
-    assert members.sum(0).tolist() in ([1, 2], [2, 1])
+    (branch,) = training.network.parts[NAME].children()
+    assert isinstance(branch, GroupBranch)
+    assert branch.members.sum(0).tolist() in ([1, 2], [2, 1])
     optimiser = torch.optim.Adam(training.network.parameters(), 1e-3)
     losses = []
     for _ in range(15):
@@ -72,15 +71,20 @@ def test_groups_decide_where_they_are_combined(
         recipe = AuxiliaryTargets(combine=combine)
         training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
         network = training.network.eval()
-        branches = network.parts[NAME]
-        for layer in branches.modules():
+        (branch,) = network.parts[NAME].children()
+        for layer in branch.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, generator=Generator().manual_seed(0))
         outputs = network.compute_outputs(images)
         recipe.fold_network(network)
-        expected = outputs.logits + (branches(outputs.features) if combine else 0)
+        expected = outputs.logits
+        if combine:
+            expected = expected + branch(outputs.features) @ branch.members.T
         torch.testing.assert_close(network(images), expected)
         assert network.is_plain is not combine
+        if combine:
+            exported = torch.export.export(network.body, (images,)).module()
+            torch.testing.assert_close(exported(images), expected)
 
 
 def test_what_cannot_be_put_into_groups_is_refused(planted_task: Task) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, final
+from collections.abc import Iterable
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -82,64 +82,58 @@ class AuxiliaryTargets(Recipe):
     def change_network(self, network: LearningNetwork, task: Task) -> None:
         features, labels = compute_features(network, task)
         confusions = count_confusions(features, labels, len(task.classes))
-        network.parts[NAME] = GroupBranches(
-            features.shape[1],
-            self.hidden,
-            [group_classes(confusions, count) for count in self.list_counts(len(task.classes))],
+        network.parts[NAME] = nn.ModuleList(
+            GroupBranch(features.shape[1], self.hidden, group_classes(confusions, count))
+            for count in self.list_counts(len(task.classes))
         )
 
     def compute_losses(self, step: TrainingStep) -> dict[str, Scores]:
-        branches = step.network.parts[NAME]
-        losses = branches.compute_losses(step.outputs.features, step.targets)
-        return {f"groups_{index}": self.weight * each for index, each in enumerate(losses)}
+        branches: Any = step.network.parts[NAME]
+        features = step.outputs.features
+        return {
+            f"groups_{number}": self.weight * branch.compute_loss(features, step.targets)
+            for number, branch in enumerate(branches)
+        }
 
     def fold_network(self, network: LearningNetwork) -> None:
+        branches: Any = network.parts[NAME]
         if self.combine:
-            network.set_head(HeadWithGroups(network.head, network.parts[NAME]).eval())
+            network.set_head(HeadWithGroups(network.head, branches).eval())
 
 
 @final
-class GroupBranches(nn.Module):
-    """Branches from the features to the logits of groups of classes.
+class GroupBranch(nn.Module):
+    """A branch from the features to groups of classes.
 
     Args:
         features: number of features.
-        hidden: width of the hidden layers.
-        groups: number of the group of each class, one list per branch.
+        hidden: width of the hidden layer.
+        groups: number of the group of each class.
+
+    Attributes:
+        members: 1 where a class is in a group.
     """
 
-    def __init__(self, features: int, hidden: int, groups: Sequence[Int[Tensor, " classes"]]):
+    members: Float[Tensor, "classes groups"]
+
+    def __init__(self, features: int, hidden: int, groups: Int[Tensor, " classes"]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, int(each.max()) + 1)
-            )
-            for each in groups
+        self.register_buffer("members", F.one_hot(groups).float())
+        count = self.members.shape[1]
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, count)
         )
-        for number, each in enumerate(groups):
-            self.register_buffer(f"members_{number}", F.one_hot(each).float())
 
-    def list_members(self) -> list[Float[Tensor, "classes groups"]]:
-        """Return, for each branch, 1 where a class is in a group."""
-        return [self.get_buffer(f"members_{number}") for number in range(len(self.branches))]
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch groups"]:
+        """Return the log-probability of each group, `batch × groups`."""
+        logs: Tensor = self.layers(features).log_softmax(1)
+        return logs
 
-    def compute_losses(
+    def compute_loss(
         self, features: Float[Tensor, "batch features"], targets: Float[Tensor, "batch classes"]
-    ) -> list[Scores]:
-        """Return the cross-entropy of the groups for each branch, one number per image."""
-        return [
-            -(branch(features).log_softmax(1) * (targets @ members)).sum(1)
-            for branch, members in zip(self.branches, self.list_members(), strict=True)
-        ]
-
-    def forward(self, features: Float[Tensor, "batch features"]) -> Logits:
-        """Return the sum of the log-probabilities of each class's groups, `batch × classes`."""
-        return torch.stack(
-            [
-                branch(features).log_softmax(1) @ members.T
-                for branch, members in zip(self.branches, self.list_members(), strict=True)
-            ]
-        ).sum(0)
+    ) -> Scores:
+        """Return the cross-entropy of the groups, one number per image."""
+        return -(self(features) * (targets @ self.members)).sum(1)
 
 
 @final
@@ -151,16 +145,17 @@ class HeadWithGroups(nn.Module):
         branches: the branches.
     """
 
-    def __init__(self, head: nn.Module, branches: nn.Module) -> None:
+    def __init__(self, head: nn.Module, branches: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.head, self.branches = head, branches
+        self.head, self.branches = head, nn.ModuleList(branches)
 
     def forward(self, features: Tensor) -> Logits:
         """Return logits of features, `batch × classes`."""
-        logits: Logits = self.head(features).flatten(1)
+        logits: Tensor = self.head(features).flatten(1)
         flat = features.mean((2, 3)) if features.ndim == 4 else features
-        combined: Logits = logits + self.branches(flat)
-        return combined
+        for branch in self.branches:
+            logits = logits + branch(flat) @ branch.members.T
+        return logits
 
 
 @torch.no_grad()
