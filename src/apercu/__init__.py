@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
     from apercu.learning import TrainedClassifier as TrainedClassifier
-    from apercu.learning import train as train_classifier
+    from apercu.learning import train_classifier as train_classifier
     from apercu.learning.labelling import choose_images_to_label as choose_images_to_label
     from apercu.learning.retrieval import find_similar as find_similar
     from apercu.pretraining import evaluate_features as evaluate_features

@@ -264,7 +264,7 @@ def classifier(
 
     Example: apercu train classifier --images stamps/ --network runs/survey --out runs/stamps
     """
-    from apercu.learning import train as train_classifier
+    from apercu.learning import train_classifier
     from apercu.progress import show_progress
 
     kept = f"{out} keeps what was done; continue with the same command and --resume"
