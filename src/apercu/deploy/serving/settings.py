@@ -223,7 +223,8 @@ class ServeSettings:
             )
         if self.cases.labels is not None and self.cases.label is None:
             raise ConfigError("labels: names the table of --label DIR; give the folder, too")
-        if self.cases.index is not None and self.cases.among is self.cases.label is None:
+        has_images = self.cases.among is not None or self.cases.label is not None
+        if self.cases.index is not None and not has_images:
             raise ConfigError("index: keeps features for --among or --label; give one of them")
 
 
