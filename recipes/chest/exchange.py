@@ -37,7 +37,7 @@ from apercu.removal import Blur, Mean
 from apercu.statistics import bootstrap_interval, sign_flip_test, wilson_interval
 
 NORMAL, ILL = range(len(CLASSES))
-DONORS, CANDIDATES = 4, 12
+DONORS, CANDIDATES = 2, 12
 """Films that give a part to each film; films that are aligned with it to choose them."""
 FEATHER = 0.02
 """Blur of the edges of a part, as a fraction of a side."""
