@@ -486,7 +486,7 @@ def make_table(out: Path, tasks: Sequence[str], shares: Sequence[float], seeds: 
     print("\n".join(lines))
 
 
-REFERENCES = {"scratch": "S", "imagenet": "I", "pretraining": "P"}
+REFERENCES = {"scratch": "S", "small": "K", "imagenet": "I", "pretraining": "P"}
 """The chains that all others are compared with, and their letters in the table."""
 FIGURES = ("auroc", "balanced_accuracy")
 
@@ -560,7 +560,7 @@ def format_table(
         "",
         f"{task}, {labels} labels:",
         "",
-        "| chain | AUROC | against S, I, P | balanced accuracy | against S, I, P | seconds |",
+        "| chain | AUROC | against | balanced accuracy in % | against | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for name, figures in measured.items():
