@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Generator
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError
-from apercu.learning.network import LearningNetwork
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task, TrainingStep
 from apercu.learning.recipes.distillation import (
     NAME,
@@ -24,6 +25,20 @@ from apercu.learning.recipes.distillation import (
 )
 from apercu.learning.settings import LearningSettings
 from apercu.learning.train import prepare_training
+from apercu.pretraining.backbone import open_backbone
+
+
+@pytest.fixture(scope="module")
+def teacher(planted_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a classifier of the planted classes, with weights of its own."""
+    other = open_backbone("timm/test_resnet", planted_task.start.network.input, seed=5)
+    network = make_network(other, 3, 5, scratch=False)
+    with torch.no_grad():
+        network.head.weight.mul_(10)  # type: ignore[operator, union-attr]
+    folder = tmp_path_factory.mktemp("teacher")
+    save_classifier(network.to_classifier(planted_task.classes, planted_task.decision), folder)
+    return folder
+
 
 FORMS = ("logits", "features", "attention", "similarity")
 MakeStep = Callable[..., TrainingStep]
@@ -53,12 +68,12 @@ def test_each_form_is_zero_for_the_teacher_itself_and_knows_what_it_ignores() ->
 @pytest.mark.parametrize("form", FORMS)
 def test_the_student_comes_near_the_teacher_without_labels(
     form: str,
-    trained_folder: Path,
+    teacher: Path,
     planted_task: Task,
     build_network: BuildNetwork,
     make_step: MakeStep,
 ) -> None:
-    recipe = Distillation(teacher=str(trained_folder), form=form)  # type: ignore[arg-type]
+    recipe = Distillation(teacher=str(teacher), form=form)  # type: ignore[arg-type]
     training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
     body = training.network.body
     optimiser = torch.optim.Adam(training.network.parameters(), 2e-3)
@@ -99,12 +114,8 @@ def test_the_network_teaches_itself_and_is_born_again(
 
 
 def test_teachers_that_cannot_teach_are_refused(
-    planted_task: Task, trained_folder: Path, backbone: Classifier, tmp_path: Path
+    planted_task: Task, teacher: Path, backbone: Classifier, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    from apercu.classifiers import save_classifier
-
     save_classifier(backbone, tmp_path / "features")
     features = Distillation(teacher=str(tmp_path / "features"))
     with pytest.raises(ConfigError, match="expected the same, or form=features"):
@@ -112,6 +123,6 @@ def test_teachers_that_cannot_teach_are_refused(
     features.model_copy(update={"form": "attention"}).check_task(planted_task)
     renamed = replace(planted_task, classes=("x", "y", "z"))
     with pytest.raises(ConfigError, match="the labels x, y, z; expected the same"):
-        Distillation(teacher=str(trained_folder)).check_task(renamed)
+        Distillation(teacher=str(teacher)).check_task(renamed)
     with pytest.raises(ConfigError, match="leave the teacher out"):
-        Distillation(teacher=str(trained_folder), reborn=True).check_task(planted_task)
+        Distillation(teacher=str(teacher), reborn=True).check_task(planted_task)

@@ -35,6 +35,7 @@ def test_the_enlarged_set_is_fixed_and_is_learnt_without_further_views(
     change = (torch.stack(list(first.images)[:48]) - torch.stack(list(planted_task.images))).abs()
     assert change.flatten(1).mean(1).min() > 0  # every copy is a view
 
+    monkeypatch.setattr(LearningTraining, "global_step", 0)
     for recipes, kept in (([recipe], True), ([], False)):
         training = prepare_training(build_network(), planted_task, recipes, LearningSettings())
         learnt = LabelledTrainingImages(planted_task, training.added)
@@ -42,6 +43,7 @@ def test_the_enlarged_set_is_fixed_and_is_learnt_without_further_views(
         steps: list[TrainingStep] = []
         monkeypatch.setattr(training, "compute_terms", partial(_note, steps))
         monkeypatch.setattr(training, "log_terms", lambda *_: None)
+        monkeypatch.setattr(training, "step_generator", torch.Generator)
         batch = [torch.stack(each) for each in zip(*(learnt[i] for i in range(6)), strict=True)]
         training.training_step(batch, 0)
         assert torch.equal(steps[0].images, batch[0]) is kept

@@ -185,7 +185,7 @@ def draw_calibration(reliability: dict[str, dict[str, tuple[float, ...]]]) -> st
         The chart as SVG; the area of a point grows with the number of predictions.
     """
     frame = ChartFrame((0.0, 1.0), (0.0, 1.0))
-    corners = (frame.x_position(0), frame.y_position(0), frame.x_position(1), frame.y_position(1))
+    corners = [each(end) for end in (0.0, 1.0) for each in (frame.x_position, frame.y_position)]
     left, bottom, right, top = corners
     parts = [
         draw_axes(frame, "confidence", "fraction that is right"),
