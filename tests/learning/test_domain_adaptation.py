@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from apercu import train_classifier
+from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork
@@ -92,3 +97,24 @@ def test_what_hides_rotations_is_refused(
     start = type(planted_task.start)(wide)
     with pytest.raises(ConfigError, match="expected a network for square images"):
         DomainAdaptation().check_task(replace(planted_task, start=start))
+
+
+def test_recipes_without_labels_add_up(backbone: Classifier, tmp_path: Path) -> None:
+    result = train_classifier(
+        PLANTED,
+        backbone,
+        tmp_path / "run",
+        unlabelled=PLANTED,
+        recipes=["domain_adaptation", "mean_teacher", "glico:steps=2,width=4,size=4,samples=1"],
+        steps=2,
+        batch=8,
+    )
+    with (tmp_path / "run" / "logs" / "metrics.csv").open(newline="") as stream:
+        (row,) = list(csv.DictReader(stream))[-1:]
+    assert float(row["loss"]) > 0
+    for name in ("labels", "domain_adaptation_entropy", "mean_teacher_consistency"):
+        assert row[f"term_{name}"], name
+    assert row["domain_adaptation_variety"] and row["mean_teacher_spread"]
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["source"] == "timm/test_resnet"  # nothing of the recipes is left in the network
+    assert result.figures.figures["accuracy"].value >= 0
