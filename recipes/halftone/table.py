@@ -49,6 +49,16 @@ FILTERS = (
     "total_variation",
     "non_local_means",
 )
+TITLES = (
+    "before: clean",
+    "before: naive",
+    "clean, bare",
+    "clean",
+    "naive",
+    "transfer",
+    "adaptive",
+)
+"""The columns of the table; the first two are of the classifier before its training."""
 STEPS, BATCH, RATE = 24, 8, 1.5e-4
 EPSILON = 4 / 255
 PHOTOGRAPHS, NAIVE, ADAPTIVE = 250, 64, 24
@@ -157,25 +167,23 @@ class Trial:
         return rows
 
     def _plan(self, name: str) -> Iterator[Measurement]:
-        """Plan the measurements of a filter; the classifier is trained after the first two."""
+        """Plan the measurements of a filter; the classifier is trained after the first one."""
         filter, count = parse_filter(name), len(self.images)
-        yield Measurement("before: clean", self.undefended, filter, count)
-        yield Measurement("before: naive", self.undefended, filter, count, transferred=True)
+        yield Measurement(TITLES[0], self.undefended, filter, count)
         defended = self.open_defended(name)
-        yield Measurement("clean, bare", defended, None, count)
-        yield Measurement("clean", defended, filter, count)
-        yield Measurement("transfer", defended, filter, count, transferred=True)
         naive, adaptive = (Job("pgd", EPSILON, Pgd(EPSILON), known) for known in (None, name))
-        yield Measurement("naive", defended, filter, NAIVE, naive)
-        yield Measurement("adaptive", defended, filter, ADAPTIVE, adaptive)
+        yield Measurement(TITLES[2], defended, None, NAIVE)
+        yield Measurement(TITLES[3], defended, filter, count)
+        yield Measurement(TITLES[4], defended, filter, NAIVE, naive)
+        yield Measurement(TITLES[6], defended, filter, ADAPTIVE, adaptive)
+        yield Measurement(TITLES[1], self.undefended, filter, count, transferred=True)
+        yield Measurement(TITLES[5], defended, filter, count, transferred=True)
 
     def _rank(self, measurement: Measurement, name: str) -> list[list[bool]]:
         """Return for each photograph whether its class is first, and among the first five."""
         images = self.make_transferred() if measurement.transferred else self.images
-        job, runner = (
-            measurement.job,
-            AttackRunner(measurement.classifier, {name: measurement.filter}),
-        )
+        runner = AttackRunner(measurement.classifier, {name: measurement.filter})
+        job = measurement.job
         logits_fn, ranks = build_logits_fn(measurement.classifier, measurement.filter), []
         for start in range(0, measurement.count, AT_ONCE):
             rows = slice(start, min(start + AT_ONCE, measurement.count))
@@ -231,9 +239,9 @@ def main() -> None:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     trial = Trial(classifier, photographs, images[order], labels[order], Path(out))
     measured = {name: trial.measure(name) for name in names or FILTERS}
-    print("| filter |", *(f"{title} |" for title in next(iter(measured.values()))))
+    print("| filter |", *(f"{title} |" for title in TITLES))
     for name, rows in measured.items():
-        print(f"| {name} |", *(f"{summarise(flags)} |" for flags in rows.values()))
+        print(f"| {name} |", *(f"{summarise(rows[title])} |" for title in TITLES))
 
 
 if __name__ == "__main__":
