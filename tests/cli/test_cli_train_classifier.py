@@ -73,7 +73,7 @@ def test_the_page_leads_to_a_calibrated_classifier_in_use(apercu: Callable, here
     card = json.loads((here / "runs" / "chest" / "card.json").read_text())
     assert card["temperature"] > 0 and card["source"] == "timm/test_resnet"
     assert open_classifier(here / "runs" / "chest").classes == CLASSES
-    assert (here / "exported" / "manifest.json").is_file()
+    assert (here / "exported" / "explainer.onnx").is_file()
     assert list((here / "maps").glob("*"))
     page = (here / "runs" / "chest" / "report.html").read_text(encoding="utf-8")
     assert "Confusion matrix" in page and "gradual_unfreezing" in page
