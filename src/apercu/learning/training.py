@@ -249,9 +249,11 @@ class LearningTraining(TrainingModule):
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module not in frozen
         ]
         if norms:
-            batches = self.draw_batches(images)
+            sources = [images]
             if self.task.unlabelled is not None and self.learns_unlabelled:
-                batches = chain(batches, self.draw_batches(self.task.unlabelled))
+                adapts = any(recipe.adapts_norms for recipe in self.recipes)
+                sources = [*([] if adapts else sources), self.task.unlabelled]
+            batches = chain.from_iterable(map(self.draw_batches, sources))
             recalibrate_batchnorm(self.network, batches, norms)
         self.network.eval()
         for recipe in self.recipes:

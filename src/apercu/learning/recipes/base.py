@@ -170,6 +170,7 @@ class Recipe(BaseModel):
         copies_network: whether it keeps a copy of the network, and so comes after all that add
             layers.
         unlabelled_domain: where the images without labels must come from; empty where any do.
+        adapts_norms: whether batch norms end with statistics of the images without labels alone.
         reads_turns: whether it learns how images are turned, which random turns would hide.
         watched: names of figures that reveal a useless solution.
         keeps_images: whether labelled images are learnt as they are, without random views.
@@ -181,6 +182,7 @@ class Recipe(BaseModel):
     replaces_supervised_loss: ClassVar[bool] = False
     copies_network: ClassVar[bool] = False
     unlabelled_domain: ClassVar[str] = ""
+    adapts_norms: ClassVar[bool] = False
     reads_turns: ClassVar[bool] = False
     watched: ClassVar[tuple[str, ...]] = ()
     keeps_images: ClassVar[bool] = False
