@@ -18,6 +18,8 @@ from apercu.types import Images, Maps, Scores
 
 CODES = 16
 """Random numbers at each position of the coarsest map of a background."""
+COLOUR_SPREAD = 1.5
+"""Standard deviation of the logits of a background's colour before the training."""
 DOUBLINGS = 3
 BORDER = 0.1
 """Width of an image's border, as a fraction of its sides."""
@@ -50,7 +52,7 @@ class BackgroundExchange(Recipe):
     name: ClassVar[str] = "background_exchange"
     object: Literal["border", "centre"] = "border"
     size: float = Field(0.6, gt=0, le=1.4)
-    contrast: float = Field(2.0, gt=0)
+    contrast: float = Field(3.0, gt=0)
     weight: float = Field(1.0, gt=0)
     adversary: float = Field(1.0, ge=0)
 
@@ -90,7 +92,7 @@ class BackgroundExchange(Recipe):
 
 
 class BackgroundGenerator(nn.Module):
-    """Makes backgrounds from random numbers.
+    """Makes backgrounds from random numbers: a colour, and a texture on it.
 
     Args:
         channels: number of channels of the images.
@@ -99,6 +101,8 @@ class BackgroundGenerator(nn.Module):
 
     def __init__(self, channels: int, width: int = 32) -> None:
         super().__init__()
+        self.colour = nn.Linear(CODES, channels)
+        nn.init.normal_(self.colour.weight, std=COLOUR_SPREAD / CODES**0.5)  # dark and bright ones
         self.start = nn.Conv2d(CODES, width, 1)
         self.steps = nn.ModuleList(build_conv_block(width, width) for _ in range(DOUBLINGS))
         self.head = nn.Conv2d(width, channels, 1)
@@ -108,9 +112,10 @@ class BackgroundGenerator(nn.Module):
     ) -> Float[Tensor, "count channels height width"]:
         """Make so many backgrounds of this size, with values from 0 to 1."""
         coarse = [max(1, -(-side // 2**DOUBLINGS)) for side in size]
-        codes = torch.randn(count, CODES, *coarse, generator=generator)
-        maps = self.start(codes.to(self.start.weight)).relu()
+        codes = torch.randn(count, CODES, *coarse, generator=generator).to(self.start.weight)
+        colours = torch.randn(count, CODES, generator=generator).to(self.start.weight)
+        maps = self.start(codes).relu()
         for step in self.steps:
             maps = step(F.interpolate(maps, scale_factor=2, mode="nearest"))
         made = F.interpolate(self.head(maps), size, mode="bilinear", align_corners=False)
-        return made.sigmoid()
+        return (made + self.colour(colours)[:, :, None, None]).sigmoid()
