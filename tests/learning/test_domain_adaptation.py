@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from apercu import train_classifier
+from apercu import open_classifier, train_classifier
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError
-from apercu.learning.network import LearningNetwork
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task, TrainingStep
 from apercu.learning.recipes.domain_adaptation import (
     DomainAdaptation,
@@ -118,3 +120,86 @@ def test_recipes_without_labels_add_up(backbone: Classifier, tmp_path: Path) -> 
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["source"] == "timm/test_resnet"  # nothing of the recipes is left in the network
     assert result.figures.figures["accuracy"].value >= 0
+
+
+CLASSES = ("across", "down", "square")
+
+
+def draw_shapes(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images of light shapes in front of a sky that is lighter above, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    sky = torch.rand(count, 3, 1, 1, generator=generator) * 0.3 + 0.2
+    images = (sky + torch.linspace(0.35, 0, 32)[:, None]).repeat(1, 1, 1, 32)
+    labels = torch.arange(count) % 3
+    for image, label in zip(images, labels.tolist(), strict=True):
+        top, left = torch.randint(4, 14, (2,), generator=generator).tolist()
+        rows, columns = [((5, 8), (0, 14)), ((0, 14), (5, 8)), ((2, 11), (2, 11))][label]
+        colour = torch.rand(3, 1, 1, generator=generator) * 0.2 + 0.8
+        image[:, top + rows[0] : top + rows[1], left + columns[0] : left + columns[1]] = colour
+    noise = torch.randn(images.shape, generator=generator)
+    return (images + 0.05 * noise).clamp(0, 1), labels
+
+
+def shift(images: Tensor) -> Tensor:
+    """The same images with less contrast, less in some colours than in others, and lighter."""
+    return 0.55 + torch.tensor([0.35, 0.15, 0.25])[:, None, None] * (images - 0.5)
+
+
+def train_and_measure(recipe: DomainAdaptation | None, folder: Path) -> tuple[float, float]:
+    """Train a small network on shapes; return its accuracy on other ones, and on shifted ones."""
+    images, labels = draw_shapes(96, 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [
+            nn.Sequential(nn.Conv2d(first, second, 3, 2, 1), nn.BatchNorm2d(second), nn.ReLU())
+            for first, second in ((3, 16), (16, 32), (32, 32))
+        ]
+        body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3))
+    start = open_classifier(body, size=32, classes=CLASSES, mean=0.5, std=0.25)
+    network = make_network(start, 3, 0, scratch=False)
+    before = network.to_classifier(CLASSES, ONE_CLASS)
+    task = Task(
+        Classifier(copy.deepcopy(before.network)),
+        CLASSES,
+        ONE_CLASS,
+        images,
+        torch.eye(3)[labels],
+        torch.ones(2, 3),
+        shift(draw_shapes(96, 1)[0]),
+        folder,
+    )
+    network.requires_grad_(True)
+    training = prepare_training(network, task, [recipe] if recipe else [], LearningSettings())
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    for number in range(60):
+        generator = torch.Generator().manual_seed(number)
+        rows = torch.randint(96, (16,), generator=generator)
+        step = TrainingStep(
+            task,
+            network.train(),
+            images[rows],
+            images[rows],
+            task.targets[rows],
+            training.draw_unlabelled(16, generator),
+            generator,
+            number / 60,
+            lambda views, _: views,
+        )
+        terms = training.compute_terms(step)
+        optimiser.zero_grad()
+        torch.stack([values.mean() for values in terms.values()]).sum().backward()
+        optimiser.step()
+    training.finish_network()
+    others, truth = draw_shapes(150, 2)
+    accuracies = []
+    for each in (others, shift(others)):
+        logits = network(before.normalise(each))
+        accuracies.append(float((logits.argmax(1) == truth).float().mean()))
+    return accuracies[0], accuracies[1]
+
+
+def test_accuracy_rises_in_the_other_domain(tmp_path: Path) -> None:
+    own, other = train_and_measure(None, tmp_path)
+    adapted = train_and_measure(DomainAdaptation(), tmp_path)[1]
+    assert own > 0.7 and other < 0.5  # the shift is one that matters
+    assert adapted > other + 0.15
