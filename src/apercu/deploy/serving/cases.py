@@ -14,7 +14,7 @@ import torch
 from apercu import render
 from apercu.deploy.inference import is_export
 from apercu.deploy.serving.labelling import LabellingQueue
-from apercu.deploy.serving.served_explainer import Record, to_base64
+from apercu.deploy.serving.served_explainer import CaseSearcher, Record, to_base64
 from apercu.deploy.serving.settings import CaseFolders, ServeSettings
 from apercu.errors import ConfigError
 from apercu.images.label_tables import LABELS_FILE, LabelTable
@@ -35,7 +35,7 @@ DIGITS = 6
 
 
 @final
-class CaseSearch:
+class CaseSearch(CaseSearcher):
     """Finds similar cases for the images of requests.
 
     Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,13 +25,15 @@ Record: TypeAlias = dict[str, Any]
 """A JSON object."""
 
 
-class CaseSearcher(Protocol):
+class CaseSearcher(ABC):
     """What finds similar cases for the images of requests; see `cases.py`."""
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """The number of cases."""
 
+    @abstractmethod
     def find(self, image: Images, target: int | None, count: int) -> Record:
         """Find the cases that are nearest to one image."""
 
