@@ -38,6 +38,8 @@ for study in ${*:-mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onn
         train sharp mobilenetv2_100.json imagenet-train --config sharp
         compare sharp mobilenetv2_100.json imagenet-val $photographs,excitation_backprop \
             --thresholds-from folds --no-cost
+        $bin/python recipes/levels/fixed_level.py "$data/models/mobilenetv2_100.json" runs/sharp \
+            "$data/data/imagenet-val"
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean
