@@ -34,8 +34,8 @@ class MixMatch(Recipe):
     with a weight that rises.
 
     Ours, as the paper's text is not known in full: the settings are those of MixMatch. There the
-    weight rises to 75 in 16,000 steps, and so to 3 in the 600 of a training here; with 75
-    after 40 steps, one class was predicted for all images. All mixtures pass the network together, so that
+    weight rises to 75 in 16,000 steps, and so to 3 in the 600 of a training here; with 75 after 40
+    steps, one class was predicted for all images. All mixtures pass the network together, so that
     batch norms see the same mixture. Where classes count the same, a guess counts by its class, as
     the authors' later study of rare classes does (2021).
 
