@@ -107,7 +107,7 @@ def test_methods_explain_the_scaled_logits(tiny_card: Path, scaled: Classifier) 
     )
 
 
-@pytest.mark.parametrize("preset", ["light", "small"])
+@pytest.mark.parametrize("preset", [pytest.param("light", marks=pytest.mark.slow), "small"])
 def test_an_export_contains_it(scaled: Classifier, preset: str, tmp_path: Path) -> None:
     settings = MASK_PRESETS.parse({"preset": preset, "decoder": {"width": 16, "resolution": 2}})
     info, kind = ClassifierInfo.from_classifier(scaled), find_kind("mask")
