@@ -60,7 +60,7 @@ class GraphInterpolation(Recipe):
             bank = torch.cat([features, unlabelled[rows]])
         centre = bank.mean(0)
         places = F.normalize(bank - centre, dim=1)
-        values = places
+        values = places.clone()
         others = places @ places.T
         others.fill_diagonal_(-torch.inf)  # no image is its own neighbour
         count = max(1, min(self.neighbours, len(bank) - 1))
@@ -143,7 +143,7 @@ def mix_neighbours(
     weights, nodes = cosines.topk(count, dim=1)
     weights = weights.clamp(min=1e-6)
     weights = weights / weights.sum(1, keepdim=True)
-    means = (weights[:, :, None] * values[nodes]).sum(1)
+    means = torch.zeros_like(cosines).scatter(1, nodes, weights) @ values
     return F.normalize(own * features + (1 - own) * means, dim=1)
 
 

@@ -6,6 +6,7 @@ import math
 from typing import ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class AttendedMaps(nn.Module):
         self, maps: Float[Tensor, "batch channels rows columns"]
     ) -> Float[Tensor, "batch 1 rows columns"]:
         """Return one weight per position."""
-        scores = torch.einsum("kc,bcij->bkij", self.weight, maps) + self.bias[:, None, None]
+        scores = F.conv2d(maps, self.weight[:, :, None, None], self.bias)
         logarithms = scores.log_softmax(1)
         entropy = -(logarithms.exp() * logarithms).sum(1, keepdim=True)
         certain = (1 - entropy / math.log(len(self.bias))).clamp(min=SMALLEST_WEIGHT)
