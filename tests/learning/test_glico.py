@@ -21,7 +21,7 @@ from apercu.learning.recipes.glico import (
 )
 from apercu.log import redirect_warnings
 
-SMALL = Glico(steps=30, width=8, size=8, samples=2, rate=3e-3)
+SMALL = Glico(steps=5, width=8, size=8, samples=2, rate=3e-3)
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_images_are_compared_at_three_resolutions() -> None:
     torch.testing.assert_close(compare_images(grey, grey + 0.1), torch.tensor([0.3]))
 
 
+@pytest.mark.slow
 def test_codes_give_their_images_and_new_ones_of_the_class(few: Task) -> None:
     start = SMALL.model_copy(update={"steps": 1}).optimise_space(few)
     longer = SMALL.model_copy(update={"steps": 120})
