@@ -13,6 +13,7 @@ from apercu import MaskExplainer
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.inference import is_export, open_engine
 from apercu.errors import ConfigError, RunError
+from apercu.explainers.run_folder import check_run
 
 
 @pytest.fixture
@@ -22,6 +23,14 @@ def damaged(tiny_export: Path, tmp_path: Path) -> Path:
 
 def test_an_export_is_known_by_its_manifest(tiny_run, tiny_export, tmp_path) -> None:
     assert [is_export(path) for path in (tiny_export, tiny_run, tmp_path)] == [True, False, False]
+
+
+def test_a_trained_classifier_is_no_explainer(tmp_path) -> None:
+    for name in ("card.json", "config.json", "weights.safetensors"):
+        (tmp_path / name).write_text("{}")
+    for path in (tmp_path, tmp_path / "card.json"):
+        with pytest.raises(RunError, match=r"expected a trained explainer, got a classifier or a"):
+            check_run(path)
 
 
 def test_a_folder_of_neither_kind_is_told(tmp_path) -> None:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier
+from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.network import check_finite
 from apercu.classifiers.trust import is_trusting, limit_network
 from apercu.errors import (
@@ -116,7 +117,8 @@ def check_run(run: str | Path, *, trust: bool = False) -> Path:
         RunError: the folder is no run, or its training has not finished.
     """
     folder = resolve_run(run)
-    if not (folder / CONFIG).is_file():
+    is_other = (folder / CARD_FILE).is_file() and not (folder / CLASSIFIER).is_file()
+    if is_other or not (folder / CONFIG).is_file():
         raise RunError(_describe_other_folder(folder))
     if not (folder / WEIGHTS).is_file():
         raise RunError(
@@ -171,6 +173,11 @@ def _describe_other_folder(path: Path) -> str:
         return (
             f"{path}: expected a run folder, got an export; give the run that it was made of, or "
             "open the export with apercu_runtime, or masks with apercu serve, video and batch"
+        )
+    if (card := folder / CARD_FILE).is_file() and not (folder / CLASSIFIER).is_file():
+        return (
+            f"{path}: expected a trained explainer, got a classifier or a pretrained network; train "
+            f"one with `apercu train mask --classifier {card} --images … --out …`"
         )
     if path.is_file():
         advice = f"give its folder, {folder}" if (folder / CONFIG).is_file() else "give a folder"
