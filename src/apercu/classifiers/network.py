@@ -79,9 +79,7 @@ class Network:
         """What the numbers mean, and how they become logits."""
         if self.resolved_output is not None:
             return self.resolved_output
-        return Output(
-            name=self.output, value_range=self.value_range, temperature=self.temperature
-        )
+        return Output(name=self.output, value_range=self.value_range, temperature=self.temperature)
 
     def pick_tensor(self, raw: object) -> Tensor:
         """Return the tensor that holds the numbers, from all that the network returned.

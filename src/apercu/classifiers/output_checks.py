@@ -50,9 +50,7 @@ def resolve_output(
     _check_finite(numbers, spec)
     if network.resolved_output is not None:  # other weights in a network that is open already
         return network
-    output = Output(
-        name=network.output, columns=numbers.shape[1], temperature=network.temperature
-    )
+    output = Output(name=network.output, columns=numbers.shape[1], temperature=network.temperature)
     network = replace(network, resolved_output=output)
     if output.name == "value":
         limits = network.value_range or _measure_range(network, run, images, spec)

@@ -176,8 +176,8 @@ def _describe_other_folder(path: Path) -> str:
         )
     if (card := folder / CARD_FILE).is_file() and not (folder / CLASSIFIER).is_file():
         return (
-            f"{path}: expected a trained explainer, got a classifier or a pretrained network; train "
-            f"one with `apercu train mask --classifier {card} --images … --out …`"
+            f"{path}: expected a trained explainer, got a classifier or a pretrained network; "
+            f"train one with `apercu train mask --classifier {card} --images … --out …`"
         )
     if path.is_file():
         advice = f"give its folder, {folder}" if (folder / CONFIG).is_file() else "give a folder"

@@ -144,7 +144,7 @@ class Glico(Recipe):
         labels: Tensor,
         draws: Generator,
     ) -> dict[str, Scores]:
-        """Return the terms of a step of the latent space by name, one number per image.
+        """Compute the terms of a step of the latent space.
 
         Args:
             space: codes, generator and judge.
@@ -152,6 +152,9 @@ class Glico(Recipe):
             rows: their indices.
             labels: classes of all labelled images.
             draws: source of all draws.
+
+        Returns:
+            Terms by name, one number per image.
         """
         targets = labels[rows].to(images.device)
         terms = {
