@@ -416,7 +416,7 @@ def test_a_classifier_is_explained_by_cam(serving, card_worker, tiny_card, png: 
     record = call.explain(png, format="array", target=["dots", "rings"], cases=2).json()
     assert record["read_by"] == "classifier"
     classifier = open_classifier(tiny_card)
-    image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    image = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
     picture = torch.from_numpy(image).permute(2, 0, 1) / 255
     images = classifier.prepare(picture)[None]
     for answer in record["answers"]:
