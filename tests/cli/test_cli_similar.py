@@ -75,7 +75,7 @@ def test_the_list_is_printed_and_written(apercu, tiny_card: Path, photos: Path, 
     out = tmp_path / "out"
     result = apercu("label", tiny_card, "--images", photos, "--batch", "4", "--out", out)
     assert result.code == 0, result.err
-    rows = list(csv.DictReader((out / "next.csv").open()))
+    rows = list(csv.DictReader((out / "next.csv").read_text().splitlines()))
     assert len(rows) == 4
     lines = result.out.splitlines()
     assert lines[-1] == f"4 of 7 images without label, by combined: {out / 'next.csv'}"

@@ -118,7 +118,7 @@ def test_every_choice_has_its_reason(objects: ModuleType, folder: Path, tmp_path
     margins = measure_margins(index.logits.softmax(1), ONE_CLASS)
     order = margins.argsort(stable=True)[:5].tolist()
     assert [each.name for each in chosen.choices] == [index.cases[row].name for row in order]
-    rows = list(csv.DictReader((tmp_path / "next.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "next.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == [each.name for each in chosen.choices]
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
     for row, margin in zip(rows, sorted(margins.tolist()), strict=False):
@@ -170,7 +170,7 @@ def test_labels_of_the_folder_are_found_there(objects: ModuleType, tmp_path: Pat
 
 
 def test_what_cannot_be_is_refused_in_one_line(
-    objects: ModuleType, folder: Path, tmp_path: Path, backbone
+    objects: ModuleType, folder: Path, tmp_path: Path, backbone, shapes_unchecked: None
 ) -> None:
     classifier, table = objects.make_classifier(), tmp_path / "labels.csv"
     with pytest.raises(ConfigError, match=r"by: expected one of combined.*got centr; did you mean"):
@@ -215,7 +215,7 @@ def test_other_columns_and_the_form_of_labels_stay(tmp_path: Path) -> None:
     table = LabelTable(path, ("cat", "dog"))
     table.write("b.png", "dog")
     table.write("c.png", "cat")
-    assert list(csv.reader(path.open())) == [
+    assert list(csv.reader(path.read_text().splitlines())) == [
         ["patient", "file", "class_index"],
         ["p1", "a.png", "1"],
         ["p2", "b.png", "1"],
@@ -248,6 +248,7 @@ def test_a_killed_process_loses_no_label(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     told = [int(line) for line in process.stdout.read().split()]
     process.wait()
+    process.stdout.close()
     last = max([4, *told])
     labels = LabelTable(path).read()
     assert {f"{number}.png" for number in range(last + 1)} <= labels.keys()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from apercu import MaskExplainer, find_similar, open_classifier, open_images
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ConfigError, ImageError, RunError, TargetError
+from apercu.errors import ClassifierError, ConfigError, ImagesError, RunError, TargetError
 from apercu.learning import case_index
 from apercu.learning.case_features import CaseEncoder, open_case_encoder
 from apercu.learning.case_index import CASES, SETTINGS, build_index
@@ -289,7 +289,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         find_similar(tiny_run, image, folder, method="cam")
     with pytest.raises(RunError, match="name it with --classifier SPEC"):
         find_similar(tiny_run, image, folder)
-    with pytest.raises(ImageError):
+    with pytest.raises(ImagesError, match="no such file or folder of images"):
         find_similar(classifier, tmp_path / "missing.png", folder)
     black_box = open_classifier(lambda images: images.mean((2, 3)), size=32)
     with pytest.raises(ConfigError, match="shows no feature maps"):

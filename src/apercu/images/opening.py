@@ -170,7 +170,7 @@ def open_folder(
             folder mixes DICOM series of several sizes.
     """
     column, labels = None, None
-    if (path / "labels.csv").is_file():
+    if by_folder and (path / "labels.csv").is_file():
         column, table = read_labels(path / "labels.csv")
         files, labels = tuple(table), tuple(table.values())
         _check_present(path / "labels.csv", files)
