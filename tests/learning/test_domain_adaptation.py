@@ -27,6 +27,8 @@ from apercu.learning.recipes.domain_adaptation import (
 from apercu.learning.settings import LearningSettings
 from apercu.learning.train import prepare_training
 
+from .conftest import PLANTED
+
 MakeStep = Callable[..., TrainingStep]
 
 
@@ -95,7 +97,7 @@ def test_what_hides_rotations_is_refused(
             build_network(), planted_task, [DomainAdaptation()], LearningSettings(turned=True)
         )
     network = planted_task.start.network
-    wide = replace(network, input=replace(network.input, size=(32, 64)))
+    wide = replace(network, input=network.input.model_copy(update={"size": (32, 64)}))
     start = type(planted_task.start)(wide)
     with pytest.raises(ConfigError, match="expected a network for square images"):
         DomainAdaptation().check_task(replace(planted_task, start=start))

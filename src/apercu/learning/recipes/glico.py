@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +100,11 @@ class Glico(Recipe):
             space = LatentSpace(task, self).to(task.device)
         labels = task.targets.argmax(1)
         networks = [*space.generator.parameters(), *space.judge.parameters()]
-        optimiser = torch.optim.Adam(
-            [{"params": networks}, {"params": [space.codes], "lr": 10 * self.rate}], lr=self.rate
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": networks},
+            {"params": [space.codes], "lr": 10 * self.rate},
+        ]
+        optimiser = torch.optim.Adam(groups, lr=self.rate)
         done = self._load(phase, space, optimiser)
 
         def make_state() -> dict[str, object]:
@@ -119,7 +121,7 @@ class Glico(Recipe):
             images = stack_images(task.images, rows).to(task.device)
             terms = self.compute_losses_of(space, images, rows, labels, draws)
             optimiser.zero_grad()
-            torch.stack([values.mean() for values in terms.values()]).sum().backward()
+            torch.autograd.backward(torch.stack([each.mean() for each in terms.values()]).sum())
             optimiser.step()
             phase.note(step + 1, self.steps, make_state)
         if done < self.steps:
@@ -230,7 +232,9 @@ class GeneratedImages:
         return image
 
 
-def interpolate_codes(codes: Codes, rows: Tensor, labels: Tensor, generator: Generator) -> Codes:
+def interpolate_codes(
+    codes: Codes, rows: Tensor, labels: Tensor, generator: Generator
+) -> Float[Tensor, "rows size"]:
     """Interpolate between each code and another one of its class, at a random fraction.
 
     Args:
