@@ -303,8 +303,8 @@ def _encode_by_method(classifier: Classifier, method: str | None) -> CaseEncoder
     if method == NO_REGION:
         return plain
     if method is None and not classifier.exposes_layers and classifier.differentiable:
-        explain = functools.partial(explain_deepest, plain)
-        return CaseEncoder(classifier, explain, DEEPEST, method=DEEPEST)
+        deepest = functools.partial(explain_deepest, plain)
+        return CaseEncoder(classifier, deepest, DEEPEST, method=DEEPEST)
     name = _choose_default_method(classifier) if method is None else method
     chosen = _parse_method(name)
     _try_method(chosen, classifier)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeGuard, TypeVar, final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -240,5 +240,5 @@ async def _read_json(request: Request) -> dict[str, Any]:
     return parse_json_body(request.headers.get("content-type", ""), body)
 
 
-def _is_index(value: object) -> bool:
+def _is_index(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

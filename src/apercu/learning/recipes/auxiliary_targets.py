@@ -170,7 +170,7 @@ def compute_features(
         network.compute_outputs(
             task.start.normalise(stack_images(task.images, rows).to(task.device))
         ).features.cpu()
-        for rows in order.split(PART)
+        for rows in torch.split(order, PART)
     ]
     network.train(is_training)
     return torch.cat(parts), task.targets[order].argmax(1)

@@ -47,7 +47,7 @@ class StaticAugmentation(Recipe):
         draw_views = RandomViews(smallest=self.smallest, stretch=1.2, whole=0.0, mirror=self.mirror)
         views = []
         for _ in range(self.copies):
-            for rows in torch.arange(len(task.images)).split(PART):
+            for rows in torch.split(torch.arange(len(task.images)), PART):
                 images = stack_images(task.images, rows)
                 if self.turned:
                     images = turn_randomly(images, generator)

@@ -116,7 +116,7 @@ class Regions(Pretext):
         size = (self.grid * height, self.grid * width)
         if size != images.shape[2:]:
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-        cells = images.unflatten(3, (self.grid, width)).unflatten(2, (self.grid, height))
+        cells = images.reshape(*images.shape[:2], self.grid, height, self.grid, width)
         return cells.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
     def draw_regions(self, count: int, generator: Generator) -> Bool[Tensor, "count cells"]:

@@ -96,7 +96,7 @@ class InverseHalftoneNetwork(nn.Module):
         self.up = nn.Conv2d(deep, 4 * width, 1)
         self.after = _PlainResidual(width)
         self.head = nn.Conv2d(width, 12, 3, padding=1)
-        for last in (self.head.weight, self.head.bias):
+        for last in self.head.parameters():
             nn.init.zeros_(last)  # an untrained network corrects nothing
 
     def forward(self, halftones: Tensor) -> Tensor:
@@ -116,9 +116,9 @@ class _PlainResidual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.bias)
         with torch.no_grad():
             self.second.weight.mul_(0.3)
+            self.second.get_parameter("bias").zero_()
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.second(F.relu(self.first(features)))
