@@ -284,7 +284,58 @@ def test_names_without_table_are_refused(tmp_path: Path) -> None:
         ServeSettings(tmp_path, cases=CaseSettings(index=tmp_path))
 
 
+# --- a classifier without a trained explainer ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card_worker(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageWorker:
+    """A worker that serves the folder of a classifier, with similar cases."""
+    among = "planted:size=32,images=9,classes=3,difficulty=0"
+    index = tmp_path_factory.mktemp("kept")
+    settings = ServeSettings(tiny_card.parent, cases=CaseSettings(among, index=index))
+    with prepare_cases(settings) as prepared:
+        setup = WorkerSetup(tiny_card.parent, cases=prepared.folders)
+        return ImageWorker(open_explainer(setup), setup.max_pixels)
+
+
+def test_a_classifier_is_explained_by_cam(serving, card_worker, tiny_card, png: bytes) -> None:
+    from apercu import methods
+
+    call = serving(worker=card_worker)
+    about = call("GET", "/page.json").json()
+    assert (about["name"], about["explainer"]) == (tiny_card.parent.name, "method")
+    assert about["method"] in ("cam", "grad_cam")
+    record = call.explain(png, format="array", target=["dots", "rings"], cases=2).json()
+    assert record["read_by"] == "classifier"
+    classifier = open_classifier(tiny_card)
+    image = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+    picture = torch.from_numpy(image).permute(2, 0, 1) / 255
+    images = classifier.prepare(picture)[None]
+    for answer in record["answers"]:
+        map = methods.get(about["method"])(classifier, images, answer["class"])[0].clamp(min=0)
+        expected = map / map.max() if map.max() > 0 else map
+        got = torch.tensor(answer["map"]["array"])
+        assert torch.allclose(got, expected, atol=1e-4)
+    assert len(record["cases"]["by_features"]) == 2
+
+
+def test_a_folder_that_is_no_classifier_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a run folder"):
+        open_explainer(WorkerSetup(tmp_path))
+    with pytest.raises(RunError, match="expected a run folder"):
+        open_explainer(WorkerSetup(tmp_path / "missing"))
+
+
 # --- the page ------------------------------------------------------------------------------------
+
+
+def wait_until(page: Any, is_true: Callable[[], bool]) -> None:
+    """Wait until something is true of the page, whose policy forbids to wait inside of it."""
+    for _ in range(400):
+        if is_true():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing happened on the page")
 
 
 def wait_for(page: Any, table: LabelTable, count: int) -> dict[str, str]:
@@ -316,10 +367,10 @@ def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -
     assert page.inner_text("#counted") == "1 of 6 images labelled in labels.csv."
     assert page.inner_text("#labelled") == "dots: written."
     page.keyboard.press("s")
-    page.wait_for_function("document.getElementById('counted').textContent.includes('passed')")
+    wait_until(page, lambda: "1 passed over" in page.inner_text("#counted"))
     wait_for(page, table, 1)
     page.keyboard.press("u")
-    page.wait_for_function("!document.getElementById('counted').textContent.includes('passed')")
+    wait_until(page, lambda: "passed over" not in page.inner_text("#counted"))
     wait_for(page, table, 1)
     page.keyboard.press("u")
     assert wait_for(page, table, 0) == {}
@@ -389,46 +440,4 @@ def test_the_cases_are_shown(visit, listen, case_worker, bring, png: bytes, tmp_
     loaded = (
         "() => [...document.querySelectorAll('#cases img')].every((one) => one.naturalWidth > 0)"
     )
-    page.wait_for_function(loaded)
-
-
-# --- a classifier without a trained explainer ----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def card_worker(tiny_card: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageWorker:
-    """A worker that serves the folder of a classifier, with similar cases."""
-    among = "planted:size=32,images=9,classes=3,difficulty=0"
-    index = tmp_path_factory.mktemp("kept")
-    settings = ServeSettings(tiny_card.parent, cases=CaseSettings(among, index=index))
-    with prepare_cases(settings) as prepared:
-        setup = WorkerSetup(tiny_card.parent, cases=prepared.folders)
-        return ImageWorker(open_explainer(setup), setup.max_pixels)
-
-
-def test_a_classifier_is_explained_by_cam(serving, card_worker, tiny_card, png: bytes) -> None:
-    from apercu import methods
-
-    call = serving(worker=card_worker)
-    about = call("GET", "/page.json").json()
-    assert (about["name"], about["explainer"]) == (tiny_card.parent.name, "method")
-    assert about["method"] in ("cam", "grad_cam")
-    record = call.explain(png, format="array", target=["dots", "rings"], cases=2).json()
-    assert record["read_by"] == "classifier"
-    classifier = open_classifier(tiny_card)
-    image = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
-    picture = torch.from_numpy(image).permute(2, 0, 1) / 255
-    images = classifier.prepare(picture)[None]
-    for answer in record["answers"]:
-        map = methods.get(about["method"])(classifier, images, answer["class"])[0].clamp(min=0)
-        expected = map / map.max() if map.max() > 0 else map
-        got = torch.tensor(answer["map"]["array"])
-        assert torch.allclose(got, expected, atol=1e-4)
-    assert len(record["cases"]["by_features"]) == 2
-
-
-def test_a_folder_that_is_no_classifier_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="expected a run folder"):
-        open_explainer(WorkerSetup(tmp_path))
-    with pytest.raises(RunError, match="expected a run folder"):
-        open_explainer(WorkerSetup(tmp_path / "missing"))
+    wait_until(page, lambda: page.evaluate(loaded))

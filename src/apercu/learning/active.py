@@ -133,7 +133,7 @@ class LabelChooser:
         rows = torch.tensor([row for row in range(len(self.index)) if row not in left_out])
         if not len(rows):
             raise ImagesError(
-                f"{self.index.source.name}: all {len(self.index)} images are labelled"
+                f"{self.index.source.name}: all {len(self.index)} images have labels; add further ones"
             )
         if self.probabilities is None and by != "centre":
             raise ConfigError(
