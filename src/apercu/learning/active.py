@@ -132,9 +132,8 @@ class LabelChooser:
         left_out = have.union(skipped)
         rows = torch.tensor([row for row in range(len(self.index)) if row not in left_out])
         if not len(rows):
-            raise ImagesError(
-                f"{self.index.source.name}: all {len(self.index)} images have labels; add further ones"
-            )
+            name = self.index.source.name
+            raise ImagesError(f"{name}: all {len(self.index)} images have labels; add further ones")
         if self.probabilities is None and by != "centre":
             raise ConfigError(
                 f"by: the network knows no classes, so {by} cannot be measured; use centre"
