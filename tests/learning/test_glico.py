@@ -89,6 +89,7 @@ def test_codes_give_their_images_and_new_ones_of_the_class(few: Task) -> None:
 def test_the_class_loss_makes_interpolated_images_recognised(few: Task) -> None:
     rows, labels = torch.arange(12), few.targets.argmax(1)
     space = SMALL.optimise_space(few).requires_grad_(True).train()
+    space.zero_grad()  # what the last step left
     draws = torch.Generator().manual_seed(0)
     terms = SMALL.compute_losses_of(space, few.images, rows, labels, draws)
     assert set(terms) == {"images", "judge", "classes"}

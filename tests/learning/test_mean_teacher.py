@@ -87,7 +87,8 @@ def test_clusters_are_of_the_nearest_with_the_same_class() -> None:
     features = torch.tensor([[0.0], [1.0], [2.5], [0.5], [9.0]], requires_grad=True)
     classes = torch.tensor([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0]]).bool()
     values = pull_neighbours(features, classes, 4, 1)  # the last image is labelled
-    pairs = [float((features[i] - features[j]) ** 2) for i in range(4) for j in range(5) if i != j]
+    flat = features.detach()[:, 0].tolist()
+    pairs = [(flat[i] - flat[j]) ** 2 for i in range(4) for j in range(5) if i != j]
     scale = sum(pairs) / len(pairs)
     nearest = [1.0, 1.0, 1.5**2]  # 0 - 1, 1 - 0, 2.5 - 1; 0.5 is nearer but of the other class
     expected = [d / scale * torch.tensor(-d / scale).exp().item() for d in nearest]
