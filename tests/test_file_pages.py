@@ -25,6 +25,7 @@ from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import _LINES
 from apercu.images.planted import Planted
+from apercu.learning.settings import LEARNING
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.plan import StressSettings
 from apercu.training.record import TrainingContext
@@ -73,6 +74,7 @@ def test_the_settings_of_an_attack_and_the_presets_are_complete() -> None:
         "`train mask`": list(MASK_PRESETS.presets),
         "`train counterpart`": list(COUNTERPART_PRESETS.presets),
         "`train latent`": list(LATENT_PRESETS.presets),
+        "`train classifier`": list(LEARNING.presets),
         "`stress train`": list(DEFENCES.presets),
     }
 
@@ -184,7 +186,7 @@ def test_the_keys_of_detection_and_features_are_those_that_are_written() -> None
     assert read_keys("stress", "### A row of a detection") == gather(*content["rows"])
     content = read(GOLDEN / "features" / "features.json")
     named = read_keys("stress", "## Features: `features.json`")
-    assert named == {*content, *gather(*content["rows"])}
+    assert named == {*content, *gather(*content["rows"]), "joined"}  # newer, see `--join`
     assert read_keys("stress", "### A point of a curve") == gather(*content["rows"])
     facts = read(GOLDEN / "defended" / "facts.json")
     named = read_keys("stress", "## A defended classifier: `facts.json`")
