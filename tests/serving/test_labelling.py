@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,9 @@ def test_a_folder_that_is_no_classifier_is_no_run(tmp_path: Path) -> None:
 # --- the page ------------------------------------------------------------------------------------
 
 
+ONE_LABELLED = "1 of 6 images labelled in labels.csv."
+
+
 def wait_until(page: Any, is_true: Callable[[], bool]) -> None:
     """Wait until something is true of the page, whose policy forbids to wait inside of it."""
     for _ in range(400):
@@ -336,6 +340,11 @@ def wait_until(page: Any, is_true: Callable[[], bool]) -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError("nothing happened on the page")
+
+
+def has_text(page: Any, beginning: str) -> bool:
+    """Whether the count of the page begins with a text."""
+    return bool(page.inner_text("#counted").startswith(beginning))
 
 
 def wait_for(page: Any, table: LabelTable, count: int) -> dict[str, str]:
@@ -364,8 +373,8 @@ def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -
     labels = wait_for(page, table, 1)
     assert list(labels.values()) == ["dots"]
     assert next(iter(labels)) in first
-    assert page.inner_text("#counted") == "1 of 6 images labelled in labels.csv."
-    assert page.inner_text("#labelled") == "dots: written."
+    wait_until(page, lambda: page.inner_text("#labelled") == "dots: written.")
+    wait_until(page, lambda: page.inner_text("#counted") == ONE_LABELLED)
     page.keyboard.press("s")
     wait_until(page, lambda: "1 passed over" in page.inner_text("#counted"))
     wait_for(page, table, 1)
@@ -374,7 +383,7 @@ def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -
     wait_for(page, table, 1)
     page.keyboard.press("u")
     assert wait_for(page, table, 0) == {}
-    assert page.inner_text("#task") == first
+    wait_until(page, lambda: page.inner_text("#task") == first)
     page.uncheck("#keys")
     page.keyboard.press("1")
     page.wait_for_timeout(200)
@@ -382,9 +391,11 @@ def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -
     page.click("#answers button >> nth=2")
     assert list(wait_for(page, table, 1).values()) == ["rings"]
     for count in range(2, 7):
+        labelled = f"{count - 1} of 6"
+        wait_until(page, partial(has_text, page, labelled))
         page.click("#answers button >> nth=0")
         wait_for(page, table, count)
-    assert page.inner_text("#task").startswith("All images are labelled or passed over.")
+    wait_until(page, lambda: page.inner_text("#task").startswith("All images are labelled or"))
     assert page.is_hidden("#views canvas >> nth=0")
 
 
