@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, Device, DeviceOption, OutOption, TrustOption
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    ExplainedOption,
+    IndexOption,
+    OutOption,
+    TrustOption,
+)
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
 
@@ -59,17 +67,8 @@ def label(
         str | None,
         typer.Option(metavar="DIR", help="Further images that are labelled, in another folder."),
     ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="The explained classifier, for a RUN without it."),
-    ] = None,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where the features are kept; the folder index of --out if left out.",
-        ),
-    ] = None,
+    classifier: ExplainedOption = None,
+    index: IndexOption = None,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,

@@ -135,3 +135,13 @@ BatchOption: TypeAlias = Annotated[
 ResumeOption: TypeAlias = Annotated[
     bool, typer.Option("--resume", help="Continue a training that was begun.")
 ]
+ExplainedOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="The explained classifier, for a RUN without it."),
+]
+IndexOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where the features are kept; the folder index of --out if left out."
+    ),
+]

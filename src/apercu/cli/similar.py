@@ -12,6 +12,8 @@ from apercu.cli.options import (
     DebugOption,
     Device,
     DeviceOption,
+    ExplainedOption,
+    IndexOption,
     OutOption,
     TrustOption,
 )
@@ -49,17 +51,8 @@ def similar(
             "for whole images only. By default cam, or grad_cam where cam is not possible.",
         ),
     ] = None,
-    classifier: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="The explained classifier, for a RUN without it."),
-    ] = None,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where the features are kept; the folder index of --out if left out.",
-        ),
-    ] = None,
+    classifier: ExplainedOption = None,
+    index: IndexOption = None,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,
