@@ -92,7 +92,7 @@ def test_the_page_leads_to_a_calibrated_classifier_in_use(apercu: Callable, here
     ("rows", "options", "message"),
     [
         (["0.png,a", "1.png,a", "2.png,a"], [], "all labels are a"),
-        ([f"{n}.png,a" for n in range(9)] + ["9.png,b"], [], "class b has 1 images"),
+        ([f"{n}.png,a" for n in range(9)] + ["9.png,b"], [], "class b has 1 image, "),
         (["x.png,a", "y.png,b"], [], "no label belongs to an image"),
         (["0.png,a", "1.png,b"], [], "expected at least 3"),
         (["0.png,a", "1.png,b"], ["--group", "patient"], "expected a column patient"),

@@ -123,7 +123,7 @@ def test_groups_stay_together() -> None:
     ("labels", "groups", "message"),
     [
         ([0, 0, 0, 0], None, "all labels are a"),
-        ([0, 0, 0, 1], None, "class b has 1 images, expected at least 3"),
+        ([0, 0, 0, 1], None, "class b has 1 image, expected at least 3"),
         ([0, 0, 0, 1, 1, 1], ["x", "y", "z", "x", "x", "y"], "class b has 2 groups"),
     ],
 )

@@ -163,8 +163,9 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             if value
         }
         if len(members) < fewest:
+            counted = unit.removesuffix("s") if len(members) == 1 else unit
             raise ImagesError(
-                f"{name}: the class {class_name} has {len(members)} {unit}, expected at least "
+                f"{name}: the class {class_name} has {len(members)} {counted}, expected at least "
                 f"{fewest}, as each part needs one; label more of them, or leave the class out"
             )
         if images.decision is EACH_CLASS and float(present[index]) == len(images):
