@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from timing import Call, Rounds, by_turns, ratio, shown
 
-from apercu.robustness.filters import FloydSteinberg
+from apercu.filters import FloydSteinberg
 
 SIZE, LIMIT = 224, 0.60
 

@@ -35,7 +35,7 @@ PACKAGES = {
     "apercu.evaluation": "Comparisons of explainers, and their results.",
     "apercu.robustness": "Attacks, filters, defences and detection, one function each.",
     "apercu.robustness.attacks": "Attacks on a classifier or on a map.",
-    "apercu.robustness.filters": "Filters in front of a classifier.",
+    "apercu.filters": "Filters in front of a classifier.",
     "apercu.robustness.defences": "Losses that train a classifier against attacks.",
     "apercu.robustness.detection": "Features and detectors of attacked images.",
     "apercu.pretraining": "Learning from images without labels, and from few labels.",
@@ -304,13 +304,13 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
 
 def list_typed_settings() -> dict[str, tuple[str, Mapping[str, type]]]:
     """Return what is typed as `name:key=value`, by title: where, and the classes by name."""
+    from apercu.filters import FILTERS
     from apercu.images.planted import Planted
     from apercu.learning.recipes.registry import RECIPES
     from apercu.methods.registry import METHODS
     from apercu.pretraining.heads import HEADS
     from apercu.robustness.attacks import ATTACKS
     from apercu.robustness.detection.detectors import DETECTORS
-    from apercu.robustness.filters import FILTERS
 
     return {
         "Methods": ("apercu compare --methods", METHODS),

@@ -19,9 +19,9 @@ from apercu.devices import choose_device
 from apercu.errors import ClassifierError, ConfigError
 from apercu.explainers.kind import find_kind
 from apercu.explainers.train import build_network
+from apercu.filters import FILTERS
 from apercu.images import Planted
 from apercu.robustness.attacks import ATTACKS
-from apercu.robustness.filters import FILTERS
 from apercu.robustness.objectives import Untargeted
 from apercu.training.trainer import Hardware, Trainer
 

@@ -18,12 +18,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from apercu.filters import FloydSteinberg
+from apercu.filters.gaussian import blur
+from apercu.filters.inverse_halftone import BLUR, WEIGHTS, InverseHalftoneNetwork
 from apercu.images import batches, open_images
 from apercu.images.resizing import resize_picture
 from apercu.io import write_file
-from apercu.robustness.filters import FloydSteinberg
-from apercu.robustness.filters.gaussian import blur
-from apercu.robustness.filters.inverse_halftone import BLUR, WEIGHTS, InverseHalftoneNetwork
 
 SIDE, CROP = 224, 64
 STEPS, BATCH, RATE = 2000, 16, 2e-3

@@ -16,6 +16,7 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_modul
 from apercu.classifiers.decisions import EACH_CLASS
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError
+from apercu.filters import BitDepth, FloydSteinberg
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.defences import (
     Adversarial,
@@ -28,7 +29,6 @@ from apercu.robustness.defences import (
 )
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.defences.training import DEGENERATE, DefenceTraining, train_defence
-from apercu.robustness.filters import BitDepth, FloydSteinberg
 from apercu.robustness.objectives import Untargeted
 from apercu.training.module import DegeneracyMonitor
 from apercu.training.trainer import Hardware, Trainer

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
 
-from apercu.robustness.filters import (
+from apercu.filters import (
     BitDepth,
     Gaussian,
     Jpeg,
@@ -18,7 +18,7 @@ from apercu.robustness.filters import (
     TotalVariation,
     jpeg,
 )
-from apercu.robustness.filters.base import round_softly
+from apercu.filters.base import round_softly
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from apercu import open_classifier, open_images
 from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ConfigError, ImagesError
 from apercu.explainers.run_folder import load_explainer
+from apercu.filters import BitDepth, Jpeg
 from apercu.methods import Cam
 from apercu.robustness.attacks import Fgsm
 from apercu.robustness.detection import (
@@ -34,7 +35,6 @@ from apercu.robustness.detection.calibration import (
     cross_validated_scores,
 )
 from apercu.robustness.detection.features import FeatureExtractor, parse_extractors
-from apercu.robustness.filters import BitDepth, Jpeg
 
 TRAINING = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
 EVERY: tuple[Detector, ...] = (Autoencoder(steps=200), OneClassSvm(), Mahalanobis())

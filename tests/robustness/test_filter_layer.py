@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters import FILTERS, FilterLayer, Jpeg
+from apercu.filters import FILTERS, FilterLayer, Jpeg
 
 every_filter = pytest.mark.parametrize("name", FILTERS)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from apercu import filters
 from apercu.errors import ConfigError
-from apercu.robustness import filters
-from apercu.robustness.filters import FILTERS, Filter
+from apercu.filters import FILTERS, Filter
 
 every_filter = pytest.mark.parametrize("name", FILTERS)
 

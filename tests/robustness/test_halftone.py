@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from apercu.errors import ConfigError
-from apercu.robustness.filters import (
+from apercu.filters import (
     Atkinson,
     Bayer,
     BlueNoise,
@@ -18,9 +18,9 @@ from apercu.robustness.filters import (
     JarvisJudiceNinke,
     error_diffusion,
 )
-from apercu.robustness.filters.blue_noise import SIZE, compute_blue_noise_ranks
-from apercu.robustness.filters.error_diffusion import FEW_PLANES, diffuse_error
-from apercu.robustness.filters.ordered import compute_bayer_ranks
+from apercu.filters.blue_noise import SIZE, compute_blue_noise_ranks
+from apercu.filters.error_diffusion import FEW_PLANES, diffuse_error
+from apercu.filters.ordered import compute_bayer_ranks
 
 SHARES: dict[type[ErrorDiffusion], tuple[int, dict[tuple[int, int], int]]] = {
     FloydSteinberg: (16, {(0, 1): 7, (1, -1): 3, (1, 0): 5, (1, 1): 1}),

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from apercu.robustness.filters import FilterLayer, FloydSteinberg, InverseHalftone
-from apercu.robustness.filters import inverse_halftone as module
-from apercu.robustness.filters.gaussian import blur
-from apercu.robustness.filters.inverse_halftone import (
+from apercu.filters import FilterLayer, FloydSteinberg, InverseHalftone
+from apercu.filters import inverse_halftone as module
+from apercu.filters.gaussian import blur
+from apercu.filters.inverse_halftone import (
     BLUR,
     WEIGHTS,
     InverseHalftoneNetwork,

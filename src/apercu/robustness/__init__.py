@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apercu.filters import Filter as Filter
+    from apercu.filters import FilterLayer as FilterLayer
     from apercu.robustness.attacks import Attack as Attack
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
     from apercu.robustness.defences.training import train_defence as train_defence
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from apercu.robustness.detection.benchmark import detect_attacks as detect_attacks
     from apercu.robustness.detection.features import parse_detectors as parse_detectors
     from apercu.robustness.detection.features import parse_extractors as parse_extractors
-    from apercu.robustness.filters import Filter as Filter
-    from apercu.robustness.filters import FilterLayer as FilterLayer
     from apercu.robustness.jobs import expand_budgets as expand_budgets
     from apercu.robustness.plan import StressPlan as StressPlan
     from apercu.robustness.plan import parse_attack as parse_attack

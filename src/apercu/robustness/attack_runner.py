@@ -12,9 +12,9 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import DecidedLogits
 from apercu.errors import ConfigError
 from apercu.explainers.base import TrainedExplainer
+from apercu.filters import BpdaMode, Filter, FilterLayer
 from apercu.robustness.attacks.base import QueryCountingAttack, QueryCounts, compute_gradients
 from apercu.robustness.curves import compute_norms
-from apercu.robustness.filters import BpdaMode, Filter, FilterLayer
 from apercu.robustness.jobs import Job
 from apercu.robustness.objectives import (
     AttackObjective,

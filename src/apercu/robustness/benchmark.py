@@ -15,12 +15,12 @@ from apercu.errors import ConfigError
 from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.filters import Filter
 from apercu.images import ImageSource
 from apercu.progress import ignore_progress
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
 from apercu.robustness.attacks import Attack
 from apercu.robustness.curves import compute_norms, overlap_of_strongest
-from apercu.robustness.filters import Filter
 from apercu.robustness.jobs import (
     AttackResult,
     Job,

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
+from apercu.filters import Filter
+from apercu.filters.base import ADDED_LATER
 from apercu.io import write_file
 from apercu.robustness.attacks import Attack
-from apercu.robustness.filters import Filter
-from apercu.robustness.filters.base import ADDED_LATER
 from apercu.robustness.plan import NONE, ObjectiveName, StressPlan, find_objective_name
 
 KNOWLEDGE = {
@@ -254,7 +254,7 @@ class ResultCache:
 def format_cache_key(value: object) -> str:
     """Format a frozen value as it prints, without settings that were added later.
 
-    Such settings (see `apercu.robustness.filters.base.ADDED_LATER`) are left out where they have
+    Such settings (see `apercu.filters.base.ADDED_LATER`) are left out where they have
     their default, so that results from before stay valid. The `digest` of a filter with weights is
     added, because other weights give other results.
     """

@@ -11,9 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from apercu.classifiers import Classifier
 from apercu.classifiers.trust import check_spec_of_file
 from apercu.errors import ClassifierError, ConfigError
+from apercu.filters import FILTERS, Filter
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
-from apercu.robustness.filters import FILTERS, Filter
 from apercu.training.config import ConfigPresets
 
 NONE = "none"

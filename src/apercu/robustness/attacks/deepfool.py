@@ -10,8 +10,8 @@ from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
 from apercu.errors import ConfigError
+from apercu.filters.checks import check_count, check_not_negative
 from apercu.robustness.attacks.base import Access, Attack, check_gradients
-from apercu.robustness.checks import check_count, check_not_negative
 from apercu.robustness.objectives import AttackObjective, Untargeted
 from apercu.types import Images
 

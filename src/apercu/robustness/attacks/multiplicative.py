@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 
 from apercu.errors import ConfigError
+from apercu.filters.checks import check_count, check_pace
 from apercu.robustness.attacks.base import (
     Access,
     Attack,
@@ -17,7 +18,6 @@ from apercu.robustness.attacks.base import (
     compute_gradients,
     compute_lengths,
 )
-from apercu.robustness.checks import check_count, check_pace
 from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
+from apercu.filters.checks import check_budget, check_count, check_pace, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
     Access,
@@ -18,7 +19,6 @@ from apercu.robustness.attacks.base import (
     compute_gradients,
     compute_lengths,
 )
-from apercu.robustness.checks import check_budget, check_count, check_pace, check_whole
 from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
 

@@ -8,9 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
+from apercu.filters.checks import check_count, check_fraction, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import Access, QueryCountingAttack, QueryCounts
-from apercu.robustness.checks import check_count, check_fraction, check_whole
 from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.types import Images
 

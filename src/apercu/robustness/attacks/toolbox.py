@@ -13,9 +13,9 @@ from torch import nn
 from apercu.classifiers.decisions import find_decision
 from apercu.errors import ConfigError
 from apercu.extras import require_extra
+from apercu.filters.checks import check_budget, check_count, check_not_negative, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import Access, Attack, Norm, check_gradients
-from apercu.robustness.checks import check_budget, check_count, check_not_negative, check_whole
 from apercu.robustness.objectives import AttackObjective, LogitsFn, Targeted, Untargeted
 from apercu.types import Images, Logits
 

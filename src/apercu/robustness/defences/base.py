@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apercu.classifiers.decisions import ONE_CLASS, DecidedLogits, Decision, find_decision
 from apercu.errors import ConfigError
-from apercu.robustness.filters import FilterLayer
+from apercu.filters import FilterLayer
 from apercu.robustness.objectives import LogitsFn
 from apercu.robustness.plan import NONE, find_objective_name, parse_attack, parse_filter
 from apercu.types import Images, Logits, Scores, Targets

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from torch import Generator, nn
 
+from apercu.filters.checks import check_count, check_positive, check_whole
 from apercu.option_strings import MAX_SEED
-from apercu.robustness.checks import check_count, check_positive, check_whole
 from apercu.robustness.detection.detectors.base import AnomalyScore, Detector, Features
 from apercu.types import Scores
 

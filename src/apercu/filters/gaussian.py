@@ -9,8 +9,8 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from apercu.robustness.checks import check_between
-from apercu.robustness.filters.base import Filter, pad_border
+from apercu.filters.base import Filter, pad_border
+from apercu.filters.checks import check_between
 from apercu.types import Images
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from apercu.robustness.filters.base import BpdaMode, Filter, FilterLayer
-from apercu.robustness.filters.bit_depth import BitDepth
-from apercu.robustness.filters.blue_noise import BlueNoise
-from apercu.robustness.filters.error_diffusion import (
+from apercu.filters.base import BpdaMode, Filter, FilterLayer
+from apercu.filters.bit_depth import BitDepth
+from apercu.filters.blue_noise import BlueNoise
+from apercu.filters.error_diffusion import (
     Atkinson,
     ErrorDiffusion,
     FloydSteinberg,
     JarvisJudiceNinke,
 )
-from apercu.robustness.filters.gaussian import Gaussian
-from apercu.robustness.filters.inverse_halftone import InverseHalftone
-from apercu.robustness.filters.jpeg import Jpeg
-from apercu.robustness.filters.low_resolution import LowResolution
-from apercu.robustness.filters.median import Median
-from apercu.robustness.filters.non_local_means import NonLocalMeans
-from apercu.robustness.filters.ordered import Bayer
-from apercu.robustness.filters.total_variation import TotalVariation
+from apercu.filters.gaussian import Gaussian
+from apercu.filters.inverse_halftone import InverseHalftone
+from apercu.filters.jpeg import Jpeg
+from apercu.filters.low_resolution import LowResolution
+from apercu.filters.median import Median
+from apercu.filters.non_local_means import NonLocalMeans
+from apercu.filters.ordered import Bayer
+from apercu.filters.total_variation import TotalVariation
 
 FILTERS: dict[str, type[Filter]] = {
     "floyd_steinberg": FloydSteinberg,

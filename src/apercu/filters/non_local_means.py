@@ -8,8 +8,8 @@ from typing import final
 
 import torch
 
-from apercu.robustness.checks import check_between, check_width
-from apercu.robustness.filters.base import Filter, average_windows, pad_border
+from apercu.filters.base import Filter, average_windows, pad_border
+from apercu.filters.checks import check_between, check_width
 from apercu.types import Images
 
 

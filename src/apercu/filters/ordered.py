@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.errors import ConfigError
-from apercu.robustness.checks import check_choice, check_whole
-from apercu.robustness.filters.base import (
+from apercu.filters.base import (
     ADDED_LATER,
     Channels,
     Filter,
     convert_to_grey,
     round_softly,
 )
+from apercu.filters.checks import check_choice, check_whole
 from apercu.types import Images
 
 SIZES = (2, 4, 8, 16)

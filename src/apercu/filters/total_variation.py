@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from apercu.robustness.checks import check_positive, check_whole
-from apercu.robustness.filters.base import Filter
+from apercu.filters.base import Filter
+from apercu.filters.checks import check_positive, check_whole
 from apercu.types import Images
 
 Dual: TypeAlias = Float[Tensor, "2 batch channels height width"]

@@ -21,15 +21,15 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.extras import is_installed, require_extra
-from apercu.robustness.checks import check_choice, check_whole
-from apercu.robustness.filters.base import (
+from apercu.filters.base import (
     Channels,
     Filter,
     convert_bytes_to_grey,
     convert_to_grey,
     to_bytes,
 )
-from apercu.robustness.filters.gaussian import blur
+from apercu.filters.checks import check_choice, check_whole
+from apercu.filters.gaussian import blur
 from apercu.types import Images
 
 LANES = 32

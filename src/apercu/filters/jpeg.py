@@ -14,8 +14,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from apercu.robustness.checks import check_whole
-from apercu.robustness.filters.base import Filter, from_bytes, round_softly, to_bytes
+from apercu.filters.base import Filter, from_bytes, round_softly, to_bytes
+from apercu.filters.checks import check_whole
 from apercu.types import Images
 
 

@@ -7,8 +7,8 @@ from typing import final
 
 import torch.nn.functional as F
 
-from apercu.robustness.checks import check_whole
-from apercu.robustness.filters.base import Filter
+from apercu.filters.base import Filter
+from apercu.filters.checks import check_whole
 from apercu.types import Images
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.network import load_weights
-from apercu.robustness.checks import check_fraction
-from apercu.robustness.filters.base import Filter
-from apercu.robustness.filters.error_diffusion import FloydSteinberg
-from apercu.robustness.filters.gaussian import blur
+from apercu.filters.base import Filter
+from apercu.filters.checks import check_fraction
+from apercu.filters.error_diffusion import FloydSteinberg
+from apercu.filters.gaussian import blur
 from apercu.types import Images
 
 WEIGHTS = Path(__file__).parents[2] / "ready" / "inverse_halftone.safetensors"

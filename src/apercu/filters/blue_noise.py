@@ -9,9 +9,9 @@ from typing import final, get_args
 import numpy as np
 import torch
 
-from apercu.robustness.checks import check_choice, check_whole
-from apercu.robustness.filters.base import ADDED_LATER, Channels, Filter
-from apercu.robustness.filters.ordered import Ranks, dither, dither_softly, select_planes
+from apercu.filters.base import ADDED_LATER, Channels, Filter
+from apercu.filters.checks import check_choice, check_whole
+from apercu.filters.ordered import Ranks, dither, dither_softly, select_planes
 from apercu.types import Images
 
 SIZE, SIGMA = 64, 1.5

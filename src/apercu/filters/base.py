@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from apercu.errors import ConfigError
-from apercu.robustness.checks import check_choice
+from apercu.filters.checks import check_choice
 from apercu.types import Images
 
 Channels: TypeAlias = Literal["each", "grey"]

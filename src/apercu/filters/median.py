@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from apercu.robustness.checks import check_width
-from apercu.robustness.filters.base import Filter, average_windows, extract_windows, pad_border
+from apercu.filters.base import Filter, average_windows, extract_windows, pad_border
+from apercu.filters.checks import check_width
 from apercu.types import Images
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from apercu.robustness.checks import check_whole
-from apercu.robustness.filters.base import Filter, round_softly
+from apercu.filters.base import Filter, round_softly
+from apercu.filters.checks import check_whole
 from apercu.types import Images
 
 
