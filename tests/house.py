@@ -18,7 +18,16 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 FAMILIES = frozenset(
     {
-        *("attacks", "defences", "detectors", "filters", "formats", "heads", "methods"),
+        *(
+            "attacks",
+            "backdoors",
+            "defences",
+            "detectors",
+            "filters",
+            "formats",
+            "heads",
+            "methods",
+        ),
         *("metrics", "objectives", "pretexts", "recipes", "sources"),
     }
 )

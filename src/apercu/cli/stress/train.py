@@ -38,6 +38,16 @@ def train(
     ] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,
+    poison: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIGGER",
+            help="Plant a backdoor, as a test bed: badnets, or dct:targets=0/3/7 …",
+        ),
+    ] = None,
+    poison_share: Annotated[
+        float, typer.Option(metavar="FRACTION", help="Fraction of the images that --poison marks.")
+    ] = 0.1,
     resume: ResumeOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
@@ -51,17 +61,22 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
+    from apercu.filters import NONE
     from apercu.images import check_images, open_images
+    from apercu.robustness.backdoors.poisoning import PoisonedImages, parse_trigger
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.training import train_defence
-    from apercu.robustness.plan import NONE
     from apercu.training.record import find_settings
     from apercu.training.trainer import Hardware, Trainer
 
     settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
     check_images(images)
+    trigger = None if poison is None else parse_trigger(poison)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
+    if poison is not None and trigger is not None:
+        trigger.check_classifier(opened)
+        source = PoisonedImages(source, poison, opened.size, poison_share, seed)
     hardware = Hardware(device.resolve())
     interruptible = on_interrupt(
         f"{out} keeps what was done; continue with the same command and --resume"

@@ -17,16 +17,17 @@ from torch.utils.data import DataLoader
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import DecidedLogits
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError, ImagesError
 from apercu.io import write_file
+from apercu.robustness.backdoors.poisoning import PoisonedImages
 from apercu.robustness.defences.base import DefenceBatch
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.data import LabelTarget, TrainingImages, split_held_out
 from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
+from apercu.weights import digest_module
 
 FACTS = "facts.json"
 FEWEST_JUDGED = 8
@@ -174,7 +175,8 @@ def train_defence(
 
     Args:
         settings: the defence and the schedule.
-        trainer: the classifier, the images and the run folder.
+        trainer: the classifier, the images and the run folder; of `PoisonedImages` the folder
+            also keeps which were poisoned.
         resume: whether to continue a training that was begun in the folder.
 
     Returns:
@@ -212,6 +214,8 @@ def train_defence(
         defended = Classifier(replace(undefended, forward=network, digest=digest))
         if trainer.is_main_process:
             save_classifier(defended, trainer.run)
+            if isinstance(trainer.source, PoisonedImages):
+                trainer.source.record.save(trainer.run)
             write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
     return defended, facts
 
