@@ -17,8 +17,8 @@ SOURCE = Path(apercu.__file__).parent
 LAYERS = (
     ("errors", "log", "progress", "types"),
     ("devices", "extras", "io", "maps", "option_strings"),
-    ("run_record", "render", "statistics", "own_code"),
-    ("images", "pages"),
+    ("run_record", "render", "statistics", "own_code", "weights"),
+    ("images", "pages", "filters"),
     ("classifiers", "removal"),
     ("networks", "metrics"),
     ("training",),

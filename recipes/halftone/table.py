@@ -24,10 +24,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu import Classifier, open_classifier, open_images
 from apercu.classifiers.decisions import DecidedLogits
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.evaluation.sample import draw_sample
-from apercu.filters import Filter
+from apercu.filters import Filter, parse_filter
 from apercu.images import batches
 from apercu.io import write_file
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn
@@ -35,8 +34,8 @@ from apercu.robustness.attacks.signed import Pgd
 from apercu.robustness.defences import DefenceBatch, Hybrid
 from apercu.robustness.defences.training import freeze_batchnorm
 from apercu.robustness.jobs import Job
-from apercu.robustness.plan import parse_filter
 from apercu.training.augment import RandomViews
+from apercu.weights import digest_module
 
 CLASSIFIER = "ready:efficientnet_lite0"
 FILTERS = (

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
-from apercu.classifiers.fingerprint import digest_module
 from apercu.io import digest_file
+from apercu.weights import digest_module
 
 
 def _module(seed: int = 0) -> nn.Module:

@@ -24,7 +24,6 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
-from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.errors import (
     ClassifierError,
     MissingExtraError,
@@ -33,6 +32,7 @@ from apercu.errors import (
     UntrustedError,
 )
 from apercu.log import redirect_warnings
+from apercu.weights import FORMER_FACTORIES
 
 SIZE = (6, 5)
 FACTORY = """

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from apercu.errors import ConfigError
+from apercu.filters import parse_filter
 from apercu.robustness.attacks import Attack, Fgsm, IFgsm, Multiplicative, Pgd
 from apercu.robustness.attacks.base import compute_gradients
 from apercu.robustness.objectives import (
@@ -14,7 +15,7 @@ from apercu.robustness.objectives import (
     Untargeted,
     negative_margin,
 )
-from apercu.robustness.plan import find_objective_name, parse_attack, parse_filter
+from apercu.robustness.plan import find_objective_name, parse_attack
 
 IMAGES = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.zeros(2).long()

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from apercu.filters import NONE
 from apercu.pages import Finding
 from apercu.robustness.detection.benchmark import DetectionRow, DetectionRows
 from apercu.robustness.jobs import AttackResult, Job, choose_job_to_draw
-from apercu.robustness.plan import NONE, parse_attack
+from apercu.robustness.plan import parse_attack
 from apercu.robustness.report import write_finding
 from apercu.robustness.results import StressResults, StressRow, format_warning, summarise
 from apercu.statistics import wilson_interval

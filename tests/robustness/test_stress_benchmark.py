@@ -10,13 +10,14 @@ import torch
 from apercu import open_classifier
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import load_explainer
+from apercu.filters import parse_filter
 from apercu.images import open_images
 from apercu.robustness.attacks import DeepFool
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.curves import compute_norms
 from apercu.robustness.jobs import Job, find_test_filters
 from apercu.robustness.objectives import MapDistance
-from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
+from apercu.robustness.plan import StressPlan, parse_attack
 
 PLANTED = "planted:size=32,images=6,classes=3"
 

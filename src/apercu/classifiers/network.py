@@ -1,22 +1,18 @@
-"""Networks behind a classifier: what their source says of them, their weights, their logits."""
+"""Networks behind a classifier: what their source says of them, and their logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError
-from apercu.io import is_file
 from apercu.types import Logits
 
 IN_MEMORY = "memory/"
@@ -144,55 +140,3 @@ class BlackBox:
     def to(self, device: torch.device) -> BlackBox:
         """Return itself: it stays on the CPU; its outputs follow the images."""
         return self
-
-
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy the weights of a safetensors file into a module, in the module's own precision.
-
-    Raises:
-        ClassifierError: the file is missing or has another format, or its tensors do not fit.
-    """
-    path = Path(path)
-    if not is_file(path):
-        raise ClassifierError(f"weights {path}: no such file")
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError, LookupError, ValueError) as error:
-        raise ClassifierError(
-            f"weights {path}: expected a safetensors file ({error}); "
-            "save the state_dict with safetensors.torch.save_file"
-        ) from None
-    check_finite(stored, path)
-    if problems := _find_problems(module.state_dict(), stored):
-        raise ClassifierError(f"weights {path}: {'; '.join(problems)}")
-    state = module.state_dict()  # with the versions of its layers, which safetensors files lack
-    state.update(stored)
-    module.load_state_dict(state, strict=False)
-
-
-def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ClassifierError if weights hold NaN or infinite numbers."""
-    numbers = {name: w.float() if w.element_size() == 1 else w for name, w in weights.items()}
-    bad = [name for name, tensor in numbers.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ClassifierError(
-            f"weights {path}: {len(bad)} tensors hold NaN or infinite numbers, such as {bad[0]}; "
-            "train the network again, or copy the file again"
-        )
-
-
-def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
-    """Return one clause per kind of difference between two sets of weights."""
-    missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
-    extra = [key for key in stored if key not in expected]
-    misshaped = [
-        f"{key} {tuple(stored[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in stored
-        if key in expected and stored[key].shape != expected[key].shape
-    ]
-    kinds = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
-    return [f"{len(keys)} {kind}: {_list_first(keys)}" for kind, keys in kinds if keys]
-
-
-def _list_first(words: Sequence[str], limit: int = 3) -> str:
-    return ", ".join(words[:limit]) + (", …" if len(words) > limit else "")

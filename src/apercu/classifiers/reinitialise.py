@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers.classifier import Classifier
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError
 from apercu.types import Images
+from apercu.weights import digest_module
 
 
 def copy_trainable(

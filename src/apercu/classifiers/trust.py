@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.errors import ClassifierError, UntrustedError
+from apercu.weights import FORMER_FACTORIES
 
 OWN_FACTORIES = frozenset(
     {*FORMER_FACTORIES, *FORMER_FACTORIES.values(), "apercu.classifiers.colour:Coloured"}

@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save
 
 from apercu.classifiers import open_classifier
 from apercu.classifiers.card import CARD_FILE
-from apercu.classifiers.network import check_finite
 from apercu.classifiers.trust import is_trusting, limit_network
 from apercu.errors import (
     ClassifierError,
@@ -41,6 +40,7 @@ from apercu.explainers.settings import ExplainerSettings
 from apercu.io import HASHES, find_changed_file, is_inside, parse_json, write_file, write_hashes
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.config import CONFIG
+from apercu.weights import check_finite
 
 CLASSIFIER, WEIGHTS = "classifier.json", "weights.safetensors"
 FACTS, CARD = "facts.json", "card.md"

@@ -19,6 +19,7 @@ from apercu.filters.median import Median
 from apercu.filters.non_local_means import NonLocalMeans
 from apercu.filters.ordered import Bayer
 from apercu.filters.total_variation import TotalVariation
+from apercu.option_strings import parse_named
 
 FILTERS: dict[str, type[Filter]] = {
     "floyd_steinberg": FloydSteinberg,
@@ -37,8 +38,24 @@ FILTERS: dict[str, type[Filter]] = {
 }
 """Filter classes by the names that people type."""
 
+NONE = "none"
+"""Name of no filter, and of no attack."""
+
+
+def parse_filter(text: str) -> Filter | None:
+    """Parse the name of a filter, such as `jpeg:quality=75`; return None for `none`.
+
+    Raises:
+        ConfigError: there is no such filter or setting.
+    """
+    if text == NONE:
+        return None
+    return parse_named(text, FILTERS, "filters", other_names=(NONE,))
+
+
 __all__ = [
     "FILTERS",
+    "NONE",
     "Atkinson",
     "Bayer",
     "BitDepth",
@@ -56,4 +73,5 @@ __all__ = [
     "Median",
     "NonLocalMeans",
     "TotalVariation",
+    "parse_filter",
 ]

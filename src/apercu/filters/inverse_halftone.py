@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apercu.classifiers.fingerprint import digest_module
-from apercu.classifiers.network import load_weights
 from apercu.filters.base import Filter
 from apercu.filters.checks import check_fraction
 from apercu.filters.error_diffusion import FloydSteinberg
 from apercu.filters.gaussian import blur
 from apercu.types import Images
+from apercu.weights import digest_module, load_weights
 
-WEIGHTS = Path(__file__).parents[2] / "ready" / "inverse_halftone.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "ready" / "inverse_halftone.safetensors"
 """Weights that `recipes/halftone/inverse.py` made, in half precision."""
 BLUR = 1.5
 """Standard deviation of the blur that the network corrects, in pixels."""

@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers import Classifier, Network
 from apercu.classifiers.decisions import Decision
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY
 from apercu.classifiers.reinitialise import copy_trainable
@@ -22,6 +21,7 @@ from apercu.errors import ClassifierError
 from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_target_layers
 from apercu.pretraining.heads.fine_tuning import replace_head
 from apercu.types import Images, Logits
+from apercu.weights import digest_module
 
 
 @dataclass(frozen=True, eq=False)

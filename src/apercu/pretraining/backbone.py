@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec, Network, open_classifier
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError, ConfigError
+from apercu.weights import digest_module
 
 FirstLayer: TypeAlias = Literal["inflate", "relearn"]
 """What happens to a first layer for other bands: each band gets the mean, or new weights."""

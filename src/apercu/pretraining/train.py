@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError
 from apercu.io import write_file
@@ -28,6 +27,7 @@ from apercu.training.data import TargetFunction, TrainingImages, split_held_out
 from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images
+from apercu.weights import digest_module
 
 FACTS = "facts.json"
 SAMPLED_IMAGES = 256

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apercu.filters import Filter as Filter
     from apercu.filters import FilterLayer as FilterLayer
+    from apercu.filters import parse_filter as parse_filter
     from apercu.robustness.attacks import Attack as Attack
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
     from apercu.robustness.defences.training import train_defence as train_defence
@@ -22,26 +23,25 @@ if TYPE_CHECKING:
     from apercu.robustness.jobs import expand_budgets as expand_budgets
     from apercu.robustness.plan import StressPlan as StressPlan
     from apercu.robustness.plan import parse_attack as parse_attack
-    from apercu.robustness.plan import parse_filter as parse_filter
     from apercu.robustness.results import StressResults as StressResults
     from apercu.robustness.stress import run_stress_test as run_stress_test
 
 _HOMES = {
-    "Attack": "attacks",
-    "DefenceSettings": "defences.settings",
-    "DetectionBenchmark": "detection.benchmark",
-    "Filter": "filters",
-    "FilterLayer": "filters",
-    "StressPlan": "plan",
-    "StressResults": "results",
-    "detect_attacks": "detection.benchmark",
-    "expand_budgets": "jobs",
-    "parse_attack": "plan",
-    "parse_detectors": "detection.features",
-    "parse_extractors": "detection.features",
-    "parse_filter": "plan",
-    "run_stress_test": "stress",
-    "train_defence": "defences.training",
+    "Attack": ".attacks",
+    "DefenceSettings": ".defences.settings",
+    "DetectionBenchmark": ".detection.benchmark",
+    "Filter": "apercu.filters",
+    "FilterLayer": "apercu.filters",
+    "StressPlan": ".plan",
+    "StressResults": ".results",
+    "detect_attacks": ".detection.benchmark",
+    "expand_budgets": ".jobs",
+    "parse_attack": ".plan",
+    "parse_detectors": ".detection.features",
+    "parse_extractors": ".detection.features",
+    "parse_filter": "apercu.filters",
+    "run_stress_test": ".stress",
+    "train_defence": ".defences.training",
 }
 """The module of each public name."""
 
@@ -51,7 +51,7 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'apercu.robustness' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"apercu.robustness.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(_HOMES[name], "apercu.robustness"), name)
     globals()[name] = value
     return value
 

@@ -10,12 +10,11 @@ from typing import Any, TypeAlias
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.fingerprint import digest_module
 from apercu.errors import ConfigError
 from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.filters import Filter
+from apercu.filters import NONE, Filter
 from apercu.images import ImageSource
 from apercu.progress import ignore_progress
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
@@ -29,9 +28,10 @@ from apercu.robustness.jobs import (
     format_cache_key,
     plan_jobs,
 )
-from apercu.robustness.plan import NONE, StressPlan, find_objective_name
+from apercu.robustness.plan import StressPlan, find_objective_name
 from apercu.statistics import spearman
 from apercu.types import Images, Targets
+from apercu.weights import digest_module
 
 ProgressFn: TypeAlias = Callable[[str, int, int], None]
 """Receives a title, the number of finished images, and the number of all images."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+from apercu.filters import NONE
 from apercu.robustness.jobs import AttackResult, Job
-from apercu.robustness.plan import NONE
 
 CLEAR_DIFFERENCE = 0.1
 """Difference of accuracies that is worth a warning."""

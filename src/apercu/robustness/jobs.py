@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
-from apercu.filters import Filter
+from apercu.filters import NONE, Filter
 from apercu.filters.base import ADDED_LATER
 from apercu.io import write_file
 from apercu.robustness.attacks import Attack
-from apercu.robustness.plan import NONE, ObjectiveName, StressPlan, find_objective_name
+from apercu.robustness.plan import ObjectiveName, StressPlan, find_objective_name
 
 KNOWLEDGE = {
     "naive": "attacker does not know the filter",

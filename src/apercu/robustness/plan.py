@@ -11,13 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from apercu.classifiers import Classifier
 from apercu.classifiers.trust import check_spec_of_file
 from apercu.errors import ClassifierError, ConfigError
-from apercu.filters import FILTERS, Filter
+from apercu.filters import NONE
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.training.config import ConfigPresets
 
-NONE = "none"
-"""Name of no filter, and of no attack."""
 WITHOUT_GRADIENTS = "sparse_evo"
 """Attack that replaces the default attacks where a classifier has no gradients."""
 
@@ -76,17 +74,6 @@ def parse_attack(text: str, seed: int = 0) -> Attack:
             f"expected {prefix}pgd, for example"
         )
     return attack
-
-
-def parse_filter(text: str) -> Filter | None:
-    """Parse the name of a filter, such as `jpeg:quality=75`; return None for `none`.
-
-    Raises:
-        ConfigError: there is no such filter or setting.
-    """
-    if text == NONE:
-        return None
-    return parse_named(text, FILTERS, "filters", other_names=(NONE,))
 
 
 def parse_epsilons(text: str) -> list[float]:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
+from apercu.filters import NONE
 from apercu.io import write_file
 from apercu.pages import (
     FEW_IMAGES,
@@ -28,7 +29,7 @@ from apercu.pages import (
 from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.jobs import KNOWLEDGE, Job, choose_job_to_draw, find_test_filters
-from apercu.robustness.plan import NONE, find_objective_name
+from apercu.robustness.plan import find_objective_name
 from apercu.robustness.results import (
     StressResults,
     StressRow,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from apercu.filters import NONE
 from apercu.io import write_json
 from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
 from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job
-from apercu.robustness.plan import NONE
 from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
 RESULTS = "results.json"

@@ -9,10 +9,11 @@ from apercu.classifiers import Classifier
 from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.explainers.base import TrainedExplainer
+from apercu.filters import parse_filter
 from apercu.images import ImageSource
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.benchmark import StressBenchmark
-from apercu.robustness.plan import StressPlan, parse_attack, parse_filter
+from apercu.robustness.plan import StressPlan, parse_attack
 from apercu.robustness.report import write_report
 from apercu.robustness.results import StressResults, summarise
 from apercu.run_record import lock_folder

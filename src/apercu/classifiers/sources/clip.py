@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf import (
     catch_errors,
@@ -34,6 +33,7 @@ from apercu.classifiers.sources.hf_network import StagedModule
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.extras import require_extra
 from apercu.types import Images, Logits
+from apercu.weights import digest_module, load_weights
 
 CLIP_PREFIX = "clip/"
 _KEYS = ("texts", "template")

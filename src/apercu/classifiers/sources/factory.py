@@ -20,9 +20,8 @@ import torch
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard
-from apercu.classifiers.fingerprint import FORMER_FACTORIES
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.network import Network
 from apercu.classifiers.sources.module import (
     open_module,
     read_classes_attribute,
@@ -34,6 +33,7 @@ from apercu.classifiers.sources.timm import warn_random
 from apercu.classifiers.trust import OWN_FACTORIES, check_factory
 from apercu.errors import ClassifierError
 from apercu.own_code import import_attribute
+from apercu.weights import FORMER_FACTORIES, load_weights
 
 
 def open_factory(card: ClassifierCard) -> Network:

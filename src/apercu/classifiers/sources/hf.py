@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, is_folder_name, make_input, validate
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
 from apercu.classifiers.sources.timm import is_reachable
@@ -28,6 +27,7 @@ from apercu.classifiers.trust import check_config
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line
 from apercu.extras import require_extra
 from apercu.io import expand_home, is_folder, parse_json
+from apercu.weights import digest_module, load_weights
 
 HF_PREFIX = "hf/"
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers.card import READY_PREFIX, ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.extras import require_extra
+from apercu.weights import digest_module
 
 IMAGENET_NAMES = Path(__file__).parents[2] / "ready" / "imagenet_classes.txt"
 """WordNet's numbers of the thousand classes of ImageNet, and the first word for each."""

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, make_input
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.network import Network
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
 from apercu.log import warn
+from apercu.weights import digest_module, load_weights
 
 TIMM_PREFIX = "timm/"
 _REACH_SECONDS = 5

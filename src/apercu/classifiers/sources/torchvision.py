@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
-from apercu.classifiers.fingerprint import digest_module
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network, load_weights
+from apercu.classifiers.network import Network
 from apercu.classifiers.sources.timm import warn_random
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
+from apercu.weights import digest_module, load_weights
 
 
 def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:

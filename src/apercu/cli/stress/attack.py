@@ -97,15 +97,10 @@ def stress(
     from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
     from apercu.explainers.run_folder import check_run, load_explainer
+    from apercu.filters import parse_filter
     from apercu.images import check_images, open_images
     from apercu.io import check_writable
-    from apercu.robustness.plan import (
-        StressPlan,
-        adapt_attacks,
-        parse_attack,
-        parse_filter,
-        read_stress_settings,
-    )
+    from apercu.robustness.plan import StressPlan, adapt_attacks, parse_attack, read_stress_settings
     from apercu.robustness.results import format_warning
     from apercu.robustness.stress import run_stress_test
 

@@ -25,8 +25,8 @@ def filter(
     """
     from apercu import render
     from apercu.errors import ConfigError
+    from apercu.filters import parse_filter
     from apercu.images import read_picture
-    from apercu.robustness.plan import parse_filter
 
     parsed = parse_filter(name)
     if parsed is None:

@@ -8,6 +8,7 @@ from typing import Literal, final
 import torch
 from pydantic import Field
 
+from apercu.filters import NONE, parse_filter
 from apercu.robustness.attacks import Attack
 from apercu.robustness.defences.base import (
     AttackName,
@@ -17,7 +18,7 @@ from apercu.robustness.defences.base import (
     put_filter_in_front,
 )
 from apercu.robustness.objectives import Untargeted
-from apercu.robustness.plan import NONE, parse_attack, parse_filter
+from apercu.robustness.plan import parse_attack
 from apercu.types import Images, Scores
 
 

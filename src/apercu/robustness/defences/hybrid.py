@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Generator
 
+from apercu.filters import NONE, parse_filter
 from apercu.robustness.defences.base import Defence, DefenceBatch, FilterName
-from apercu.robustness.plan import NONE, parse_filter
 from apercu.types import Images, Scores
 
 

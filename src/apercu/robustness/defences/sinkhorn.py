@@ -10,6 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from apercu.filters import NONE
 from apercu.robustness.defences.adversarial import (
     attack_and_filter_batch,
     attack_batch,
@@ -22,7 +23,6 @@ from apercu.robustness.defences.base import (
     FilterName,
     put_filter_in_front,
 )
-from apercu.robustness.plan import NONE
 from apercu.types import Images, Scores
 
 

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.fingerprint import digest_module
 from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
@@ -37,6 +36,7 @@ from apercu.robustness.detection.features import FeatureExtractor, MethodMapFeat
 from apercu.robustness.objectives import Untargeted
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
+from apercu.weights import digest_module
 
 RESULTS = "detection.json"
 FOLDER = "looks"

@@ -14,7 +14,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, suggest_nearest
 from apercu.explainers.base import TrainedExplainer
-from apercu.filters import Filter, Jpeg
+from apercu.filters import Filter, Jpeg, parse_filter
 from apercu.methods import MapExplainer, TrueBox
 from apercu.methods.layers import compute_deep_features
 from apercu.methods.own import OWN_FORM, split_own
@@ -23,7 +23,7 @@ from apercu.option_strings import parse_named, split_names
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import DETECTORS, Detector
 from apercu.robustness.detection.detectors.base import Features
-from apercu.robustness.plan import find_objective_name, parse_attack, parse_filter
+from apercu.robustness.plan import find_objective_name, parse_attack
 from apercu.statistics import spearman
 from apercu.types import Images, Maps, Scores
 
