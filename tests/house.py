@@ -28,7 +28,7 @@ FAMILIES = frozenset(
             "heads",
             "methods",
         ),
-        *("metrics", "objectives", "pretexts", "recipes", "sources"),
+        *("metrics", "objectives", "pretexts", "recipes", "sources", "unknown"),
     }
 )
 """Folders with one file for each method, metric, format and the like, which grow with the offer."""

@@ -1,0 +1,135 @@
+"""The methods by the names that people type, and scorers as files without code.
+
+A folder of a scorer holds `unknown.json`, with the method, its settings and the fingerprint of the
+classifier, and `unknown.safetensors`, with what was fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from apercu.classifiers import Classifier
+from apercu.errors import ConfigError, RunError, suggest_nearest
+from apercu.io import parse_json, write_file, write_json
+from apercu.option_strings import parse_named, split_names
+from apercu.robustness.unknown.base import ScorerState, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.energy import Energy
+from apercu.robustness.unknown.mahalanobis import LayerMahalanobis
+from apercu.robustness.unknown.max_softmax import Entropy, MaxSoftmax
+
+UNKNOWN_METHODS: dict[str, type[UnknownMethod]] = {
+    method.name: method for method in (MaxSoftmax, Entropy, Energy, LayerMahalanobis)
+}
+"""Methods that recognise unknown images, by the names that people type."""
+CONTENT, TENSORS = "unknown.json", "unknown.safetensors"
+
+
+def parse_unknown_methods(text: str, seed: int = 0) -> dict[str, UnknownMethod]:
+    """Parse the names of methods, such as `energy,mahalanobis:components=low`.
+
+    Args:
+        text: names with settings.
+        seed: seed of the methods that have one, unless their settings say another.
+
+    Returns:
+        The methods by what was typed.
+
+    Raises:
+        ConfigError: there is no such method or setting.
+    """
+    names = split_names(text, "methods", UNKNOWN_METHODS)
+    return {name: parse_named(name, UNKNOWN_METHODS, "methods", seed=seed) for name in names}
+
+
+def restore_scorer(state: ScorerState, classifier: Classifier) -> UnknownScorer:
+    """Make a scorer again of what `UnknownScorer.state` returned.
+
+    Args:
+        state: method, settings and tensors; lists in the settings may stand for tuples, as JSON
+            has none.
+        classifier: the classifier that it was fitted for.
+
+    Returns:
+        A scorer that gives the same scores.
+
+    Raises:
+        RunError: the method or a setting is unknown, or a tensor is missing.
+    """
+    if state.method not in UNKNOWN_METHODS:
+        suggestion = suggest_nearest(state.method, UNKNOWN_METHODS)
+        raise RunError(
+            f"unknown: expected one of {', '.join(UNKNOWN_METHODS)}, got {state.method}"
+            f"{suggestion}; fit it again"
+        )
+    method_class = UNKNOWN_METHODS[state.method]
+    names = {field.name for field in fields(method_class)}  # type: ignore[arg-type]
+    if other := sorted(set(state.settings) - names):
+        raise RunError(f"unknown: {state.method} has no setting {other[0]}; fit it again")
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in state.settings.items()
+    }
+    try:
+        return method_class(**settings).restore(classifier, state.tensors)
+    except (KeyError, RuntimeError, TypeError, ConfigError) as error:
+        raise RunError(
+            f"unknown: what was kept of {state.method} does not fit ({error}); fit it again"
+        ) from error
+
+
+def save_scorer(scorer: UnknownScorer, folder: Path) -> Path:
+    """Write a scorer to a folder, as JSON and safetensors.
+
+    Args:
+        scorer: the scorer.
+        folder: folder to write to; it is created.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    state = scorer.state()
+    content: dict[str, Any] = {
+        "method": state.method,
+        "settings": state.settings,
+        "fingerprint": scorer.classifier.fingerprint,
+    }
+    write_file(folder / TENSORS, save({name: each.clone() for name, each in state.tensors.items()}))
+    write_json(folder / CONTENT, content)
+    return folder
+
+
+def load_scorer(folder: Path, classifier: Classifier) -> UnknownScorer:
+    """Read the scorer in a folder.
+
+    Args:
+        folder: folder that `save_scorer` wrote.
+        classifier: the classifier that it was fitted for.
+
+    Returns:
+        A scorer that gives the same scores.
+
+    Raises:
+        RunError: the folder holds no scorer, it is damaged, or belongs to another classifier.
+    """
+    try:
+        content = parse_json((folder / CONTENT).read_bytes())
+        tensors = load((folder / TENSORS).read_bytes())
+        state = ScorerState(str(content["method"]), dict(content["settings"]), tensors)
+        fingerprint = str(content["fingerprint"])
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        raise RunError(
+            f"{folder}: holds no readable {CONTENT} and {TENSORS}; fit it again"
+        ) from error
+    if fingerprint != classifier.fingerprint:
+        raise RunError(
+            f"{folder}: was fitted for another classifier than {classifier.spec}; fit it again"
+        )
+    return restore_scorer(state, classifier)
