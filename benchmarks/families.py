@@ -63,6 +63,7 @@ SHORT = {
     "meaningful_perturbation": "meaningful_perturbation:steps=3",
     "smooth_grad": "smooth_grad:samples=3",
     "smooth_taylor": "smooth_taylor:samples=3",
+    "gradient_shap": "gradient_shap:samples=3",
     "integrated_gradients": "integrated_gradients:steps=3",
     "guided_integrated_gradients": "guided_integrated_gradients:steps=3",
 }

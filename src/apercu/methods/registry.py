@@ -23,6 +23,7 @@ from apercu.methods.excitation_backprop import ExcitationBackprop
 from apercu.methods.grad_cam import GradCam
 from apercu.methods.grad_cam_pp import GradCamPlusPlus
 from apercu.methods.gradient import Gradient
+from apercu.methods.gradient_shap import GradientShap
 from apercu.methods.guided_backprop import GuidedBackprop
 from apercu.methods.guided_integrated_gradients import GuidedIntegratedGradients
 from apercu.methods.input_x_gradient import InputXGradient
@@ -54,6 +55,7 @@ METHODS: Final[Mapping[str, type[NamedMethod]]] = {
     "input_x_gradient": InputXGradient,
     "integrated_gradients": IntegratedGradients,
     "smooth_grad": SmoothGrad,
+    "gradient_shap": GradientShap,
     "guided_backprop": GuidedBackprop,
     "smooth_taylor": SmoothTaylor,
     "guided_integrated_gradients": GuidedIntegratedGradients,
