@@ -239,8 +239,9 @@ class _NoFitError(Exception):
         ("mask", {"embedding": {"form": "masked", "steps": 2, "images": 24, "masks": 2}}),
         ("counterpart", {"embedding": {"steps": 2, "images": 8}}),
         ("latent", {"shape": {"side": 32, "code": 8, "width": 8, "reader": 16}}),
+        ("shapley", {"embedding": {"steps": 2, "images": 8}}),
     ],
-    ids=["mask", "masked", "counterpart", "latent"],
+    ids=["mask", "masked", "counterpart", "latent", "shapley"],
 )
 def test_trainings_run_on_the_device(
     kind: str,

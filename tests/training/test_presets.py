@@ -10,6 +10,7 @@ import pytest
 from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.explainers.shapley.explainer import SHAPLEY_PRESETS
 from apercu.pretraining.settings import PRETEXTS
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.training.config import ConfigPresets
@@ -18,6 +19,7 @@ ALL: dict[str, ConfigPresets[Any]] = {
     "mask": MASK_PRESETS,
     "counterpart": COUNTERPART_PRESETS,
     "latent": LATENT_PRESETS,
+    "shapley": SHAPLEY_PRESETS,
     "pretexts": PRETEXTS,
     "defences": DEFENCES,
 }

@@ -195,6 +195,49 @@ def latent(
     )
 
 
+@app.command("shapley")
+def shapley(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    out: RunOption,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings in YAML, or light.")
+    ] = None,
+    steps: StepsOption = None,
+    batch: BatchOption = None,
+    encoder: EncoderOption = None,
+    resume: ResumeOption = False,
+    devices: DevicesOption = 1,
+    precision: PrecisionOption = Precision.FULL,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a Shapley explainer: what each cell of a grid adds to a class, in one forward pass.
+
+    It learns what the classifier predicts where some cells of an image are hidden, and needs no
+    gradients, so it works with any classifier. The values of all cells add up to the prediction.
+
+    Example: apercu train shapley --classifier chest.onnx --images films/ --out runs/shapley
+    """
+    _train(
+        out,
+        kind="shapley",
+        classifier=classifier,
+        images=images,
+        config=config,
+        steps=steps,
+        batch=batch,
+        encoder=encoder,
+        devices=devices,
+        precision=precision.value,
+        resume=resume,
+        seed=seed,
+        device=device.resolve(),
+    )
+
+
 @app.command("classifier")
 def classifier(
     images: ImagesOption,
@@ -340,6 +383,11 @@ def _say_summary(out: Path, facts: dict[str, float]) -> None:
             f"probability of the predicted class: {facts['kept_probability']:.3f} where only the "
             f"mask is left, {facts['removed_probability']:.3f} where it is removed (the first "
             f"should be far higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
+        )
+    if "explained" in facts:
+        say(
+            f"values of cells explain {facts['explained']:.1%} of the error that the same value "
+            "for every cell has, on subsets of cells of images kept from training"
         )
     if "flipped" in facts:
         say(

@@ -165,7 +165,7 @@ def wrap_trained(explainer: TrainedExplainer[Any, Any], classifier: Classifier) 
         attribute=attribute,
         cache_key=f"{explainer.kind} {digest.hexdigest()}",
         training_seconds=explainer.facts.get("training_seconds", 0.0),
-        map_scale="mask" if explainer.makes_masks else "map",
+        map_scale=explainer.map_scale,
     )
 
 

@@ -27,9 +27,8 @@ from apercu.explain.files import (
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, TargetSelector
-from apercu.explainers.base import TrainedExplainer, convert_picture
+from apercu.explainers.base import MaskingExplainer, TrainedExplainer, convert_picture
 from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
 from apercu.log import warn
@@ -276,7 +275,7 @@ class ExplainRun:
     def explain(self, stored: StoredImage) -> Iterator[AnyExplanation]:
         """Yield the explanations of one image, one for each selected class."""
         if self.explainer.makes_masks:
-            masks = cast(MaskExplainer, self.explainer)
+            masks = cast(MaskingExplainer[Any, Any], self.explainer)
             yield from explain_masks(masks, stored, self.selector, self.options.level, self.record)
         else:
             changing = cast(CounterfactualExplainer[Any, Any, Any], self.explainer)

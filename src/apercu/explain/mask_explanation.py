@@ -20,7 +20,7 @@ from apercu.explain.explanation import (
     shrink_picture,
 )
 from apercu.explain.options import TargetSelector
-from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.base import MaskingExplainer
 from apercu.images.stream import scale_boxes
 from apercu.types import Boxes, Picture
 
@@ -214,7 +214,7 @@ def tight_box(
 
 
 def explain_masks(
-    explainer: MaskExplainer,
+    explainer: MaskingExplainer[Any, Any],
     stored: StoredImage,
     selector: TargetSelector,
     level: float,
@@ -223,7 +223,7 @@ def explain_masks(
     """Return one mask for each selected class of an image, for one pass of the encoder.
 
     Args:
-        explainer: a trained mask explainer.
+        explainer: a trained explainer that makes masks.
         stored: the image.
         selector: selects the classes.
         level: where masks are cut for boxes and crops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -47,12 +47,14 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
     Attributes:
         kind: name of the kind of explainer, as people type it.
-        makes_masks: whether its maps are masks in [0, 1] with a level, rather than differences of
-            two images.
+        makes_masks: whether it explains by masks in [0, 1] with a level, rather than by changed
+            images.
+        map_scale: how the values of `attribute` are read, `mask` or `map`.
     """
 
     kind: ClassVar[str]
     makes_masks: ClassVar[bool] = False
+    map_scale: ClassVar[Literal["mask", "map"]] = "map"
 
     def __init__(
         self, network: N, classifier_info: ClassifierInfo, settings: S, facts: dict[str, float]
@@ -266,6 +268,24 @@ class TrainedExplainer(ABC, Generic[N, S]):
         images = batch_images(inputs, self.classifier_info)
         self.classifier_info.check_images(images)
         return images.to(self.device, torch.float32)
+
+
+class MaskingExplainer(TrainedExplainer[N, S], ABC):
+    """A trained explainer that explains by masks, from features that serve all classes."""
+
+    makes_masks: ClassVar[bool] = True
+
+    @abstractmethod
+    def decode_classes(self, features: list[Tensor], targets: Tensor) -> Tensor:
+        """Return masks of several classes per image from features, unchecked.
+
+        Args:
+            features: feature maps that `network.encode` returned.
+            targets: class indices, `batch × classes`.
+
+        Returns:
+            Masks in [0, 1], `batch × classes × height × width`.
+        """
 
 
 ImagesLike: TypeAlias = Tensor | NDArray[Any] | Image.Image | Sequence[Any]

@@ -192,7 +192,7 @@ class ExplainerKind:
             )
 
 
-KIND_NAMES = ("mask", "counterpart", "latent")
+KIND_NAMES = ("mask", "counterpart", "latent", "shapley")
 """Folders beside this file whose module `kind` holds a record, named as the folder in capitals."""
 
 

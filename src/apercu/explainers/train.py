@@ -75,7 +75,7 @@ def train(
         classifier: the classifier, or its SPEC.
         images: the training images, or where they are.
         out: the run folder.
-        kind: `mask`, `counterpart` or `latent`.
+        kind: `mask`, `counterpart`, `latent` or `shapley`.
         config: settings, a dictionary of them, a YAML file, or the name of a preset; None takes
             the default, or for a begun training its own settings.
         steps: optimisation steps, where they differ from the settings; fewer steps shorten the

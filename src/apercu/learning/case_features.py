@@ -281,13 +281,13 @@ def _encode_by_explainer(
 
     def explain(images: Images, targets: Targets) -> Maps:
         maps = explainer.attribute(images, targets)
-        if not explainer.makes_masks:
+        if explainer.map_scale != "mask":
             return maps
         return torch.where(maps.amax((1, 2), keepdim=True) >= NO_EVIDENCE, maps, 0.0)
 
     region = f"run {digest_run(explainer)}"
-    masks = explainer.makes_masks
-    return CaseEncoder(classifier, explain, region, is_mask=masks, uses_runner_up=not masks)
+    is_mask, changes = explainer.map_scale == "mask", not explainer.makes_masks
+    return CaseEncoder(classifier, explain, region, is_mask=is_mask, uses_runner_up=changes)
 
 
 def _encode_by_method(classifier: Classifier, method: str | None) -> CaseEncoder:

@@ -26,7 +26,7 @@ from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.export.settings import check_choice
 from apercu.errors import ImagesError, RunError, describe_interrupt
 from apercu.explain.options import TOP
-from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.base import MaskingExplainer
 from apercu.extras import require_extra
 from apercu.io import check_writable
 from apercu.progress import name_progress, show_in_notebook
@@ -56,7 +56,7 @@ class BatchSummary:
 
 
 def explain_dataset(
-    explainer: str | Path | MaskExplainer,
+    explainer: str | Path | MaskingExplainer[Any, Any],
     images: str | Path,
     out: str | Path,
     *,
@@ -147,7 +147,7 @@ def explain_dataset(
     usual = Workers() if cluster is None else CLUSTER_WORKERS
     request = BatchRequest(
         ExplainerRef(
-            explainer if isinstance(explainer, MaskExplainer) else Path(explainer),
+            explainer if isinstance(explainer, MaskingExplainer) else Path(explainer),
             str(classifier) if isinstance(classifier, Path) else classifier,
             trust or is_trusting(),
         ),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -25,7 +25,7 @@ from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.options import TOP
-from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.base import MaskingExplainer
 from apercu.images import check_images, open_images
 from apercu.images.names import escape_undecodable, has_suffix
 from apercu.images.reader import SUFFIXES
@@ -42,7 +42,7 @@ class ExplainerRef:
         trust: whether the folder or a card may name a factory, whose code is run.
     """
 
-    run: Path | MaskExplainer
+    run: Path | MaskingExplainer[Any, Any]
     classifier: str | Classifier | None = None
     trust: bool = False
 

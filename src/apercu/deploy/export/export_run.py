@@ -255,7 +255,7 @@ class ExportRun:
         if role == "explainer" and classifier is None:
             self.report("quality not measured: the metrics need the classifier; give --classifier")
         elif role == "explainer" and classifier is not None:
-            scale: MapScale = "mask" if self.explainer.makes_masks else "map"
+            scale: MapScale = self.explainer.map_scale
             scores = measure_quality(classifier, images, (exact, exported), scale)
             loss = loss.model_copy(update={"scores": scores})
         for line in describe_loss(exported.name, self.settings.precision, loss):

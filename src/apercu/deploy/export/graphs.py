@@ -20,6 +20,7 @@ from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.objective import CounterpartBatch, CounterpartObjective
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
+from apercu.explainers.shapley.explainer import ShapleyExplainer
 from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
@@ -155,6 +156,11 @@ def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ig
         return MaskGraph(explainer.network).eval()
     if explainer.kind == CounterpartExplainer.kind:
         return CounterpartGraph(explainer.network, explainer.settings.objective).eval()
+    if explainer.kind == ShapleyExplainer.kind:
+        raise ConfigError(
+            "export: there is no graph of a shapley explainer; serve its run folder, or train a "
+            "mask or a counterpart explainer"
+        )
     raise ConfigError(
         f"export: a {explainer.kind} explainer searches a path for each image, which "
         "is no graph; expected a mask or a counterpart explainer, train one of these"

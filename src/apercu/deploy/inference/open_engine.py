@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.deploy.export.manifest import MANIFEST
 from apercu.deploy.inference.engine import InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine
-from apercu.errors import ConfigError
-from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.run_folder import check_run, load_run
+from apercu.errors import ConfigError, RunError
+from apercu.explainers.base import MaskingExplainer
+from apercu.explainers.run_folder import check_run, load_explainer
 
 
 def is_export(run: Path) -> bool:
@@ -20,14 +21,14 @@ def is_export(run: Path) -> bool:
 
 
 def open_engine(
-    run: Path | MaskExplainer,
+    run: Path | MaskingExplainer[Any, Any],
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     *,
     spin: bool = True,
     trust: bool = False,
 ) -> InferenceEngine:
-    """Open a run folder, a folder that `apercu export` wrote, or a mask explainer.
+    """Open a run folder, a folder that `apercu export` wrote, or an explainer that makes masks.
 
     Args:
         run: the folder, or the explainer.
@@ -54,7 +55,11 @@ def open_engine(
         check_run(run, trust=trust)
     if isinstance(classifier, str | Path):
         classifier = open_classifier(classifier, device=device, trust=trust)
-    explainer = load_run(run, MaskExplainer, trust=trust) if isinstance(run, Path) else run
+    explainer = load_explainer(run, trust=trust) if isinstance(run, Path) else run
+    if not isinstance(explainer, MaskingExplainer):
+        raise RunError(
+            f"{run}: expected a run of a MaskExplainer, got a {type(explainer).__name__}"
+        )
     return TorchEngine.from_explainer(explainer.to(device), classifier)
 
 

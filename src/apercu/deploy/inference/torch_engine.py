@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,8 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.names import TOP
 from apercu.deploy.export.manifest import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
+from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.encoder import Predictor
-from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.types import Images, Logits, Targets
 
 
@@ -24,21 +24,21 @@ class TorchEngine(InferenceEngine):
     """A trained explainer, which predicts by itself where its classifier is missing.
 
     Attributes:
-        explainer: the mask explainer.
+        explainer: the explainer, which makes masks.
         predictor: predicts the classes of its images.
     """
 
-    explainer: MaskExplainer
+    explainer: MaskingExplainer[Any, Any]
     predictor: Predictor
 
     @classmethod
     def from_explainer(
-        cls, explainer: MaskExplainer, classifier: Classifier | None = None
+        cls, explainer: MaskingExplainer[Any, Any], classifier: Classifier | None = None
     ) -> TorchEngine:
         """Return the engine of an explainer, on its device.
 
         Args:
-            explainer: a trained mask explainer.
+            explainer: a trained explainer that makes masks.
             classifier: predicts the classes, where the explainer does not hold it.
 
         Returns:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from socket import socket
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from apercu.deploy.serving.channel import Message, MessageKind, read_message
 from apercu.deploy.serving.requests import ExplainRequest
@@ -70,8 +70,8 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
     from apercu.deploy.serving.cases import CaseSearch
     from apercu.deploy.serving.method_explainer import MethodBatchExplainer, name_classifier
+    from apercu.explainers.base import MaskingExplainer
     from apercu.explainers.counterfactual import CounterfactualExplainer
-    from apercu.explainers.mask.explainer import MaskExplainer
     from apercu.explainers.run_folder import load_explainer
     from apercu.learning.case_features import (
         is_classifier,
@@ -100,7 +100,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
         predictor = Predictor(explainer, classifier).to(device)
         batch_explainer = CounterpartBatchExplainer(name, predictor, explainer)
     else:
-        masks = cast(MaskExplainer, explainer)
+        masks = cast(MaskingExplainer[Any, Any], explainer)
         batch_explainer = MaskBatchExplainer(name, open_engine(masks, classifier, device))
     if setup.cases is not None:
         encoder = open_case_encoder(explainer, classifier=classifier, device=device)

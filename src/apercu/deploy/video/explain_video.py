@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from apercu.classifiers import Classifier, InputSpec
 from apercu.deploy.inference import InferenceEngine, open_engine
@@ -12,7 +13,7 @@ from apercu.deploy.video.source import VideoSource, check_video, open_video
 from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
-from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.base import MaskingExplainer
 from apercu.progress import name_progress, show_in_notebook
 
 CHANNELS = (1, 3)
@@ -20,7 +21,7 @@ CHANNELS = (1, 3)
 
 
 def explain_video(
-    explainer: str | Path | MaskExplainer | InferenceEngine,
+    explainer: str | Path | MaskingExplainer[Any, Any] | InferenceEngine,
     source: str | Path | VideoSource,
     out: str | Path,
     *,
@@ -84,7 +85,7 @@ def explain_video(
         engine = explainer
         _check_input("explainer", engine.input)
     else:
-        run = explainer if isinstance(explainer, MaskExplainer) else Path(explainer)
+        run = explainer if isinstance(explainer, MaskingExplainer) else Path(explainer)
         engine = open_video_engine(run, classifier, device, trust=trust)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
@@ -93,7 +94,7 @@ def explain_video(
 
 
 def open_video_engine(
-    run: Path | MaskExplainer,
+    run: Path | MaskingExplainer[Any, Any],
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from torch import Tensor
 from apercu import maps
 from apercu.classifiers.names import Target, find_class_indices, resolve_targets
 from apercu.errors import ConfigError, TargetError
-from apercu.explainers.base import ImagesLike, TrainedExplainer
+from apercu.explainers.base import ImagesLike, MaskingExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.mask.settings import MaskSettings
 from apercu.types import Logits, Maps, Regions, Targets
 
 
 @final
-class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
+class MaskExplainer(MaskingExplainer[MaskNetwork, MaskSettings]):
     """A trained mask explainer (Dabkowski & Gal 2017).
 
     The height of a mask has a meaning: the region at a high level is the smallest that is
@@ -29,7 +29,7 @@ class MaskExplainer(TrainedExplainer[MaskNetwork, MaskSettings]):
     """
 
     kind: ClassVar[str] = "mask"
-    makes_masks: ClassVar[bool] = True
+    map_scale: ClassVar[Literal["mask", "map"]] = "mask"
 
     @torch.inference_mode()
     def attribute(self, inputs: ImagesLike, target: Target = None) -> Maps:

@@ -130,8 +130,8 @@ def measure(
         logits = classifier(batch)
         targets = logits.argmax(1)[:, None]
         values = network.compute_values(network.encode(batch), targets)
-        rows = zip(batch.split(1), targets, strict=True)
-        drawn = [query_subsets(network, classifier, row, SUBSETS, generator) for row, _ in rows]
+        rows = batch.split(1)
+        drawn = [query_subsets(network, classifier, row, SUBSETS, generator) for row in rows]
         subsets, gains = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
         parts.append((values, subsets, gains.gather(2, targets[:, None].expand(-1, SUBSETS, -1))))
     explained = float("nan")

@@ -25,9 +25,7 @@ MIN_EXPLAINED = 0.05
 """Fraction of the error of equal values below which values do not look trained."""
 
 
-def draw_subsets(
-    count: int, cells: int, generator: Generator
-) -> Float[Tensor, "subsets cells"]:
+def draw_subsets(count: int, cells: int, generator: Generator) -> Float[Tensor, "subsets cells"]:
     """Draw subsets by the Shapley kernel, in pairs: a subset and all other cells.
 
     A subset has k of n cells with a probability in proportion to 1 / (k (n − k)), and all subsets
