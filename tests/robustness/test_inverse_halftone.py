@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from apercu.filters import FilterLayer, FloydSteinberg, InverseHalftone
 from apercu.filters import inverse_halftone as module
+from apercu.filters.base import format_cache_key
 from apercu.filters.gaussian import blur
 from apercu.filters.inverse_halftone import (
     BLUR,
@@ -17,7 +18,6 @@ from apercu.filters.inverse_halftone import (
     InverseHalftoneNetwork,
     open_network,
 )
-from apercu.robustness.jobs import format_cache_key
 
 
 def draw_scene(count: int = 2, channels: int = 3, side: int = 48) -> torch.Tensor:

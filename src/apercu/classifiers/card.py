@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.classifiers.trust import is_trusting
-from apercu.errors import ClassifierError, UntrustedError, shorten, suggest_nearest
+from apercu.errors import (
+    ClassifierError,
+    ConfigError,
+    MissingExtraError,
+    UntrustedError,
+    shorten,
+    suggest_nearest,
+)
+from apercu.filters import NONE, parse_filter
 from apercu.images.stretch import Stretch
 from apercu.io import expand_home, is_folder, is_inside, parse_json
 
@@ -27,6 +35,8 @@ FOLDER_PREFIXES = ("hf/", "clip/")
 READY_PREFIX = "ready:"
 """Beginning of the sources whose weights are a Python package."""
 
+RAW_COUNTS = "filters take pixels in [0, 1], and this classifier raw counts; set input.stretch"
+"""Why a classifier of raw counts has no filter."""
 MAX_SIDE = 8192
 """Pixels of the longest side of an input."""
 MAX_NUMBERS = 2**27
@@ -145,6 +155,8 @@ class ClassifierCard(BaseModel):
         value_range: a low and a high value of a regression; in the middle of the two, "lower" and
             "higher" have the same probability.
         temperature: number by which the logits are divided, so that probabilities are calibrated.
+        filter: filter in front of the network, as people type it, such as `jpeg:quality=75`.
+        guard: folder of what says when the classifier's answers can be believed.
         classes: names of the classes, or the file that holds them.
     """
 
@@ -158,6 +170,8 @@ class ClassifierCard(BaseModel):
     output_name: str | None = None
     value_range: tuple[float, float] | None = None
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    filter: str | None = None
+    guard: str | None = None
     classes: str | tuple[str, ...] | None = None
 
     @field_validator("output", mode="before")
@@ -188,6 +202,20 @@ class ClassifierCard(BaseModel):
         if temperature is not None and output in ("value", "features"):
             raise ValueError(f"belongs to outputs that are classes, not to output: {output}")
         return temperature
+
+    @field_validator("filter")
+    @classmethod
+    def _check_filter(cls, filter: str | None, info: Any) -> str | None:
+        spec = info.data.get("input")
+        if filter is None or filter == NONE:
+            return None
+        try:
+            parse_filter(filter, "")
+        except (ConfigError, MissingExtraError) as error:
+            raise ValueError(str(error).removeprefix(": ")) from None
+        if spec is not None and spec.takes_raw_counts:
+            raise ValueError(RAW_COUNTS)
+        return filter
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -229,6 +257,11 @@ def read_card(path: str | Path) -> ClassifierCard:
                 f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
                 "copy the file there, or add --trust (in Python trust=True) if you trust the card"
             )
+    if "guard" in paths and not is_folder(Path(paths["guard"])):
+        raise ClassifierError(
+            f"{path}: guard {shorten(card.guard)}: no such folder; copy it there, or leave guard "
+            "out of the card"
+        )
     return card.model_copy(update=paths)
 
 
@@ -259,6 +292,8 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
         yield "weights", str(folder / card.weights)
     if isinstance(card.classes, str):
         yield "classes", str(folder / card.classes)
+    if card.guard is not None:
+        yield "guard", str(folder / card.guard)
 
 
 def strip_source(source: str) -> str:
@@ -340,7 +375,8 @@ def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterato
             yield f"{where} is missing"
         else:
             reason = mistake["msg"].removeprefix("Value error, ")
-            yield f"{where}: {reason[:1].lower()}{reason[1:]}, got {shorten(mistake['input'])}"
+            got = "" if ", got " in reason else f", got {shorten(mistake['input'])}"
+            yield f"{where}: {reason[:1].lower()}{reason[1:]}{got}"
 
 
 def _find_keys(model: type[BaseModel], parents: Sequence[str]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from apercu.classifiers.card import RAW_COUNTS
 from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
@@ -26,6 +30,7 @@ from apercu.classifiers.probe import (
     freeze_module,
 )
 from apercu.errors import ClassifierError, first_line
+from apercu.filters import FilterLayer, parse_filter
 from apercu.log import warn
 from apercu.types import Images, Logits, Picture
 
@@ -43,6 +48,8 @@ class Classifier:
         spec: the text by which the caller named the classifier; the source of the network if None.
 
     Attributes:
+        filter: the filter in front of the network, or None. It is a part of the classifier:
+            gradients pass it by its differentiable surrogate.
         queries: number of images that were classified so far.
         module: the network, where its layers can be reached by hooks; else None.
         fingerprint: identity of weights, preprocessing and kind of output, a SHA-256.
@@ -52,8 +59,8 @@ class Classifier:
         decision: how logits become probabilities and predicted classes.
 
     Raises:
-        ClassifierError: the network cannot classify an image of its own size, or the number of
-            class names is wrong.
+        ClassifierError: the network cannot classify an image of its own size, the number of
+            class names is wrong, or it takes raw counts and has a filter.
     """
 
     def __init__(self, network: Network, *, spec: str | None = None) -> None:
@@ -63,6 +70,10 @@ class Classifier:
         self.size = network.input.size
         self.resize = network.input.resize
         self.queries = 0
+        self.filter = None if network.filter is None else parse_filter(network.filter, "filter")
+        self._filter_layer = FilterLayer(self.filter, "surrogate") if self.filter else None
+        if self.filter is not None and network.input.takes_raw_counts:
+            raise ClassifierError(f"classifier {self.spec}: filter: {RAW_COUNTS}")
         self._forward = network.forward
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
         self.device = find_device(network.forward)
@@ -85,6 +96,11 @@ class Classifier:
     def identifiers(self) -> tuple[str, ...]:
         """Identifiers of the classes (WordNet's, say), in the order of the logits; else names."""
         return self.names.identifiers
+
+    @property
+    def guard_folder(self) -> Path | None:
+        """The folder of what says when answers can be believed, as the card names it, or None."""
+        return None if self.network.guard is None else Path(self.network.guard)
 
     @property
     def exposes_layers(self) -> bool:
@@ -175,8 +191,24 @@ class Classifier:
         """Return the probability of each class: a softmax, or a sigmoid of each class by itself."""
         return self.decision.probabilities(self(images))
 
+    def without_filter(self) -> Classifier:
+        """Return the same classifier without the filter in front; it shares the network.
+
+        A guard belongs to the whole classifier, and is left out, too.
+        """
+        if self.filter is None:
+            return self
+        bare = copy.copy(self)
+        bare.filter = bare._filter_layer = None
+        bare.network = replace(self.network, filter=None, guard=None)
+        bare.fingerprint = compute_fingerprint(bare.network)
+        bare.queries = 0
+        return bare
+
     def normalise(self, images: Images) -> Images:
-        """Return what `module` receives for these images."""
+        """Return what `module` receives for these images: filtered, then normalised."""
+        if self._filter_layer is not None:
+            images = self._filter_layer(images)
         return self.layout.normalise(images, self.network.input)
 
     def prepare(

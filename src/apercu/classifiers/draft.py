@@ -65,6 +65,7 @@ class CardDraft:
         """Return the keys that hold paths of files or folders, and these paths."""
         source = str(expand_home(strip_source(self.card.source)))
         values: dict[str, str | None] = {"source": source, "weights": self.card.weights}
+        values["guard"] = self.card.guard
         values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
         paths = ((key, value) for key, value in values.items() if value is not None)
         return [
@@ -86,6 +87,7 @@ def make_card(
     output_name: str | None = None,
     value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
+    filter: str | None = None,
     weights: str | Path | None = None,
     trust: bool = False,
 ) -> CardDraft:
@@ -102,6 +104,7 @@ def make_card(
         output_name: which of several tensors holds the numbers.
         value_range: a low and a high value of a regression.
         resize: length of the short side before a centre crop, pixels.
+        filter: filter in front of the network, such as `floyd_steinberg` or `jpeg:quality=75`.
         weights: a safetensors file with the weights.
         trust: whether a card may name a factory, or files outside its folder.
 
@@ -121,6 +124,7 @@ def make_card(
         "output": output,
         "output_name": output_name,
         "value_range": value_range,
+        "filter": filter,
         "weights": None if weights is None else str(weights),
         "classes": str(classes) if isinstance(classes, Path) else classes,
     }

@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from apercu.filters import parse_filter
+from apercu.filters.base import format_cache_key
+
 if TYPE_CHECKING:
     from apercu.classifiers.network import Network
 
@@ -26,7 +29,7 @@ def digest_function(function: object, source: str, options: Mapping[str, Any]) -
 
 
 def compute_fingerprint(network: Network) -> str:
-    """Return the SHA-256 of a network's digest with its preprocessing and its kind of output.
+    """Return the SHA-256 of a network's digest, its preprocessing, its output and its filter.
 
     Args:
         network: the network, after `resolve_output`.
@@ -43,4 +46,6 @@ def compute_fingerprint(network: Network) -> str:
     parts += [part for part in (network.output_name, network.value_range) if part is not None]
     if network.temperature is not None:
         parts.append({"temperature": network.temperature})
+    if network.filter is not None:
+        parts.append({"filter": format_cache_key(parse_filter(network.filter))})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -43,6 +43,8 @@ class Network:
         output_name: which of several tensors that it returns holds the numbers, if that was said.
         value_range: a low and a high value of a regression, if they were said.
         temperature: number by which its logits are divided, if one was said.
+        filter: name of the filter in front of it, with settings, if one was said.
+        guard: folder of what says when its answers can be believed, if one was said.
         resolved_output: what the numbers turned out to mean; None before `resolve_output`.
         resolved_tensor: the tensor that holds the numbers, as `list_tensors` names it.
         names: class names; None where it has none.
@@ -59,6 +61,8 @@ class Network:
     output_name: str | None = None
     value_range: tuple[float, float] | None = None
     temperature: float | None = None
+    filter: str | None = None
+    guard: str | None = None
     resolved_output: Output | None = None
     resolved_tensor: str = ""
     names: ClassNames | None = None
@@ -111,6 +115,8 @@ class Network:
             "output_name": card.output_name or self.output_name,
             "value_range": card.value_range or self.value_range,
             "temperature": card.temperature or self.temperature,
+            "filter": card.filter or self.filter,
+            "guard": card.guard or self.guard,
         }
         if "output" in card.model_fields_set:
             changes |= {"output": card.output, "output_is_stated": True}

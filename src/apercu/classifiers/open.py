@@ -59,6 +59,7 @@ def open_classifier(
     output_name: str | None = None,
     value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
+    filter: str | None = None,
     copy: bool | None = None,
     trust: bool = False,
 ) -> Classifier:
@@ -95,6 +96,8 @@ def open_classifier(
             field or a position.
         value_range: a low and a high value of a regression.
         resize: length of the short side before a centre crop, pixels.
+        filter: filter in front of the network, such as `floyd_steinberg` or `jpeg:quality=75`. It
+            becomes a part of the classifier.
         copy: whether to use a copy of a module, as is the default. The module itself would be put
             into evaluation mode, and its parameters frozen.
         trust: whether a card may name a factory, whose code is run, or files outside its folder,
@@ -125,6 +128,7 @@ def open_classifier(
         "output_name": output_name,
         "value_range": value_range,
         "resize": resize,
+        "filter": filter,
     }
     description = {key: value for key, value in arguments.items() if value is not None}
     if isinstance(source, str | Path):

@@ -72,7 +72,7 @@ def reinitialise_classifier(
     network = classifier.network
     digest = digest_module(module, network.source, network.options)
     return Classifier(
-        replace(network, forward=module, digest=digest), spec=f"{classifier.spec}, anew"
+        replace(network, forward=module, digest=digest, guard=None), spec=f"{classifier.spec}, anew"
     )
 
 

@@ -21,7 +21,7 @@ from apercu.classifiers.sources.exported_program import (
     serialise_program,
 )
 from apercu.errors import ClassifierError, OutputError
-from apercu.io import write_file, write_hashes
+from apercu.io import is_folder, is_inside, write_file, write_hashes
 
 WEIGHTS_FILE = "weights.safetensors"
 PROGRAM_FILE = "classifier.pt2"
@@ -32,7 +32,8 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     """Write `card.json` and the files that it names into a folder, the card last.
 
     A network from a SPEC is written as its weights, a module in memory as an exported program. The
-    classifier of the card has the same fingerprint.
+    classifier of the card has the same fingerprint, and the same filter in front. A guard stays on
+    the card if it is in the folder already.
 
     Args:
         classifier: a classifier whose weights can be reached.
@@ -125,6 +126,8 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
         **content,
         input=network.input,
         **_describe_output(classifier),
+        filter=network.filter,
+        guard=_find_guard(classifier, Path(folder)),
         classes=_choose_classes_entry(classifier),
     )
     path = Path(folder) / CARD_FILE
@@ -147,6 +150,14 @@ def _describe_output(classifier: Classifier) -> dict[str, Any]:
         content["output"] = classifier.output.name
     network = classifier.network
     return content | {"value_range": network.value_range, "temperature": network.temperature}
+
+
+def _find_guard(classifier: Classifier, folder: Path) -> str | None:
+    """Return the guard of a classifier as its card in a folder names it, if it is in there."""
+    guard = classifier.guard_folder
+    if guard is None or not (is_folder(guard) and is_inside(guard, folder)):
+        return None
+    return guard.resolve().relative_to(folder.resolve()).as_posix()
 
 
 def _write_error(folder: str | Path, error: Exception) -> OutputError:

@@ -42,15 +42,22 @@ NONE = "none"
 """Name of no filter, and of no attack."""
 
 
-def parse_filter(text: str) -> Filter | None:
+def parse_filter(text: str, option: str = "filters") -> Filter | None:
     """Parse the name of a filter, such as `jpeg:quality=75`; return None for `none`.
+
+    Args:
+        text: name with settings.
+        option: name of the option, for error messages.
+
+    Returns:
+        The filter.
 
     Raises:
         ConfigError: there is no such filter or setting.
     """
     if text == NONE:
         return None
-    return parse_named(text, FILTERS, "filters", other_names=(NONE,))
+    return parse_named(text, FILTERS, option, other_names=(NONE,))
 
 
 __all__ = [

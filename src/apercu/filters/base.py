@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass
 from math import tanh
 from typing import Literal, TypeAlias, final, get_args
 
@@ -29,7 +30,6 @@ BpdaMode: TypeAlias = Literal["straight_through", "surrogate"]
 class Filter(ABC):
     """Changes images so that little is left of an attack; prints as its own settings."""
 
-    @torch.no_grad()
     def __call__(self, images: Images) -> Images:
         """Return filtered images in [0, 1], of the same shape, without gradients.
 
@@ -38,6 +38,9 @@ class Filter(ABC):
         Raises:
             ConfigError: the filter changes the size.
         """
+        if torch.is_grad_enabled():  # not entered in vain, as a trace would keep it
+            with torch.no_grad():
+                return self(images)
         filtered = self.apply(images.detach())
         if filtered.shape != images.shape:
             before, after = ("×".join(map(str, x.shape[1:])) for x in (images, filtered))
@@ -82,8 +85,7 @@ class FilterLayer(nn.Module):
         self.backward_mode = backward
 
     def forward(self, images: Images) -> Images:
-        with torch.no_grad():
-            filtered = self.filter(images)
+        filtered = self.filter(images)
         if not (images.requires_grad and torch.is_grad_enabled()):
             return filtered
         surrogate = self.backward_mode == "surrogate"
@@ -92,6 +94,25 @@ class FilterLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.filter!r}, backward={self.backward_mode}"
+
+
+def format_cache_key(value: object) -> str:
+    """Format a frozen value as it prints, without settings that were added later.
+
+    Such settings (see `ADDED_LATER`) are left out where they have their default, so that results
+    from before stay valid. The `digest` of a filter with weights is added, because other weights
+    give other results.
+    """
+    if not is_dataclass(value):
+        return repr(value)
+    settings = [
+        f"{field.name}={getattr(value, field.name)!r}"
+        for field in fields(value)
+        if not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
+    ]
+    if digest := getattr(value, "digest", ""):
+        settings.append(f"digest={digest}")
+    return f"{type(value).__qualname__}({', '.join(settings)})"
 
 
 SHARPNESS = 5.0

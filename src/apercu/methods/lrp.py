@@ -62,8 +62,9 @@ class Lrp(Method):
     @torch.enable_grad()
     def _propagate(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         inside = classifier.normalise(images.detach())
-        low = torch.minimum(inside, classifier.normalise(torch.zeros_like(images)))
-        high = torch.maximum(inside, classifier.normalise(torch.ones_like(images)))
+        bare = classifier.without_filter()
+        low = torch.minimum(inside, bare.normalise(torch.zeros_like(images)))
+        high = torch.maximum(inside, bare.normalise(torch.ones_like(images)))
         box = [bound.requires_grad_() for bound in (inside, low, high)]
         logits = forward_with_rules(classifier, images, inside, CompositeRules(self, box))
         logit = logits.gather(1, targets[:, None]).sum()

@@ -77,7 +77,7 @@ def randomise_weights(classifier: Classifier, seed: int = 0) -> Classifier:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise.to(parameter) * std + mean)
     digest = f"{classifier.network.digest}, randomised with seed {seed}"
-    network = replace(classifier.network, forward=module, digest=digest)
+    network = replace(classifier.network, forward=module, digest=digest, guard=None)
     return Classifier(network, spec=classifier.spec)
 
 

@@ -184,7 +184,7 @@ def pretrain(
                     "with --resume and a larger --steps"
                 )
         digest = digest_module(backbone, start.network.source, start.network.options)
-        pretrained = Classifier(replace(start.network, forward=backbone, digest=digest))
+        pretrained = Classifier(replace(start.network, forward=backbone, digest=digest, guard=None))
         if trainer.is_main_process:
             save_classifier(pretrained, trainer.run)
             write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")

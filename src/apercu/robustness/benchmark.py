@@ -15,6 +15,7 @@ from apercu.evaluation.sample import EvalBatch, EvalSample, draw_sample
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.filters import NONE, Filter
+from apercu.filters.base import format_cache_key
 from apercu.images import ImageSource
 from apercu.progress import ignore_progress
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
@@ -25,7 +26,6 @@ from apercu.robustness.jobs import (
     Job,
     ResultCache,
     find_test_filters,
-    format_cache_key,
     plan_jobs,
 )
 from apercu.robustness.plan import StressPlan, find_objective_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
 from apercu.filters import NONE, Filter
-from apercu.filters.base import ADDED_LATER
 from apercu.io import write_file
 from apercu.robustness.attacks import Attack
 from apercu.robustness.plan import ObjectiveName, StressPlan, find_objective_name
@@ -249,22 +248,3 @@ class ResultCache:
     def _make_path(self, key: str) -> Path:
         digest = hashlib.sha256(f"{self.subject}\n{key}".encode()).hexdigest()[:20]
         return self.folder / FOLDER / f"{digest}.json"
-
-
-def format_cache_key(value: object) -> str:
-    """Format a frozen value as it prints, without settings that were added later.
-
-    Such settings (see `apercu.filters.base.ADDED_LATER`) are left out where they have
-    their default, so that results from before stay valid. The `digest` of a filter with weights is
-    added, because other weights give other results.
-    """
-    if not is_dataclass(value):
-        return repr(value)
-    settings = [
-        f"{field.name}={getattr(value, field.name)!r}"
-        for field in fields(value)
-        if not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
-    ]
-    if digest := getattr(value, "digest", ""):
-        settings.append(f"digest={digest}")
-    return f"{type(value).__qualname__}({', '.join(settings)})"

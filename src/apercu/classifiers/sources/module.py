@@ -128,7 +128,8 @@ def open_in_memory(
         content["output"] = description["output"]
     elif output := read_output_attribute(forward, source):
         content["output"] = output
-    content |= {k: description[k] for k in ("output_name", "value_range") if k in description}
+    stated = ("output_name", "value_range", "filter")
+    content |= {k: description[k] for k in stated if k in description}
     card = validate(ClassifierCard, content, f"classifier {source}")
     forward = unwrap_module(forward)
     if isinstance(forward, nn.Module):

@@ -1,0 +1,121 @@
+"""Uncertainty from several networks that were trained with other random numbers.
+
+Lakshminarayanan et al. 2017 train a few networks of one architecture from other first weights, and
+average their probabilities: better calibrated than one network, and less sure on unknown images.
+Their smoothing by attacked images is left out. Our choice of the score is the entropy of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.filters.checks import check_whole
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.max_softmax import compute_entropy
+from apercu.robustness.unknown.openmax import check_one_class
+from apercu.robustness.unknown.training import (
+    CopiedNetwork,
+    TrainingPlan,
+    pack_module,
+    unpack_module,
+)
+from apercu.types import Images, Scores
+
+
+@final
+@dataclass(frozen=True)
+class DeepEnsemble(UnknownMethod):
+    """The entropy of the mean of several networks (Lakshminarayanan et al. 2017).
+
+    Args:
+        members: number of networks, each of the classifier's architecture, with new weights.
+        steps: steps of training of each.
+        batch: images of a step.
+        rate: learning rate.
+        seed: seed of the first network; the next ones count on from it.
+    """
+
+    name = "deep_ensemble"
+    needs_labels: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    members: int = 5
+    steps: int = 1000
+    batch: int = 64
+    rate: float = 3e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(self.name, 2, 100, members=self.members)
+        self._plan(0).check(self.name)
+
+    def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
+        check_one_class(known.classifier, self.name)
+        labels = known.require_labels(self.name)
+        networks = []
+        for member in range(self.members):
+            network = CopiedNetwork(
+                known.classifier, reinitialise=True, seed=self.seed + member
+            ).train()
+
+            def compute_loss(
+                images: Images, targets: Tensor, network: CopiedNetwork = network
+            ) -> Tensor:
+                return F.cross_entropy(network(images), targets)
+
+            self._plan(member).train(
+                network.parameters(),
+                (known.images, labels),
+                compute_loss,
+                report,
+                f"network {member + 1} of {self.members}",
+            )
+            networks.append(network.eval().requires_grad_(False))
+        return DeepEnsembleScorer(self, known.classifier, tuple(networks))
+
+    def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
+        networks = tuple(CopiedNetwork(classifier) for _ in range(self.members))
+        for member, network in enumerate(networks):
+            unpack_module(network.network, f"member_{member}", tensors)
+        return DeepEnsembleScorer(self, classifier, networks)
+
+    def _plan(self, member: int) -> TrainingPlan:
+        return TrainingPlan(self.steps, self.batch, self.rate, self.seed + member)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DeepEnsembleScorer(UnknownScorer):
+    """The mean of several networks.
+
+    Args:
+        method: the method.
+        classifier: the classifier whose architecture they have; its own weights are not used.
+        networks: the networks.
+    """
+
+    method: DeepEnsemble
+    classifier: Classifier
+    networks: tuple[CopiedNetwork, ...]
+
+    def compute_scores(self, images: Images) -> Scores:
+        return compute_entropy(self.compute_probabilities(images))
+
+    def compute_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
+        """Return the mean probabilities of all networks."""
+        return torch.stack([network(images).softmax(1) for network in self.networks]).mean(0)
+
+    def pack_tensors(self) -> dict[str, Tensor]:
+        packed = [
+            pack_module(network.network, f"member_{member}")
+            for member, network in enumerate(self.networks)
+        ]
+        return {name: tensor for tensors in packed for name, tensor in tensors.items()}
