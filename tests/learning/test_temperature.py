@@ -15,6 +15,7 @@ import torch
 
 from apercu import methods, open_classifier
 from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.outputs import Output
 from apercu.deploy.export import ExportSettings, write_export
@@ -24,7 +25,6 @@ from apercu.errors import ClassifierError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.learning.calibration import fit_temperature, measure_reliability
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Task
 from apercu.learning.train import weigh_classes

@@ -337,7 +337,7 @@ def classifier(
 
 def _say_figures(result: Any) -> None:
     """Say where the classifier is, and how good it is on the test part."""
-    from apercu.learning.calibration import GOOD_CALIBRATION
+    from apercu.classifiers.calibration import GOOD_CALIBRATION
 
     figures, out = result.figures, result.folder
     minutes = figures.training["training_seconds"] / 60

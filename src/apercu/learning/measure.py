@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from apercu.classifiers.calibration import measure_reliability
 from apercu.classifiers.decisions import Decision
-from apercu.learning.calibration import measure_reliability
 from apercu.types import Logits
 
 RESAMPLES: Final = 1000

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from apercu import render
 from apercu.classifiers import Classifier
+from apercu.classifiers.calibration import GOOD_CALIBRATION
 from apercu.errors import ClassifierError
 from apercu.io import write_file
-from apercu.learning.calibration import GOOD_CALIBRATION
 from apercu.learning.results import LearningFigures, MeasuredTest
 from apercu.learning.settings import LearningSettings
 from apercu.methods.base import Method

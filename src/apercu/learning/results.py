@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
 from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.io import format_csv_rows, write_file
-from apercu.learning.calibration import fit_temperature, measure_reliability
 from apercu.learning.data import LabelledSet, read_part
 from apercu.learning.measure import (
     MeasuredFigure,
