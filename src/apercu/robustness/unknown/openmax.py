@@ -6,9 +6,9 @@ shrink the logits of the most probable classes by the probability that the dista
 is taken away is the logit of one more class, the unknown; a softmax over all gives its probability.
 They report fewer errors on unknown and fooling images than a threshold on the softmax.
 
-Our choices where the paper leaves it open: the distance is Euclidean in the logits, plus the cosine
-distance over 200 as in the authors' code; the Weibull distribution has its start at 0 and is fitted
-by maximum likelihood; a class with too few correct images takes the distances of all classes.
+The distance is that of the authors' code: the cosine distance of the logits, and a 200th of the
+Euclidean one. Our choices where the paper leaves it open: the Weibull distribution begins at 0 and
+is fitted by maximum likelihood; a class with too few correct images takes those of all.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from apercu.robustness.unknown.base import (
 )
 from apercu.types import Images, Logits, Scores
 
-COSINE_WEIGHT = 1.0
-"""Weight of the cosine distance beside the Euclidean distance over `EUCLIDEAN_SCALE`."""
 EUCLIDEAN_SCALE = 200.0
+"""Number by which the Euclidean distance is divided before the cosine distance is added."""
 FEWEST_OF_CLASS = 3
 """Correct images below which a class takes the distances of all classes."""
 
@@ -155,7 +154,7 @@ def measure_distances(
     """Return the distance of each image's logits from the mean logits of each class."""
     euclidean = torch.cdist(logits, means, compute_mode="donot_use_mm_for_euclid_dist")
     cosine = 1 - torch.nn.functional.cosine_similarity(logits[:, None], means[None], dim=2)
-    return euclidean / EUCLIDEAN_SCALE + COSINE_WEIGHT * cosine
+    return euclidean / EUCLIDEAN_SCALE + cosine
 
 
 def fit_weibull(values: Float[Tensor, " values"]) -> tuple[float, float]:
