@@ -56,6 +56,12 @@ def card(
         str | None,
         typer.Option(metavar="LOW,HIGH", help="A low and a high value of a regression."),
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE…]", help="Filter in front of the network: jpeg:quality=75 …"
+        ),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="FILE", help="File with one class name per line.")
     ] = None,
@@ -85,6 +91,7 @@ def card(
         output_name=output_name,
         value_range=_read_numbers("value-range", value_range),
         resize=resize,
+        filter=filter,
         weights=weights,
     )
     for gap in draft.gaps:

@@ -42,7 +42,8 @@ class StressBenchmark:
     """A classifier, images, and the attacks and filters of a stress test.
 
     Args:
-        classifier: bare classifier.
+        classifier: the classifier; a filter in front of it is taken off, and may be tested as one
+            of the filters.
         source: images with labels; without labels, the predicted classes count as true.
         plan: budgets, knowledge of the attacker, and sample.
         attacks: attacks by name.
@@ -65,8 +66,12 @@ class StressBenchmark:
 
     def __post_init__(self) -> None:
         plan = self.plan
+        bare = self.classifier.without_filter()
         if self.explainer is not None:
-            self.explainer.classifier_info.check_classifier(self.classifier)
+            info = self.explainer.classifier_info
+            is_of_bare = info.fingerprint == bare.fingerprint
+            info.check_classifier(bare if is_of_bare else self.classifier)
+        object.__setattr__(self, "classifier", bare)
         if any(find_objective_name(name) == "map" for name in self.attacks) and not isinstance(
             self.explainer, MaskExplainer
         ):

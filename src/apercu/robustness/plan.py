@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from apercu.classifiers import Classifier
 from apercu.classifiers.trust import check_spec_of_file
 from apercu.errors import ClassifierError, ConfigError
-from apercu.filters import NONE
+from apercu.filters import NONE, parse_filter
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.training.config import ConfigPresets
@@ -173,6 +173,14 @@ class StressPlan(BaseModel):
         if len(set(values)) < len(values):
             raise ValueError("expected each once")
         return values
+
+
+    def with_filter_of(self, classifier: Classifier) -> StressPlan:
+        """Return the plan with the filter in front of a classifier, if it has one, at the end."""
+        own = classifier.network.filter
+        if own is None or any(parse_filter(name) == classifier.filter for name in self.filters):
+            return self
+        return self.model_copy(update={"filters": (*self.filters, own)})
 
 
 class StressSettings(StressPlan):

@@ -34,7 +34,8 @@ def run_stress_test(
 ) -> StressResults:
     """Attack a classifier with each attack at each budget, bare and behind each filter.
 
-    Results that are in the folder already are not computed again.
+    A filter in front of the classifier is one of the tested filters, and `none` is its network
+    alone. Results that are in the folder already are not computed again.
 
     Args:
         classifier: classifier that is attacked.
@@ -58,6 +59,7 @@ def run_stress_test(
         OutputError: the folder cannot be written.
     """
     classifier.require_classes()
+    plan = plan.with_filter_of(classifier)
     attacks = {name: parse_attack(name, plan.seed) for name in plan.attacks}
     filters = {name: parse_filter(name) for name in plan.filters}
     about: dict[str, Any] = {

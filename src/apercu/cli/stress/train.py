@@ -56,12 +56,12 @@ def train(
 ) -> None:
     """Train a classifier further, against attacks: with halftones, with attacked images, or both.
 
-    Leaves card.json in the run folder, which is the SPEC of the defended classifier.
+    Leaves card.json in the run folder, which is the SPEC of the defended classifier, with its
+    filter in front.
 
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.filters import NONE
     from apercu.images import check_images, open_images
     from apercu.robustness.backdoors.poisoning import PoisonedImages, parse_trigger
     from apercu.robustness.defences.settings import DEFENCES
@@ -83,11 +83,19 @@ def train(
     )
     with interruptible, show_progress() as report:
         trainer = Trainer(opened, source, out, hardware, seed, say, report)
-        _, facts = train_defence(settings, trainer, resume=resume)
+        defended, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
         before, after = facts[f"{name}_before"], facts[name]
         say(f"target predicted, {title}: {before:.1%}, now {after:.1%} (kept from training)")
-    filters = ",".join(settings.defence.test_filters)
-    option = "" if filters == NONE else f"--filters {filters} "
-    say(f"next: apercu stress --classifier {out / 'card.json'} {option}--images … --out stress")
+    card = out / "card.json"
+    own, filters = defended.network.filter, ",".join(settings.defence.test_filters)
+    option = ""
+    if own is not None:
+        say(f"{card} has {own} in front of the network, in every command")
+    elif settings.defence.has_filters:
+        option = f"--filters {filters} "
+        say(
+            f"{card} has no filter in front of the network, as it learnt {filters}: add one of them"
+        )
+    say(f"next: apercu stress --classifier {card} {option}--images … --out stress")

@@ -68,6 +68,17 @@ class Defence(BaseModel, ABC):
         """Names of the filters behind which the network is used, one at a time."""
         return (NONE,)
 
+    @property
+    def own_filter(self) -> str | None:
+        """Name of the filter that the defended classifier has in front, if it is one alone."""
+        names = [name for name in self.test_filters if name != NONE]
+        return names[0] if len(names) == 1 else None
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether the network learns behind filters of the defence's own."""
+        return any(name != NONE for name in self.test_filters)
+
     def prepare_clean(self, images: Images) -> Images:
         """Return clean images as the network receives them, without gradients."""
         return images

@@ -58,7 +58,8 @@ class DefenceTraining(TrainingModule):
 
     Args:
         network: the network that is trained; it has the classifier's own structure.
-        classifier: the undefended classifier.
+        classifier: the undefended classifier. A filter in front of it stays there while the network
+            learns, unless the defence has filters of its own.
         settings: the defence and the schedule.
         seed: seed of all draws.
     """
@@ -71,6 +72,8 @@ class DefenceTraining(TrainingModule):
     ) -> None:
         super().__init__(network, classifier, settings, seed)
         self.settings: DefenceSettings
+        has_filters = settings.defence.has_filters
+        self.normalise = (classifier.without_filter() if has_filters else classifier).normalise
         if settings.wanted == "labels":
             self.target_of = LabelTarget(classifier)
 
@@ -118,7 +121,7 @@ class DefenceTraining(TrainingModule):
 
     def compute_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in its present mode, `batch × classes`."""
-        raw = self.network(self.classifier.normalise(images))
+        raw = self.network(self.normalise(images))
         return self.classifier.network.read_logits(raw, len(images))
 
     def compute_inference_logits(self, images: Images) -> Logits:
@@ -180,9 +183,9 @@ def train_defence(
         resume: whether to continue a training that was begun in the folder.
 
     Returns:
-        The defended classifier, and what was measured on images that were held out, before and
-        after the training: how often the targets of clean images, and of those that the defence is
-        for, are predicted.
+        The defended classifier, with the filter of the defence in front of its network, and what
+        was measured on images that were held out, before and after the training: how often the
+        targets of clean images, and of those that the defence is for, are predicted.
 
     Raises:
         ClassifierError: the classifier cannot be trained further.
@@ -211,7 +214,12 @@ def train_defence(
                 trainer.say(f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}")
         undefended = trainer.classifier.network
         digest = digest_module(network, undefended.source, undefended.options)
-        defended = Classifier(replace(undefended, forward=network, digest=digest))
+        filter = undefended.filter
+        if settings.defence.has_filters:
+            filter = settings.defence.own_filter
+        defended = Classifier(
+            replace(undefended, forward=network, digest=digest, filter=filter, guard=None)
+        )
         if trainer.is_main_process:
             save_classifier(defended, trainer.run)
             if isinstance(trainer.source, PoisonedImages):
