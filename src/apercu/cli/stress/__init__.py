@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from apercu.cli.stress.attack import stress
-from apercu.cli.stress.detect import detect
+from apercu.cli.stress.backdoor import backdoor
+from apercu.cli.stress.detect import detect, unknown
 from apercu.cli.stress.filter import filter
 from apercu.cli.stress.train import train
 
@@ -17,4 +18,6 @@ app = typer.Typer(
 app.callback()(stress)
 app.command("train")(train)
 app.command("detect")(detect)
+app.command("unknown")(unknown)
+app.command("backdoor")(backdoor)
 app.command("filter")(filter)

@@ -62,17 +62,20 @@ class AntidoteRt:
     Args:
         depth: largest number of neurons in a pattern.
         drop: fraction of the predicted probability that a window has to take away.
+        samples: largest number of clean, and of poisoned samples that are used.
         seed: seed of the tree, for equal splits.
     """
 
     depth: int = 3
     drop: float = 0.5
+    samples: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_extra("robust", "antidote", "sklearn")
         check_count(self.depth, "antidote: depth")
         check_between("antidote", 0.01, 1, drop=self.drop)
+        check_whole("antidote", FEWEST_SAMPLES, 10**6, samples=self.samples)
         check_whole("antidote", 0, MAX_SEED, seed=self.seed)
 
     def fit(self, classifier: Classifier, clean: Images, poisoned: Images) -> Antidote:
@@ -92,6 +95,7 @@ class AntidoteRt:
         """
         from sklearn.tree import DecisionTreeClassifier
 
+        clean, poisoned = clean[: self.samples], poisoned[: self.samples]
         for name, samples in (("clean", clean), ("poisoned", poisoned)):
             if len(samples) < FEWEST_SAMPLES:
                 raise ImagesError(
@@ -101,7 +105,9 @@ class AntidoteRt:
         with torch.no_grad():
             features = [compute_deep_features(classifier, part).cpu() for part in (clean, poisoned)]
             targets = classifier(poisoned).argmax(1)
-        is_poisoned = torch.cat([torch.full((len(part),), number) for number, part in enumerate(features)])
+        is_poisoned = torch.cat(
+            [torch.full((len(part),), number) for number, part in enumerate(features)]
+        )
         tree = DecisionTreeClassifier(
             max_depth=self.depth, class_weight="balanced", random_state=self.seed
         )

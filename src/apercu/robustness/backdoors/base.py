@@ -29,7 +29,7 @@ class Trigger(ABC):
 
     @abstractmethod
     def stamp(self, images: Images, variants: Targets) -> Images:
-        """Mark images.
+        """Mark each image with one variant of the trigger.
 
         Args:
             images: images in [0, 1], `batch × channels × height × width`.

@@ -11,7 +11,7 @@ from torch import Generator
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.filters.checks import check_between, check_count, check_whole
-from apercu.methods import MapExplainer
+from apercu.methods import MapExplainer, TrueBox
 from apercu.methods.registry import METHODS, parse_methods
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.backdoors.base import ScoreFn, fill_regions
@@ -20,7 +20,7 @@ from apercu.types import Images, Maps, Regions, Scores
 
 @final
 @dataclass(frozen=True)
-class Evidence:
+class CarriedEvidence:
     """Pastes the strongest evidence of an image on clean ones, and counts how many follow it.
 
     Our own detector. Its idea: the evidence of an object is spread over it and does little
@@ -44,7 +44,7 @@ class Evidence:
         check_count(self.images, "evidence: images")
         check_whole("evidence", 0, MAX_SEED, seed=self.seed)
         if self.method:
-            parse_methods(self.method)
+            self.choose_explainer(None)
 
     def choose_explainer(self, trained: MapExplainer | None) -> MapExplainer:
         """Return what draws the maps: the method, or else the trained explainer.
@@ -53,7 +53,12 @@ class Evidence:
             ConfigError: there is neither.
         """
         if self.method:
-            (method,) = parse_methods(self.method).values()
+            method, *others = parse_methods(self.method).values()
+            if others or isinstance(method, TrueBox):
+                raise ConfigError(
+                    f"evidence: method: expected one method that looks at the classifier, "
+                    f"got {self.method}"
+                )
             return method
         if trained is None:
             raise ConfigError(

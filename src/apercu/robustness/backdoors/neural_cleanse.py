@@ -18,6 +18,8 @@ from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images, Picture
 
+WORKS = 0.9
+"""Fraction of images that a reconstructed trigger has to turn before it counts as one."""
 OUTLIER = 2.0
 """Anomaly index above which a class is suspicious (the paper's)."""
 TO_DEVIATION = 1.4826
@@ -150,13 +152,12 @@ class NeuralCleanse:
             optimiser.zero_grad()
             torch.autograd.backward(loss + weight * mask.sum())
             recent.append(float(classifier.decision.is_predicted(logits, targets).float().mean()))
-            if len(recent) >= WINDOW and np.mean(recent[-WINDOW:]) >= self.success:
-                if float(mask.sum()) < smallest:
-                    smallest = float(mask.sum())
-                    best = [mask.detach().clone(), pattern.detach().clone()]
+            works = len(recent) >= WINDOW and np.mean(recent[-WINDOW:]) >= self.success
+            if works and float(mask.sum()) < smallest:
+                smallest = float(mask.sum())
+                best = [mask.detach().clone(), pattern.detach().clone()]
             optimiser.step()
             if len(recent) % WINDOW == 0:
-                works = np.mean(recent[-WINDOW:]) >= self.success
                 weight *= self.growth if works else self.growth**-FASTER_DOWN
         if smallest == float("inf"):
             best = [values.detach().sigmoid() for values in free]
@@ -193,7 +194,9 @@ def compute_anomaly_indices(sizes: Sequence[float]) -> list[float]:
     distances = np.median(values) - values
     spread = TO_DEVIATION * float(np.median(np.abs(distances)))
     if spread == 0:
-        return [0.0 if distance == 0 else float(np.sign(distance) * np.inf) for distance in distances]
+        return [
+            0.0 if distance == 0 else float(np.sign(distance) * np.inf) for distance in distances
+        ]
     return [float(distance / spread) for distance in distances]
 
 
