@@ -151,7 +151,7 @@ def train_module(
     classifier: Classifier, steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ShapleyExplainer:
     """Train without Lightning, on noise."""
-    chosen = settings(schedule={"steps": steps, "batch": 16, "copies": 8})
+    chosen = settings(schedule={"batch": 16, "copies": 8})
     network = build_network(chosen, classifier, seed=0)
     module = ShapleyTraining(network, classifier, chosen, seed=0)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)

@@ -20,7 +20,7 @@ from apercu.errors import (
     shorten,
     suggest_nearest,
 )
-from apercu.filters import NONE, parse_filter
+from apercu.filters import NONE, find_folder, move_folder, parse_filter
 from apercu.images.stretch import Stretch
 from apercu.io import expand_home, is_folder, is_inside, parse_json
 
@@ -252,7 +252,8 @@ def read_card(path: str | Path) -> ClassifierCard:
     card = validate(ClassifierCard, content, str(path))
     paths = dict(_resolve_paths(card, path.parent))
     for key, target in paths.items():
-        if not (is_trusting() or is_inside(Path(strip_source(target)), path.parent)):
+        place = find_folder(target) if key == "filter" else strip_source(target)
+        if not (is_trusting() or is_inside(Path(place or ""), path.parent)):
             raise UntrustedError(
                 f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
                 "copy the file there, or add --trust (in Python trust=True) if you trust the card"
@@ -292,6 +293,8 @@ def _resolve_paths(card: ClassifierCard, folder: Path) -> Iterator[tuple[str, st
         yield "weights", str(folder / card.weights)
     if isinstance(card.classes, str):
         yield "classes", str(folder / card.classes)
+    if card.filter is not None and (named := find_folder(card.filter)) is not None:
+        yield "filter", move_folder(card.filter, str(folder / named))
     if card.guard is not None:
         yield "guard", str(folder / card.guard)
 

@@ -21,6 +21,8 @@ from apercu.classifiers.sources.exported_program import (
     serialise_program,
 )
 from apercu.errors import ClassifierError, OutputError
+from apercu.filters import find_folder, move_folder
+from apercu.filters.purifier import DESCRIPTION, PURIFIER_FOLDER, WEIGHTS
 from apercu.io import is_folder, is_inside, write_file, write_hashes
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -126,7 +128,7 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
         **content,
         input=network.input,
         **_describe_output(classifier),
-        filter=network.filter,
+        filter=_store_filter(network.filter, Path(folder)),
         guard=_find_guard(classifier, Path(folder)),
         classes=_choose_classes_entry(classifier),
     )
@@ -158,6 +160,19 @@ def _find_guard(classifier: Classifier, folder: Path) -> str | None:
     if guard is None or not (is_folder(guard) and is_inside(guard, folder)):
         return None
     return guard.resolve().relative_to(folder.resolve()).as_posix()
+
+
+def _store_filter(filter: str | None, folder: Path) -> str | None:
+    """Return a filter as the card in a folder names it; a network of its own is copied there."""
+    place = None if filter is None else find_folder(filter)
+    if filter is None or place is None:
+        return filter
+    source = Path(place)
+    if is_inside(source, folder):
+        return move_folder(filter, source.resolve().relative_to(folder.resolve()).as_posix())
+    for path in (source / DESCRIPTION, source / WEIGHTS):
+        write_file(folder / PURIFIER_FOLDER / path.name, path.read_bytes())
+    return move_folder(filter, PURIFIER_FOLDER)
 
 
 def _write_error(folder: str | Path, error: Exception) -> OutputError:

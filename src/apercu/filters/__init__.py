@@ -18,6 +18,8 @@ from apercu.filters.low_resolution import LowResolution
 from apercu.filters.median import Median
 from apercu.filters.non_local_means import NonLocalMeans
 from apercu.filters.ordered import Bayer
+from apercu.filters.quantised_autoencoder import QuantisedAutoencoder
+from apercu.filters.stochastic_student import StochasticStudent
 from apercu.filters.total_variation import TotalVariation
 from apercu.option_strings import parse_named
 
@@ -35,6 +37,8 @@ FILTERS: dict[str, type[Filter]] = {
     "total_variation": TotalVariation,
     "non_local_means": NonLocalMeans,
     "low_resolution": LowResolution,
+    "quantised_autoencoder": QuantisedAutoencoder,
+    "stochastic_student": StochasticStudent,
 }
 """Filter classes by the names that people type."""
 
@@ -60,6 +64,31 @@ def parse_filter(text: str, option: str = "filters") -> Filter | None:
     return parse_named(text, FILTERS, option, other_names=(NONE,))
 
 
+def find_folder(text: str) -> str | None:
+    """Return the folder that the name of a filter holds, such as that of a purifier's network.
+
+    >>> find_folder("stochastic_student:folder=purifier,seed=1")
+    'purifier'
+    """
+    settings = text.partition(":")[2].split(",")
+    folders = [s.removeprefix("folder=") for s in settings if s.startswith("folder=")]
+    return folders[0] if folders else None
+
+
+def move_folder(text: str, folder: str) -> str:
+    """Return the name of a filter with another folder, where it holds one.
+
+    >>> move_folder("stochastic_student:folder=purifier,seed=1", "runs/purifier")
+    'stochastic_student:folder=runs/purifier,seed=1'
+    """
+    name, mark, rest = text.partition(":")
+    settings = [
+        f"folder={folder}" if setting.startswith("folder=") else setting
+        for setting in rest.split(",")
+    ]
+    return name + mark + ",".join(settings)
+
+
 __all__ = [
     "FILTERS",
     "NONE",
@@ -79,6 +108,10 @@ __all__ = [
     "LowResolution",
     "Median",
     "NonLocalMeans",
+    "QuantisedAutoencoder",
+    "StochasticStudent",
     "TotalVariation",
+    "find_folder",
+    "move_folder",
     "parse_filter",
 ]

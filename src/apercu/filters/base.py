@@ -23,6 +23,9 @@ ADDED_LATER = {"later": True}
 """Metadata of a setting that was added later: results that were stored before stay valid,
 because at its default it is not part of the key of the cache."""
 
+LOCATION = {"location": True}
+"""Metadata of a setting that says where files are; the key of the cache holds their digest."""
+
 BpdaMode: TypeAlias = Literal["straight_through", "surrogate"]
 """The backward pass of a filter: the identity, or the filter's differentiable surrogate."""
 
@@ -108,7 +111,8 @@ def format_cache_key(value: object) -> str:
     settings = [
         f"{field.name}={getattr(value, field.name)!r}"
         for field in fields(value)
-        if not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
+        if field.metadata != LOCATION
+        and not (field.metadata == ADDED_LATER and getattr(value, field.name) == field.default)
     ]
     if digest := getattr(value, "digest", ""):
         settings.append(f"digest={digest}")

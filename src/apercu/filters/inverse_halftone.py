@@ -89,11 +89,11 @@ class InverseHalftoneNetwork(nn.Module):
     def __init__(self, width: int = 32, deep: int = 64) -> None:
         super().__init__()
         self.stem = nn.Conv2d(12, width, 3, padding=1)
-        self.before = _PlainResidual(width)
+        self.before = PlainResidual(width)
         self.down = nn.Conv2d(width, deep, 3, stride=2, padding=1)
-        self.deep = nn.Sequential(_PlainResidual(deep), _PlainResidual(deep))
+        self.deep = nn.Sequential(PlainResidual(deep), PlainResidual(deep))
         self.up = nn.Conv2d(deep, 4 * width, 1)
-        self.after = _PlainResidual(width)
+        self.after = PlainResidual(width)
         self.head = nn.Conv2d(width, 12, 3, padding=1)
         for last in self.head.parameters():
             nn.init.zeros_(last)  # an untrained network corrects nothing
@@ -108,7 +108,7 @@ class InverseHalftoneNetwork(nn.Module):
         return F.pixel_shuffle(self.head(fine), 2)[:, :, :height, :width]
 
 
-class _PlainResidual(nn.Module):
+class PlainResidual(nn.Module):
     """Two convolutions, added to their input; without batch norms, which depend on other images."""
 
     def __init__(self, width: int) -> None:

@@ -33,7 +33,7 @@ def train(
         typer.Option(
             metavar="FILE|PRESET",
             help="Settings in YAML, or hybrid, standard, adversarial, halftone_adversarial, "
-            "sinkhorn.",
+            "sinkhorn, quantised_autoencoder, stochastic_student.",
         ),
     ] = None,
     steps: StepsOption = None,

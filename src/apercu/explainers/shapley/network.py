@@ -95,7 +95,7 @@ class ShapleyNetwork(GatedNetwork):
     def compute_values(
         self,
         features: list[Tensor],
-        targets: Int[Tensor, "batch classes"],
+        targets: Int[Tensor, "batch targets"],
         logits: Logits | None = None,
     ) -> Values:
         """Return the values of the cells for several classes per image.
@@ -117,7 +117,7 @@ class ShapleyNetwork(GatedNetwork):
         return share_rest(values, self.compute_gain(logits).gather(1, targets))
 
     def compute_masks(
-        self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
+        self, features: list[Tensor], targets: Int[Tensor, "batch targets"]
     ) -> Values:
         """Return the positive values, relative to the highest of the class predicted most.
 
@@ -197,8 +197,8 @@ class CellDecoder(nn.Module):
     def forward(
         self,
         features: list[Tensor],
-        vectors: Float[Tensor, "batch classes channels"],
-        activation: Float[Tensor, "batch classes height width"],
+        vectors: Float[Tensor, "batch targets channels"],
+        activation: Float[Tensor, "batch targets height width"],
     ) -> Values:
         """Return values that are not yet adjusted to their sum.
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apercu.robustness.defences.adversarial import Adversarial
 from apercu.robustness.defences.base import Standard
 from apercu.robustness.defences.hybrid import Hybrid
+from apercu.robustness.defences.purifier import (
+    PurifierDefence,
+    QuantisedAutoencoderDefence,
+    StochasticStudentDefence,
+)
 from apercu.robustness.defences.sinkhorn import Sinkhorn
 from apercu.training.augment import RandomViews
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
-AnyDefence = Annotated[Standard | Hybrid | Adversarial | Sinkhorn, Field(discriminator="form")]
+AnyDefence = Annotated[
+    Standard
+    | Hybrid
+    | Adversarial
+    | Sinkhorn
+    | QuantisedAutoencoderDefence
+    | StochasticStudentDefence,
+    Field(discriminator="form"),
+]
 
 
 class DefenceSchedule(Schedule):
@@ -45,6 +58,17 @@ class DefenceSettings(TrainingConfig):
     views: RandomViews = RandomViews(smallest=0.6, whole=0.3)
     schedule: DefenceSchedule = DefenceSchedule()
 
+    @model_validator(mode="after")
+    def _check_effect(self) -> DefenceSettings:
+        if isinstance(self.defence, PurifierDefence) and (self.scratch or self.wanted == "labels"):
+            raise ValueError(
+                f"with {self.defence.form} the classifier stays as it is, and the filter learns "
+                "from its predictions; leave out scratch and wanted"
+            )
+        return self
+
+
+_PURIFIER = DefenceSchedule(steps=1500, batch=32, rate=2e-3)
 
 DEFENCES = ConfigPresets(
     DefenceSettings,
@@ -54,5 +78,11 @@ DEFENCES = ConfigPresets(
         "adversarial": DefenceSettings(defence=Adversarial()),
         "halftone_adversarial": DefenceSettings(defence=Adversarial(behind="floyd_steinberg")),
         "sinkhorn": DefenceSettings(defence=Sinkhorn()),
+        "quantised_autoencoder": DefenceSettings(
+            defence=QuantisedAutoencoderDefence(), schedule=_PURIFIER
+        ),
+        "stochastic_student": DefenceSettings(
+            defence=StochasticStudentDefence(), schedule=_PURIFIER
+        ),
     },
 )

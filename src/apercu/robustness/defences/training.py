@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError, ImagesError
 from apercu.io import write_file
 from apercu.robustness.backdoors.poisoning import PoisonedImages
-from apercu.robustness.defences.base import DefenceBatch
+from apercu.robustness.defences.base import Defence, DefenceBatch
+from apercu.robustness.defences.purifier import PurifierDefence, train_purifier
 from apercu.robustness.defences.settings import DefenceSettings
 from apercu.training.data import LabelTarget, TrainingImages, split_held_out
 from apercu.training.module import DegenerateSolution, TrainingModule
@@ -72,7 +73,8 @@ class DefenceTraining(TrainingModule):
     ) -> None:
         super().__init__(network, classifier, settings, seed)
         self.settings: DefenceSettings
-        has_filters = settings.defence.has_filters
+        self.defence = cast(Defence, settings.defence)
+        has_filters = self.defence.has_filters
         self.normalise = (classifier.without_filter() if has_filters else classifier).normalise
         if settings.wanted == "labels":
             self.target_of = LabelTarget(classifier)
@@ -85,7 +87,7 @@ class DefenceTraining(TrainingModule):
         if not self.settings.scratch:
             freeze_batchnorm(self.network)
         defence_batch = self.make_batch(images, labels, seed)
-        terms = self.settings.defence.compute_losses(defence_batch)
+        terms = self.defence.compute_losses(defence_batch)
         with torch.no_grad():
             logits = self.compute_inference_logits(images)
             correct = defence_batch.measure_agreement(logits).mean()
@@ -133,7 +135,7 @@ class DefenceTraining(TrainingModule):
     def sample_tiles(self, images: Images) -> list[render.Tile]:
         batch = self.make_batch(images, None, self.seed)
         tiles = []
-        for inputs in (images, self.settings.defence.make_hard_images(batch)):
+        for inputs in (images, self.defence.make_hard_images(batch)):
             logits = self.compute_inference_logits(inputs)
             probability, top = self.classifier.decision.probabilities(logits)[0].max(0)
             title = self.classifier.classes[int(top)].partition(",")[0]
@@ -176,6 +178,8 @@ def train_defence(
 ) -> tuple[Classifier, dict[str, float]]:
     """Train a copy of the trainer's classifier with a defence, and save it in the run folder.
 
+    Of a purifier the network of the filter is trained instead, and the classifier stays as it is.
+
     Args:
         settings: the defence and the schedule.
         trainer: the classifier, the images and the run folder; of `PoisonedImages` the folder
@@ -199,6 +203,13 @@ def train_defence(
             f"wanted: labels name one class of an image, and {trainer.classifier.spec} may predict "
             "several at once; set wanted: answers"
         )
+    if isinstance(settings.defence, PurifierDefence):
+        if isinstance(trainer.source, PoisonedImages):
+            raise ConfigError(
+                f"poison: {settings.defence.form} learns no classes and no trigger; leave it out"
+            )
+        parts = settings.defence, settings.views
+        return train_purifier(settings, *parts, trainer, resume=resume)
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
@@ -262,7 +273,7 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -
         trainer.source, trainer.classifier, held_out, target_of=training.target_of
     )
     correct: dict[str, list[float]] = {"honest": [], "hard": []}
-    defence, device = training.settings.defence, trainer.classifier.device
+    defence, device = training.defence, trainer.classifier.device
     training.network.to(device)
     for loaded in DataLoader(images, training.settings.schedule.batch):
         clean, labels = (loaded, None) if training.target_of is None else loaded
