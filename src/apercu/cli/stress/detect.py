@@ -1,10 +1,10 @@
-"""`apercu stress detect`: finds attacked images by their explanations."""
+"""`apercu stress detect` and `apercu stress unknown`: find attacked images, and unknown ones."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,13 @@ from apercu.cli.options import (
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
 
+if TYPE_CHECKING:
+    from apercu.images import ImageSource
+
 DEFAULT_ATTACKS = "fgsm,pgd"
 """Attacks where none are chosen, for a classifier with gradients."""
+DEFAULT_UNKNOWN = "max_softmax,energy,mahalanobis"
+"""Methods of `apercu stress unknown` where none are chosen, which train no network."""
 
 
 def detect(
@@ -124,6 +129,83 @@ def detect(
                 f"AUROC {row.value:.3f} ({low:.3f} to {high:.3f})"
             )
     say(f"rows: {out / 'detection.json'}")
+
+
+def unknown(
+    classifier: ClassifierOption,
+    images: ImagesOption,
+    unknown: Annotated[
+        list[str],
+        typer.Option(metavar="DIR", help="Images of another kind; may be repeated."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", callback=check_out, help="Folder of the results.")
+    ],
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Honest images to fit the methods to; half of --images by default."
+        ),
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            help="max_softmax, entropy, energy, mahalanobis:components=low …; "
+            "see docs/explanations/robustness.md.",
+        ),
+    ] = DEFAULT_UNKNOWN,
+    false_alarms: Annotated[
+        float,
+        typer.Option(metavar="RATE", help="Fraction of known images that may be refused."),
+    ] = 0.05,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only this many images of each set, at random.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how well methods recognise images of kinds that a classifier does not know.
+
+    Methods are fitted to honest images only; a threshold that some of them exceed is chosen on
+    others, and the rest are measured. Writes results.json.
+
+    Example: apercu stress unknown --classifier card.json --images val/ --unknown films/ --out out
+    """
+    from apercu.classifiers import open_classifier
+    from apercu.images import check_images, open_images
+    from apercu.io import check_writable
+    from apercu.robustness.unknown import measure_unknown, parse_unknown_methods
+    from apercu.robustness.unknown.results import name_image_sets
+
+    chosen, names = parse_unknown_methods(methods, seed), name_image_sets(unknown)
+    for text in filter(None, (images, fit, *unknown)):
+        check_images(text)
+    opened = open_classifier(classifier, device=device.resolve())
+
+    def open_set(text: str) -> ImageSource:
+        return open_images(text, channels=opened.channels, bands=opened.bands)
+
+    check_writable(out)
+    interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with interruptible, show_progress(lines=True) as report:
+        rows = measure_unknown(
+            opened,
+            open_set(images),
+            {name: open_set(text) for name, text in names.items()},
+            chosen,
+            out,
+            fit=None if fit is None else open_set(fit),
+            false_alarms=false_alarms,
+            limit=limit,
+            seed=seed,
+            progress=report,
+            command=shlex.join(["apercu", *read_arguments()]),
+        )
+    say(str(rows))
+    say(f"rows: {out / 'results.json'}")
 
 
 def _format_budget(epsilon: float | None) -> str:

@@ -12,6 +12,7 @@ from apercu.robustness.unknown.base import (
 from apercu.robustness.unknown.energy import Energy
 from apercu.robustness.unknown.mahalanobis import LayerGaussians, LayerMahalanobis
 from apercu.robustness.unknown.max_softmax import Entropy, MaxSoftmax
+from apercu.robustness.unknown.measure import measure_unknown
 from apercu.robustness.unknown.registry import (
     UNKNOWN_METHODS,
     load_scorer,
@@ -33,6 +34,7 @@ __all__ = [
     "UnknownMethod",
     "UnknownScorer",
     "load_scorer",
+    "measure_unknown",
     "parse_unknown_methods",
     "restore_scorer",
     "save_scorer",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
+
+from apercu.errors import ConfigError
 
 KNOWN = "known"
 """Name of the known images in the rows."""
@@ -87,3 +91,28 @@ def _format_value(row: UnknownRow | None) -> str:
     if row is None:
         return "–"
     return f"{row.value:.3f} ({row.ci95[0]:.3f} to {row.ci95[1]:.3f})"
+
+
+def name_image_sets(texts: Sequence[str]) -> dict[str, str]:
+    """Give sets of images short names: the last part of each, or all of it where that is no name.
+
+    Args:
+        texts: folders, files, or other names of images, as they were typed.
+
+    Returns:
+        The texts by their names, in the same order.
+
+    Raises:
+        ConfigError: the same images are there twice.
+
+    >>> name_image_sets(["data/ships/", "planted:size=32", "old/ships"])
+    {'data/ships/': 'data/ships/', 'planted': 'planted:size=32', 'old/ships': 'old/ships'}
+    """
+    if repeated := next((text for text in texts if texts.count(text) > 1), None):
+        raise ConfigError(f"unknown: {repeated} is there twice, expected once")
+    short = [PurePath(text.partition(":")[0] or text).name or text for text in texts]
+    names = [
+        text if short.count(name) > 1 or name == KNOWN else name
+        for text, name in zip(texts, short, strict=True)
+    ]
+    return dict(zip(names, texts, strict=True))
