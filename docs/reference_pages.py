@@ -284,6 +284,7 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
     from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
     from apercu.explainers.latent.settings import LATENT_PRESETS
     from apercu.explainers.mask.settings import MASK_PRESETS
+    from apercu.explainers.shapley.explainer import SHAPLEY_PRESETS
     from apercu.learning.settings import LEARNING
     from apercu.pretraining.settings import PRETEXTS
     from apercu.robustness.defences.settings import DEFENCES
@@ -295,6 +296,7 @@ def list_trainings() -> dict[str, tuple[str, Any]]:
         "Mask explainers": ("apercu train mask --config", MASK_PRESETS),
         "Counterpart explainers": ("apercu train counterpart --config", COUNTERPART_PRESETS),
         "Latent explainers": ("apercu train latent --config", LATENT_PRESETS),
+        "Shapley explainers": ("apercu train shapley --config", SHAPLEY_PRESETS),
         "Pretraining": ("apercu pretrain PRETEXT --config", PRETEXTS),
         "Classifiers from few labels": ("apercu train classifier --config", LEARNING),
         "Classifiers that resist attacks": ("apercu stress train --config", DEFENCES),

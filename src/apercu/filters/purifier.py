@@ -49,6 +49,9 @@ class PurifierNetwork(nn.Module, ABC):
         Args:
             images: images in [0, 1], whose sides are multiples of `STRIDE`.
             noise: noise of standard deviation 1 in the shape of the images, where it is needed.
+
+        Returns:
+            Images in the same shape.
         """
 
     @abstractmethod
