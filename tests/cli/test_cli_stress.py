@@ -377,3 +377,24 @@ def test_impossible_detections_are_refused(
     words = ("stress", "detect", "--classifier", tiny_card, "--images", WATCHED)
     result = apercu(*words, "--attacks", "fgsm", "--epsilons", "64/255", *extra, "--out", tmp_path)
     assert result.code == 2 and line in result.err and result.err.count("\n") == 1
+
+
+def test_unknown_images(apercu, tiny_card: Path, tmp_path: Path) -> None:
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        (tmp_path / "noise").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{index}.png")
+    words = ("stress", "unknown", "--classifier", tiny_card, "--unknown", tmp_path / "noise")
+    words += ("--images", "planted:size=32,images=60,classes=3", "--out", tmp_path / "out")
+    result = apercu(*words, "--methods", "energy,mahalanobis")
+    assert result.code == 0, result.err
+    assert "AUROC" in result.out and "mahalanobis  noise  12" in result.out
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = {(row["method"], row["images"], row["metric"]) for row in content["rows"]}
+    assert ("energy", "noise", "fpr95") in rows and ("energy", "known", "false_alarms") in rows
+    wrong = apercu(*words, "--methods", "energie")
+    assert wrong.code == 2 and "did you mean energy?" in wrong.err
+    twice = apercu(*words, "--unknown", tmp_path / "noise")
+    assert twice.code == 2 and "is there twice" in twice.err
+    trained = apercu(*words[:5], tmp_path / "noise", *words[6:], "--methods", "openmax:tail=2")
+    assert trained.code == 2 and "tail: expected a whole number from 3" in trained.err

@@ -1,8 +1,9 @@
 """Unknown images by a classifier that is unsure at samples on a level set of its own loss: BoS.
 
-"Boundary optimised samples" (ICPR 2020) are made by following the gradient of a loss to the *input*,
-without a generator, until all of them lie on one level set of the loss; then the network is trained
-for a low largest probability on them. The paper reports better detection on small images.
+"Boundary optimised samples" (ICPR 2020) are made by following the gradient of a loss to the
+*input*, without a generator, until all of them lie on one level set of the loss; then the network
+is trained for a low largest probability on them. The paper reports better detection of unknown
+small images.
 
 Its loss is not stated in what we could read. Ours is the divergence of the network's probabilities
 from equal ones, which is 0 where it is unsure and grows with its confidence; noisy images walk to

@@ -209,7 +209,7 @@ class LatentGame(nn.Module):
         marks = mark_classes(codes, labels, self.coder)
         noise = torch.randn(codes.shape).to(codes)
         samples = self.generator(torch.cat([noise, marks], 1))
-        loss = self._judge(samples.detach(), codes, marks)
+        loss = self._compute_critic_loss(samples.detach(), codes, marks)
         self.critic_steps.zero_grad()
         torch.autograd.backward(loss)
         self.critic_steps.step()
@@ -225,7 +225,7 @@ class LatentGame(nn.Module):
         self.generator_steps.step()
         return decoded.detach()
 
-    def _judge(self, samples: Tensor, codes: Tensor, marks: Tensor) -> Tensor:
+    def _compute_critic_loss(self, samples: Tensor, codes: Tensor, marks: Tensor) -> Tensor:
         """Return the loss of the critic, with a penalty for gradients of another length than 1."""
         weight = torch.rand(len(codes), 1).to(codes)
         between = (weight * codes + (1 - weight) * samples).requires_grad_()
@@ -262,7 +262,7 @@ def _build_layers(inputs: int, outputs: int) -> nn.Sequential:
 @final
 @dataclass(frozen=True, eq=False)
 class ConditionalGeneratorScorer(UnknownScorer):
-    """A one-vs-all classifier.
+    """A one-vs-all classifier that rejects generated samples.
 
     Args:
         method: the method.

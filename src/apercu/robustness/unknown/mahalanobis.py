@@ -42,7 +42,7 @@ SMALLEST_VARIANCE = 1e-9
 """Variance below which a component counts as constant, as a fraction of the largest one."""
 
 
-class Gaussian(NamedTuple):
+class WhitenedGaussian(NamedTuple):
     """A Gaussian as mean and whitening matrix: the distance of x is |whitening (x − mean)|.
 
     Attributes:
@@ -102,7 +102,7 @@ class LayerMahalanobis(UnknownMethod):
     def _choose(self, moments: Sequence[tuple[Tensor, Tensor]]) -> LayerGaussians:
         return LayerGaussians(
             [
-                whiten(mean, covariance, self.components, self.variance)
+                build_gaussian(mean, covariance, self.components, self.variance)
                 for mean, covariance in moments
             ]
         )
@@ -115,16 +115,16 @@ class LayerGaussians(nn.Module):
         gaussians: a Gaussian for each feature map, finest first.
     """
 
-    def __init__(self, gaussians: Sequence[Gaussian]) -> None:
+    def __init__(self, gaussians: Sequence[WhitenedGaussian]) -> None:
         super().__init__()
         self.count = len(gaussians)
         for index, gaussian in enumerate(gaussians):
             self.register_buffer(f"mean_{index}", gaussian.mean.float())
             self.register_buffer(f"whitening_{index}", gaussian.whitening.float())
 
-    def get_gaussian(self, index: int) -> Gaussian:
+    def get_gaussian(self, index: int) -> WhitenedGaussian:
         """Return the Gaussian of one layer."""
-        return Gaussian(getattr(self, f"mean_{index}"), getattr(self, f"whitening_{index}"))
+        return WhitenedGaussian(getattr(self, f"mean_{index}"), getattr(self, f"whitening_{index}"))
 
     def forward(self, maps: Sequence[Tensor]) -> Scores:
         """Return the score of each image: the sum of the distances of all layers.
@@ -311,9 +311,9 @@ def shrink_covariance(
     return (1 - share) * covariance + share * middle * torch.eye(size, dtype=covariance.dtype)
 
 
-def whiten(
+def build_gaussian(
     mean: Tensor, covariance: Tensor, components: Components = "all", variance: float = 0.99
-) -> Gaussian:
+) -> WhitenedGaussian:
     """Return a Gaussian of some principal components of a covariance.
 
     Args:
@@ -334,7 +334,7 @@ def whiten(
     elif components == "low":
         low = max(1, len(values) - high)
         values, vectors = values[:low], vectors[:, :low]
-    return Gaussian(mean, (vectors / values.sqrt()).T.contiguous())
+    return WhitenedGaussian(mean, (vectors / values.sqrt()).T.contiguous())
 
 
 def find_chi_square_quantile(probability: float, freedom: int) -> float:
@@ -360,7 +360,7 @@ def _unpack_gaussians(tensors: Mapping[str, Tensor], part: str, count: int) -> L
     """Return the Gaussians of all layers from tensors by name."""
     return LayerGaussians(
         [
-            Gaussian(tensors[f"{part}.mean_{index}"], tensors[f"{part}.whitening_{index}"])
+            WhitenedGaussian(tensors[f"{part}.mean_{index}"], tensors[f"{part}.whitening_{index}"])
             for index in range(count)
         ]
     )

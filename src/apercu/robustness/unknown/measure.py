@@ -199,7 +199,7 @@ class _Measurement:
         known, probabilities = self._score(scorer, to_test)
         threshold = float(np.quantile(chosen, 1 - false_alarms))
         rows = [self._count("false_alarms", KNOWN, known > threshold)]
-        rows += self._judge_probabilities(probabilities, to_test.labels, seed)
+        rows += self._measure_probabilities(probabilities, to_test.labels, seed)
         for name, other in others.items():
             unknown, _ = self._score(scorer, other)
             values = compute_curves(known, unknown)
@@ -212,7 +212,7 @@ class _Measurement:
             ]
             rows.append(self._count("detected", name, unknown > threshold))
             if isinstance(scorer, AnomalyMapScorer) and other.regions is not None:
-                rows += self._judge_maps(scorer, name, other, seed)
+                rows += self._measure_maps(scorer, name, other, seed)
         return rows
 
     def _score(self, scorer: UnknownScorer, data: ReadImages) -> tuple[Any, Tensor]:
@@ -235,7 +235,7 @@ class _Measurement:
         write_file(path, save(tensors))
         return tensors["scores"].double().numpy(), tensors["probabilities"]
 
-    def _judge_probabilities(
+    def _measure_probabilities(
         self, probabilities: Tensor, labels: Targets | None, seed: int
     ) -> list[UnknownRow]:
         """Return accuracy, calibration error, and whether confidence tells correct from wrong."""
@@ -264,7 +264,7 @@ class _Measurement:
             rows.append(self._row("success_auroc", KNOWN, value, interval, len(labels)))
         return rows
 
-    def _judge_maps(
+    def _measure_maps(
         self, scorer: AnomalyMapScorer, name: str, other: ReadImages, seed: int
     ) -> list[UnknownRow]:
         """Return how well maps find what is marked in images."""

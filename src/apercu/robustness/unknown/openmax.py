@@ -149,8 +149,8 @@ class OpenMaxScorer(UnknownScorer):
 
 
 def measure_distances(
-    logits: Float[Tensor, "batch classes"], means: Float[Tensor, "classes classes"]
-) -> Float[Tensor, "batch classes"]:
+    logits: Float[Tensor, "batch classes"], means: Float[Tensor, "means classes"]
+) -> Float[Tensor, "batch means"]:
     """Return the distance of each image's logits from the mean logits of each class."""
     euclidean = torch.cdist(logits, means, compute_mode="donot_use_mm_for_euclid_dist")
     cosine = 1 - torch.nn.functional.cosine_similarity(logits[:, None], means[None], dim=2)

@@ -18,18 +18,25 @@ from apercu.errors import ConfigError, RunError, suggest_nearest
 from apercu.io import parse_json, write_file, write_json
 from apercu.option_strings import parse_named, split_names
 from apercu.robustness.unknown.base import ScorerState, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.boundary_samples import BoundarySamples
+from apercu.robustness.unknown.conditional_generator import ConditionalGenerator
 from apercu.robustness.unknown.deep_ensemble import DeepEnsemble
+from apercu.robustness.unknown.discriminative_reconstruction import DiscriminativeReconstruction
 from apercu.robustness.unknown.energy import Energy
 from apercu.robustness.unknown.mahalanobis import LayerMahalanobis
 from apercu.robustness.unknown.max_softmax import Entropy, MaxSoftmax
 from apercu.robustness.unknown.monte_carlo_dropout import MonteCarloDropout
+from apercu.robustness.unknown.on_manifold import OnManifold
+from apercu.robustness.unknown.one_class import OneClassRepresentation
 from apercu.robustness.unknown.openmax import OpenMax
+from apercu.robustness.unknown.stain_noise import StainNoise
 
 UNKNOWN_METHODS: dict[str, type[UnknownMethod]] = {
     method.name: method
     for method in (
         *(MaxSoftmax, Entropy, Energy, LayerMahalanobis, OpenMax),
-        *(MonteCarloDropout, DeepEnsemble),
+        *(MonteCarloDropout, DeepEnsemble, ConditionalGenerator, BoundarySamples, OnManifold),
+        *(DiscriminativeReconstruction, OneClassRepresentation, StainNoise),
     )
 }
 """Methods that recognise unknown images, by the names that people type."""

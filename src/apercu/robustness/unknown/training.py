@@ -236,7 +236,7 @@ class ConvDecoder(nn.Module):
         self.head = nn.Conv2d(max(widths[0], 8), channels, 3, padding=1)
 
     def forward(self, codes: Tensor) -> Images:
-        """Return the images."""
+        """Return the images of the codes, in [0, 1]."""
         features = self.start(codes).view(len(codes), self.first, *self.sizes[-1])
         for block, size in zip(self.blocks, reversed(self.sizes[:-1]), strict=True):
             features = block(nn.functional.interpolate(features, size))
