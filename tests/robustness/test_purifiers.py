@@ -156,7 +156,7 @@ class Checkerboard(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         means = images.mean((2, 3))
-        logit = 60 * (means[:, 0] - means[:, 2]) + (images * self.weights).sum((1, 2, 3))
+        logit = 30 * (means[:, 0] - means[:, 2]) + (images * self.weights).sum((1, 2, 3))
         return torch.stack([logit, -logit], 1)
 
 
@@ -166,10 +166,10 @@ def classifier() -> Classifier:
 
 
 def draw_smooth_images(count: int, seed: int) -> Tensor:
-    """Coloured gradients without detail, clearly red or clearly blue."""
+    """Coloured gradients without detail, more red or more blue."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 3, 2, 2, generator=generator) * 0.3 + 0.3
-    side = torch.where(torch.rand(count, generator=generator) < 0.5, -0.1, 0.1)
+    side = torch.where(torch.rand(count, generator=generator) < 0.5, -0.06, 0.06)
     corners[:, 0] += side[:, None, None]
     corners[:, 2] -= side[:, None, None]
     return nn.functional.interpolate(corners, (16, 16), mode="bilinear", align_corners=True)

@@ -22,7 +22,7 @@ from apercu.robustness.unknown import (
     parse_unknown_methods,
 )
 from apercu.robustness.unknown.curves import compute_curves, resample_curves
-from apercu.robustness.unknown.results import METRICS, UnknownRows
+from apercu.robustness.unknown.results import METRICS, UnknownRows, name_image_sets
 
 PLANTED = "planted:size=32,images=60,classes=3,difficulty=0"
 
@@ -41,6 +41,14 @@ def test_curves_are_those_of_another_library() -> None:
     intervals = resample_curves(known, unknown, seed=0)
     for (low, high), value in zip(intervals, values, strict=True):
         assert low < value < high and high - low < 0.4
+
+
+def test_names_of_image_sets_tell_them_apart() -> None:
+    texts = ["/d/stars/test", "/d/films/test", "/d/films/known", "planted:size=8", "planted:size=9"]
+    names = ["stars/test", "films/test", "/d/films/known", "planted:size=8", "planted:size=9"]
+    assert name_image_sets(texts) == dict(zip(names, texts, strict=True))
+    with pytest.raises(ConfigError, match="/d/stars/test is there twice"):
+        name_image_sets([*texts, "/d/stars/test"])
 
 
 def test_separated_images_are_separated() -> None:

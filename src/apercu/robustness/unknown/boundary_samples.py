@@ -77,7 +77,7 @@ class BoundarySamples(UnknownMethod):
         check_one_class(known.classifier, self.name)
         data = known.images, known.require_labels(self.name)
         before = CopiedNetwork(known.classifier).eval().requires_grad_(False)
-        network = CopiedNetwork(known.classifier).train()
+        network = CopiedNetwork(known.classifier).begin_training()
 
         def compute_loss(images: Images, labels: Targets) -> Tensor:
             noise = self.noise * torch.randn(images.shape).to(images)

@@ -104,16 +104,15 @@ class ConditionalGenerator(UnknownMethod):
             self.seed, lambda: LatentGame(self, len(known.classifier.classes), coder)
         )
         game.to(device)
-        network = CopiedNetwork(known.classifier).train()
+        network = CopiedNetwork(known.classifier).begin_training()
 
         def compute_loss(images: Images, labels: Targets) -> Tensor:
             samples = game.step(images, labels, network)
-            own, others = F.one_hot(labels, network(images[:1]).shape[1]).bool(), None
             logits = network(torch.cat([images, samples]))
             real, generated = logits.split(len(images))
-            others = real[~own].view(len(images), -1)
+            own = F.one_hot(labels, logits.shape[1]).bool()
             accepted = F.softplus(-real[own]).mean()
-            rejected = F.softplus(others).mean(1).mean()
+            rejected = F.softplus(real[~own]).mean()
             outside = F.softplus(generated.gather(1, labels[:, None])).mean()
             return accepted + self.real_share * rejected + (1 - self.real_share) * outside
 

@@ -88,7 +88,7 @@ class OnManifold(UnknownMethod):
             manifold.parameters(), data, manifold.compute_loss, report, "latent space"
         )
         manifold.eval().requires_grad_(False)
-        network = CopiedNetwork(known.classifier).train()
+        network = CopiedNetwork(known.classifier).begin_training()
 
         def compute_loss(images: Images, labels: Targets) -> Tensor:
             between, soft = manifold.make_between(images, labels)

@@ -94,7 +94,7 @@ def _format_value(row: UnknownRow | None) -> str:
 
 
 def name_image_sets(texts: Sequence[str]) -> dict[str, str]:
-    """Give sets of images short names: the last part of each, or all of it where that is no name.
+    """Give sets of images short names: as many last parts of their paths as tell them apart.
 
     Args:
         texts: folders, files, or other names of images, as they were typed.
@@ -105,14 +105,16 @@ def name_image_sets(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: the same images are there twice.
 
-    >>> name_image_sets(["data/ships/", "planted:size=32", "old/ships"])
-    {'data/ships/': 'data/ships/', 'planted': 'planted:size=32', 'old/ships': 'old/ships'}
+    >>> name_image_sets(["data/ships/", "planted:size=32", "test"])
+    {'ships': 'data/ships/', 'planted': 'planted:size=32', 'test': 'test'}
     """
     if repeated := next((text for text in texts if texts.count(text) > 1), None):
         raise ConfigError(f"unknown: {repeated} is there twice, expected once")
-    short = [PurePath(text.partition(":")[0] or text).name or text for text in texts]
-    names = [
-        text if short.count(name) > 1 or name == KNOWN else name
-        for text, name in zip(texts, short, strict=True)
-    ]
+    paths = [PurePath(text.partition(":")[0] or text).parts for text in texts]
+    names = []
+    for text, path in zip(texts, paths, strict=True):
+        ends = (path[-count:] for count in range(1, len(path) + 1))
+        alone = (end for end in ends if sum(each[-len(end) :] == end for each in paths) == 1)
+        name = "/".join(next(alone, (text,)))
+        names.append(text if name == KNOWN else name)
     return dict(zip(names, texts, strict=True))

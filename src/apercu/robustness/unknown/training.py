@@ -9,6 +9,7 @@ from typing import TypeAlias, no_type_check
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.reinitialise import copy_trainable
@@ -141,6 +142,17 @@ class CopiedNetwork(nn.Module):
         super().__init__()
         self.classifier = [classifier]  # in a list, as it is no part of this module
         self.network = copy_trainable(classifier, reinitialise=reinitialise, seed=seed)
+
+    def begin_training(self) -> CopiedNetwork:
+        """Return itself in training mode, with batch norms that keep their statistics.
+
+        Images that a method makes are no images of the classifier, and must not change them.
+        """
+        self.train()
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, images: Images) -> Logits:
         classifier = self.classifier[0]
