@@ -26,7 +26,7 @@ LAYERS = (
     ("methods", "explain"),
     ("evaluation", "interop"),
     ("robustness", "pretraining", "deploy.export"),
-    ("learning",),
+    ("learning", "guard"),
     ("deploy.inference",),
     ("deploy.batch", "deploy.serving", "deploy.video"),
     ("cli",),

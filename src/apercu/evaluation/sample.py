@@ -181,13 +181,18 @@ def _find_targets(
     classifier: Classifier, source: ImageSource, batch: Batch, has_labels: bool
 ) -> list[int]:
     if has_labels:
-        return [_find_class(classifier, source, each) for each in batch.labels if each is not None]
+        return [find_class(classifier, source, each) for each in batch.labels if each is not None]
     with torch.no_grad():
         top = classifier(batch.images.to(classifier.device)).argmax(dim=1)
     return [int(target) for target in top]
 
 
-def _find_class(classifier: Classifier, source: ImageSource, label: str | int) -> int:
+def find_class(classifier: Classifier, source: ImageSource, label: str | int) -> int:
+    """Return the class of a classifier that a label of a source names.
+
+    Raises:
+        ImagesError: the classifier has no such class.
+    """
     try:
         return classifier.index_of(label)
     except TargetError as error:

@@ -11,6 +11,7 @@ sha256.json           SHA-256 of these files, which are checked when the run is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -185,6 +186,14 @@ def _describe_other_folder(path: Path) -> str:
     return (
         f"{path}: expected a run folder, found no {CONFIG}; give the --out of an `apercu train …`"
     )
+
+
+def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
+    """Return a SHA-256 over the trained weights and the settings."""
+    sha = hashlib.sha256(explainer.settings.model_dump_json().encode())
+    for name, weights in sorted(explainer.network.state_dict().items()):
+        sha.update(name.encode() + weights.contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def load_doubts(run: str | Path) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.card import CARD_FILE
-from apercu.deploy.export.manifest import digest_run
+from apercu.explainers.run_folder import digest_run
 from apercu.errors import ClassifierError, ConfigError, NoFeatureMapsError, RunError
 from apercu.explain.mask_explanation import NO_EVIDENCE
 from apercu.explainers.base import TrainedExplainer

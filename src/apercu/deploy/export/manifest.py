@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from apercu.deploy.export.settings import Precision
 from apercu.deploy.export.tracing import Traceable
 from apercu.errors import RunError
 from apercu.explainers.base import TrainedExplainer
-from apercu.explainers.run_folder import EXPORT
+from apercu.explainers.run_folder import EXPORT, digest_run
 from apercu.io import digest_file
 
 MANIFEST = EXPORT
@@ -232,14 +231,6 @@ def build_manifest(
         precision=precision,
         files=files,
     )
-
-
-def digest_run(explainer: TrainedExplainer[Any, Any]) -> str:
-    """Return a SHA-256 over the trained weights and the settings."""
-    sha = hashlib.sha256(explainer.settings.model_dump_json().encode())
-    for name, weights in sorted(explainer.network.state_dict().items()):
-        sha.update(name.encode() + weights.contiguous().cpu().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def describe_difference(name: str, check: GraphCheck) -> str:

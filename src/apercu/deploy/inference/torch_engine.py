@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import TOP
-from apercu.deploy.export.manifest import digest_run
+from apercu.explainers.run_folder import digest_run
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.encoder import Predictor

@@ -1,0 +1,8 @@
+"""Guards: may this answer be believed on this image? Fitted to honest images, asked in one pass."""
+
+from __future__ import annotations
+
+from apercu.guard.fit import GuardSettings, fit_guard
+from apercu.guard.guard import Guard, GuardRecord, Trust, load_guard
+
+__all__ = ["Guard", "GuardRecord", "GuardSettings", "Trust", "fit_guard", "load_guard"]

@@ -1,0 +1,322 @@
+"""Fit a guard to honest images of a classifier, part by part, and keep it in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.classifiers.calibration import fit_temperature, measure_reliability
+from apercu.errors import ConfigError, ImagesError, describe_interrupt
+from apercu.evaluation.sample import find_class
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.run_folder import digest_run
+from apercu.filters import Filter, Jpeg, Median
+from apercu.guard.guard import BATCH, Guard, GuardRecord
+from apercu.guard.network import GuardNetwork
+from apercu.guard.observe import Observer
+from apercu.guard.signals import SignalKind, fit_signal, list_kinds
+from apercu.images import ImageSource, batches
+from apercu.io import check_writable, write_file
+from apercu.log import warn
+from apercu.option_strings import MAX_SEED
+from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.run_record import lock_folder
+
+PARTS: Final = "observed"
+"""Folder of what was observed, which makes an interrupted fit go on."""
+PART: Final = 128
+"""Images of one file in `PARTS`."""
+FEWEST: Final = 60
+"""Smallest number of honest images."""
+HELD_OUT: Final = 1 / 3
+"""Fraction of the images that no signal is fitted to; they say what is usual."""
+TITLE: Final = "honest images"
+TRIALS: Final = 48
+"""Images on which it is seen whether they are honest."""
+MILD: Final[tuple[Filter, ...]] = (Jpeg(75), Median())
+"""Filters that change hardly any honest prediction, and undo most attacks."""
+LARGEST_CHANGE: Final = 0.5
+"""Fraction of predictions that change behind a mild filter above which images are not honest."""
+
+
+class GuardSettings(BaseModel):
+    """How a guard is fitted.
+
+    Attributes:
+        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        limit: largest number of images, drawn at random.
+        seed: seed of the draw and of the split.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    false_alarms: float = Field(0.05, gt=0, lt=0.5)
+    limit: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
+DEFAULT_SETTINGS: Final = GuardSettings()
+
+
+def fit_guard(
+    classifier: Classifier,
+    source: ImageSource,
+    out: str | Path,
+    *,
+    explainer: TrainedExplainer[Any, Any] | None = None,
+    settings: GuardSettings = DEFAULT_SETTINGS,
+    progress: ProgressCallback | None = None,
+) -> Guard:
+    """Learn from honest images alone what is usual for a classifier, and write it to a folder.
+
+    Two thirds of the images fit the signals; the others, which no signal was fitted to, say what
+    is usual, set the thresholds, and with labels the temperature of the confidence. What was
+    observed is kept, so that the same call after an interruption goes on.
+
+    Args:
+        classifier: the classifier that is guarded.
+        source: honest images; labels are used for the confidence where there are any.
+        out: folder of the guard.
+        explainer: an explainer that was trained for the classifier. Its encoder is observed, and
+            its masks of the predicted classes are a further signal.
+        settings: how many false alarms there may be, and which images are used.
+        progress: receives a title, the number of finished images, and that of all; None shows it
+            in notebooks only.
+
+    Returns:
+        The guard.
+
+    Raises:
+        ImagesError: there are too few images, or they look tampered with.
+        ConfigError: there are too few images for so few false alarms.
+        RunError: the explainer was trained for another classifier, or another process works in the
+            folder.
+        OutputError: the folder cannot be written.
+    """
+    classifier.require_classes()
+    out = Path(out)
+    chosen = _choose_images(len(source), source.name, settings)
+    check_writable(out)
+    observer = Observer(classifier, explainer)
+    kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
+    with kept, lock_folder(out), show_in_notebook(progress) as report:
+        _check_honest(classifier, source, chosen, report)
+        run = None if explainer is None else digest_run(explainer)
+        key = f"{classifier.fingerprint} {run} {source.name} {chosen}"
+        observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
+        guard = _fit(observer, observed, source, settings, run)
+        guard.save(out)
+    return guard
+
+
+class _Observed(NamedTuple):
+    """Summaries of all signals, logits, and true classes (below 0 where they are not known)."""
+
+    kinds: list[SignalKind]
+    summaries: list[Tensor]
+    logits: Tensor
+    labels: Tensor
+
+
+def _choose_images(count: int, name: str, settings: GuardSettings) -> list[int]:
+    """Return the indices of the images in a random order."""
+    if min(count, settings.limit or count) < FEWEST:
+        raise ImagesError(
+            f"{name}: expected at least {FEWEST} honest images to learn what is usual, got "
+            f"{min(count, settings.limit or count)}"
+        )
+    generator = torch.Generator().manual_seed(settings.seed)
+    chosen = torch.randperm(count, generator=generator)[: settings.limit].tolist()
+    held_out = len(chosen) - _count_fitted(len(chosen))
+    if held_out * settings.false_alarms < 1:
+        raise ConfigError(
+            f"false_alarms: {settings.false_alarms:g} cannot be measured with {held_out} images "
+            f"that are held out; expected at least {1 / held_out:.3g}, or more images"
+        )
+    return chosen
+
+
+def _count_fitted(count: int) -> int:
+    return count - int(count * HELD_OUT)
+
+
+@torch.no_grad()
+def _check_honest(
+    classifier: Classifier, source: ImageSource, chosen: Sequence[int], report: ProgressCallback
+) -> None:
+    """Raise ImagesError if most predictions change behind a mild filter, as after an attack."""
+    if classifier.network.input.takes_raw_counts or min(classifier.size) < 16:
+        return  # filters are for pixels, and everything is large beside so small an image
+    changed: list[Tensor] = []
+    trials = chosen[:TRIALS]
+    for batch in batches(source, classifier.prepare, BATCH, indices=trials):
+        images = batch.images.to(classifier.device)
+        predicted = classifier(images).argmax(1)
+        others = [classifier(mild(images)).argmax(1) != predicted for mild in MILD]
+        changed.append(torch.stack(others).all(0).cpu())
+        report("looking for attacks", sum(map(len, changed)), len(trials))
+    fraction = float(torch.cat(changed).float().mean())
+    if fraction > LARGEST_CHANGE:
+        raise ImagesError(
+            f"{source.name}: {fraction:.0%} of the predictions change behind both a mild JPEG and "
+            "a median filter, as they do after an attack; expected honest images"
+        )
+
+
+def _observe_all(
+    observer: Observer,
+    source: ImageSource,
+    chosen: Sequence[int],
+    folder: Path,
+    key: str,
+    report: ProgressCallback,
+) -> _Observed:
+    """Observe images part by part; parts that are in the folder are not observed again."""
+    kinds: list[SignalKind] = []
+    parts: list[dict[str, Tensor]] = []
+    report(TITLE, 0, len(chosen))
+    for start in range(0, len(chosen), PART):
+        indices = chosen[start : start + PART]
+        digest = hashlib.sha256(f"{key} {start}".encode()).hexdigest()[:20]
+        path = folder / f"{digest}.safetensors"
+        if not kinds or not path.is_file():
+            first = next(batches(source, observer.classifier.prepare, 1, indices=indices[:1]))
+            kinds = kinds or _list_kinds(observer, first.images)
+        part = _load_part(path, kinds)
+        if part is None:
+            part = _observe_part(observer, source, indices, kinds)
+            write_file(path, save(part))
+        parts.append(part)
+        report(TITLE, start + len(indices), len(chosen))
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    summaries = [joined[kind.name] for kind in kinds]
+    return _Observed(kinds, summaries, joined["logits"], joined["labels"])
+
+
+def _list_kinds(observer: Observer, images: Tensor) -> list[SignalKind]:
+    takes_pixels = not observer.classifier.network.input.takes_raw_counts
+    return list_kinds(observer(images), takes_pixels=takes_pixels)
+
+
+def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
+    """Return what was observed before; None where there is nothing, or not all signals."""
+    try:
+        part = load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return part if {kind.name for kind in kinds} <= part.keys() else None
+
+
+def _observe_part(
+    observer: Observer, source: ImageSource, indices: Sequence[int], kinds: Sequence[SignalKind]
+) -> dict[str, Tensor]:
+    classifier, numbers = observer.classifier, dict[str, list[Tensor]]()
+    labels: list[int] = []
+    for batch in batches(source, classifier.prepare, BATCH, indices=indices):
+        observation = observer(batch.images)
+        for name, values in _summarise(observation, kinds):
+            numbers.setdefault(name, []).append(values.float().cpu())
+        labels += _find_labels(classifier, source, batch.labels)
+    part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
+    return part | {"labels": torch.tensor(labels)}
+
+
+def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[str, Tensor]]:
+    for kind in kinds:
+        yield kind.name, kind.summarise(observation)
+    yield "logits", observation.logits
+
+
+def _find_labels(
+    classifier: Classifier, source: ImageSource, labels: Sequence[str | int | None]
+) -> list[int]:
+    """Return the class of each image; −1 where it is not known."""
+    if not source.labelled or classifier.decision.is_multiple:
+        return [-1] * len(labels)
+    return [-1 if label is None else find_class(classifier, source, label) for label in labels]
+
+
+def _fit(
+    observer: Observer,
+    observed: _Observed,
+    source: ImageSource,
+    settings: GuardSettings,
+    run: str | None,
+) -> Guard:
+    """Fit the signals to the first images, and learn from the others what is usual."""
+    classifier, count = observer.classifier, len(observed.logits)
+    fitted = _count_fitted(count)
+    for kind, summary in zip(observed.kinds, observed.summaries, strict=True):
+        if not bool(summary.isfinite().all()):
+            raise ImagesError(
+                f"{source.name}: {kind.name} is no finite number for some images, so they cannot "
+                "say what is usual"
+            )
+    signals = [
+        fit_signal(kind, summary[:fitted])
+        for kind, summary in zip(observed.kinds, observed.summaries, strict=True)
+    ]
+    network = GuardNetwork(signals, classifier.decision, count - fitted).eval()
+    scores = [
+        signal.measure(summary[fitted:])
+        for signal, summary in zip(signals, observed.summaries, strict=True)
+    ]
+    network.calibrate(torch.stack(scores, 1))
+    facts = _calibrate_confidence(network, classifier, observed, fitted)
+    is_value = classifier.output.name == "value"
+    has_confidence = bool(facts) or classifier.output.temperature is not None
+    record = GuardRecord(
+        classifier=classifier.spec,
+        fingerprint=classifier.fingerprint,
+        run=run,
+        signals=tuple(kind.name for kind in observed.kinds),
+        false_alarms=settings.false_alarms,
+        calibrated=has_confidence and not is_value,
+        images=source.name,
+        fitted=fitted,
+        held_out=count - fitted,
+        facts=facts,
+    )
+    return Guard(record, network, observer)
+
+
+def _calibrate_confidence(
+    network: GuardNetwork, classifier: Classifier, observed: _Observed, fitted: int
+) -> dict[str, float]:
+    """Fit the temperature of the confidence, and measure its error by two halves."""
+    logits, labels = observed.logits[fitted:], observed.labels[fitted:]
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if len(labels) < FEWEST // 3:
+        return {}
+    targets = F.one_hot(labels, logits.shape[1]).to(logits)
+    decision = classifier.decision
+    correct = logits.argmax(1) == labels
+    if not bool(correct.any()):
+        warn("no honest image is predicted as its label, so confidences are not calibrated")
+        return {}
+    before, after = decision.probabilities(logits), torch.zeros_like(logits)
+    half = torch.arange(len(labels)) % 2 == 0
+    for part in (half, ~half):  # each half is measured with the temperature of the other
+        temperature = fit_temperature(logits[~part], targets[~part], decision)
+        after[part] = decision.probabilities(logits[part] / temperature)
+    temperature = fit_temperature(logits, targets, decision)
+    network.temperature.fill_(temperature)
+    errors = [
+        measure_reliability(probabilities, targets, is_multiple=False).error
+        for probabilities in (before, after)
+    ]
+    return {
+        "accuracy": float(correct.float().mean()),
+        "temperature": temperature,
+        "calibration_error_before": errors[0],
+        "calibration_error": errors[1],
+    }

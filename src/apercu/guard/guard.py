@@ -1,0 +1,258 @@
+"""A guard: says of each answer whether its image was tampered with or is unknown, and how sure it
+is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import apercu
+from apercu.classifiers import Classifier
+from apercu.errors import RunError
+from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.run_folder import digest_run
+from apercu.guard.network import COLUMNS, GuardNetwork
+from apercu.guard.observe import Observer
+from apercu.guard.signals import QUESTIONS, Question
+from apercu.guard.summaries import Observation
+from apercu.io import find_changed_file, parse_json, write_file, write_hashes
+from apercu.weights import check_finite
+
+GUARD, TENSORS = "guard.json", "guard.safetensors"
+"""Files of the folder of a guard."""
+BATCH: Final = 16
+"""Images of one pass."""
+
+
+class Trust(BaseModel):
+    """Whether the answer on one image may be believed.
+
+    Attributes:
+        tampered: fraction of honest images that look less tampered with, in [0, 1]; None where the
+            guard cannot judge.
+        unknown: fraction of honest images that look less unknown to the classifier.
+        confidence: calibrated probability that the prediction is right, if the image is honest;
+            None for a regression, and for a guard that was fitted without labels.
+        alarms: the questions whose fraction is above the threshold.
+        why: one phrase for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tampered: float | None
+    unknown: float | None
+    confidence: float | None
+    alarms: tuple[Question, ...] = ()
+    why: str
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the guard could judge the image, and raises no alarm."""
+        return self.tampered is not None and not self.alarms
+
+
+class GuardRecord(BaseModel):
+    """The content of `guard.json`.
+
+    Attributes:
+        version: version of this format.
+        apercu: version of apercu that wrote it.
+        classifier: SPEC of the guarded classifier.
+        fingerprint: fingerprint of that classifier.
+        run: SHA-256 of the explainer whose encoder is observed; None for the classifier itself.
+        signals: names of the signals, in order.
+        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        calibrated: whether confidences were calibrated with labels.
+        images: SPEC of the honest images.
+        fitted, held_out: number of images that signals were fitted to, and of the others.
+        facts: what was measured on images that were held out, by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: Literal[1] = 1
+    apercu: str = apercu.__version__
+    classifier: str
+    fingerprint: str
+    run: str | None = None
+    signals: tuple[str, ...] = Field(min_length=1)
+    false_alarms: float = Field(0.05, gt=0, lt=0.5)
+    calibrated: bool = False
+    images: str = ""
+    fitted: int = Field(ge=1)
+    held_out: int = Field(ge=1)
+    facts: dict[str, float] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """What is usual for a classifier, learnt from honest images alone.
+
+    Args:
+        record: what is written to `guard.json`.
+        network: the fitted signals.
+        observer: makes the one pass.
+    """
+
+    record: GuardRecord
+    network: GuardNetwork
+    observer: Observer
+
+    def check(self, images: ImagesLike) -> list[Trust]:
+        """Return for each image whether the classifier's answer on it may be believed.
+
+        Args:
+            images: images as `explainer.attribute` takes them: a tensor at the classifier's size,
+                arrays, Pillow images or lists of these.
+
+        Returns:
+            One answer per image.
+
+        Raises:
+            ImageError: the images have another size or number of channels, or are no numbers.
+        """
+        info = ClassifierInfo.from_classifier(self.observer.classifier)
+        batch = batch_images(images, info)
+        info.check_images(batch)
+        answers: list[Trust] = []
+        for part in torch.split(batch.float(), BATCH):
+            answers += self.judge(self.observer(part))
+        return answers
+
+    @torch.no_grad()
+    def judge(self, observation: Observation) -> list[Trust]:
+        """Return the answers on the images of a pass that was made already."""
+        return self.read_verdicts(self.network.to(observation.images.device)(observation))
+
+    def read_verdicts(self, verdicts: Float[Tensor, "batch columns"]) -> list[Trust]:
+        """Return the answers that the numbers of the guard's network mean."""
+        return [self._read_verdict(row) for row in verdicts.float().cpu()]
+
+    def _read_verdict(self, row: Tensor) -> Trust:
+        if not bool(row.isfinite().all()):
+            return Trust(
+                tampered=None,
+                unknown=None,
+                confidence=None,
+                why="it cannot be judged: its signals are no finite numbers",
+            )
+        ranks = dict(zip(COLUMNS, row.tolist(), strict=False))
+        confidence = ranks["confidence"] if self.record.calibrated else None
+        alarms = tuple(q for q in QUESTIONS if ranks[q] > 1 - self.record.false_alarms)
+        signals = row[len(COLUMNS) :]
+        reasons = [f"{question}: {self._name_reason(question, signals)}" for question in alarms]
+        usual = f"like {1 - self.record.false_alarms:.0%} of the honest images"
+        return Trust(
+            tampered=ranks["tampered"],
+            unknown=ranks["unknown"],
+            confidence=confidence,
+            alarms=alarms,
+            why="; ".join(reasons) or usual,
+        )
+
+    def _name_reason(self, question: Question, signals: Tensor) -> str:
+        """Return the phrase of the signal of a question that is furthest from what is usual."""
+        columns = self.network.find_columns(question)
+        return self.network.kinds[max(columns, key=lambda column: float(signals[column]))].phrase
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `guard.json` and `guard.safetensors`, and their hashes last.
+
+        Args:
+            folder: folder to write to; it is created.
+
+        Returns:
+            The path of `guard.json`.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        state = {
+            name: value.contiguous().cpu() for name, value in self.network.state_dict().items()
+        }
+        write_file(folder / TENSORS, save(state))
+        text = json.dumps(self.record.model_dump(mode="json"), indent=1)
+        path = write_file(folder / GUARD, text + "\n")
+        write_hashes(folder, (GUARD, TENSORS))
+        return path
+
+    def __repr__(self) -> str:
+        return f"Guard({self.record.classifier}, {len(self.record.signals)} signals)"
+
+
+def load_guard(
+    folder: str | Path,
+    classifier: Classifier,
+    explainer: TrainedExplainer[Any, Any] | None = None,
+) -> Guard:
+    """Open the folder of a guard.
+
+    Args:
+        folder: folder that `fit_guard` wrote.
+        classifier: the classifier that it guards.
+        explainer: the explainer whose encoder it observes, where it was fitted with one.
+
+    Returns:
+        The guard.
+
+    Raises:
+        RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
+    """
+    folder = Path(folder)
+    record = read_guard_record(folder)
+    if record.fingerprint != classifier.fingerprint:
+        raise RunError(
+            f"{folder}: guards {record.classifier} (fingerprint {record.fingerprint[:12]}), not "
+            f"{classifier.spec} ({classifier.fingerprint[:12]}); fit a guard for it"
+        )
+    if record.run is None:
+        explainer = None
+    elif explainer is None:
+        raise RunError(
+            f"{folder}: was fitted with an explainer, whose encoder it observes; give the same "
+            "--explainer"
+        )
+    elif digest_run(explainer) != record.run:
+        raise RunError(f"{folder}: was fitted with another explainer; fit a guard with this one")
+    try:
+        tensors = load_file(folder / TENSORS)
+        check_finite(tensors, folder / TENSORS)
+        network = GuardNetwork.restore(tensors, record.signals, classifier.decision)
+    except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
+        raise RunError(f"{folder}: the guard is damaged ({error}); fit it again") from error
+    return Guard(record, network, Observer(classifier, explainer))
+
+
+def read_guard_record(folder: str | Path) -> GuardRecord:
+    """Read `guard.json`, without opening the classifier or the tensors.
+
+    Args:
+        folder: folder of the guard.
+
+    Returns:
+        The record.
+
+    Raises:
+        RunError: the folder is no guard, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / GUARD).is_file():
+        raise RunError(
+            f"{folder}: expected a guard, found no {GUARD}; fit one with apercu guard fit"
+        )
+    if changed := find_changed_file(folder, (GUARD, TENSORS)):
+        raise RunError(f"{changed}: damaged, or not the file that was saved here; fit it again")
+    try:
+        return GuardRecord.model_validate(parse_json((folder / GUARD).read_text("utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / GUARD}: the guard is damaged ({reason})") from error

@@ -1,0 +1,91 @@
+"""One pass over images that gives all that a guard looks at."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier
+from apercu.errors import NoFeatureMapsError
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.encoder import Predictor
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.guard.summaries import Observation
+from apercu.networks.graph_encoder import open_feature_maps
+from apercu.types import Images, Logits, Maps
+
+
+class Observer:
+    """Classifies images, explains them where there is an explainer, and keeps what it saw.
+
+    With an explainer its encoder is observed, which any classifier has, black boxes too; without
+    one the classifier's own network, where it shows its layers, and else the logits alone.
+
+    Args:
+        classifier: the classifier that is guarded.
+        explainer: an explainer that was trained for it.
+
+    Raises:
+        RunError: the explainer was trained for another classifier.
+    """
+
+    def __init__(
+        self, classifier: Classifier, explainer: TrainedExplainer[Any, Any] | None = None
+    ) -> None:
+        self.classifier, self.explainer = classifier, explainer
+        self.predictor = None if explainer is None else Predictor(explainer, classifier)
+        self.outputs = None
+        if explainer is None:
+            with suppress(NoFeatureMapsError):  # then the logits alone are observed
+                self.outputs = open_feature_maps(classifier).with_output().to(classifier.device)
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Observation:
+        """Return what one pass gives on prepared images.
+
+        Args:
+            images: images at the classifier's size, `batch × channels × height × width`.
+
+        Returns:
+            The observation, on the classifier's device.
+
+        Raises:
+            ClassifierError: the images have another size or number of channels.
+            ImageError: pixels are outside [0, 1] or not numbers.
+        """
+        classifier = self.classifier
+        images = images.to(classifier.device)
+        if self.predictor is not None:
+            logits, features = self.predictor(images)
+            return self.complete(images, logits, features)
+        if self.outputs is None:
+            return Observation(images, classifier(images))
+        output, features = self.outputs(classifier.normalise(images))
+        logits = classifier.network.meaning.convert_to_logits(output)
+        return Observation(images, logits, [maps.float() for maps in features])
+
+    @torch.no_grad()
+    def complete(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+    ) -> Observation:
+        """Return the observation of a pass that an engine has made already.
+
+        Args:
+            images: prepared images.
+            logits: logits of the classifier.
+            features: what the predictor of the explainer returned besides.
+            masks: masks of the classes predicted most; computed where they are None.
+
+        Returns:
+            The observation.
+        """
+        explainer = self.explainer
+        if not isinstance(explainer, MaskExplainer):
+            return Observation(images, logits, features)
+        if masks is None:
+            masks = explainer.decode_classes(features, logits.argmax(1, keepdim=True))[:, 0]
+        explained = explainer.network.gate.predict_logits(features[-1])
+        return Observation(images, logits, features, masks, explained)

@@ -1,0 +1,211 @@
+"""The signals of a guard: each is one number per image, high where it is unlike honest images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from apercu.guard.summaries import (
+    Observation,
+    average_features,
+    measure_certainty,
+    measure_energy,
+    summarise_colour_noise,
+    summarise_contrast,
+    summarise_explanation,
+    summarise_noise,
+)
+from apercu.robustness.unknown.mahalanobis import build_gaussian, shrink_covariance
+from apercu.types import Scores
+
+Question: TypeAlias = Literal["tampered", "unknown"]
+"""What a signal speaks for: somebody changed the image, or the classifier never learnt its kind."""
+QUESTIONS: tuple[Question, ...] = ("tampered", "unknown")
+SummaryFn: TypeAlias = Callable[[Observation], Float[Tensor, "batch numbers"]]
+
+
+@dataclass(frozen=True)
+class SignalKind:
+    """One kind of signal.
+
+    Attributes:
+        name: name of the signal, as in a guard's file and in its answers.
+        question: what a high value speaks for.
+        summarise: computes its numbers from an observation.
+        phrase: what a high value means, as the end of a sentence.
+        is_score: whether the one number of the summary is the score itself; else the score is the
+            distance from the numbers of honest images.
+    """
+
+    name: str
+    question: Question
+    summarise: SummaryFn
+    phrase: str
+    is_score: bool = False
+
+
+def list_kinds(observation: Observation, *, takes_pixels: bool) -> list[SignalKind]:
+    """Return the signals that an observation allows.
+
+    Args:
+        observation: what one pass gives on some images.
+        takes_pixels: whether images are pixels in [0, 1] and no raw counts, whose noise has no
+            scale.
+
+    Returns:
+        The signals, in the order of a guard's file.
+    """
+    kinds = []
+    if takes_pixels and min(observation.images.shape[2:]) >= 5:
+        kinds.append(NOISE)
+        if observation.images.shape[1] > 1:
+            kinds.append(COLOUR_NOISE)
+    kinds += [CERTAINTY, ENERGY]
+    if observation.features:
+        kinds += [DEEP_FEATURES, FINE_CONTRAST]
+        if len(observation.features) > 1:
+            kinds.append(SECOND_CONTRAST)
+    if observation.masks is not None:
+        kinds.append(EXPLANATION)
+    return kinds
+
+
+NOISE = SignalKind(
+    "noise",
+    "tampered",
+    lambda seen: summarise_noise(seen.images),
+    "its finest noise is unlike that of honest images",
+)
+COLOUR_NOISE = SignalKind(
+    "colour_noise",
+    "tampered",
+    lambda seen: summarise_colour_noise(seen.images),
+    "the noise of its colours is unlike that of honest images",
+)
+CERTAINTY = SignalKind(
+    "certainty",
+    "tampered",
+    lambda seen: measure_certainty(seen.logits)[:, None],
+    "the classifier is more certain than of honest images",
+    is_score=True,
+)
+DEEP_FEATURES = SignalKind(
+    "deep_features",
+    "tampered",
+    lambda seen: average_features(seen.features[-1]),
+    "its last features are unlike those of honest images",
+)
+EXPLANATION = SignalKind(
+    "explanation",
+    "tampered",
+    summarise_explanation,
+    "its explanation is unlike those of honest images",
+)
+ENERGY = SignalKind(
+    "energy",
+    "unknown",
+    lambda seen: measure_energy(seen.logits)[:, None],
+    "no class answers as strongly as for honest images",
+    is_score=True,
+)
+FINE_CONTRAST = SignalKind(
+    "fine_contrast",
+    "unknown",
+    lambda seen: summarise_contrast(seen.features[0]),
+    "its finest textures are unlike those of honest images",
+)
+SECOND_CONTRAST = SignalKind(
+    "second_contrast",
+    "unknown",
+    lambda seen: summarise_contrast(seen.features[1]),
+    "its textures are unlike those of honest images",
+)
+KINDS: Mapping[str, SignalKind] = {
+    kind.name: kind
+    for kind in (
+        *(NOISE, COLOUR_NOISE, CERTAINTY, DEEP_FEATURES, EXPLANATION),
+        *(ENERGY, FINE_CONTRAST, SECOND_CONTRAST),
+    )
+}
+"""All kinds of signals by name."""
+
+
+class Signal(nn.Module, ABC):
+    """A fitted signal: summaries of a batch → one number per image.
+
+    Args:
+        kind: what is summarised.
+    """
+
+    def __init__(self, kind: SignalKind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    @abstractmethod
+    def measure(self, summary: Float[Tensor, "batch numbers"]) -> Scores:
+        """Return one number per image; higher is less like honest images."""
+
+    def forward(self, observation: Observation) -> Scores:
+        """Return the number of each image of an observation."""
+        return self.measure(self.kind.summarise(observation).float())
+
+
+@final
+class PlainSignal(Signal):
+    """A summary of one number, which is the score."""
+
+    def measure(self, summary: Float[Tensor, "batch numbers"]) -> Scores:
+        return summary[:, 0]
+
+
+@final
+class GaussianSignal(Signal):
+    """The logarithm of the Mahalanobis distance from the summaries of honest images.
+
+    Args:
+        kind: what is summarised.
+        mean: mean of the summaries.
+        whitening: matrix after which honest summaries have no correlation and variance 1.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, kind: SignalKind, mean: Tensor, whitening: Tensor) -> None:
+        super().__init__(kind)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("whitening", whitening.float())
+
+    @classmethod
+    def fit(cls, kind: SignalKind, summaries: Float[Tensor, "images numbers"]) -> GaussianSignal:
+        """Fit the Gaussian, with a covariance that is shrunk after Ledoit and Wolf.
+
+        Args:
+            kind: what is summarised.
+            summaries: summaries of honest images.
+
+        Returns:
+            The signal.
+        """
+        numbers = summaries.double()
+        mean, scale = numbers.mean(0), numbers.std(0).clamp(min=1e-6)
+        centred = (numbers - mean) / scale
+        fourth = float(centred.square().sum(1).square().sum())
+        covariance = shrink_covariance(centred.T @ centred / len(centred), fourth, len(centred))
+        whitening = build_gaussian(torch.zeros_like(mean), covariance).whitening
+        return cls(kind, mean, whitening / scale)
+
+    def measure(self, summary: Float[Tensor, "batch numbers"]) -> Scores:
+        distances = ((summary - self.mean) @ self.whitening.T).square().mean(1)
+        return (distances + 1e-6).log() / 2
+
+
+def fit_signal(kind: SignalKind, summaries: Float[Tensor, "images numbers"]) -> Signal:
+    """Return a signal that is fitted to the summaries of honest images."""
+    return PlainSignal(kind) if kind.is_score else GaussianSignal.fit(kind, summaries)
