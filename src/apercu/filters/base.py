@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import fields, is_dataclass
+from itertools import product
 from math import tanh
 from typing import Literal, TypeAlias, final, get_args
 
@@ -52,6 +53,11 @@ class Filter(ABC):
                 "a filter has to keep the size"
             )
         return filtered
+
+    @property
+    def graph_obstacle(self) -> str:
+        """Why the filter cannot be a part of an exported graph; empty where it can."""
+        return ""
 
     @abstractmethod
     def apply(self, images: Images) -> Images:
@@ -184,7 +190,11 @@ def extract_windows(
 ) -> Float[Tensor, "batch channels height width neighbours"]:
     """Return the square of odd `width` around every pixel, row by row; borders are repeated."""
     padded = pad_border(images, width // 2)
-    return padded.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
+    if not torch.compiler.is_exporting():
+        return padded.unfold(2, width, 1).unfold(3, width, 1).flatten(4)
+    height, length = images.shape[2:]
+    shifts = product(range(width), repeat=2)
+    return torch.stack([padded[..., y : y + height, x : x + length] for y, x in shifts], dim=-1)
 
 
 def average_windows(images: Images, width: int) -> Float[Tensor, "batch channels low narrow"]:

@@ -99,12 +99,22 @@ class ErrorDiffusion(Filter):
     def _is_in_pillow(self) -> bool:
         return isinstance(self, FloydSteinberg) and self.bits == 1 and self.scan == "raster"
 
+    @property
+    def graph_obstacle(self) -> str:
+        if self.scan == "serpentine":
+            return "its rows run in turn from the left and from the right; use scan=raster"
+        return ""
+
     def apply(self, images: Images) -> Images:
         pixels = images.float().cpu()
         if self.channels == "grey":
             pixels = convert_bytes_to_grey(to_bytes(pixels)) / 255
         planes = pixels.flatten(0, 1).contiguous()
-        if self._is_in_pillow and (len(planes) <= FEW_PLANES or not HAS_NUMBA):
+        if torch.compiler.is_exporting():
+            from apercu.filters.wavefront import diffuse_error_by_lines
+
+            halftones = diffuse_error_by_lines(planes, self.kernel, self.bits)
+        elif self._is_in_pillow and (len(planes) <= FEW_PLANES or not HAS_NUMBA):
             halftones = _dither_with_pillow(planes)
         else:
             halftones = diffuse_error(planes, self.kernel, self.bits, self.scan == "serpentine")

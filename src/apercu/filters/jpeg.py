@@ -39,6 +39,10 @@ class Jpeg(Filter):
     def __post_init__(self) -> None:
         check_whole("jpeg", 1, 95, quality=self.quality)
 
+    @property
+    def graph_obstacle(self) -> str:
+        return "Pillow compresses the images"
+
     def apply(self, images: Images) -> Images:
         pixels = to_bytes(images).cpu()
         return from_bytes(torch.stack([self._compress_image(image) for image in pixels]), images)

@@ -52,7 +52,10 @@ class TotalVariation(Filter):
         dual = images.new_zeros(2, *images.shape)
         for done in range(0, self.steps, CHECKPOINT_STEPS):
             count = min(CHECKPOINT_STEPS, self.steps - done)
-            dual = checkpoint(self._project, dual, images, count, use_reentrant=False)
+            if torch.is_grad_enabled():
+                dual = checkpoint(self._project, dual, images, count, use_reentrant=False)
+            else:
+                dual = self._project(dual, images, count)
         return images - self.weight * _compute_divergence(dual)
 
     def _project(self, dual: Dual, images: Images, steps: int) -> Dual:
