@@ -187,7 +187,7 @@ def test_a_pattern_is_removed_and_an_attack_through_the_filter_does_better(
     monkeypatch.setattr(module, "step_generator", lambda: generator)
     monkeypatch.setattr(module, "log_terms", lambda terms, figures: None)
     optimiser = torch.optim.AdamW(network.parameters(), 4e-3)
-    for step in range(100):
+    for step in range(60):
         loss = module.training_step(draw_smooth_images(16, seed=step), step)
         optimiser.zero_grad()
         loss.backward()

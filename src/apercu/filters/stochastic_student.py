@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from apercu.filters.base import LOCATION, to_bytes
 from apercu.filters.checks import check_whole
+from apercu.filters.gaussian import blur
 from apercu.filters.inverse_halftone import PlainResidual
 from apercu.filters.purifier import Purifier, PurifierNetwork, seed_by_content
 from apercu.option_strings import MAX_SEED
 from apercu.types import Images, Scores
 
+BLUR = 1.0
+"""Standard deviation in pixels of the blur to which the network adds details."""
 LEAST_NOISE, MOST_NOISE = 0.02, 0.3
 """Bounds of the standard deviation of the noise, in units of the range [0, 1]."""
 
@@ -44,6 +47,8 @@ class StochasticStudentNetwork(PurifierNetwork):
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
         self.after = PlainResidual(width)
         self.head = nn.Conv2d(width, 4 * channels, 3, padding=1)
+        for last in self.head.parameters():
+            nn.init.zeros_(last)  # an untrained network adds no details
 
     def choose_strength(self, images: Images) -> Tensor:
         """Return the standard deviation of the noise per pixel, `batch × 1 × height × width`."""
@@ -52,12 +57,12 @@ class StochasticStudentNetwork(PurifierNetwork):
         return LEAST_NOISE + (MOST_NOISE - LEAST_NOISE) * fraction
 
     def remove_noise(self, noisy: Images, strength: Tensor) -> Images:
-        """Return images without the noise of a known strength."""
+        """Return images without the noise of a known strength: blurred, with details added."""
         inputs = F.pixel_unshuffle(torch.cat([noisy - 0.5, strength], 1), 2)
         fine = self.before(F.relu(self.stem(inputs)))
         coarse = self.deep(F.relu(self.down(fine)))
         fine = self.after(fine + F.pixel_shuffle(self.up(coarse), 2))
-        return noisy + F.pixel_shuffle(self.head(fine), 2)
+        return blur(noisy, BLUR) + F.pixel_shuffle(self.head(fine), 2)
 
     def forward(self, images: Images, noise: Tensor | None = None) -> Images:
         strength = self.choose_strength(images)
