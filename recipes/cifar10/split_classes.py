@@ -2,14 +2,15 @@
 
     python recipes/cifar10/split_classes.py DATA OUT
 
-DATA is the folder with `train.parquet` and `test.parquet`. `known` and `unknown` are of the test
-part. With them comes `noise`,
+DATA is the folder with `train.parquet` and `test.parquet`. `known` and `unknown` have the first 400
+images of each class of the test part. With them comes `noise`,
 500 images of random pixels.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from apercu.render import save_image, to_image
 
 FIRST = ("airplane", "automobile", "bird", "cat", "deer")
 NOISY = 500
+TESTED = 400
 
 
 def main() -> None:
@@ -29,10 +31,12 @@ def main() -> None:
             continue
         source = open_images(str(data / f"{part}.parquet"), channels=3)
         names = source.class_names or ()
+        counts: Counter[str] = Counter()
         for index, item in enumerate(source):
             name = str(names[item.label] if isinstance(item.label, int) else item.label)
             folder = folders[name not in FIRST]
-            if folder:
+            counts[name] += 1
+            if folder and (part == "train" or counts[name] <= TESTED):
                 path = out / f"{folder}.part" / name / f"{index:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_image(path, to_image(item.picture))

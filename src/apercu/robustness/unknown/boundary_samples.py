@@ -68,7 +68,7 @@ class BoundarySamples(UnknownMethod):
 
     def __post_init__(self) -> None:
         check_positive(self.name, level=self.level)
-        check_between(self.name, 0, 1, noise=self.noise)
+        check_between(self.name, 0.0, 1.0, noise=self.noise)
         check_whole(self.name, 1, 1000, walk=self.walk)
         check_not_negative(self.weight, f"{self.name}: weight")
         self._plan().check(self.name)

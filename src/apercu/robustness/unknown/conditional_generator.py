@@ -82,7 +82,7 @@ class ConditionalGenerator(UnknownMethod):
         self._plan(self.steps).check(self.name)
         check_count(self.code_steps, f"{self.name}: code_steps")
         check_whole(self.name, 2, 1024, code=self.code)
-        check_between(self.name, 0, 1, real_share=self.real_share)
+        check_between(self.name, 0.0, 1.0, real_share=self.real_share)
         for value in (self.class_weight, self.gradient_weight, self.spread_weight):
             check_not_negative(value, f"{self.name}: weights")
 

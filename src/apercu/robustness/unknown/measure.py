@@ -8,7 +8,7 @@ so that a method or a set of images can be added later.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import measure_reliability
-from apercu.errors import ConfigError, ImagesError, RunError, TargetError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
-from apercu.images import ImageSource, batches
+from apercu.images import ImageSource
 from apercu.io import write_file, write_json
-from apercu.metrics.pointing import true_regions
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.unknown.base import (
     FEWEST_IMAGES,
@@ -34,48 +33,24 @@ from apercu.robustness.unknown.base import (
     UnknownMethod,
     UnknownScorer,
 )
-from apercu.robustness.unknown.curves import CurveValues, compute_curves, resample_curves
+from apercu.robustness.unknown.curves import (
+    RESAMPLES,
+    CurveValues,
+    compute_curves,
+    resample_curves,
+)
+from apercu.robustness.unknown.reading import ReadImages, read_images
 from apercu.robustness.unknown.registry import load_scorer, save_scorer
 from apercu.robustness.unknown.results import KNOWN, METRICS, UnknownRow, UnknownRows
 from apercu.run_record import lock_folder
 from apercu.statistics import bootstrap_interval, wilson_interval
-from apercu.types import Images, Regions, Scores, Targets
+from apercu.types import Images, Regions, Targets
 
 RESULTS, SCORERS, SCORES = "results.json", "scorers", "scores"
 FALSE_ALARMS = 0.05
 """Fraction of known images that may be taken for unknown ones."""
 FEWEST_TESTED = 10
 """Smallest number of known images to choose a threshold from, and to measure with."""
-
-
-@dataclass(frozen=True, eq=False)
-class ReadImages:
-    """All images of one set in memory.
-
-    Args:
-        images: images at the classifier's size, `images × channels × height × width`.
-        labels: true classes; None where they are not known.
-        regions: what is marked in each image, `images × height × width`; None where nothing is.
-    """
-
-    images: Images
-    labels: Targets | None
-    regions: Regions | None
-
-    @property
-    def digest(self) -> str:
-        """A text that is the same for the same images and labels."""
-        sha = hashlib.sha256(self.images.contiguous().numpy().tobytes())
-        for tensor in (self.labels, self.regions):
-            sha.update(b"" if tensor is None else tensor.contiguous().numpy().tobytes())
-        return sha.hexdigest()[:20]
-
-    def choose(self, rows: Sequence[int]) -> ReadImages:
-        """Return some of the images."""
-        index = torch.tensor(list(rows), dtype=torch.long)
-        labels = None if self.labels is None else self.labels[index]
-        regions = None if self.regions is None else self.regions[index]
-        return ReadImages(self.images[index], labels, regions)
 
 
 def measure_unknown(
@@ -195,13 +170,15 @@ class _Measurement:
         seed: int,
     ) -> list[UnknownRow]:
         """Return all rows of the method."""
-        chosen, _ = self._score(scorer, to_choose)
-        known, probabilities = self._score(scorer, to_test)
-        threshold = float(np.quantile(chosen, 1 - false_alarms))
+        known = self._score(scorer, to_test)
+        threshold = float(np.quantile(self._score(scorer, to_choose), 1 - false_alarms))
         rows = [self._count("false_alarms", KNOWN, known > threshold)]
-        rows += self._measure_probabilities(probabilities, to_test.labels, seed)
+        if to_test.labels is not None and not self.classifier.decision.is_multiple:
+            compute = scorer.predict_probabilities
+            probabilities = self._keep("probabilities", scorer, to_test, compute)
+            rows += self._measure_probabilities(probabilities, to_test.labels, seed)
         for name, other in others.items():
-            unknown, _ = self._score(scorer, other)
+            unknown = self._score(scorer, other)
             values = compute_curves(known, unknown)
             intervals = resample_curves(known, unknown, seed)
             rows += [
@@ -212,50 +189,55 @@ class _Measurement:
             ]
             rows.append(self._count("detected", name, unknown > threshold))
             if isinstance(scorer, AnomalyMapScorer) and other.regions is not None:
-                rows += self._measure_maps(scorer, name, other, seed)
+                rows += self._measure_maps(scorer, name, other.images, other.regions)
         return rows
 
-    def _score(self, scorer: UnknownScorer, data: ReadImages) -> tuple[Any, Tensor]:
-        """Return scores and probabilities of images, computed or kept."""
-        path = self.out / SCORES / f"{self._digest(data, scorer)}.safetensors"
+    def _score(self, scorer: UnknownScorer, data: ReadImages) -> Any:
+        """Return the scores of images as an array, computed or kept."""
+        scores = self._keep("scores", scorer, data, scorer.score)
+        return scores.double().numpy()
+
+    def _keep(
+        self,
+        name: str,
+        scorer: UnknownScorer,
+        data: ReadImages,
+        compute: Callable[[Images], Tensor],
+    ) -> Tensor:
+        """Return what a function computes of images, from the folder where it is there."""
+        path = self.out / SCORES / f"{self._digest(data, scorer)}-{name}.safetensors"
         try:
-            tensors = load(path.read_bytes())
-            return tensors["scores"].double().numpy(), tensors["probabilities"]
+            return load(path.read_bytes())[name]
         except (OSError, SafetensorError, LookupError, ValueError):
             pass
-        parts: list[Scores] = []
-        probabilities: list[Tensor] = []
-        done = 0
+        parts: list[Tensor] = []
         for images in data.images.split(256):
-            parts.append(scorer.score(images))
-            probabilities.append(scorer.predict_probabilities(images))
-            done += len(images)
-            self.report(f"{self.name}: scores", done, len(data.images))
-        tensors = {"scores": torch.cat(parts), "probabilities": torch.cat(probabilities)}
-        write_file(path, save(tensors))
-        return tensors["scores"].double().numpy(), tensors["probabilities"]
+            parts.append(compute(images))
+            self.report(f"{self.name}: {name}", sum(map(len, parts)), len(data.images))
+        values = torch.cat(parts)
+        write_file(path, save({name: values}))
+        return values
 
     def _measure_probabilities(
-        self, probabilities: Tensor, labels: Targets | None, seed: int
+        self, probabilities: Tensor, labels: Targets, seed: int
     ) -> list[UnknownRow]:
         """Return accuracy, calibration error, and whether confidence tells correct from wrong."""
-        if labels is None or self.classifier.decision.is_multiple:
-            return []
         shares = probabilities / probabilities.sum(1, keepdim=True).clamp(min=1e-12)
         confidence, predicted = shares.max(1)
         correct = predicted == labels
         targets = torch.nn.functional.one_hot(labels, shares.shape[1]).float()
         generator = torch.Generator().manual_seed(seed)
-        errors = []
-        for _ in range(200):
-            drawn = torch.randint(len(labels), (len(labels),), generator=generator)
-            part = measure_reliability(shares[drawn], targets[drawn], is_multiple=False)
-            errors.append(part.error)
+        draws = torch.randint(len(labels), (RESAMPLES, len(labels)), generator=generator)
+        errors = [
+            measure_reliability(shares[drawn], targets[drawn], is_multiple=False).error
+            for drawn in draws
+        ]
         error = measure_reliability(shares, targets, is_multiple=False).error
         low, high = np.quantile(errors, [0.025, 0.975])
+        interval = min(float(low), error), max(float(high), error)  # few images in a bin enlarge it
         rows = [
             self._count("accuracy", KNOWN, correct.numpy()),
-            self._row("calibration_error", KNOWN, error, (float(low), float(high)), len(labels)),
+            self._row("calibration_error", KNOWN, error, interval, len(labels)),
         ]
         if 0 < int(correct.sum()) < len(labels):
             right, wrong = (-confidence[mask].double().numpy() for mask in (correct, ~correct))
@@ -265,27 +247,25 @@ class _Measurement:
         return rows
 
     def _measure_maps(
-        self, scorer: AnomalyMapScorer, name: str, other: ReadImages, seed: int
+        self, scorer: AnomalyMapScorer, name: str, images: Images, regions: Regions
     ) -> list[UnknownRow]:
         """Return how well maps find what is marked in images."""
-        marks = other.regions
-        if marks is None:
-            return []
-        marked = marks.flatten(1).any(1) & ~marks.flatten(1).all(1)
+        marked = regions.flatten(1).any(1) & ~regions.flatten(1).all(1)
         if not marked.any():
             return []
-        maps = scorer.map_anomalies(other.images[marked]).flatten(1).double().numpy()
-        regions = marks[marked].flatten(1).numpy()
+        maps = scorer.map_anomalies(images[marked]).flatten(1).double().numpy()
+        inside = regions[marked].flatten(1).numpy()
         areas = np.array(
             [
                 compute_curves(row[~region], row[region]).auroc
-                for row, region in zip(maps, regions, strict=True)
+                for row, region in zip(maps, inside, strict=True)
             ]
         )
-        hits = regions[np.arange(len(maps)), maps.argmax(1)]
-        interval = bootstrap_interval(areas, seed)
+        hits = inside[np.arange(len(maps)), maps.argmax(1)]
         return [
-            self._row("pixel_auroc", name, float(areas.mean()), interval, len(areas)),
+            self._row(
+                "pixel_auroc", name, float(areas.mean()), bootstrap_interval(areas, 0), len(areas)
+            ),
             self._count("pointing", name, hits),
         ]
 
@@ -310,66 +290,6 @@ class _Measurement:
             state = {name: t.clone() for name, t in scorer.state().tensors.items()}
             subject.append(hashlib.sha256(save(state)).hexdigest())
         return hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
-
-
-def read_images(
-    classifier: Classifier,
-    source: ImageSource,
-    limit: int | None,
-    seed: int,
-    report: ProgressCallback,
-    *,
-    needs_classes: bool = False,
-) -> ReadImages:
-    """Read images of a source into memory, at the classifier's size.
-
-    Args:
-        classifier: the classifier.
-        source: the images.
-        limit: largest number, drawn at random; None for all.
-        seed: seed of the draw.
-        report: receives how many were read.
-        needs_classes: whether labels must be classes of the classifier; else they are left out.
-
-    Returns:
-        The images, with labels where all have one, and with what is marked in them.
-
-    Raises:
-        ImagesError: a label is no class of the classifier, or there are no images.
-        ImageError: an image cannot be read.
-    """
-    count = min(len(source), limit or len(source))
-    if not count:
-        raise ImagesError(f"{source.name}: expected images, got none")
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
-    indices = sorted(order[:count].tolist())
-    images, labels, regions = [], [], []
-    for batch in batches(source, classifier.prepare, 64, indices=indices):
-        images.append(batch.images)
-        if needs_classes and source.labelled:
-            labels += [_find_class(classifier, source, label) for label in batch.labels]
-        size = (batch.images.shape[2], batch.images.shape[3])
-        for region, boxes in zip(batch.regions, batch.boxes, strict=True):
-            if region is None and boxes is not None and len(boxes):
-                region = true_regions(boxes[None], size)[0]
-            regions.append(torch.zeros(size, dtype=torch.bool) if region is None else region)
-        report(f"reading {source.name}", sum(map(len, images)), count)
-    stacked = torch.stack(regions)
-    return ReadImages(
-        torch.cat(images),
-        torch.tensor(labels) if labels else None,
-        stacked if bool(stacked.any()) else None,
-    )
-
-
-def _find_class(classifier: Classifier, source: ImageSource, label: str | int | None) -> int:
-    try:
-        return classifier.index_of("" if label is None else label)
-    except TargetError as error:
-        raise ImagesError(
-            f"{source.name}: the label {label!r} is no class of the classifier ({error}); expected "
-            "known images, of its classes; images of other kinds are --unknown"
-        ) from error
 
 
 def _check_request(
