@@ -16,7 +16,7 @@ import apercu
 SOURCE = Path(apercu.__file__).parent
 LAYERS = (
     ("errors", "log", "progress", "types"),
-    ("devices", "extras", "io", "maps", "option_strings"),
+    ("devices", "extras", "io", "maps", "option_strings", "verdicts"),
     ("run_record", "render", "statistics", "own_code", "weights"),
     ("images", "pages", "filters"),
     ("classifiers", "removal"),
@@ -25,8 +25,9 @@ LAYERS = (
     ("explainers",),
     ("methods", "explain"),
     ("evaluation", "interop"),
-    ("robustness", "pretraining", "deploy.export"),
+    ("robustness", "pretraining"),
     ("learning", "guard"),
+    ("deploy.export",),
     ("deploy.inference",),
     ("deploy.batch", "deploy.serving", "deploy.video"),
     ("cli",),
@@ -34,8 +35,9 @@ LAYERS = (
 )
 """From the bottom up; a part imports from lower layers only, never from its neighbours."""
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
-UPWARD = {("explainers", "explain")}
-"""`explainer.explain(…)` imports what it returns when it is called."""
+UPWARD = {("explainers", "explain"), ("explain", "guard")}
+"""`explainer.explain(…)` imports what it returns when it is called; explaining imports a guard
+where the card of the classifier names one."""
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 

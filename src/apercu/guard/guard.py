@@ -21,43 +21,18 @@ from apercu.errors import RunError
 from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import digest_run
-from apercu.guard.network import COLUMNS, GuardNetwork
+from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import Observer
-from apercu.guard.signals import QUESTIONS, Question
 from apercu.guard.summaries import Observation
 from apercu.io import find_changed_file, parse_json, write_file, write_hashes
+from apercu.types import Images, Logits, Maps
+from apercu.verdicts import PassJudge, SignalWords, Trust, VerdictFormat
 from apercu.weights import check_finite
 
 GUARD, TENSORS = "guard.json", "guard.safetensors"
 """Files of the folder of a guard."""
 BATCH: Final = 16
 """Images of one pass."""
-
-
-class Trust(BaseModel):
-    """Whether the answer on one image may be believed.
-
-    Attributes:
-        tampered: fraction of honest images that look less tampered with, in [0, 1]; None where the
-            guard cannot judge.
-        unknown: fraction of honest images that look less unknown to the classifier.
-        confidence: calibrated probability that the prediction is right, if the image is honest;
-            None for a regression, and for a guard that was fitted without labels.
-        alarms: the questions whose fraction is above the threshold.
-        why: one phrase for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    tampered: float | None
-    unknown: float | None
-    confidence: float | None
-    alarms: tuple[Question, ...] = ()
-    why: str
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the guard could judge the image, and raises no alarm."""
-        return self.tampered is not None and not self.alarms
 
 
 class GuardRecord(BaseModel):
@@ -93,7 +68,7 @@ class GuardRecord(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Guard:
+class Guard(PassJudge):
     """What is usual for a classifier, learnt from honest images alone.
 
     Args:
@@ -132,36 +107,36 @@ class Guard:
         """Return the answers on the images of a pass that was made already."""
         return self.read_verdicts(self.network.to(observation.images.device)(observation))
 
-    def read_verdicts(self, verdicts: Float[Tensor, "batch columns"]) -> list[Trust]:
-        """Return the answers that the numbers of the guard's network mean."""
-        return [self._read_verdict(row) for row in verdicts.float().cpu()]
+    def judge_pass(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+    ) -> list[Trust]:
+        """Return whether the answers of one pass may be believed; see `PassJudge`.
 
-    def _read_verdict(self, row: Tensor) -> Trust:
-        if not bool(row.isfinite().all()):
-            return Trust(
-                tampered=None,
-                unknown=None,
-                confidence=None,
-                why="it cannot be judged: its signals are no finite numbers",
-            )
-        ranks = dict(zip(COLUMNS, row.tolist(), strict=False))
-        confidence = ranks["confidence"] if self.record.calibrated else None
-        alarms = tuple(q for q in QUESTIONS if ranks[q] > 1 - self.record.false_alarms)
-        signals = row[len(COLUMNS) :]
-        reasons = [f"{question}: {self._name_reason(question, signals)}" for question in alarms]
-        usual = f"like {1 - self.record.false_alarms:.0%} of the honest images"
-        return Trust(
-            tampered=ranks["tampered"],
-            unknown=ranks["unknown"],
-            confidence=confidence,
-            alarms=alarms,
-            why="; ".join(reasons) or usual,
+        A guard that observes the explainer takes the pass as it is. One that was fitted without an
+        explainer observes the classifier itself, and makes another pass for it.
+        """
+        if self.record.run is None:
+            return self.judge(self.observer(images))
+        with torch.no_grad():
+            return self.judge(self.observer.complete(images, logits, features, masks))
+
+    @property
+    def verdict_format(self) -> VerdictFormat:
+        """How the numbers of the guard's network are read."""
+        kinds = self.network.kinds
+        return VerdictFormat(
+            signals=tuple(
+                SignalWords(name=kind.name, question=kind.question, phrase=kind.phrase)
+                for kind in kinds
+            ),
+            false_alarms=self.record.false_alarms,
+            calibrated=self.record.calibrated,
         )
 
-    def _name_reason(self, question: Question, signals: Tensor) -> str:
-        """Return the phrase of the signal of a question that is furthest from what is usual."""
-        columns = self.network.find_columns(question)
-        return self.network.kinds[max(columns, key=lambda column: float(signals[column]))].phrase
+    def read_verdicts(self, verdicts: Float[Tensor, "batch columns"]) -> list[Trust]:
+        """Return the answers that the numbers of the guard's network mean."""
+        format = self.verdict_format
+        return [format.read(row) for row in verdicts.float().cpu().tolist()]
 
     def save(self, folder: str | Path) -> Path:
         """Write `guard.json` and `guard.safetensors`, and their hashes last.

@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers.decisions import Decision
-from apercu.guard.signals import KINDS, QUESTIONS, GaussianSignal, PlainSignal, Question, Signal
+from apercu.guard.signals import KINDS, GaussianSignal, PlainSignal, Signal
 from apercu.guard.summaries import Observation
 from apercu.types import Logits, Scores
+from apercu.verdicts import QUESTIONS, Question
 
-COLUMNS = (*QUESTIONS, "confidence")
-"""What the first columns of a verdict hold; the standardised signals follow."""
 NORMAL_QUARTILE = 0.6744897501960817
 """Upper quartile of the standard normal distribution."""
 
@@ -118,7 +117,7 @@ class GuardNetwork(nn.Module):
 
         Returns:
             For each question the fraction of honest images with a smaller total, the confidence in
-            the predicted class, and the standardised signals; see `COLUMNS`.
+            the predicted class, and the standardised signals; see `VerdictFormat`.
         """
         standardised = (self.measure(observation) - self.centre) / self.spread
         totals = self.combine(standardised)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final
+from typing import TypeAlias, final
 
 import torch
 from jaxtyping import Float
@@ -23,10 +23,8 @@ from apercu.guard.summaries import (
 )
 from apercu.robustness.unknown.mahalanobis import build_gaussian, shrink_covariance
 from apercu.types import Scores
+from apercu.verdicts import Question
 
-Question: TypeAlias = Literal["tampered", "unknown"]
-"""What a signal speaks for: somebody changed the image, or the classifier never learnt its kind."""
-QUESTIONS: tuple[Question, ...] = ("tampered", "unknown")
 SummaryFn: TypeAlias = Callable[[Observation], Float[Tensor, "batch numbers"]]
 
 

@@ -1,0 +1,150 @@
+"""Whether an answer may be believed: what a guard says of one image, and how its numbers are read.
+
+Guards compute the numbers (`apercu.guard`); an exported graph gives the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from apercu.types import Images, Logits, Maps
+
+Question: TypeAlias = Literal["tampered", "unknown"]
+"""What is asked of an image: did somebody change it, or did the classifier never learn its kind?"""
+QUESTIONS: Final[tuple[Question, ...]] = ("tampered", "unknown")
+COLUMNS: Final = (*QUESTIONS, "confidence")
+"""What the first columns of a verdict hold; the standardised signals follow."""
+CANNOT_JUDGE: Final = "it cannot be judged: its signals are no finite numbers"
+DIGITS: Final = 4
+"""Decimal places in records."""
+
+
+class Trust(BaseModel):
+    """Whether the answer on one image may be believed.
+
+    Attributes:
+        tampered: fraction of honest images that look less tampered with, in [0, 1]; None where the
+            guard cannot judge.
+        unknown: fraction of honest images that look less unknown to the classifier.
+        confidence: calibrated probability that the prediction is right, if the image is honest;
+            None for a regression, and for a guard that was fitted without labels.
+        alarms: the questions whose fraction is above the threshold.
+        why: one phrase for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tampered: float | None
+    unknown: float | None
+    confidence: float | None
+    alarms: tuple[Question, ...] = ()
+    why: str
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether the guard could judge the image."""
+        return self.tampered is not None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the guard could judge the image, and raises no alarm."""
+        return self.can_judge and not self.alarms
+
+    @property
+    def line(self) -> str:
+        """What a terminal or a notebook says of the image."""
+        if not self.can_judge:
+            return f"trust: {self.why}"
+        sign = f"ALARM ({', '.join(self.alarms)}): " if self.alarms else ""
+        sure = "" if self.confidence is None else f"; confidence {self.confidence:.0%}"
+        return f"trust: {sign}{self.why}{sure}"
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the same as JSON can hold it, with rounded numbers."""
+        content = self.model_dump(mode="json")
+        numbers = {name: content[name] for name in COLUMNS if content[name] is not None}
+        return content | {name: round(number, DIGITS) for name, number in numbers.items()}
+
+
+class SignalWords(BaseModel):
+    """What one signal of a guard speaks for.
+
+    Attributes:
+        name: name of the signal.
+        question: what a high value speaks for.
+        phrase: what a high value means, as the end of a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    question: Question
+    phrase: str
+
+
+class VerdictFormat(BaseModel):
+    """How the numbers of a guard are read.
+
+    Attributes:
+        signals: the signals, in the order of the columns after `COLUMNS`.
+        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        calibrated: whether confidences were calibrated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    signals: tuple[SignalWords, ...] = Field(min_length=1)
+    false_alarms: float = Field(gt=0, lt=0.5)
+    calibrated: bool
+
+    def read(self, row: Sequence[float]) -> Trust:
+        """Return what the numbers of one image mean.
+
+        Args:
+            row: a rank for each question, the confidence, and the standardised signals.
+
+        Returns:
+            The answer; without numbers where a signal is no finite number.
+        """
+        if not all(map(math.isfinite, row)):
+            return Trust(tampered=None, unknown=None, confidence=None, why=CANNOT_JUDGE)
+        ranks = dict(zip(COLUMNS, row, strict=False))
+        alarms = tuple(q for q in QUESTIONS if ranks[q] > 1 - self.false_alarms)
+        reasons = [f"{question}: {self._name_reason(question, row)}" for question in alarms]
+        return Trust(
+            tampered=ranks["tampered"],
+            unknown=ranks["unknown"],
+            confidence=ranks["confidence"] if self.calibrated else None,
+            alarms=alarms,
+            why="; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the honest images",
+        )
+
+    def _name_reason(self, question: Question, row: Sequence[float]) -> str:
+        """Return the phrase of the signal of a question that is furthest from what is usual."""
+        signals = zip(row[len(COLUMNS) :], self.signals, strict=True)
+        values = {words.phrase: value for value, words in signals if words.question == question}
+        return max(values, key=values.__getitem__)
+
+
+class PassJudge(ABC):
+    """Judges the pass that somebody made on images; see `apercu.guard.Guard`."""
+
+    @abstractmethod
+    def judge_pass(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+    ) -> list[Trust]:
+        """Return whether the answers of one pass may be believed.
+
+        Args:
+            images: prepared images, `batch × channels × height × width`.
+            logits: logits of the classifier, `batch × classes`.
+            features: what the encoder of the explainer gave besides.
+            masks: masks of the predicted classes, `batch × height × width`; None where they were
+                not made.
+
+        Returns:
+            One answer per image.
+        """
