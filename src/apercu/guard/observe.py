@@ -44,7 +44,11 @@ class Observer:
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Observation:
-        """Return what one pass gives on prepared images.
+        """Return what one pass gives on prepared images; see `observe`."""
+        return self.observe(images)
+
+    def observe(self, images: Images) -> Observation:
+        """Return what one pass gives on prepared images, with gradients where they are enabled.
 
         Args:
             images: images at the classifier's size, `batch × channels × height × width`.
@@ -67,7 +71,6 @@ class Observer:
         logits = classifier.network.meaning.convert_to_logits(output)
         return Observation(images, logits, [maps.float() for maps in features])
 
-    @torch.no_grad()
     def complete(
         self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
     ) -> Observation:

@@ -1,0 +1,170 @@
+"""Kinds of images that a guard should recognise and that need no data: noise, and backgrounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from apercu.errors import ImagesError
+from apercu.images import ImageSource, open_images
+from apercu.images.source import Item, normalise_index
+
+NOISE, BACKGROUNDS = "noise", "backgrounds"
+"""Names that people type for images that are made."""
+NOISE_IMAGES = 200
+SMALLEST_PART = 1 / 3
+"""Smallest side of a background, as a fraction of the short side of its image."""
+GRID = 12
+"""Rows and columns of the positions at which a background is looked for."""
+
+
+class MadeImages(ImageSource):
+    """Images without labels that are made when they are read."""
+
+    @property
+    def class_names(self) -> None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class NoiseImages(MadeImages):
+    """Images of independent uniform noise, each from its own seed.
+
+    Args:
+        channels: number of channels.
+        size: height and width in pixels.
+        seed: seed of the first image.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{NOISE}:seed={self.seed}"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{index:04}" for index in range(NOISE_IMAGES))
+
+    def __getitem__(self, index: int) -> Item:
+        index = normalise_index(index, len(self))
+        generator = torch.Generator().manual_seed(self.seed * NOISE_IMAGES + index)
+        picture = torch.rand(self.channels, *self.size, generator=generator)
+        return Item(self.names[index], picture, None, None, None)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Backgrounds(MadeImages):
+    """The largest square of each image that touches no box; images without one are left out.
+
+    Args:
+        source: images with boxes.
+
+    Raises:
+        ImagesError: no image has boxes and enough background.
+    """
+
+    source: ImageSource
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ImagesError(
+                f"{self.source.name}: {BACKGROUNDS} needs images with boxes that leave a square "
+                f"of {SMALLEST_PART:.0%} of the short side free"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"{BACKGROUNDS} of {self.source.name}"
+
+    @cached_property
+    def parts(self) -> dict[int, tuple[int, int, int]]:
+        """Top, left and side of the square of each image that has one, by its index."""
+        parts = {}
+        for index in range(len(self.source)):
+            item = self.source[index]
+            if item.boxes is None:
+                continue
+            part = find_background(item.boxes, (item.picture.shape[1], item.picture.shape[2]))
+            if part is not None:
+                parts[index] = part
+        return parts
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.source.names[index] for index in self.parts)
+
+    def __getitem__(self, index: int) -> Item:
+        of_source = list(self.parts)[normalise_index(index, len(self))]
+        top, left, side = self.parts[of_source]
+        item = self.source[of_source]
+        picture = item.picture[:, top : top + side, left : left + side]
+        return Item(item.name, picture, None, None, None)
+
+
+def find_background(boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int] | None:
+    """Return the largest square that touches no box.
+
+    Args:
+        boxes: left, top, right and bottom of each box in pixels, `boxes × 4`.
+        size: height and width of the image in pixels.
+
+    Returns:
+        Top, left and side in pixels; None where every square of a third of the short side touches
+        a box.
+    """
+    height, width = size
+    short = min(height, width)
+    for part in range(10, 0, -1):
+        side = int(short * (SMALLEST_PART + (1 - SMALLEST_PART) * (part - 1) / 9))
+        tops = torch.linspace(0, height - side, GRID).round()
+        lefts = torch.linspace(0, width - side, GRID).round()
+        top, left = (values.flatten() for values in torch.meshgrid(tops, lefts, indexing="ij"))
+        apart = (
+            (left[:, None] + side <= boxes[:, 0])
+            | (left[:, None] >= boxes[:, 2])
+            | (top[:, None] + side <= boxes[:, 1])
+            | (top[:, None] >= boxes[:, 3])
+        ).all(1)
+        if bool(apart.any()):
+            first = int(apart.nonzero()[0, 0])
+            return int(top[first]), int(left[first]), side
+    return None
+
+
+def open_kind(text: str, honest: ImageSource, channels: int, size: tuple[int, int]) -> ImageSource:
+    """Open images that a guard should recognise as unknown.
+
+    Args:
+        text: `noise`, `backgrounds` (parts of the honest images outside of their boxes), or images
+            as every verb takes them.
+        honest: the honest images.
+        channels: number of channels of the classifier.
+        size: height and width of its images in pixels.
+
+    Returns:
+        The images.
+
+    Raises:
+        ImagesError: they cannot be opened, or the honest images have no boxes.
+    """
+    if text == NOISE:
+        return NoiseImages(channels, size)
+    if text == BACKGROUNDS:
+        return Backgrounds(honest)
+    return open_images(text, channels=channels)

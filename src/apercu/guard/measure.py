@@ -1,0 +1,334 @@
+"""How well a guard recognises attacked and unknown images, and how often it is wrong on honest
+ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from apercu.errors import ConfigError, describe_interrupt
+from apercu.evaluation.cost import describe_environment
+from apercu.evaluation.sample import split_indices
+from apercu.guard.aware import Evasion
+from apercu.guard.guard import BATCH, Guard
+from apercu.images import ImageSource, batches
+from apercu.io import check_writable, write_file, write_json
+from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.robustness.attacks import Attack
+from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
+from apercu.robustness.objectives import AttackObjective, Untargeted
+from apercu.run_record import lock_folder
+from apercu.statistics import wilson_interval
+from apercu.verdicts import COLUMNS, QUESTIONS
+
+RESULTS: Final = "guard_results.json"
+VERDICTS: Final = "verdicts"
+"""Folder of what the guard said of each image, which makes an interrupted measurement go on."""
+HONEST: Final = "honest"
+AWARE: Final = "aware_"
+"""Beginning of the names of attacks that know of the guard."""
+AttackKey = tuple[str, float | None]
+"""Name and budget of an attack."""
+
+
+class GuardRow(NamedTuple):
+    """One number that was measured.
+
+    Attributes:
+        images: name of the kind of images, with the budget of an attack.
+        question: `tampered`, `unknown`, or `either`.
+        metric: `auroc`, against honest images; `alarms`, the fraction of images above the threshold
+            of the guard, which for honest images are false alarms; `accuracy`, where honest and
+            other images count the same.
+        value: value of the metric.
+        ci95: both ends of its 95 % interval.
+        n: number of images; of an attack only those that fool the classifier.
+    """
+
+    images: str
+    question: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class GuardRows(list[GuardRow]):
+    """The rows of a measurement; printed and in a notebook a table."""
+
+    def __str__(self) -> str:
+        return "\n".join("  ".join(line) for line in self.table())
+
+    def __repr__(self) -> str:
+        return f"GuardRows({len(self)} rows)"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return AUROC and alarms of each kind of images as texts, the heads first."""
+        cells = {(row.images, row.question, row.metric): row for row in self}
+        lines = []
+        for name in dict.fromkeys(row.images for row in self):
+            rows = [
+                cells.get((name, question, metric))
+                for question in QUESTIONS
+                for metric in ("auroc", "alarms")
+            ]
+            count = next(str(row.n) for row in rows if row is not None)
+            lines.append((name, count, *map(_format_row, rows)))
+        heads = [f"{question}, {part}" for question in QUESTIONS for part in ("AUROC", "alarms")]
+        return [("images", "n", *heads), *lines]
+
+    def _repr_html_(self) -> str:
+        """Return the table, for notebooks."""
+        from apercu.pages import render_output
+
+        heads, *cells = self.table()
+        note = "AUROC: 1 separates all of these images from honest ones, 0.5 is chance."
+        return render_output(header=heads, cells=cells, notes=[note])
+
+
+def _format_row(row: GuardRow | None) -> str:
+    if row is None:
+        return "–"
+    low, high = row.ci95
+    if row.metric == "auroc":
+        return f"{row.value:.3f} ({low:.3f} to {high:.3f})"
+    return f"{row.value:.0%} ({low:.0%} to {high:.0%})"
+
+
+@dataclass(frozen=True, eq=False)
+class GuardMeasurement:
+    """A guard, honest images that it was not fitted to, and the images that it should recognise.
+
+    Args:
+        guard: the guard.
+        honest: honest images.
+        unknown: images of unknown kinds, by name.
+        attacks: attacks by name and budget; names that begin with `aware_` know of the guard.
+        limit: largest number of images of each kind, drawn at random.
+        seed: seed of all draws.
+    """
+
+    guard: Guard
+    honest: ImageSource
+    unknown: Mapping[str, ImageSource] = field(default_factory=dict)
+    attacks: Mapping[AttackKey, Attack] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if HONEST in self.unknown:
+            raise ConfigError(f"unknown: {HONEST} is the name of the honest images; rename it")
+
+
+class Verdicts(NamedTuple):
+    """What the guard said of the images of each kind.
+
+    Attributes:
+        rows: the verdicts of each kind by name, `images × columns`.
+        counts: number of images of each kind, also of those that an attack did not fool.
+    """
+
+    rows: dict[str, Float[Tensor, "images columns"]]
+    counts: dict[str, int]
+
+
+def measure_guard(
+    measurement: GuardMeasurement,
+    out: str | Path,
+    *,
+    progress: ProgressCallback | None = None,
+    command: str = "",
+) -> GuardRows:
+    """Ask a guard about honest, attacked and unknown images, and write results and a report.
+
+    Args:
+        measurement: the guard and the images.
+        out: folder of the results; kinds of images that are there already are not measured again.
+        progress: receives a title, the number of finished images, and that of all; None shows it
+            in notebooks only.
+        command: command line that the results name.
+
+    Returns:
+        The rows; attacks that fool with no image have none.
+
+    Raises:
+        ClassifierError: an attack needs gradients that are missing.
+        ImagesError: an image cannot be read.
+        RunError: another process works in the folder.
+        OutputError: the folder cannot be written.
+    """
+    from apercu.guard.report import write_guard_report
+
+    out = Path(out)
+    check_writable(out)
+    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
+    with kept, lock_folder(out), show_in_notebook(progress) as report:
+        verdicts = collect_verdicts(measurement, out / VERDICTS, report)
+        rows = compute_rows(measurement.guard, verdicts, measurement.seed)
+        record = measurement.guard.record
+        device = measurement.guard.observer.classifier.device
+        content: dict[str, Any] = {
+            "guard": record.model_dump(mode="json"),
+            "images": {
+                HONEST: measurement.honest.name,
+                **{name: source.name for name, source in measurement.unknown.items()},
+            },
+            "command": command,
+            "environment": describe_environment(measurement.seed, device),
+            "rows": [row._asdict() for row in rows],
+        }
+        write_json(out / RESULTS, content)
+        write_guard_report(measurement.guard, verdicts, rows, out, content)
+    return rows
+
+
+def collect_verdicts(
+    measurement: GuardMeasurement, folder: Path, report: ProgressCallback
+) -> Verdicts:
+    """Ask the guard about all images; verdicts that are in the folder are not asked for again."""
+    rows: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    kinds: dict[str, tuple[ImageSource, AttackKey | None]] = {HONEST: (measurement.honest, None)}
+    kinds |= {name: (source, None) for name, source in measurement.unknown.items()}
+    kinds |= {name_attack(key): (measurement.honest, key) for key in measurement.attacks}
+    for name, (source, key) in kinds.items():
+        attack = None if key is None else measurement.attacks[key]
+        subject = (
+            *(measurement.guard.record.model_dump_json(), source.name, measurement.limit),
+            *(measurement.seed, key, attack, _digest(measurement.guard)),
+        )
+        digest = hashlib.sha256(repr(subject).encode()).hexdigest()[:20]
+        path = folder / f"{digest}.safetensors"
+        try:
+            part = load(path.read_bytes())
+        except (OSError, SafetensorError, ValueError):
+            part = _ask(measurement, source, key, name, report)
+            write_file(path, save(part))
+        fooled = part["fooled"].bool()
+        counts[name] = len(fooled)
+        rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
+    return Verdicts(rows, counts)
+
+
+def name_attack(key: AttackKey) -> str:
+    """Return the name of an attack with its budget in steps of 8 bit.
+
+    >>> name_attack(("pgd", 4 / 255))
+    'pgd 4/255'
+    """
+    name, epsilon = key
+    return name if epsilon is None else f"{name} {255 * epsilon:g}/255"
+
+
+def _digest(guard: Guard) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(guard.network.state_dict().items()):
+        sha.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _ask(
+    measurement: GuardMeasurement,
+    source: ImageSource,
+    key: AttackKey | None,
+    title: str,
+    report: ProgressCallback,
+) -> dict[str, Tensor]:
+    """Return the verdicts on images, clean or attacked, and which attacked ones fool."""
+    guard = measurement.guard
+    classifier = guard.observer.classifier
+    _, chosen = split_indices(len(source), measurement.limit, measurement.seed, halves=False)
+    verdicts: list[Tensor] = []
+    fooled: list[Tensor] = []
+    report(title, 0, len(chosen))
+    for batch in batches(source, classifier.prepare, BATCH, indices=chosen):
+        images = batch.images.to(classifier.device)
+        flags = torch.zeros(len(images), dtype=torch.bool)
+        if key is not None:
+            with torch.no_grad():
+                logits = classifier(images)
+            predicted = logits.argmax(1)
+            has_class = classifier.decision.is_predicted(logits, predicted)
+            objective: AttackObjective = Untargeted(classifier, predicted)
+            aim = Evasion(guard, predicted) if key[0].startswith(AWARE) else objective
+            attacked = measurement.attacks[key](aim, images)
+            images = (255 * attacked).round() / 255  # as a file would hold them
+            flags = (has_class & objective.is_adversarial(images)).cpu()
+        with torch.no_grad():
+            verdicts.append(guard.network.to(images.device)(guard.observer(images)).cpu())
+        fooled.append(flags)
+        report(title, sum(map(len, fooled)), len(chosen))
+    return {
+        "verdicts": torch.cat(verdicts).contiguous(),
+        "fooled": torch.cat(fooled).to(torch.uint8),
+    }
+
+
+def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
+    """Compare the verdicts on each kind of images with those on honest ones.
+
+    Args:
+        guard: the guard.
+        verdicts: verdicts of all kinds; those of honest images are there.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The rows.
+    """
+    scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
+    honest = scores[HONEST]
+    rows = GuardRows()
+    for name, values in scores.items():
+        for question in values:
+            alarms = find_alarms(guard, verdicts.rows[name], question)
+            if name == HONEST:
+                share = float(alarms.mean())
+                interval = wilson_interval(alarms)
+                rows.append(GuardRow(name, question, "alarms", share, interval, len(alarms)))
+                continue
+            if not len(alarms):
+                continue
+            area = auroc(honest[question], values[question])
+            interval = bootstrap_auroc(honest[question], values[question], seed)
+            share, count = float(alarms.mean()), len(alarms)
+            rows.append(GuardRow(name, question, "auroc", area, interval, count))
+            interval = wilson_interval(alarms)
+            rows.append(GuardRow(name, question, "alarms", share, interval, count))
+            passed = 1 - find_alarms(guard, verdicts.rows[HONEST], question)
+            ends = zip(interval, wilson_interval(passed), strict=True)
+            low, high = (float(np.mean(pair)) for pair in ends)
+            accuracy = float((share + passed.mean()) / 2)
+            rows.append(GuardRow(name, question, "accuracy", accuracy, (low, high), count))
+    return rows
+
+
+def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray, " images"]]:
+    """Return the totals of each question, and of both, which have no ties as ranks have.
+
+    Args:
+        guard: the guard.
+        verdicts: its verdicts, `images × columns`.
+
+    Returns:
+        One number per image by question.
+    """
+    totals = guard.network.cpu().combine(verdicts[:, len(COLUMNS) :]).double()
+    scores = {question: totals[:, place].numpy() for place, question in enumerate(QUESTIONS)}
+    return scores | {"either": totals.sum(1).numpy()}
+
+
+def find_alarms(guard: Guard, verdicts: Tensor, question: str) -> Float[np.ndarray, " images"]:
+    """Return 1 for each image that raises the alarm of a question, or either alarm, else 0."""
+    above = verdicts[:, : len(QUESTIONS)] > 1 - guard.record.false_alarms
+    flags = above.any(1) if question == "either" else above[:, QUESTIONS.index(question)]
+    return flags.double().numpy()

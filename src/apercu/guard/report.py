@@ -1,0 +1,131 @@
+"""The page on a guard: false alarms, and what is recognised, by kind of images."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from apercu.guard.guard import Guard
+from apercu.guard.measure import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
+from apercu.guard.signals import KINDS
+from apercu.io import write_file
+from apercu.pages import Finding, FindingLine, count_noun, render_page
+from apercu.pages.charts import draw_lines
+from apercu.verdicts import QUESTIONS
+
+REPORT = "report.html"
+POINTS = 50
+"""Steps of the false-alarm rate in a curve."""
+
+
+def write_guard_report(
+    guard: Guard, verdicts: Verdicts, rows: GuardRows, out: Path, about: dict[str, Any]
+) -> Path:
+    """Write the report of a measurement.
+
+    Args:
+        guard: the guard.
+        verdicts: what it said of the images of each kind.
+        rows: the figures.
+        out: folder of the report.
+        about: what the results name: images, command and machine.
+
+    Returns:
+        The path of the report.
+    """
+    cells = {(row.images, row.question, row.metric): row for row in rows}
+    names = list(dict.fromkeys(row.images for row in rows))
+    page = render_page(
+        (files("apercu.guard") / "guard.html").read_text(encoding="utf-8"),
+        finding=write_finding(guard, rows),
+        record=guard.record,
+        signals=[KINDS[name] for name in guard.record.signals],
+        charts=draw_curves(guard, verdicts),
+        questions=(*QUESTIONS, "either"),
+        lines=[
+            (
+                name,
+                verdicts.counts[name],
+                [
+                    (cells.get((name, q, "auroc")), cells.get((name, q, "alarms")))
+                    for q in (*QUESTIONS, "either")
+                ],
+            )
+            for name in names
+        ],
+        about=about,
+    )
+    return write_file(out / REPORT, page)
+
+
+def write_finding(guard: Guard, rows: GuardRows) -> Finding:
+    """Return what was found: false alarms, and the kind that is recognised worst.
+
+    Args:
+        guard: the guard.
+        rows: the figures.
+
+    Returns:
+        The sentences.
+    """
+    alarms = [row for row in rows if row.metric == "alarms" and row.question == "either"]
+    honest = next(row for row in alarms if row.images == HONEST)
+    others = sorted((row for row in alarms if row.images != HONEST), key=lambda row: row.value)
+    headline = f"{honest.value:.0%} of honest images raise an alarm"
+    if others:
+        headline += f", and {others[0].value:.0%} to {others[-1].value:.0%} of the other kinds."
+    low, high = honest.ci95
+    certainty = (
+        f"{count_noun(honest.n, 'honest image')} that nothing was fitted to; the 95\u00a0% "
+        f"interval of the false alarms is {low:.0%} to {high:.0%}."
+    )
+    wanted = 1 - (1 - guard.record.false_alarms) ** len(QUESTIONS)
+    lines = [
+        FindingLine(
+            f"The guard was fitted for {guard.record.false_alarms:.0%} of false alarms for each "
+            f"question, {wanted:.0%} at most for both.",
+            "plain" if low <= wanted else "warning",
+        )
+    ]
+    lines += [FindingLine(_describe_kind(row), _mark(row, honest)) for row in others]
+    return Finding(headline, certainty, tuple(lines))
+
+
+def _describe_kind(row: GuardRow) -> str:
+    low, high = row.ci95
+    return f"{row.images}: {row.value:.0%} raise an alarm ({low:.0%} to {high:.0%})."
+
+
+def _mark(row: GuardRow, honest: GuardRow) -> Any:
+    """Return a warning where a kind is no more noticed than honest images are."""
+    return "warning" if row.ci95[0] <= honest.ci95[1] else "plain"
+
+
+def draw_curves(guard: Guard, verdicts: Verdicts) -> list[dict[str, Any]]:
+    """Return a chart for each question: what is recognised over the rate of false alarms."""
+    scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
+    kinds = [name for name, rows in verdicts.rows.items() if name != HONEST and len(rows)]
+    rates = np.linspace(0, 1, POINTS + 1)
+    charts = []
+    for question in QUESTIONS if kinds else ():
+        limits = np.quantile(scores[HONEST][question], 1 - rates)
+        curves = {
+            name: [float((scores[name][question] > limit).mean()) for limit in limits]
+            for name in kinds
+        }
+        drawing = draw_lines(
+            curves, kinds[:6], (), "false alarms, %", y_title="fraction above the limit"
+        )
+        charts.append(
+            {
+                "title": f"{question}: what is recognised, by the rate of false alarms",
+                "drawing": Markup(drawing),
+                "names": tuple(kinds[:6]),
+                "others": "other kinds" if len(kinds) > 6 else "",
+            }
+        )
+    return charts
