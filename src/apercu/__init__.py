@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from apercu.explainers.mask.explainer import MaskExplainer as MaskExplainer
     from apercu.explainers.mask.settings import MaskSettings as MaskSettings
     from apercu.explainers.run_folder import load_explainer as load_explainer
+    from apercu.explainers.shapley.explainer import ShapleyExplainer as ShapleyExplainer
+    from apercu.explainers.shapley.explainer import ShapleySettings as ShapleySettings
     from apercu.explainers.train import train as train
+    from apercu.guard import Guard as Guard
+    from apercu.guard.use import fit_guard as fit_guard
+    from apercu.guard.use import load_guard as load_guard
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
     from apercu.learning import TrainedClassifier as TrainedClassifier
@@ -58,11 +63,14 @@ _HOMES = {
     "CounterpartSettings": "apercu.explainers.counterpart.settings",
     "Explanation": "apercu.explain",
     "Explanations": "apercu.explain",
+    "Guard": "apercu.guard",
     "LatentExplainer": "apercu.explainers.latent.explainer",
     "LatentSettings": "apercu.explainers.latent.settings",
     "MaskExplainer": "apercu.explainers.mask.explainer",
     "MaskExplanation": "apercu.explain",
     "MaskSettings": "apercu.explainers.mask.settings",
+    "ShapleyExplainer": "apercu.explainers.shapley.explainer",
+    "ShapleySettings": "apercu.explainers.shapley.explainer",
     "TrainedClassifier": "apercu.learning",
     "choose_images_to_label": "apercu.learning.labelling",
     "compare": "apercu.evaluation.compare",
@@ -72,7 +80,9 @@ _HOMES = {
     "explain_video": "apercu.deploy.video.explain_video",
     "export": "apercu.deploy.export.export_run",
     "find_similar": "apercu.learning.retrieval",
+    "fit_guard": "apercu.guard.use",
     "load_explainer": "apercu.explainers.run_folder",
+    "load_guard": "apercu.guard.use",
     "make_card": "apercu.classifiers",
     "open_classifier": "apercu.classifiers",
     "open_images": "apercu.images",

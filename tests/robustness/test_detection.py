@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,23 @@ def test_the_map_of_an_own_method_is_a_feature(
     (tmp_path / "own_features.py").write_text(text)
     named = parse_extractors("own_features:own_map", open_classifier(tiny_card), None)
     assert named["own_features:own_map"](torch.rand(2, 3, 32, 32)).shape[0] == 2
+
+
+def test_gradient_shap_is_a_feature(tiny_card: Path, tmp_path: Path) -> None:
+    """With baselines of one's own, other files of these are other features."""
+    classifier = open_classifier(tiny_card)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "one.png")
+    text = f"gradient_shap:samples=2,gradient_shap:samples=2,baselines={tmp_path}"
+    named = parse_extractors(text, classifier, None)
+    features = [extractor(torch.rand(2, 3, 32, 32)) for extractor in named.values()]
+    assert [each.shape for each in features] == [(2, 49), (2, 49)]
+    assert all((each.diff(dim=1) <= 0).all() for each in features)
+    benchmark = DetectionBenchmark.__new__(DetectionBenchmark)
+    object.__setattr__(benchmark, "extractors", named)
+    before = benchmark._describe_extractors()
+    assert before[0] == "gradient_shap:samples=2" and len(before) == 3
+    os.utime(tmp_path / "one.png", (1, 1))
+    assert benchmark._describe_extractors() != before
 
 
 def test_settings_that_cannot_be() -> None:

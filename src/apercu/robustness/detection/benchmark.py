@@ -20,7 +20,6 @@ from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
 from apercu.io import write_file, write_json
-from apercu.methods.own import split_own
 from apercu.progress import ignore_progress, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
@@ -256,8 +255,9 @@ class DetectionBenchmark:
         for name, extractor in self.extractors.items():
             explainer = getattr(extractor, "explainer", None)
             descriptions.append(name)
-            if isinstance(extractor, MethodMapFeatures) and split_own(name):
-                descriptions.append(extractor.method.cache_key)  # another source, other features
+            method = extractor.method if isinstance(extractor, MethodMapFeatures) else None
+            if method is not None and method.cache_key != repr(method):
+                descriptions.append(method.cache_key)  # another source or files, other features
             if explainer is not None:
                 descriptions.append(digest_module(explainer.network, name, {}))
         return descriptions
