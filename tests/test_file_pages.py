@@ -24,6 +24,7 @@ from apercu.explainers.counterpart.settings import COUNTERPART_PRESETS
 from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import _LINES
+from apercu.explainers.shapley.explainer import SHAPLEY_PRESETS
 from apercu.images.planted import Planted
 from apercu.learning.settings import LEARNING
 from apercu.robustness.defences.settings import DEFENCES
@@ -74,6 +75,7 @@ def test_the_settings_of_an_attack_and_the_presets_are_complete() -> None:
         "`train mask`": list(MASK_PRESETS.presets),
         "`train counterpart`": list(COUNTERPART_PRESETS.presets),
         "`train latent`": list(LATENT_PRESETS.presets),
+        "`train shapley`": list(SHAPLEY_PRESETS.presets),
         "`train classifier`": list(LEARNING.presets),
         "`stress train`": list(DEFENCES.presets),
     }
