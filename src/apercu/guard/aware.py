@@ -13,8 +13,8 @@ from apercu.guard.network import GuardNetwork
 from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.types import Images, Scores, Targets
 
-EVASION = 0.2
-"""Weight of the guard's totals beside the margin of the class, in logits."""
+EVASION = 1.0
+"""Weight of the logarithm of what is above the guard's limits, beside the margin in logits."""
 WANTED_MARGIN = 3.0
 """Margin of another class beyond which only the guard matters."""
 
@@ -40,7 +40,7 @@ class Evasion(AttackObjective):
         standardised = (network.measure(observation) - network.centre) / network.spread
         totals = network.combine(standardised)
         excess = (totals - find_limits(network, self.guard.record.false_alarms)).clamp(min=0)
-        return margin.clamp(max=WANTED_MARGIN) - EVASION * excess.sum(1)
+        return margin.clamp(max=WANTED_MARGIN) - EVASION * excess.log1p().sum(1)
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:

@@ -20,17 +20,16 @@ from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.sample import find_class
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
-from apercu.filters import Filter, Jpeg, Median
 from apercu.guard.guard import BATCH, Guard, GuardRecord
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import Observer
 from apercu.guard.signals import SignalKind, fit_signal, list_kinds
 from apercu.images import ImageSource, batches
 from apercu.io import check_writable, write_file
-from apercu.log import warn
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.run_record import lock_folder
+from apercu.statistics import wilson_interval
 
 PARTS: Final = "observed"
 """Folder of what was observed, which makes an interrupted fit go on."""
@@ -41,12 +40,8 @@ FEWEST: Final = 60
 HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
 TITLE: Final = "honest images"
-TRIALS: Final = 48
-"""Images on which it is seen whether they are honest."""
-MILD: Final[tuple[Filter, ...]] = (Jpeg(75), Median())
-"""Filters that change hardly any honest prediction, and undo most attacks."""
-LARGEST_CHANGE: Final = 0.5
-"""Fraction of predictions that change behind a mild filter above which images are not honest."""
+LEAST_ACCURACY: Final = 0.1
+"""Accuracy, or chance where that is larger, below which images are not honest."""
 
 
 class GuardSettings(BaseModel):
@@ -96,7 +91,8 @@ def fit_guard(
         The guard.
 
     Raises:
-        ImagesError: there are too few images, or they look tampered with.
+        ImagesError: there are too few images, or labels show that the classifier is wrong on
+            almost all of them, as on attacked ones. Without labels nothing shows this.
         ConfigError: there are too few images for so few false alarms.
         RunError: the explainer was trained for another classifier, or another process works in the
             folder.
@@ -109,10 +105,10 @@ def fit_guard(
     observer = Observer(classifier, explainer)
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        _check_honest(classifier, source, chosen, report)
         run = None if explainer is None else digest_run(explainer)
         key = f"{classifier.fingerprint} {run} {source.name} {chosen}"
         observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
+        _check_honest(observed, source.name)
         guard = _fit(observer, observed, source, settings, run)
         guard.save(out)
     return guard
@@ -149,26 +145,16 @@ def _count_fitted(count: int) -> int:
     return count - int(count * HELD_OUT)
 
 
-@torch.no_grad()
-def _check_honest(
-    classifier: Classifier, source: ImageSource, chosen: Sequence[int], report: ProgressCallback
-) -> None:
-    """Raise ImagesError if most predictions change behind a mild filter, as after an attack."""
-    if classifier.network.input.takes_raw_counts or min(classifier.size) < 16:
-        return  # filters are for pixels, and everything is large beside so small an image
-    changed: list[Tensor] = []
-    trials = chosen[:TRIALS]
-    for batch in batches(source, classifier.prepare, BATCH, indices=trials):
-        images = batch.images.to(classifier.device)
-        predicted = classifier(images).argmax(1)
-        others = [classifier(mild(images)).argmax(1) != predicted for mild in MILD]
-        changed.append(torch.stack(others).all(0).cpu())
-        report("looking for attacks", sum(map(len, changed)), len(trials))
-    fraction = float(torch.cat(changed).float().mean())
-    if fraction > LARGEST_CHANGE:
+def _check_honest(observed: _Observed, name: str) -> None:
+    """Raise ImagesError if labels show that the classifier is wrong on almost all images."""
+    logits, labels = observed.logits[observed.labels >= 0], observed.labels[observed.labels >= 0]
+    if not len(labels):
+        return  # nothing tells
+    correct = (logits.argmax(1) == labels).double().numpy()
+    if wilson_interval(correct)[1] < max(LEAST_ACCURACY, 1 / logits.shape[1]):
         raise ImagesError(
-            f"{source.name}: {fraction:.0%} of the predictions change behind both a mild JPEG and "
-            "a median filter, as they do after an attack; expected honest images"
+            f"{name}: the classifier is right on {correct.mean():.0%} of them only, as after an "
+            "attack; expected honest images that it knows"
         )
 
 
@@ -300,9 +286,6 @@ def _calibrate_confidence(
     targets = F.one_hot(labels, logits.shape[1]).to(logits)
     decision = classifier.decision
     correct = logits.argmax(1) == labels
-    if not bool(correct.any()):
-        warn("no honest image is predicted as its label, so confidences are not calibrated")
-        return {}
     before, after = decision.probabilities(logits), torch.zeros_like(logits)
     half = torch.arange(len(labels)) % 2 == 0
     for part in (half, ~half):  # each half is measured with the temperature of the other

@@ -1,0 +1,378 @@
+"""Fit, open, attach and use guards by what people name: SPECs, folders, and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.card import CARD_FILE, read_card
+from apercu.errors import ClassifierError, ConfigError, ImagesError, InputError, RunError
+from apercu.explain.explain_images import ImageRef, select_images
+from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.explainers.run_folder import check_run, digest_run, load_explainer
+from apercu.guard import fit as fitting
+from apercu.guard import guard as folders
+from apercu.guard.fit import GuardSettings
+from apercu.guard.guard import BATCH, Guard, read_guard_record
+from apercu.images import ImageSource, check_images, open_images
+from apercu.io import is_inside, parse_json, write_file
+from apercu.option_strings import MAX_SEED
+from apercu.progress import ProgressCallback
+from apercu.verdicts import Trust
+
+NO_GUARD: Final = "none"
+"""What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
+GuardChoice: TypeAlias = str | Path | Guard | None
+"""A guard or its folder, `none`, or None for the one that the card of the classifier names."""
+AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
+
+
+def fit_guard(
+    classifier: Classifier | str | Path,
+    images: ImageSource | str | Path,
+    out: str | Path,
+    *,
+    explainer: AnyExplainer | str | Path | None = None,
+    false_alarms: float = 0.05,
+    limit: int | None = None,
+    seed: int = 0,
+    attach: bool = False,
+    device: str = "cpu",
+    trust: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Guard:
+    """Learn from honest images alone what is usual for a classifier, as `apercu guard fit` does.
+
+    >>> import apercu
+    >>> guard = apercu.fit_guard(  # doctest: +SKIP
+    ...     "runs/films/card.json", "films/", "runs/films/guard", attach=True
+    ... )
+    >>> guard.check([picture])[0].alarms  # doctest: +SKIP
+    ()
+
+    Args:
+        classifier: the classifier or its SPEC.
+        images: honest images, at least 60; labels are used for the confidence where there are any.
+        out: folder of the guard.
+        explainer: an explainer of masks that was trained for the classifier, or its run folder.
+        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        limit: largest number of images, drawn at random; None for all.
+        seed: seed of the draw and of the split.
+        attach: whether the card of the classifier names the guard from now on.
+        device: where the classifier computes.
+        trust: whether a card or a run may name a factory, whose code is run.
+        progress: receives a title, the number of finished images, and that of all; None shows it
+            in notebooks only.
+
+    Returns:
+        The guard.
+
+    Raises:
+        ImagesError: there are too few images, or they look tampered with.
+        ConfigError: a number is out of range, or the guard is not in the folder of the card.
+        RunError: the explainer was trained for another classifier.
+        OutputError: the folder cannot be written.
+    """
+    settings = _make_settings(false_alarms, limit, seed)
+    if not isinstance(images, ImageSource):
+        check_images(images)
+    if attach:
+        _check_attachable(classifier, Path(out))
+    opened, observed = _open_both(classifier, explainer, device, trust)
+    if not isinstance(images, ImageSource):
+        images = open_images(images, channels=opened.channels, bands=opened.bands)
+    guard = fitting.fit_guard(
+        opened, images, out, explainer=observed, settings=settings, progress=progress
+    )
+    if attach:
+        _name_in_card(_check_attachable(classifier, Path(out)), Path(out))
+    return guard
+
+
+def load_guard(
+    guard: str | Path,
+    classifier: Classifier | str | Path,
+    explainer: AnyExplainer | str | Path | None = None,
+    *,
+    device: str = "cpu",
+    trust: bool = False,
+) -> Guard:
+    """Open the folder of a guard.
+
+    >>> import apercu
+    >>> guard = apercu.load_guard("runs/films/guard", "runs/films/card.json")  # doctest: +SKIP
+
+    Args:
+        guard: folder that `fit_guard` wrote.
+        classifier: the classifier that it guards, or its SPEC.
+        explainer: the explainer that it was fitted with, or its run folder; None where it was
+            fitted without one.
+        device: where the classifier computes.
+        trust: whether a card or a run may name a factory, whose code is run.
+
+    Returns:
+        The guard.
+
+    Raises:
+        RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
+    """
+    read_guard_record(guard)
+    return folders.load_guard(guard, *_open_both(classifier, explainer, device, trust))
+
+
+def open_guard(
+    classifier: str | Path,
+    guard: str | Path | None = None,
+    explainer: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    trust: bool = False,
+) -> Guard:
+    """Open the guard of a classifier: the one that is named, or else that of its card.
+
+    Args:
+        classifier: SPEC of the classifier.
+        guard: folder of the guard; None for the one that the card names.
+        explainer: run folder of the explainer that it was fitted with; None where there is none.
+        device: where the classifier computes.
+        trust: whether a card or a run may name a factory, whose code is run.
+
+    Returns:
+        The guard.
+
+    Raises:
+        ConfigError: no guard is named.
+        RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
+    """
+    if guard is not None:
+        read_guard_record(guard)
+    opened, observed = _open_both(classifier, explainer, device, trust)
+    chosen = choose_guard(guard, opened, observed)
+    if chosen is None:
+        raise ConfigError(
+            f"guard: the card of {opened.spec} names none; give --guard GUARD, or fit one with "
+            "apercu guard fit"
+        )
+    return chosen
+
+
+def choose_guard(
+    guard: GuardChoice, classifier: Classifier | None, explainer: AnyExplainer | None = None
+) -> Guard | None:
+    """Return the guard of an answer: the one that was named, or else that of the card.
+
+    Args:
+        guard: a guard, its folder, `none` for none, or None for that of the classifier's card.
+        classifier: the classifier that predicts; None where an explainer predicts by itself.
+        explainer: the explainer whose pass is judged, where there is one.
+
+    Returns:
+        The guard, or None.
+
+    Raises:
+        RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
+        ConfigError: a guard is named and nobody knows the classifier.
+    """
+    if guard == NO_GUARD:
+        return None
+    if guard is None:
+        guard = None if classifier is None else classifier.guard_folder
+    if guard is None:
+        return None
+    if classifier is None:
+        raise ConfigError(
+            "guard: it judges what the classifier itself predicts, and the explainer does not hold "
+            "it; give --classifier SPEC"
+        )
+    if not isinstance(guard, Guard):
+        return folders.load_guard(guard, classifier, explainer)
+    own = guard.observer.classifier.fingerprint
+    if own != classifier.fingerprint:
+        raise RunError(
+            f"guard: guards {guard.record.classifier}, not {classifier.spec}; fit a guard for it"
+        )
+    if guard.record.run is not None and (
+        explainer is None or digest_run(explainer) != guard.record.run
+    ):
+        raise RunError(
+            "guard: was fitted with another explainer; fit a guard with this one, or without any"
+        )
+    return guard
+
+
+def attach_guard(card: str | Path, guard: str | Path, *, trust: bool = False) -> Path:
+    """Write the folder of a guard into the card of its classifier, so that every verb uses it.
+
+    Args:
+        card: the card of the classifier, or its folder.
+        guard: folder of the guard, inside the folder of the card.
+        trust: whether the card may name a factory, whose code is run.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ConfigError: the folder is not inside that of the card, or there is no card.
+        RunError: the folder is no guard, or guards another classifier.
+        OutputError: the card cannot be written.
+    """
+    path = _check_attachable(card, Path(guard))
+    record = read_guard_record(guard)
+    if record.fingerprint != open_classifier(path, trust=trust).fingerprint:
+        raise RunError(f"{guard}: guards {record.classifier}, not the classifier of {path}")
+    return _name_in_card(path, Path(guard))
+
+
+def digest_guard(guard: Guard) -> str:
+    """Return a SHA-256 of what a guard has learnt, which its answers depend on."""
+    sha = hashlib.sha256(guard.record.model_dump_json().encode())
+    for name, value in sorted(guard.network.state_dict().items()):
+        sha.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """What a classifier and its guard say of one image.
+
+    Attributes:
+        name: name of the image.
+        predicted: the predicted class; None where the image is wrong.
+        trust: whether that may be believed; None where the image is wrong.
+        error: why the image cannot be classified, else None.
+    """
+
+    name: str
+    predicted: str | None = None
+    trust: Trust | None = None
+    error: str | None = None
+
+    @property
+    def line(self) -> str:
+        """The image in one line: its class, and whether that may be believed."""
+        if self.trust is None or self.predicted is None:
+            return f"{self.name}: {self.error}"
+        return f"{self.name}: {self.predicted.partition(',')[0]}; {self.trust.line}"
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the same as JSON can hold it."""
+        if self.trust is None:
+            return {"image": self.name, "error": self.error}
+        return {"image": self.name, "class": self.predicted, "trust": self.trust.to_record()}
+
+
+def check_files(guard: Guard, images: Sequence[str | Path]) -> Iterator[CheckedImage]:
+    """Classify image files, and say of each whether its class may be believed.
+
+    Args:
+        guard: the guard of a classifier.
+        images: images, folders, or Parquet files.
+
+    Returns:
+        An iterator with one entry per image, in order; an image that cannot be classified has an
+        error in its entry.
+
+    Raises:
+        ImagesError: a file or folder is missing, or holds no images.
+    """
+    info = ClassifierInfo.from_classifier(guard.observer.classifier)
+    refs = select_images(images, info.input)
+    for start in range(0, len(refs), BATCH):
+        pictures = [_read_prepared(ref, info) for ref in refs[start : start + BATCH]]
+        whole = [image for _, image in pictures if isinstance(image, Tensor)]
+        results = iter(_judge(guard, torch.stack(whole)) if whole else ())
+        for name, image in pictures:
+            if isinstance(image, str):
+                yield CheckedImage(name, error=image)
+            else:
+                predicted, trust = next(results)
+                yield CheckedImage(name, info.classes[predicted], trust)
+
+
+def raise_unread(failed: int, total: int) -> None:
+    """Raise ImagesError if some images could not be classified."""
+    if failed:
+        raise ImagesError(f"{failed} of {total} images could not be checked; the others are above")
+
+
+def _judge(guard: Guard, images: Tensor) -> list[tuple[int, Trust]]:
+    observation = guard.observer(images)
+    predicted = observation.logits.argmax(1).tolist()
+    return list(zip(predicted, guard.judge(observation), strict=True))
+
+
+def _read_prepared(ref: ImageRef, info: ClassifierInfo) -> tuple[str, Tensor | str]:
+    """Return the name of an image, and its pixels or why there are none."""
+    try:
+        stored = ref.read_image()
+        image = info.prepare(stored.picture)
+        info.check_images(image[None])
+    except InputError as error:
+        return ref.name, str(error)
+    return stored.name, image
+
+
+def _make_settings(false_alarms: float, limit: int | None, seed: int) -> GuardSettings:
+    """Return the settings of a fit; raise ConfigError for a number that is out of range."""
+    if not 0 < false_alarms < 0.5:
+        raise ConfigError(
+            f"false_alarms: expected a fraction above 0 and below 0.5, got {false_alarms:g}"
+        )
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected at least 1 image, got {limit}")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed: expected a number from 0 to {MAX_SEED}, got {seed}")
+    return GuardSettings(false_alarms=false_alarms, limit=limit, seed=seed)
+
+
+def _open_both(
+    classifier: Classifier | str | Path,
+    explainer: AnyExplainer | str | Path | None,
+    device: str,
+    trust: bool,
+) -> tuple[Classifier, AnyExplainer | None]:
+    """Open a classifier, and the explainer where one is named; the explainer is checked first."""
+    if isinstance(explainer, str | Path):
+        check_run(explainer, trust=trust)
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier, device=device, trust=trust)
+    if isinstance(explainer, str | Path):
+        explainer = load_explainer(explainer, device, trust=trust)
+    return classifier, explainer
+
+
+def _check_attachable(card: Classifier | str | Path, guard: Path) -> Path:
+    """Return the path of a card; raise ConfigError where it cannot name the folder of a guard."""
+    if isinstance(card, Classifier):
+        raise ConfigError("attach: expected the path of a card, got a classifier")
+    path = Path(card) / CARD_FILE if Path(card).is_dir() else Path(card)
+    if path.suffix != ".json" or not path.is_file():
+        raise ConfigError(
+            f"attach: {card} is no card that could name the guard; write one with apercu card"
+        )
+    try:
+        read_card(path)
+    except ClassifierError as error:
+        raise ConfigError(f"attach: {error}") from error
+    if not is_inside(guard, path.parent) or guard.resolve() == path.parent.resolve():
+        raise ConfigError(
+            f"attach: {guard} is not inside {path.parent}, the folder of the card; give --out "
+            f"{path.parent / 'guard'}"
+        )
+    return path
+
+
+def _name_in_card(card: Path, guard: Path) -> Path:
+    """Write the folder of a guard into a card, relative to the folder of the card."""
+    content = parse_json(card.read_text(encoding="utf-8-sig"))
+    content["guard"] = guard.resolve().relative_to(card.parent.resolve()).as_posix()
+    return write_file(card, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,358 @@
+"""Guards: signals against closed forms, what is recognised, and what cannot be judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+
+from apercu import open_images
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
+from apercu.errors import ConfigError, ImageError, ImagesError, RunError
+from apercu.guard import Guard, GuardSettings, fit_guard, load_guard
+from apercu.guard.aware import Evasion, find_limits
+from apercu.guard.fit import PARTS
+from apercu.guard.kinds import NoiseImages, find_background, open_kind
+from apercu.guard.measure import GuardMeasurement, measure_guard
+from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
+from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit_signal
+from apercu.guard.summaries import (
+    FIFTH_ORDER,
+    STEPS,
+    measure_certainty,
+    measure_energy,
+    summarise_colour_noise,
+    summarise_contrast,
+    summarise_noise,
+)
+from apercu.robustness.attacks import Fgsm, Pgd
+from apercu.robustness.objectives import Untargeted
+from apercu.verdicts import COLUMNS, QUESTIONS
+
+SIDE = 24
+
+
+class Blobs(nn.Module):
+    """Tells whether the upper or the lower half is brighter, from two feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.second(torch.relu(self.first(images))))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+def draw_photographs(count: int, seed: int) -> Tensor:
+    """Smooth pictures whose channels change together, with a little common noise, in 8 bit."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic")
+    noise = 0.01 * torch.randn(count, 1, SIDE, SIDE, generator=generator)
+    return ((0.2 + 0.6 * smooth + noise).clamp(0, 1) * 255).round() / 255
+
+
+def write_folder(folder: Path, images: Tensor, labels: Tensor) -> Path:
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / ("one", "two")[int(label)]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(place / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def blobs() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Blobs()
+    with torch.no_grad():  # both classes are predicted
+        logits = network(2 * draw_photographs(50, 20) - 1)
+        network.head.bias[0] -= (logits[:, 0] - logits[:, 1]).median()
+    spec = InputSpec(size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return wrap_module(
+        network, ClassifierCard(source="memory/blobs", input=spec, classes=("one", "two"))
+    )
+
+
+@pytest.fixture(scope="module")
+def photographs(blobs: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = draw_photographs(120, 0)
+    with torch.no_grad():
+        labels = blobs(images).argmax(1)
+    return write_folder(tmp_path_factory.mktemp("honest"), images, labels)
+
+
+@pytest.fixture(scope="module")
+def guard(blobs: Classifier, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    source = open_images(photographs, channels=3)
+    return fit_guard(blobs, source, tmp_path_factory.mktemp("guard"))
+
+
+def test_noise_is_what_neighbours_do_not_predict() -> None:
+    images = draw_photographs(2, 1)
+    numbers = summarise_noise(images)
+    kernel = np.array(FIFTH_ORDER) / np.abs(FIFTH_ORDER).sum()
+    pixels = images.double().numpy()
+    residual = np.zeros((2, 3, SIDE - 4, SIDE - 4))
+    for row in range(SIDE - 4):  # a literal correlation
+        for column in range(SIDE - 4):
+            window = pixels[:, :, row : row + 5, column : column + 5]
+            residual[:, :, row, column] = (window * kernel).sum((2, 3))
+    fractions = np.stack([(np.abs(residual) < s / 255).mean((1, 2, 3)) for s in STEPS], 1)
+    expected = np.log((fractions + 1e-3) / (1 - fractions + 1e-3))
+    near = np.abs(numbers[:, : len(STEPS)].numpy() - expected) < 0.05
+    assert near.mean() > 0.8  # a residual on a threshold may fall on either side
+    variance = np.log((residual**2).mean((1, 2, 3)) + 1e-8)
+    np.testing.assert_allclose(numbers[:, len(STEPS)], variance, rtol=1e-3)
+    pair = (residual[:, 0] * residual[:, 1]).mean((1, 2))
+    lengths = np.sqrt((residual[:, 0] ** 2).mean((1, 2)) * (residual[:, 1] ** 2).mean((1, 2)))
+    np.testing.assert_allclose(numbers[:, len(STEPS) + 1], pair / lengths, rtol=2e-2)
+
+
+def test_summaries_have_closed_forms() -> None:
+    grey = torch.full((1, 3, SIDE, SIDE), 0.4)
+    assert torch.allclose(summarise_colour_noise(grey)[:, -1].exp(), torch.tensor(1e-8))
+    assert summarise_noise(grey[:, :1]).shape == (1, len(STEPS) + 1)  # no pair of channels
+    assert summarise_noise(grey[:, :2]).shape == (1, len(STEPS) + 2)
+    logits = torch.tensor([[2.0, 0.0, 1.0]])
+    assert measure_certainty(logits).tolist() == [1.0]
+    assert measure_energy(logits).item() == pytest.approx(-np.log(np.exp([2, 0, 1]).sum()))
+    features = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    assert summarise_contrast(features).item() == pytest.approx(np.log(1 + 1e-3), rel=1e-3)
+
+
+def test_a_signal_is_a_mahalanobis_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn(200, 5, generator=generator) * torch.tensor([1.0, 10, 0.1, 3, 1])
+    signal = fit_signal(DEEP_FEATURES, honest)
+    others = 3 * honest[:7] + 1
+    numbers, scale = honest.double().numpy(), honest.double().std(0).numpy()
+    fitted = LedoitWolf().fit((numbers - numbers.mean(0)) / scale)
+    expected = fitted.mahalanobis((others.double().numpy() - numbers.mean(0)) / scale)
+    np.testing.assert_allclose(
+        signal.measure(others).numpy(), np.log(expected / 5 + 1e-6) / 2, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_signals_are_put_together_by_their_positive_squares() -> None:
+    signals = [fit_signal(ENERGY, torch.zeros(1, 1)), fit_signal(ENERGY, torch.zeros(1, 1))]
+    from apercu.classifiers.decisions import ONE_CLASS
+
+    network = GuardNetwork(signals, ONE_CLASS, 4)
+    scores = torch.tensor([[0.0, 0.0], [1.0, -5.0], [2.0, 1.0], [3.0, 2.0], [4.0, 9.0]])
+    network.calibrate(scores)
+    assert network.centre.tolist() == [2.0, 1.0]
+    assert network.spread.tolist() == pytest.approx([1 / NORMAL_QUARTILE] * 2)
+    standardised = (scores - network.centre) / network.spread
+    totals = network.combine(standardised)[:, 1]
+    expected = [sum(max(0.0, v) ** 2 for v in row) for row in standardised.tolist()]
+    assert totals.tolist() == pytest.approx(expected)
+    assert network.ranks.shape == (2, 5) and network.ranks[1].tolist() == sorted(totals.tolist())
+
+
+def test_honest_images_are_believed_and_others_are_not(guard: Guard) -> None:
+    honest = guard.check(draw_photographs(60, 2))
+    assert sum(not answer.is_good for answer in honest) <= 12  # 5 % for each question, small set
+    noise = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    for answer in guard.check(noise):
+        assert answer.alarms and answer.tampered == 1.0 and not answer.is_good
+        assert answer.why.startswith("tampered: ")
+    stripes = torch.zeros(4, 3, SIDE, SIDE)
+    stripes[..., ::2] = 1
+    assert all("unknown" in answer.alarms for answer in guard.check(stripes))
+    assert all(0 <= (answer.confidence or 0) <= 1 for answer in honest)
+
+
+def test_an_attack_of_one_step_is_recognised(guard: Guard) -> None:
+    classifier, images = guard.observer.classifier, draw_photographs(16, 4)
+    with torch.no_grad():
+        predicted = classifier(images).argmax(1)
+    attacked = Fgsm(4 / 255)(Untargeted(classifier, predicted), images)
+    answers = guard.check((attacked * 255).round() / 255)
+    assert sum("tampered" in answer.alarms for answer in answers) >= 14
+    assert all("noise" in a.why for a in answers if "tampered" in a.alarms)
+
+
+def test_who_knows_of_the_guard_gets_a_smaller_total(guard: Guard) -> None:
+    classifier, images = guard.observer.classifier, draw_photographs(12, 5)
+    with torch.no_grad():
+        predicted = classifier(images).argmax(1)
+    network = guard.network
+
+    def compute_excess(attacked: Tensor) -> float:
+        standardised = network(guard.observer(attacked))[:, len(COLUMNS) :]
+        limits = find_limits(network, 0.05)
+        return float((network.combine(standardised) - limits).clamp(min=0).detach().sum())
+
+    plain = Pgd(8 / 255, steps=20)(Untargeted(classifier, predicted), images)
+    aware = Pgd(8 / 255, steps=20)(Evasion(guard, predicted), images)
+    assert compute_excess(aware) < 0.7 * compute_excess(plain)
+
+
+def test_batches_do_not_matter(guard: Guard) -> None:
+    images = draw_photographs(5, 6)
+    together = guard.network(guard.observer(images))
+    alone = torch.cat([guard.network(guard.observer(image[None])) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+    assert together.shape == (5, len(COLUMNS) + len(guard.record.signals))
+
+
+def test_a_guard_is_kept_and_opened(guard: Guard, blobs: Classifier, tmp_path: Path) -> None:
+    guard.save(tmp_path / "guard")
+    opened = load_guard(tmp_path / "guard", blobs)
+    images = draw_photographs(4, 7)
+    assert opened.check(images) == guard.check(images)
+    assert opened.record == guard.record
+    assert {path.suffix for path in (tmp_path / "guard").iterdir()} <= {".json", ".safetensors"}
+
+
+def test_an_interrupted_fit_goes_on(
+    blobs: Classifier, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_images(photographs, channels=3)
+    monkeypatch.setattr("apercu.guard.fit.PART", 40)
+    fitted = fit_guard(blobs, source, tmp_path / "whole")
+
+    def stop(title: str, done: int, total: int) -> None:
+        if done == 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_guard(blobs, source, tmp_path / "cut", progress=stop)
+    parts = list((tmp_path / "cut" / PARTS).iterdir())
+    assert len(parts) == 2
+    times = {path: path.stat().st_mtime_ns for path in parts}
+    again = fit_guard(blobs, source, tmp_path / "cut")
+    assert {path: path.stat().st_mtime_ns for path in parts} == times
+    for name, tensor in fitted.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[name])
+
+
+def test_the_confidence_is_calibrated_by_labels(guard: Guard, blobs: Classifier) -> None:
+    facts = guard.record.facts
+    assert guard.record.calibrated and facts["accuracy"] == 1.0
+    images = draw_photographs(3, 8)
+    expected = torch.softmax(blobs(images) / facts["temperature"], 1).amax(1)
+    found = [answer.confidence for answer in guard.check(images)]
+    assert found == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_no_labels_no_confidence(blobs: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index, image in enumerate(draw_photographs(60, 9)):
+        pixels = (image * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+    fitted = fit_guard(blobs, open_images(tmp_path / "images", channels=3), tmp_path / "guard")
+    assert not fitted.record.calibrated and fitted.record.facts == {}
+    assert fitted.check(draw_photographs(1, 1))[0].confidence is None
+
+
+def test_what_cannot_be_judged_is_said(guard: Guard) -> None:
+    verdicts = torch.full((1, len(COLUMNS) + len(guard.record.signals)), float("nan"))
+    (answer,) = guard.read_verdicts(verdicts)
+    assert answer.tampered is answer.unknown is answer.confidence is None
+    assert not answer.is_good and "cannot be judged" in answer.why
+    with pytest.raises(ImageError, match="expected pixels in"):
+        guard.check(torch.full((1, 3, SIDE, SIDE), 7.0))
+    with pytest.raises(ImageError, match="expected batch"):
+        guard.check(torch.zeros(1, 3, SIDE, 2))
+    with pytest.raises(ImageError, match=r"expected pixels"):
+        guard.check(torch.full((1, 3, SIDE, SIDE), float("nan")))
+
+
+def test_bad_images_and_settings(blobs: Classifier, photographs: Path, tmp_path: Path) -> None:
+    source = open_images(photographs, channels=3)
+    with pytest.raises(ImagesError, match=r"expected at least 60 honest images .* got 20"):
+        fit_guard(blobs, source, tmp_path / "few", settings=GuardSettings(limit=20))
+    with pytest.raises(ConfigError, match=r"false_alarms: 0.01 cannot be measured with 40 images"):
+        fit_guard(blobs, source, tmp_path / "few", settings=GuardSettings(false_alarms=0.01))
+    assert not (tmp_path / "few").exists()
+
+
+def test_attacked_images_are_refused(blobs: Classifier, tmp_path: Path) -> None:
+    images = draw_photographs(60, 10)
+    with torch.no_grad():
+        labels = blobs(images).argmax(1)
+    attacked = Pgd(32 / 255, steps=10)(Untargeted(blobs, labels), images)
+    folder = write_folder(tmp_path / "attacked", attacked, labels)
+    source = open_images(folder, channels=3)
+    with pytest.raises(ImagesError, match=r"right on \d+% of them only, as after an attack"):
+        fit_guard(blobs, source, tmp_path / "guard")
+    assert not (tmp_path / "guard" / "guard.json").exists()
+
+
+def test_a_guard_belongs_to_its_classifier(guard: Guard, tmp_path: Path) -> None:
+    folder = tmp_path / "guard"
+    guard.save(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        other = Blobs()
+    spec = InputSpec(size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    stranger = wrap_module(
+        other, ClassifierCard(source="memory/other", input=spec, classes=("a", "b"))
+    )
+    with pytest.raises(RunError, match=r"guards memory/blobs .* not memory/other"):
+        load_guard(folder, stranger)
+    with pytest.raises(RunError, match=r"expected a guard, found no guard.json"):
+        load_guard(tmp_path, stranger)
+    content = json.loads((folder / "guard.json").read_text())
+    (folder / "guard.json").write_text(json.dumps(content | {"false_alarms": 0.2}))
+    with pytest.raises(RunError, match="damaged, or not the file that was saved here"):
+        load_guard(folder, guard.observer.classifier)
+
+
+def test_a_measurement_compares_kinds_and_goes_on(
+    guard: Guard, photographs: Path, tmp_path: Path
+) -> None:
+    honest = open_images(photographs, channels=3)
+    noise = open_kind("noise", honest, 3, (SIDE, SIDE))
+    attacks: dict[Any, Any] = {
+        ("fgsm", 8 / 255): Fgsm(8 / 255),
+        ("aware_pgd", 8 / 255): Pgd(8 / 255),
+    }
+    measurement = GuardMeasurement(guard, honest, {"noise": noise}, attacks, limit=24)
+    rows = measure_guard(measurement, tmp_path)
+    cells = {(row.images, row.question, row.metric): row.value for row in rows}
+    assert cells["noise", "either", "auroc"] == 1.0 == cells["noise", "tampered", "alarms"]
+    assert cells["honest", "tampered", "alarms"] <= 0.25
+    assert cells["fgsm 8/255", "tampered", "auroc"] > 0.95
+    assert cells["fgsm 8/255", "tampered", "accuracy"] > 0.85
+    content = json.loads((tmp_path / "guard_results.json").read_text())
+    assert len(content["rows"]) == len(rows) and content["environment"]["seed"] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "honest images raise an alarm" in page and "fgsm 8/255" in page
+    assert "noise" in str(rows) and "<table" in rows._repr_html_()
+    asked: list[str] = []
+    again = measure_guard(measurement, tmp_path, progress=lambda title, *_: asked.append(title))
+    assert again == rows and asked == []
+
+
+def test_backgrounds_touch_no_box() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 60.0, 100.0]])
+    part = find_background(boxes, (100, 100))
+    assert part is not None
+    top, left, side = part
+    assert left >= 60 and 33 <= side <= 40 and top + side <= 100 and left + side <= 100
+    assert find_background(torch.tensor([[0.0, 0.0, 100.0, 100.0]]), (100, 100)) is None
+    assert find_background(torch.zeros(0, 4), (100, 50)) == (0, 0, 50)
+    noise = NoiseImages(3, (4, 4))
+    assert torch.equal(noise[3].picture, noise[3 - len(noise)].picture)
+    with pytest.raises(IndexError):
+        noise[len(noise)]
+
+
+def test_every_question_has_signals(guard: Guard) -> None:
+    assert {kind.question for kind in guard.network.kinds} == set(QUESTIONS)
+    assert {NOISE.name, COLOUR_NOISE.name} <= set(guard.record.signals)
