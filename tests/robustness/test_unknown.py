@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apercu import open_classifier
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ConfigError, ImagesError, RunError
+from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
 from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import (
     UNKNOWN_METHODS,
@@ -248,6 +248,22 @@ def test_images_that_nothing_can_be_learnt_from(bars: Classifier, draw_bars: Dra
         KnownImages(bars, images).require_labels("own")
     with pytest.raises(ImagesError, match="own: expected honest images of at least 2 classes"):
         KnownImages(bars, images, torch.zeros(40, dtype=torch.long)).require_labels("own")
+
+
+def test_images_that_the_classifier_refuses_are_not_judged(known: KnownImages) -> None:
+    """No score, and nothing that is fitted, for methods that do not ask the classifier, too."""
+    scorers = [MaxSoftmax().fit(known), LayerMahalanobis(maps=True).fit(known)]
+    small, loud = torch.rand(20, 3, 8, 8), 2 * torch.ones(20, 3, SIDE, SIDE)
+    empty = torch.full((20, 3, SIDE, SIDE), torch.nan)
+    for scorer in scorers:
+        with pytest.raises(ClassifierError, match="expects images of 16×16 pixels, got 8×8"):
+            scorer.score(small)
+        for wrong in (loud, empty):
+            with pytest.raises(ImageError):
+                scorer.score(wrong)
+    for wrong in (loud, empty):
+        with pytest.raises(ImageError):
+            KnownImages(known.classifier, wrong)
 
 
 @pytest.mark.usefixtures("shapes_unchecked")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, ImagesError
@@ -38,12 +39,12 @@ from apercu.robustness.unknown.training import CopiedNetwork, TrainingPlan, make
 DrawFn = Callable[..., tuple[Tensor, Tensor]]
 WrapFn = Callable[..., Classifier]
 METHODS: dict[str, UnknownMethod] = {
-    "conditional_generator": ConditionalGenerator(steps=8, code_steps=8, batch=16, code=8),
-    "boundary_samples": BoundarySamples(steps=8, batch=16, walk=3),
-    "on_manifold": OnManifold(steps=8, code_steps=8, batch=16, code=8),
-    "discriminative_reconstruction": DiscriminativeReconstruction(steps=8, batch=16, code=8),
-    "one_class": OneClassRepresentation(steps=8, batch=16, code=8),
-    "stain_noise": StainNoise(steps=8, batch=16),
+    "conditional_generator": ConditionalGenerator(steps=4, code_steps=4, batch=16, code=8),
+    "boundary_samples": BoundarySamples(steps=4, batch=16, walk=3),
+    "on_manifold": OnManifold(steps=4, code_steps=4, batch=16, code=8),
+    "discriminative_reconstruction": DiscriminativeReconstruction(steps=4, batch=16, code=8),
+    "one_class": OneClassRepresentation(steps=4, batch=16, code=8),
+    "stain_noise": StainNoise(steps=4, batch=16),
 }
 
 
@@ -57,7 +58,7 @@ def test_every_method(name: str, known: KnownImages, tmp_path: Path, draw_bars: 
     images = torch.cat([draw_bars(10, seed=2)[0], draw_bars(10, seed=3, kind="unknown")[0]])
     scores, probabilities = scorer.score(images), scorer.predict_probabilities(images)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert work[-1][1:] == (8, 8)
+    assert work[-1][1:] == (4, 4)
     assert scores.shape == (20,) and probabilities.shape == (20, 2)
     assert torch.equal(method.fit(known).score(images), scores)
     torch.testing.assert_close(scorer.score(images[3:4]), scores[3:4], rtol=1e-3, atol=1e-5)
@@ -78,11 +79,11 @@ def measure_auroc(method: UnknownMethod, known: KnownImages, draw_bars: DrawFn) 
 @pytest.mark.parametrize(
     "method",
     [
-        ConditionalGenerator(steps=60, code_steps=60, batch=32, code=8, rate=5e-3),
-        BoundarySamples(steps=60, batch=32, rate=5e-3),
-        DiscriminativeReconstruction(steps=60, batch=32, code=8),
-        OneClassRepresentation(steps=60, batch=32, code=8),
-        StainNoise(steps=60, batch=32, rate=5e-3),
+        ConditionalGenerator(steps=40, code_steps=30, batch=16, code=8, rate=5e-3),
+        BoundarySamples(steps=40, batch=16, rate=5e-3),
+        DiscriminativeReconstruction(steps=50, batch=16, code=8),
+        OneClassRepresentation(steps=50, batch=16, code=8),
+        StainNoise(steps=50, batch=16, rate=5e-3),
     ],
     ids=lambda method: method.name,
 )
@@ -130,36 +131,47 @@ def test_one_vs_all_shares() -> None:
     torch.testing.assert_close(share_classes(logits), expected.float())
 
 
+class FirstNumber(nn.Module):
+    """The logits of two classes from the first number of what is given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = images.flatten(1)[:, :1]
+        return 2 * torch.cat([-first, first], 1)
+
+
 def test_the_generator_leaves_its_class_and_spreads(known: KnownImages) -> None:
     """With weights, samples are less often taken for their class, and lie in more directions."""
-    assert known.labels is not None
-    network = CopiedNetwork(known.classifier).eval()
+    labels = torch.arange(64) % 2
+    codes = 0.3 * torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    codes[:, 0] += 2.0 * labels - 1
     measured = {}
-    for weight in (0.0, 20.0):
+    for weight in (0.0, 5.0):
         method = ConditionalGenerator(
             code=6, class_weight=weight, spread_weight=weight, gradient_weight=1.0
         )
         coder: Any = make_seeded(0, lambda: ConditionalAutoencoder(known, 6)).eval()
+        coder.encode = lambda images, labels: codes.clone()
+        coder.decode = lambda samples, labels: samples[:, None, None]
         game: Any = make_seeded(0, lambda m=method, c=coder: LatentGame(m, 2, c))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            for _ in range(60):
-                game.step(known.images, known.labels, network)
+            for _ in range(150):
+                game.step(known.images, labels, FirstNumber())
             noise = torch.randn(64, 6)
-        marks = torch.nn.functional.one_hot(known.labels, 2).float()
+        marks = nn.functional.one_hot(labels, 2).float()
         with torch.no_grad():
             samples = game.generator(torch.cat([noise, marks], 1))
-            chances = network(coder.decode(samples, known.labels)).gather(1, known.labels[:, None])
-            likeness = game._measure_likeness(samples, known.labels)
-        measured[weight] = float(chances.sigmoid().mean()), float(likeness)
-    assert measured[20.0][0] <= measured[0.0][0]
-    assert measured[20.0][1] < measured[0.0][1]
+            chances = FirstNumber()(samples).gather(1, labels[:, None]).sigmoid()
+            likeness = game._measure_likeness(samples, labels)
+        measured[weight] = float(chances.mean()), float(likeness)
+    assert measured[5.0][0] < measured[0.0][0] - 0.1
+    assert measured[5.0][1] < measured[0.0][1] - 0.1
 
 
 def test_codes_walk_to_another_class_on_the_manifold(known: KnownImages) -> None:
     assert known.labels is not None
     manifold: Any = make_seeded(0, lambda: Manifold(known.classifier, 8))
-    plan = TrainingPlan(steps=80, batch=32, rate=5e-3, seed=0, augment=False)
+    plan = TrainingPlan(steps=60, batch=16, rate=5e-3, seed=0, augment=False)
     data = known.images, known.labels
     plan.train(manifold.parameters(), data, manifold.compute_loss, lambda *_: None, "latent space")
     manifold.eval().requires_grad_(False)
@@ -175,14 +187,12 @@ def test_codes_walk_to_another_class_on_the_manifold(known: KnownImages) -> None
 
 
 def test_soft_labels_make_a_network_less_confident(known: KnownImages) -> None:
-    method = OnManifold(steps=60, code_steps=80, batch=32, code=8, rate=5e-3, weight=2.0)
+    method = OnManifold(steps=30, code_steps=40, batch=16, code=8, rate=5e-3, weight=2.0)
     scorer = method.fit(known)
-    plain = known.classifier.predict_probabilities(known.images).max(1).values
     ours = scorer.predict_probabilities(known.images).max(1).values
-    no_weight = OnManifold(steps=60, code_steps=80, batch=32, code=8, rate=5e-3, weight=0.0)
+    no_weight = replace(method, weight=0.0)
     without = no_weight.fit(known).predict_probabilities(known.images).max(1).values
     assert ours.mean() < without.mean()
-    assert plain.shape == ours.shape
 
 
 def test_the_discriminator_weighs_its_layers(known: KnownImages) -> None:
@@ -209,7 +219,7 @@ def test_the_joint_representation_adds_two_parts(known: KnownImages) -> None:
 
 
 def test_stains_are_removed_and_mapped(known: KnownImages, draw_bars: DrawFn) -> None:
-    scorer = StainNoise(steps=150, batch=32, rate=5e-3).fit(known)
+    scorer = StainNoise(steps=100, batch=16, rate=5e-3).fit(known)
     clean = draw_bars(40, seed=6)[0]
     stained = clean.clone()
     stained[:, :, 5:9, 6:11] = torch.tensor([0.9, 0.1, 0.5])[:, None, None]

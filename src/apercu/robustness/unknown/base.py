@@ -8,7 +8,7 @@ settings (`UnknownScorer.state`), and `UnknownMethod.restore` makes it again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.preprocessing import check_images
 from apercu.errors import ClassifierError, ImagesError, NoFeatureMapsError
 from apercu.networks.feature_maps import FeatureMaps
 from apercu.networks.graph_encoder import open_feature_maps
@@ -40,6 +41,8 @@ class KnownImages:
 
     Raises:
         ImagesError: there are too few images, or the labels are no classes of the classifier.
+        ClassifierError: the images have another size than the classifier takes.
+        ImageError: pixels are outside [0, 1] or not numbers.
     """
 
     classifier: Classifier
@@ -53,6 +56,7 @@ class KnownImages:
                 f"images: expected at least {FEWEST_IMAGES} honest images to learn what is known, "
                 f"got {len(self.images)}"
             )
+        check_images(self.images, self.classifier.network.input)
         if self.labels is None:
             return
         count = len(self.classifier.classes)
@@ -145,20 +149,34 @@ class UnknownScorer(ABC):
             One number per image on the CPU; a higher one is more unknown.
 
         Raises:
-            ClassifierError: a score is no number, as of a network whose features overflow.
+            ClassifierError: a score is no number, as of a network whose features overflow; or the
+                images have another size than the classifier takes.
+            ImageError: pixels are outside [0, 1] or not numbers.
         """
-        with torch.no_grad():
-            parts = [
-                self.compute_scores(batch.to(self.classifier.device)).float().cpu()
-                for batch in images.split(BATCH)
-            ]
-        return check_finite(torch.cat(parts), self.method.name, self.classifier)
+        return self.run_batches(self.compute_scores, images)
 
     def predict_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Return the probabilities of the classes for any number of images, on the CPU."""
+        return self.run_batches(self.compute_probabilities, images)
+
+    def run_batches(self, compute: Callable[[Images], Tensor], images: Images) -> Tensor:
+        """Compute something of any number of images without gradients, batch by batch.
+
+        Args:
+            compute: a function of one batch on the classifier's device.
+            images: images at the classifier's size, in [0, 1].
+
+        Returns:
+            What it returned for all images, on the CPU, and finite.
+
+        Raises:
+            ClassifierError: a number is not finite, or the images have another size.
+            ImageError: pixels are outside [0, 1] or not numbers.
+        """
+        check_images(images, self.classifier.network.input)
         with torch.no_grad():
             parts = [
-                self.compute_probabilities(batch.to(self.classifier.device)).float().cpu()
+                compute(batch.to(self.classifier.device)).float().cpu()
                 for batch in images.split(BATCH)
             ]
         return check_finite(torch.cat(parts), self.method.name, self.classifier)
@@ -184,12 +202,7 @@ class AnomalyMapScorer(UnknownScorer):
 
     def map_anomalies(self, images: Images) -> Maps:
         """Return one map for each of any number of images, on the CPU."""
-        with torch.no_grad():
-            parts = [
-                self.compute_maps(batch.to(self.classifier.device)).float().cpu()
-                for batch in images.split(BATCH)
-            ]
-        return check_finite(torch.cat(parts), self.method.name, self.classifier)
+        return self.run_batches(self.compute_maps, images)
 
 
 class UnknownMethod(ABC):
