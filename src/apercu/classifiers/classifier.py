@@ -78,6 +78,8 @@ class Classifier:
         self.module = network.forward if isinstance(network.forward, nn.Module) else None
         self.device = find_device(network.forward)
         self.layout = TensorLayout(find_dtype(network.forward))
+        if self._filter_layer is not None:  # before any trace, as some filters keep tables
+            self._filter_layer(torch.full((1, self.channels, *self.size), 0.5))
         with torch.random.fork_rng(devices=[]):
             self.network = self._resolve_output(network)
             self.gradient_fault = self._adapt_to_network()

@@ -19,6 +19,8 @@ Dual: TypeAlias = Float[Tensor, "2 batch channels height width"]
 
 STEP_SIZE = 0.25
 """Step size of the projection; up to this value it converges in practice."""
+MAX_GRAPH_STEPS = 200
+"""Largest number of steps in an exported graph, where each stands by itself."""
 CHECKPOINT_STEPS = 7
 """Steps between two states that are kept for the backward pass, which repeats the others."""
 
@@ -44,6 +46,12 @@ class TotalVariation(Filter):
     def __post_init__(self) -> None:
         check_positive("total_variation", weight=self.weight)
         check_whole("total_variation", 1, 10_000, steps=self.steps)
+
+    @property
+    def graph_obstacle(self) -> str:
+        if self.steps > MAX_GRAPH_STEPS:
+            return f"more than {MAX_GRAPH_STEPS} steps make the graph too large"
+        return ""
 
     def apply(self, images: Images) -> Images:
         return self.apply_surrogate(images).clamp(0, 1)

@@ -19,7 +19,7 @@ from torch._higher_order_ops.scan import scan
 from apercu.filters.error_diffusion import DiffusionKernel, Planes
 
 _OUTSIDE = -1000.0
-"""Value of pixels outside of the image: black, whatever error they receive, so they pass none on."""
+"""Value of pixels outside of the image: black whatever they receive, so they pass no error on."""
 
 
 def diffuse_error_by_lines(planes: Planes, kernel: DiffusionKernel, bits: int) -> Planes:
@@ -45,7 +45,7 @@ def diffuse_error_by_lines(planes: Planes, kernel: DiffusionKernel, bits: int) -
     def halftone_line(
         errors: Sequence[Tensor], pixels: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
-        """Halftone the pixels of one line, given the errors of the lines before it, newest first."""
+        """Halftone the pixels of one line; errors are those of the lines before, newest first."""
         received = _sum_errors(errors, terms)
         value = (pixels[0] + (received * inverse).int()).clamp(0, 255)
         level = ((value * scale + tie).floor() * gap).round()

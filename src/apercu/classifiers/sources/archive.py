@@ -33,7 +33,7 @@ _LEFT_OUT = re.compile(r"data/sample_inputs/model\.pt|extra/.*")
 
 _OPERATOR = re.compile(
     r"torch\.ops\.(aten|prims)\.(?!__|from_file|save|_?load|warn|_test|\w*sparse|_?nested)\w+(\.(?!__)\w+)?"
-    r"|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
+    r"|torch\.ops\.higher_order\.(scan|wrap_with_(set_grad_enabled|autocast))"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_)"
     r"|torch\.sym_(float|int|max|min|not|ite|sqrt|sum)|math\.(ceil|floor|trunc)"
 )

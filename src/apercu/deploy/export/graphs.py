@@ -146,12 +146,26 @@ class CombinedGraph(nn.Module):
         return probabilities, *self.explainer.explain(images, features, logits, targets)
 
 
+def check_filter(classifier: Classifier) -> None:
+    """Raise ConfigError if a classifier has a filter in front that cannot be a part of a graph."""
+    filter = classifier.filter
+    if filter is not None and (reason := filter.graph_obstacle):
+        raise ConfigError(
+            f"export: the filter {classifier.network.filter} has no ONNX form: {reason}; explain "
+            "with PyTorch, or give the classifier another filter"
+        )
+
+
 def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ignore[type-arg]
     """Return the graph of a trained explainer.
 
     Raises:
-        ConfigError: the explainer searches for each image, so that there is no graph.
+        ConfigError: the explainer searches for each image, so that there is no graph, or its
+            encoder has a filter in front that has no ONNX form.
     """
+    encoder = getattr(explainer.network, "encoder", None)
+    if isinstance(encoder, GraphEncoder):
+        check_filter(encoder.classifier[0])
     if explainer.kind == MaskExplainer.kind:
         return MaskGraph(explainer.network).eval()
     if explainer.kind == CounterpartExplainer.kind:
@@ -204,7 +218,8 @@ def build_predictor(
         A module that can be traced.
 
     Raises:
-        ConfigError: the classifier is missing, or a black box that cannot be exported.
+        ConfigError: the classifier is missing, a black box that cannot be exported, or has a filter
+            without an ONNX form.
         RunError: the classifier is not the explained one.
     """
     encoder = network.encoder
@@ -225,4 +240,5 @@ def build_predictor(
             f"combined: {classifier.spec} does not show its layers, so it cannot be exported "
             "again; run it beside the explainer, with --no-combined"
         )
+    check_filter(classifier)
     return SeparatePredictor(classifier, network)

@@ -26,6 +26,8 @@ from apercu.io import write_file
 GraphFn: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """A function from images and targets to the outputs of a graph, by name."""
 INPUTS = ("images", "targets")
+_LOGGERS = (None, "torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+"""Names of the loggers of the exporter; None is that of all."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _SAMPLE_SIZE = 2
 """Number of images that a graph is traced with; a single one would be taken for a constant."""
@@ -179,7 +181,7 @@ def describe_trace_failure(error: Exception) -> ConfigError:
 @contextmanager
 def silence_exporter() -> Iterator[None]:
     """Silence the warnings and the log of the exporter."""
-    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
