@@ -38,6 +38,7 @@ PACKAGES = {
     "apercu.filters": "Filters in front of a classifier.",
     "apercu.robustness.defences": "Losses that train a classifier against attacks.",
     "apercu.robustness.detection": "Features and detectors of attacked images.",
+    "apercu.robustness.unknown": "Methods that recognise images of unknown kinds.",
     "apercu.pretraining": "Learning from images without labels, and from few labels.",
     "apercu.pretraining.pretexts": "Tasks that need no labels.",
     "apercu.pretraining.heads": "Learners of classes from features.",
@@ -313,12 +314,14 @@ def list_typed_settings() -> dict[str, tuple[str, Mapping[str, type]]]:
     from apercu.pretraining.heads import HEADS
     from apercu.robustness.attacks import ATTACKS
     from apercu.robustness.detection.detectors import DETECTORS
+    from apercu.robustness.unknown import UNKNOWN_METHODS
 
     return {
         "Methods": ("apercu compare --methods", METHODS),
         "Attacks": ("apercu stress --attacks", ATTACKS),
         "Filters": ("apercu stress --filters", FILTERS),
         "Detectors": ("apercu stress detect --detectors", DETECTORS),
+        "Unknown images": ("apercu stress unknown --methods", UNKNOWN_METHODS),
         "Heads": ("apercu evaluate-features --heads", HEADS),
         "Recipes": ("apercu train classifier --recipe", RECIPES),
         "Generated images": ("--images", {"planted": Planted}),
