@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from apercu import open_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
+from apercu.filters.gaussian import blur
 from apercu.robustness.attacks import (
     Attack,
     AutoAttack,
@@ -21,6 +22,7 @@ from apercu.robustness.attacks import (
     IFgsm,
     Multiplicative,
     Pgd,
+    SmoothPgd,
     SparseEvo,
 )
 from apercu.robustness.objectives import Targeted, Untargeted
@@ -30,6 +32,7 @@ IMAGES = 0.3 + 0.4 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_s
 EVERY: tuple[Attack, ...] = (
     Fgsm(),
     IFgsm(steps=3),
+    SmoothPgd(steps=3, sigma=1.0),
     Pgd(steps=3),
     Pgd(steps=3, norm="l2", restarts=2),
     Multiplicative(steps=3),
@@ -269,6 +272,16 @@ def test_deepfool_has_no_target() -> None:
         ConfigError, match="deepfool: expected no target, as it looks for the nearest other class"
     ):
         DeepFool()(Targeted(linear, torch.zeros(3).long()), IMAGES)
+
+
+def test_a_smooth_change_has_the_closed_form_of_a_linear_classifier() -> None:
+    gradient = uphill().mean(1, keepdim=True)  # the loss has the same direction
+    smooth = blur(gradient, 1.0)
+    largest = smooth.abs().amax((1, 2, 3), keepdim=True)
+    change = (2 * 0.25 * 0.02 * smooth / largest).clamp(-0.02, 0.02)
+    attacked = SmoothPgd(0.02, steps=2, sigma=1.0)(objective(), IMAGES)
+    torch.testing.assert_close(attacked, IMAGES + change.expand_as(IMAGES))
+    assert (SmoothPgd(0.3, steps=20, sigma=1.0)(objective(), IMAGES) - IMAGES).abs().max() <= 0.3001
 
 
 def clamped(images: torch.Tensor) -> torch.Tensor:

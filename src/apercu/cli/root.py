@@ -18,6 +18,7 @@ from apercu.cli import (
     evaluate_features,
     explain,
     export,
+    guard,
     label,
     pretrain,
     ready,
@@ -50,6 +51,7 @@ app.add_typer(stress.app, name="stress")
 app.command("pretrain")(pretrain.pretrain)
 app.command("cutouts")(cutouts.cutouts)
 app.command("evaluate-features")(evaluate_features.evaluate_features)
+app.add_typer(guard.app, name="guard")
 app.command("similar")(similar.similar)
 app.command("label")(label.label)
 

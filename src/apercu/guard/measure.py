@@ -4,7 +4,7 @@ ones."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,9 +23,12 @@ from apercu.guard.aware import Evasion
 from apercu.guard.guard import BATCH, Guard
 from apercu.images import ImageSource, batches
 from apercu.io import check_writable, write_file, write_json
+from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
+from apercu.robustness.detection.features import parse_class_attacks
+from apercu.robustness.jobs import expand_budgets
 from apercu.robustness.objectives import AttackObjective, Untargeted
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
@@ -228,6 +231,32 @@ def name_attack(key: AttackKey) -> str:
     """
     name, epsilon = key
     return name if epsilon is None else f"{name} {255 * epsilon:g}/255"
+
+
+def parse_guard_attacks(text: str, epsilons: Sequence[float], seed: int) -> dict[AttackKey, Attack]:
+    """Parse the names of attacks, of which those that begin with `aware_` know of the guard.
+
+    Args:
+        text: names with settings, such as `fgsm,pgd:steps=20,aware_pgd`.
+        epsilons: budgets for the attacks that have one.
+        seed: seed of the attacks, unless their settings have one.
+
+    Returns:
+        Attacks by name and budget.
+
+    Raises:
+        ConfigError: there is no such attack or setting, or it cannot know of the guard.
+    """
+    attacks: dict[str, Attack] = {}
+    for name in split_names(text, "attacks", ()):
+        bare = name.removeprefix(AWARE)
+        (attacks[name],) = parse_class_attacks(bare, seed).values()
+        if name.startswith(AWARE) and not attacks[name].any_objective:
+            raise ConfigError(
+                f"attacks: {name}: {bare} has an objective of its own and cannot know of the "
+                f"guard; expected {AWARE}pgd, for example"
+            )
+    return expand_budgets(attacks, epsilons)
 
 
 def _digest(guard: Guard) -> str:

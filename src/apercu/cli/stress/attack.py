@@ -31,8 +31,8 @@ def stress(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="fgsm, i_fgsm, pgd, mult, deepfool, carlini_wagner, auto_attack; sparse_evo, "
-            "hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
+            help="fgsm, i_fgsm, pgd, smooth_pgd, mult, deepfool, carlini_wagner, auto_attack; "
+            "sparse_evo, hop_skip_jump, square; pgd:norm=l2,restarts=3 …; "
             "map_pgd moves the map, eot_pgd averages over noise, margin_pgd follows the margin.",
         ),
     ] = None,

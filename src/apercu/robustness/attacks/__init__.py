@@ -6,6 +6,7 @@ from apercu.robustness.attacks.base import Attack
 from apercu.robustness.attacks.deepfool import DeepFool
 from apercu.robustness.attacks.multiplicative import Multiplicative
 from apercu.robustness.attacks.signed import Fgsm, IFgsm, Pgd
+from apercu.robustness.attacks.smooth import SmoothPgd
 from apercu.robustness.attacks.sparse_evo import SparseEvo
 from apercu.robustness.attacks.toolbox import AutoAttack, CarliniWagner, HopSkipJump, Square
 
@@ -13,6 +14,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "fgsm": Fgsm,
     "i_fgsm": IFgsm,
     "pgd": Pgd,
+    "smooth_pgd": SmoothPgd,
     "mult": Multiplicative,
     "deepfool": DeepFool,
     "sparse_evo": SparseEvo,
@@ -34,6 +36,7 @@ __all__ = [
     "IFgsm",
     "Multiplicative",
     "Pgd",
+    "SmoothPgd",
     "SparseEvo",
     "Square",
 ]

@@ -1,0 +1,255 @@
+"""`apercu guard`: whether an answer may be believed, learnt from honest images, and then asked."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    ImagesOption,
+    SeedOption,
+    TrustOption,
+    check_out,
+)
+from apercu.cli.terminal import say, warn
+from apercu.progress import show_progress
+
+if TYPE_CHECKING:
+    from apercu.guard import Guard
+
+app = typer.Typer(
+    help="Learn what is usual for a classifier, and say of an image whether its answer may be "
+    "believed.",
+    no_args_is_help=True,
+)
+CardArgument = Annotated[
+    str,
+    typer.Argument(metavar="CARD", help="Card of the classifier, its folder, or any other SPEC."),
+]
+ObservedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="A trained explainer of masks. Its encoder and its mask of the predicted class are "
+        "observed, so that an explained image costs no further pass.",
+    ),
+]
+
+
+@app.command("fit")
+def fit(
+    card: CardArgument,
+    images: ImagesOption,
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="GUARD", callback=check_out, help="Folder of the guard."),
+    ],
+    explainer: ObservedOption = None,
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            help="Fraction of honest images that may raise an alarm, for each question.",
+        ),
+    ] = 0.05,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
+    ] = None,
+    attach: Annotated[
+        bool,
+        typer.Option(
+            "--attach",
+            help="Write the guard into the card, so that every verb that opens the card uses it; "
+            "GUARD lies in the folder of the card.",
+        ),
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Learn from honest images alone what is usual for a classifier.
+
+    Two thirds of the images fit what is looked at: fine noise, features, the mask of an explainer.
+    The other third says what is usual, and sets the thresholds; with labels it also calibrates the
+    confidence. GUARD holds guard.json and guard.safetensors, and belongs to this classifier alone.
+    At least 60 images are needed; some hundreds are better.
+
+    Example: apercu guard fit runs/films/card.json --images films/ --out runs/films/guard --attach
+    """
+    from apercu.guard.use import fit_guard
+
+    kept = on_interrupt(f"{out} keeps what was observed; the same command goes on")
+    with kept, show_progress() as report:
+        guard = fit_guard(
+            card,
+            images,
+            out,
+            explainer=explainer,
+            false_alarms=false_alarms,
+            limit=limit,
+            seed=seed,
+            attach=attach,
+            device=device.resolve(),
+            trust=trust,
+            progress=report,
+        )
+    _say_guard(guard)
+    say(f"written: {out}" + f"; {card} names it" * attach)
+
+
+@app.command("check")
+def check(
+    card: CardArgument,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files.")
+    ],
+    guard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="GUARD", help="Folder of the guard; the one that CARD names if left out."
+        ),
+    ] = None,
+    explainer: ObservedOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per image, in a line each.")
+    ] = False,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Classify images, and say of each whether the answer may be believed.
+
+    Prints a line for each image: its class, whether the guard raises an alarm and why, and the
+    confidence. `tampered` and `unknown` (with --json) are the fractions of honest images that look
+    less tampered with, and less unknown: 0.99 is rarer than 99 of 100 honest images. An image that
+    cannot be classified gets a line with its error, and the exit code is then 2.
+
+    Example: apercu guard check runs/films/card.json new/ --guard runs/films/guard
+    """
+    from apercu.guard.use import check_files, open_guard, raise_unread
+
+    opened = open_guard(card, guard, explainer, device=device.resolve(), trust=trust)
+    failed = total = 0
+    for image in check_files(opened, images):
+        total += 1
+        failed += image.error is not None
+        if as_json:
+            say(json.dumps(image.to_record(), ensure_ascii=False))
+        elif image.error is not None:
+            warn(image.line)
+        else:
+            say(image.line)
+    raise_unread(failed, total)
+
+
+@app.command("measure")
+def measure(
+    card: CardArgument,
+    images: ImagesOption,
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", callback=check_out, help="Folder of the results."),
+    ],
+    guard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="GUARD", help="Folder of the guard; the one that CARD names if left out."
+        ),
+    ] = None,
+    explainer: ObservedOption = None,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Images of another kind, which should be recognised; again for more kinds. noise "
+            "is made; backgrounds are parts of the honest images outside of their boxes.",
+        ),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B:KEY=VALUE,…",
+            help="As for apercu stress; fgsm,pgd by default, and none for no attack. aware_pgd "
+            "knows of the guard.",
+        ),
+    ] = None,
+    epsilons: Annotated[
+        str, typer.Option(metavar="E,E", help="Budgets, for the attacks that have one.")
+    ] = "2/255,4/255,8/255",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use only this many images of each kind, drawn at random."),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.AUTO,
+    trust: TrustOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how often a guard is wrong on honest images, and what it recognises.
+
+    The images are honest ones that it was not fitted to; attacks change them. Writes
+    guard_results.json and report.html, with false alarms, curves and every kind of images.
+
+    Example: apercu guard measure card.json --images val/ --guard guard --unknown noise --out out
+    """
+    from apercu.filters import NONE
+    from apercu.guard.kinds import open_kind
+    from apercu.guard.measure import GuardMeasurement, measure_guard, parse_guard_attacks
+    from apercu.guard.use import open_guard
+    from apercu.images import check_images, open_images
+    from apercu.robustness.plan import adapt_attacks, parse_epsilons
+    from apercu.robustness.unknown.results import name_image_sets
+
+    budgets = parse_epsilons(epsilons)
+    chosen = "fgsm,pgd" if attacks is None else attacks
+    named = {} if chosen == NONE else parse_guard_attacks(chosen, budgets, seed)
+    kinds = name_image_sets(unknown or ())
+    check_images(images)
+    opened = open_guard(card, guard, explainer, device=device.resolve(), trust=trust)
+    classifier = opened.observer.classifier
+    bare = tuple(dict.fromkeys(name.removeprefix("aware_") for name, _ in named))
+    if adapt_attacks(bare, classifier, chosen=attacks is not None) != bare:
+        warn(f"{classifier.spec} has no gradients, so it is not attacked; choose --attacks")
+        named = {}
+    honest = open_images(images, channels=classifier.channels, bands=classifier.bands)
+    others = {
+        name: open_kind(text, honest, classifier.channels, classifier.size)
+        for name, text in kinds.items()
+    }
+    kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with kept, show_progress(lines=True) as report:
+        rows = measure_guard(
+            GuardMeasurement(opened, honest, others, named, limit, seed),
+            out,
+            progress=report,
+            command=shlex.join(["apercu", *read_arguments()]),
+        )
+    say(str(rows))
+    say(f"report: {out / 'report.html'}")
+
+
+def _say_guard(guard: Guard) -> None:
+    """Print what the guard was fitted to, and what it looks at."""
+    record = guard.record
+    say(
+        f"fitted to {record.fitted} honest images, thresholds from {record.held_out} others: "
+        f"at most {record.false_alarms:.0%} false alarms for each question"
+    )
+    say(f"looks at: {', '.join(record.signals)}")
+    if "temperature" in record.facts:
+        facts = record.facts
+        say(
+            f"calibration error of the confidence {facts['calibration_error']:.3f}, before "
+            f"{facts['calibration_error_before']:.3f} (temperature {facts['temperature']:.2f})"
+        )
+    elif not record.calibrated:
+        say("the confidence is not calibrated, as the images have no labels")
