@@ -1,6 +1,6 @@
 #!/bin/sh
 # Unknown classes after the protocol of UQGAN (Oberdiek et al. 2022): a small network of the classes 0 to 4 of CIFAR-10
-# should recognise images of the classes 5 to 9, and of other kinds. An hour on one core.
+# should recognise images of the classes 5 to 9, and of other kinds. Half an hour on one core.
 #
 #   APERCU_DATA=… recipes/cifar10/unknown.sh
 #
@@ -23,13 +23,13 @@ measured() { # methods
         --unknown "$data/star-galaxy/test" --unknown "$data/cxr-kermany/test" --methods "$1" --out "$out/table"
 }
 fast=max_softmax,entropy,energy,mahalanobis,mahalanobis:components=low,openmax,monte_carlo_dropout:passes=20
-slow="deep_ensemble:members=3,steps=1000
-conditional_generator:steps=800,code_steps=800
-boundary_samples:steps=400
-on_manifold:steps=600,code_steps=800
-discriminative_reconstruction:steps=800
-one_class:steps=800
-stain_noise:steps=800"
+slow="deep_ensemble:members=3,steps=700
+conditional_generator:steps=500,code_steps=500
+boundary_samples:steps=300
+on_manifold:steps=400,code_steps=500
+discriminative_reconstruction:steps=500
+one_class:steps=600
+stain_noise:steps=600"
 for method in $fast $slow; do
     measured "$method"
 done
