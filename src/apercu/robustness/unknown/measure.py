@@ -111,8 +111,8 @@ def measure_unknown(
             to_fit = read_images(classifier, fit, limit, seed, report, needs_classes=True)
         to_choose = honest.choose(sorted(rest[: len(rest) // 2]))
         to_test = honest.choose(sorted(rest[len(rest) // 2 :]))
-        if len(to_choose.images) < FEWEST_TESTED or len(to_fit.images) < FEWEST_IMAGES:
-            least = 2 * FEWEST_TESTED if fit is not None else 2 * max(FEWEST_IMAGES, FEWEST_TESTED)
+        least = 2 * (FEWEST_IMAGES if fit is None else FEWEST_TESTED)
+        if len(order) < least:
             raise ImagesError(f"{known.name}: expected at least {least} images, got {len(order)}")
         others = {
             name: read_images(classifier, source, limit, seed, report)
@@ -222,17 +222,16 @@ class _Measurement:
         self, probabilities: Tensor, labels: Targets, seed: int
     ) -> list[UnknownRow]:
         """Return accuracy, calibration error, and whether confidence tells correct from wrong."""
-        shares = probabilities / probabilities.sum(1, keepdim=True).clamp(min=1e-12)
-        confidence, predicted = shares.max(1)
+        confidence, predicted = probabilities.max(1)
         correct = predicted == labels
-        targets = torch.nn.functional.one_hot(labels, shares.shape[1]).float()
+        targets = torch.nn.functional.one_hot(labels, probabilities.shape[1]).float()
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randint(len(labels), (RESAMPLES, len(labels)), generator=generator)
         errors = [
-            measure_reliability(shares[drawn], targets[drawn], is_multiple=False).error
+            measure_reliability(probabilities[drawn], targets[drawn], is_multiple=False).error
             for drawn in draws
         ]
-        error = measure_reliability(shares, targets, is_multiple=False).error
+        error = measure_reliability(probabilities, targets, is_multiple=False).error
         low, high = np.quantile(errors, [0.025, 0.975])
         interval = min(float(low), error), max(float(high), error)  # few images in a bin enlarge it
         rows = [
