@@ -74,17 +74,22 @@ class AntidoteRt:
     def __post_init__(self) -> None:
         require_extra("robust", "antidote", "sklearn")
         check_count(self.depth, "antidote: depth")
-        check_between("antidote", 0.01, 1, drop=self.drop)
+        check_between("antidote", 0.01, 1.0, drop=self.drop)
         check_whole("antidote", FEWEST_SAMPLES, 10**6, samples=self.samples)
         check_whole("antidote", 0, MAX_SEED, seed=self.seed)
 
-    def fit(self, classifier: Classifier, clean: Images, poisoned: Images) -> Antidote:
+    def fit(
+        self,
+        classifier: Classifier,
+        clean: Images,
+        poisoned: Float[Tensor, "others channels height width"],
+    ) -> Antidote:
         """Mine the patterns of poisoned samples.
 
         Args:
             classifier: classifier whose layers can be reached.
             clean: clean samples, `batch × channels × height × width`.
-            poisoned: poisoned samples that get the attacker's class.
+            poisoned: poisoned samples that get the attacker's class, of the same size.
 
         Returns:
             The fitted antidote.
@@ -161,8 +166,8 @@ class Antidote:
                     lines.append(" and ".join(conditions) or "always")
                 return
             name, value = f"neuron {tree.feature[node]}", tree.threshold[node]
-            walk(tree.children_left[node], (*conditions, f"{name} <= {value:.3g}"))
-            walk(tree.children_right[node], (*conditions, f"{name} > {value:.3g}"))
+            walk(int(tree.children_left[node]), (*conditions, f"{name} <= {value:.3g}"))
+            walk(int(tree.children_right[node]), (*conditions, f"{name} > {value:.3g}"))
 
         walk(0, ())
         return lines

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
@@ -74,7 +76,9 @@ def check_targets(name: str, targets: tuple[int, ...], most: int) -> None:
         )
 
 
-def fill_regions(images: Images, regions: Regions, filling: Images) -> Images:
+def fill_regions(
+    images: Images, regions: Regions, filling: Float[Tensor, "fillings channels rows columns"]
+) -> Images:
     """Replace a region of each image.
 
     Args:

@@ -49,7 +49,7 @@ class Dct(Trigger):
 
     def __post_init__(self) -> None:
         check_targets("dct", self.targets, MOST_TARGETS)
-        check_between("dct", 0.01, 4, strength=self.strength)
+        check_between("dct", 0.01, 4.0, strength=self.strength)
         check_whole("dct", 1, BLOCK - 1, row=self.row, column=self.column)
 
     def stamp(self, images: Images, variants: Targets) -> Images:

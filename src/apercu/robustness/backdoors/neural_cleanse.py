@@ -78,7 +78,7 @@ class NeuralCleanse:
     steps: int = 300
     rate: float = 0.1
     batch: int = 32
-    weight: float = 1e-3
+    weight: float = 0.01
     growth: float = 1.5
     success: float = 0.99
     seed: int = 0
@@ -153,8 +153,9 @@ class NeuralCleanse:
             torch.autograd.backward(loss + weight * mask.sum())
             recent.append(float(classifier.decision.is_predicted(logits, targets).float().mean()))
             works = len(recent) >= WINDOW and np.mean(recent[-WINDOW:]) >= self.success
-            if works and float(mask.sum()) < smallest:
-                smallest = float(mask.sum())
+            size = float(mask.detach().sum())
+            if works and size < smallest:
+                smallest = size
                 best = [mask.detach().clone(), pattern.detach().clone()]
             optimiser.step()
             if len(recent) % WINDOW == 0:

@@ -24,6 +24,8 @@ from apercu.types import Picture
 
 TRIGGERS: Mapping[str, type[Trigger]] = {"badnets": BadNets, "dct": Dct}
 """Trigger classes by the names that people type."""
+OWN_STREAM = 1 << 40
+"""Distance of the seeds of this draw from all others, or it would be that of the images held out."""
 POISON_FILE = "poison.json"
 """File of a run folder that says how its images were poisoned."""
 
@@ -130,7 +132,8 @@ class PoisonedImages(ImageSource):
     @cached_property
     def variants(self) -> dict[int, int]:
         """The variant of the trigger by the index of each poisoned image."""
-        order = torch.randperm(len(self.source), generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(OWN_STREAM + self.seed)
+        order = torch.randperm(len(self.source), generator=generator)
         chosen = sorted(order[: round(self.share * len(self.source))].tolist())
         return {index: number % len(self._trigger.targets) for number, index in enumerate(chosen)}
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_count, check_fraction, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.backdoors.base import ScoreFn
-from apercu.types import Images, Scores
+from apercu.types import Images, Picture, Scores
 
 
 @final
@@ -60,7 +61,9 @@ class Strip:
 
         return score
 
-    def _score_one(self, classifier: Classifier, image: torch.Tensor, others: Images) -> Scores:
+    def _score_one(
+        self, classifier: Classifier, image: Picture, others: Images
+    ) -> Float[Tensor, ""]:
         blended = (image + self.weight * others).clamp(0, 1)
         probabilities = classifier.predict_probabilities(blended)
         return torch.special.entr(probabilities).sum(1).mean().neg()
