@@ -329,6 +329,10 @@ def test_a_measurement_compares_kinds_and_goes_on(
     assert cells["honest", "tampered", "alarms"] <= 0.25
     assert cells["fgsm 8/255", "tampered", "auroc"] > 0.95
     assert cells["fgsm 8/255", "tampered", "accuracy"] > 0.85
+    assert cells["honest", "confidence", "accuracy"] == 1.0  # the labels are the predictions
+    confidences = [a.confidence for a in guard.check(draw_photographs(120, 0))]
+    gap = 1 - float(np.mean([c for c in confidences if c is not None]))
+    assert cells["honest", "confidence", "calibration_error"] == pytest.approx(gap, abs=0.05)
     content = json.loads((tmp_path / "guard_results.json").read_text())
     assert len(content["rows"]) == len(rows) and content["environment"]["seed"] == 0
     page = (tmp_path / "report.html").read_text()

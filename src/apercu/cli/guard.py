@@ -234,6 +234,11 @@ def measure(
             command=shlex.join(["apercu", *read_arguments()]),
         )
     say(str(rows))
+    for row in rows:
+        if row.question == "confidence":
+            low, high = row.ci95
+            title = row.metric.replace("_", " ")
+            say(f"{title}, honest images: {row.value:.3f} ({low:.3f} to {high:.3f})")
     say(f"report: {out / 'report.html'}")
 
 

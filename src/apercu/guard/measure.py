@@ -7,105 +7,38 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
-from apercu.evaluation.sample import split_indices
+from apercu.evaluation.sample import find_class, split_indices
 from apercu.guard.aware import Evasion
 from apercu.guard.guard import BATCH, Guard
+from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.images import ImageSource, batches
 from apercu.io import check_writable, write_file, write_json
 from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
-from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
 from apercu.robustness.detection.features import parse_class_attacks
 from apercu.robustness.jobs import expand_budgets
 from apercu.robustness.objectives import AttackObjective, Untargeted
 from apercu.run_record import lock_folder
-from apercu.statistics import wilson_interval
-from apercu.verdicts import COLUMNS, QUESTIONS
+from apercu.types import Logits
 
 RESULTS: Final = "guard_results.json"
 VERDICTS: Final = "verdicts"
 """Folder of what the guard said of each image, which makes an interrupted measurement go on."""
-HONEST: Final = "honest"
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
 AttackKey = tuple[str, float | None]
 """Name and budget of an attack."""
-
-
-class GuardRow(NamedTuple):
-    """One number that was measured.
-
-    Attributes:
-        images: name of the kind of images, with the budget of an attack.
-        question: `tampered`, `unknown`, or `either`.
-        metric: `auroc`, against honest images; `alarms`, the fraction of images above the threshold
-            of the guard, which for honest images are false alarms; `accuracy`, where honest and
-            other images count the same.
-        value: value of the metric.
-        ci95: both ends of its 95 % interval.
-        n: number of images; of an attack only those that fool the classifier.
-    """
-
-    images: str
-    question: str
-    metric: str
-    value: float
-    ci95: tuple[float, float]
-    n: int
-
-
-class GuardRows(list[GuardRow]):
-    """The rows of a measurement; printed and in a notebook a table."""
-
-    def __str__(self) -> str:
-        return "\n".join("  ".join(line) for line in self.table())
-
-    def __repr__(self) -> str:
-        return f"GuardRows({len(self)} rows)"
-
-    def table(self) -> list[tuple[str, ...]]:
-        """Return AUROC and alarms of each kind of images as texts, the heads first."""
-        cells = {(row.images, row.question, row.metric): row for row in self}
-        lines = []
-        for name in dict.fromkeys(row.images for row in self):
-            rows = [
-                cells.get((name, question, metric))
-                for question in QUESTIONS
-                for metric in ("auroc", "alarms")
-            ]
-            count = next(str(row.n) for row in rows if row is not None)
-            lines.append((name, count, *map(_format_row, rows)))
-        heads = [f"{question}, {part}" for question in QUESTIONS for part in ("AUROC", "alarms")]
-        return [("images", "n", *heads), *lines]
-
-    def _repr_html_(self) -> str:
-        """Return the table, for notebooks."""
-        from apercu.pages import render_output
-
-        heads, *cells = self.table()
-        note = "AUROC: 1 separates all of these images from honest ones, 0.5 is chance."
-        return render_output(header=heads, cells=cells, notes=[note])
-
-
-def _format_row(row: GuardRow | None) -> str:
-    if row is None:
-        return "–"
-    low, high = row.ci95
-    if row.metric == "auroc":
-        return f"{row.value:.3f} ({low:.3f} to {high:.3f})"
-    return f"{row.value:.0%} ({low:.0%} to {high:.0%})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,18 +64,6 @@ class GuardMeasurement:
     def __post_init__(self) -> None:
         if HONEST in self.unknown:
             raise ConfigError(f"unknown: {HONEST} is the name of the honest images; rename it")
-
-
-class Verdicts(NamedTuple):
-    """What the guard said of the images of each kind.
-
-    Attributes:
-        rows: the verdicts of each kind by name, `images × columns`.
-        counts: number of images of each kind, also of those that an attack did not fool.
-    """
-
-    rows: dict[str, Float[Tensor, "images columns"]]
-    counts: dict[str, int]
 
 
 def measure_guard(
@@ -201,6 +122,7 @@ def collect_verdicts(
     """Ask the guard about all images; verdicts that are in the folder are not asked for again."""
     rows: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    honest: dict[str, Tensor] = {}
     kinds: dict[str, tuple[ImageSource, AttackKey | None]] = {HONEST: (measurement.honest, None)}
     kinds |= {name: (source, None) for name, source in measurement.unknown.items()}
     kinds |= {name_attack(key): (measurement.honest, key) for key in measurement.attacks}
@@ -218,9 +140,11 @@ def collect_verdicts(
             part = _ask(measurement, source, key, name, report)
             write_file(path, save(part))
         fooled = part["fooled"].bool()
+        if name == HONEST:
+            honest = {key: part[key] for key in ("correct", "before")}
         counts[name] = len(fooled)
         rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
-    return Verdicts(rows, counts)
+    return Verdicts(rows, counts, honest)
 
 
 def name_attack(key: AttackKey) -> str:
@@ -279,6 +203,8 @@ def _ask(
     _, chosen = split_indices(len(source), measurement.limit, measurement.seed, halves=False)
     verdicts: list[Tensor] = []
     fooled: list[Tensor] = []
+    correct: list[int] = []
+    before: list[Tensor] = []
     report(title, 0, len(chosen))
     for batch in batches(source, classifier.prepare, BATCH, indices=chosen):
         images = batch.images.to(classifier.device)
@@ -294,70 +220,32 @@ def _ask(
             images = (255 * attacked).round() / 255  # as a file would hold them
             flags = (has_class & objective.is_adversarial(images)).cpu()
         with torch.no_grad():
-            verdicts.append(guard.network.to(images.device)(guard.observer(images)).cpu())
+            observation = guard.observer(images)
+            verdicts.append(guard.network.to(images.device)(observation).cpu())
+        if title == HONEST:
+            correct += _find_correct(classifier, source, batch.labels, observation.logits)
+            before.append(classifier.decision.probabilities(observation.logits).amax(1).cpu())
         fooled.append(flags)
         report(title, sum(map(len, fooled)), len(chosen))
-    return {
+    part = {
         "verdicts": torch.cat(verdicts).contiguous(),
         "fooled": torch.cat(fooled).to(torch.uint8),
     }
+    if title == HONEST:
+        part |= {"correct": torch.tensor(correct), "before": torch.cat(before).contiguous()}
+    return part
 
 
-def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
-    """Compare the verdicts on each kind of images with those on honest ones.
-
-    Args:
-        guard: the guard.
-        verdicts: verdicts of all kinds; those of honest images are there.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The rows.
-    """
-    scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
-    honest = scores[HONEST]
-    rows = GuardRows()
-    for name, values in scores.items():
-        for question in values:
-            alarms = find_alarms(guard, verdicts.rows[name], question)
-            if name == HONEST:
-                share = float(alarms.mean())
-                interval = wilson_interval(alarms)
-                rows.append(GuardRow(name, question, "alarms", share, interval, len(alarms)))
-                continue
-            if not len(alarms):
-                continue
-            area = auroc(honest[question], values[question])
-            interval = bootstrap_auroc(honest[question], values[question], seed)
-            share, count = float(alarms.mean()), len(alarms)
-            rows.append(GuardRow(name, question, "auroc", area, interval, count))
-            interval = wilson_interval(alarms)
-            rows.append(GuardRow(name, question, "alarms", share, interval, count))
-            passed = 1 - find_alarms(guard, verdicts.rows[HONEST], question)
-            ends = zip(interval, wilson_interval(passed), strict=True)
-            low, high = (float(np.mean(pair)) for pair in ends)
-            accuracy = float((share + passed.mean()) / 2)
-            rows.append(GuardRow(name, question, "accuracy", accuracy, (low, high), count))
-    return rows
-
-
-def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray, " images"]]:
-    """Return the totals of each question, and of both, which have no ties as ranks have.
-
-    Args:
-        guard: the guard.
-        verdicts: its verdicts, `images × columns`.
-
-    Returns:
-        One number per image by question.
-    """
-    totals = guard.network.cpu().combine(verdicts[:, len(COLUMNS) :]).double()
-    scores = {question: totals[:, place].numpy() for place, question in enumerate(QUESTIONS)}
-    return scores | {"either": totals.sum(1).numpy()}
-
-
-def find_alarms(guard: Guard, verdicts: Tensor, question: str) -> Float[np.ndarray, " images"]:
-    """Return 1 for each image that raises the alarm of a question, or either alarm, else 0."""
-    above = verdicts[:, : len(QUESTIONS)] > 1 - guard.record.false_alarms
-    flags = above.any(1) if question == "either" else above[:, QUESTIONS.index(question)]
-    return flags.double().numpy()
+def _find_correct(
+    classifier: Classifier,
+    source: ImageSource,
+    labels: Sequence[str | int | None],
+    logits: Logits,
+) -> list[int]:
+    """Return whether each prediction is right, 1 or 0; −1 without a label, or with several."""
+    if not source.labelled or classifier.decision.is_multiple:
+        return [-1] * len(labels)
+    return [
+        -1 if label is None else int(find_class(classifier, source, label) == int(predicted))
+        for label, predicted in zip(labels, logits.argmax(1), strict=True)
+    ]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from apercu.classifiers.calibration import GOOD_CALIBRATION
 from apercu.guard.guard import Guard
-from apercu.guard.measure import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
+from apercu.guard.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.guard.signals import KINDS
 from apercu.io import write_file
 from apercu.pages import Finding, FindingLine, count_noun, render_page
@@ -38,7 +39,7 @@ def write_guard_report(
         The path of the report.
     """
     cells = {(row.images, row.question, row.metric): row for row in rows}
-    names = list(dict.fromkeys(row.images for row in rows))
+    names = list(dict.fromkeys(row.images for row in rows if row.question in QUESTIONS))
     page = render_page(
         (files("apercu.guard") / "guard.html").read_text(encoding="utf-8"),
         finding=write_finding(guard, rows),
@@ -91,8 +92,26 @@ def write_finding(guard: Guard, rows: GuardRows) -> Finding:
             "plain" if low <= wanted else "warning",
         )
     ]
+    lines += _describe_calibration(rows)
     lines += [FindingLine(_describe_kind(row), _mark(row, honest)) for row in others]
     return Finding(headline, certainty, tuple(lines))
+
+
+def _describe_calibration(rows: GuardRows) -> list[FindingLine]:
+    """Return how far confidences are from frequencies; nothing where labels are missing."""
+    cells = {row.metric: row for row in rows if row.question == "confidence"}
+    if not cells:
+        return []
+    after, before = cells["calibration_error"], cells["calibration_error_before"]
+    low, high = after.ci95
+    return [
+        FindingLine(
+            f"Predictions are right on {cells['accuracy'].value:.0%} of {after.n} honest images; "
+            f"the calibration error of the confidence is {after.value:.3f} ({low:.3f} to "
+            f"{high:.3f}), of the classifier's own probability {before.value:.3f}.",
+            "plain" if after.value <= GOOD_CALIBRATION else "warning",
+        )
+    ]
 
 
 def _describe_kind(row: GuardRow) -> str:

@@ -15,7 +15,7 @@ from apercu.types import Images
 @final
 @dataclass(frozen=True)
 class SmoothPgd(Attack):
-    """Follows blurred gradients, averaged over the channels (after Guo et al. and Sharma et al. 2019).
+    """Follows blurred gradients, averaged over the channels (Guo et al., Sharma et al. 2019).
 
     Low-frequency changes fool networks with fewer queries, and get past defences that look at high
     frequencies. The papers choose coefficients of a cosine transform; here the gradient is blurred

@@ -1,0 +1,186 @@
+"""The figures of a guard: how often it is wrong on honest images, and what it recognises."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from apercu.classifiers.calibration import measure_reliability
+from apercu.guard.guard import Guard
+from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
+from apercu.statistics import wilson_interval
+from apercu.verdicts import COLUMNS, QUESTIONS
+
+HONEST: Final = "honest"
+RESAMPLES: Final = 200
+"""Resamples of the interval of a calibration error."""
+
+
+class GuardRow(NamedTuple):
+    """One number that was measured.
+
+    Attributes:
+        images: name of the kind of images, with the budget of an attack.
+        question: `tampered`, `unknown` or `either`; `confidence` for honest images with labels.
+        metric: `auroc`, against honest images; `alarms`, the fraction of images above the threshold
+            of the guard, which for honest images are false alarms; `accuracy`, where honest and
+            other images count the same. Of the confidence: `accuracy` of the predictions,
+            `calibration_error`, and `calibration_error_before`, of the classifier's probability.
+        value: value of the metric.
+        ci95: both ends of its 95 % interval.
+        n: number of images; of an attack only those that fool the classifier.
+    """
+
+    images: str
+    question: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class GuardRows(list[GuardRow]):
+    """The rows of a measurement; printed and in a notebook a table."""
+
+    def __str__(self) -> str:
+        return "\n".join("  ".join(line) for line in self.table())
+
+    def __repr__(self) -> str:
+        return f"GuardRows({len(self)} rows)"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Return AUROC and alarms of each kind of images as texts, the heads first."""
+        cells = {(row.images, row.question, row.metric): row for row in self}
+        lines = []
+        for name in dict.fromkeys(row.images for row in self if row.question in QUESTIONS):
+            rows = [
+                cells.get((name, question, metric))
+                for question in QUESTIONS
+                for metric in ("auroc", "alarms")
+            ]
+            count = next(str(row.n) for row in rows if row is not None)
+            lines.append((name, count, *map(_format_row, rows)))
+        heads = [f"{question}, {part}" for question in QUESTIONS for part in ("AUROC", "alarms")]
+        return [("images", "n", *heads), *lines]
+
+    def _repr_html_(self) -> str:
+        """Return the table, for notebooks."""
+        from apercu.pages import render_output
+
+        heads, *cells = self.table()
+        note = "AUROC: 1 separates all of these images from honest ones, 0.5 is chance."
+        return render_output(header=heads, cells=cells, notes=[note])
+
+
+def _format_row(row: GuardRow | None) -> str:
+    if row is None:
+        return "–"
+    low, high = row.ci95
+    if row.metric == "auroc":
+        return f"{row.value:.3f} ({low:.3f} to {high:.3f})"
+    return f"{row.value:.0%} ({low:.0%} to {high:.0%})"
+
+
+class Verdicts(NamedTuple):
+    """What the guard said of the images of each kind.
+
+    Attributes:
+        rows: the verdicts of each kind by name, `images × columns`.
+        counts: number of images of each kind, also of those that an attack did not fool.
+        honest: of honest images `correct`, 1 or 0, or −1 without a label, and `before`, the
+            probability of the predicted class.
+    """
+
+    rows: dict[str, Float[Tensor, "images columns"]]
+    counts: dict[str, int]
+    honest: dict[str, Tensor]
+
+
+def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
+    """Compare the verdicts on each kind of images with those on honest ones.
+
+    Args:
+        guard: the guard.
+        verdicts: verdicts of all kinds; those of honest images are there.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The rows.
+    """
+    scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
+    honest = scores[HONEST]
+    rows = GuardRows(_compute_calibration(guard, verdicts, seed))
+    for name, values in scores.items():
+        for question in values:
+            alarms = find_alarms(guard, verdicts.rows[name], question)
+            if name == HONEST:
+                share = float(alarms.mean())
+                interval = wilson_interval(alarms)
+                rows.append(GuardRow(name, question, "alarms", share, interval, len(alarms)))
+                continue
+            if not len(alarms):
+                continue
+            area = auroc(honest[question], values[question])
+            interval = bootstrap_auroc(honest[question], values[question], seed)
+            share, count = float(alarms.mean()), len(alarms)
+            rows.append(GuardRow(name, question, "auroc", area, interval, count))
+            interval = wilson_interval(alarms)
+            rows.append(GuardRow(name, question, "alarms", share, interval, count))
+            passed = 1 - find_alarms(guard, verdicts.rows[HONEST], question)
+            ends = zip(interval, wilson_interval(passed), strict=True)
+            low, high = (float(np.mean(pair)) for pair in ends)
+            accuracy = float((share + passed.mean()) / 2)
+            rows.append(GuardRow(name, question, "accuracy", accuracy, (low, high), count))
+    return rows
+
+
+def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[GuardRow]:
+    """Return accuracy and calibration error on honest images with labels, before and after."""
+    labelled = verdicts.honest["correct"] >= 0
+    count = int(labelled.sum())
+    if not (count and guard.record.calibrated):
+        return []
+    correct = verdicts.honest["correct"][labelled].double()
+    after = verdicts.rows[HONEST][labelled, COLUMNS.index("confidence")].double()
+    before = verdicts.honest["before"][labelled].double()
+    interval = wilson_interval(correct.numpy())
+    accuracy = float(correct.mean())
+    rows = [GuardRow(HONEST, "confidence", "accuracy", accuracy, interval, count)]
+    draws = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+    for name, values in (("calibration_error", after), ("calibration_error_before", before)):
+        errors = [_measure_error(values[draw], correct[draw]) for draw in draws]
+        low, high = np.quantile(errors, [0.025, 0.975])
+        error, ends = _measure_error(values, correct), (float(low), float(high))
+        rows.append(GuardRow(HONEST, "confidence", name, error, ends, count))
+    return rows
+
+
+def _measure_error(confidence: Tensor, correct: Tensor) -> float:
+    """Return the expected calibration error of confidences."""
+    return measure_reliability(confidence[:, None], correct[:, None], is_multiple=True).error
+
+
+def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray, " images"]]:
+    """Return the totals of each question, and of both, which have no ties as ranks have.
+
+    Args:
+        guard: the guard.
+        verdicts: its verdicts, `images × columns`.
+
+    Returns:
+        One number per image by question.
+    """
+    totals = guard.network.cpu().combine(verdicts[:, len(COLUMNS) :]).double()
+    scores = {question: totals[:, place].numpy() for place, question in enumerate(QUESTIONS)}
+    return scores | {"either": totals.sum(1).numpy()}
+
+
+def find_alarms(guard: Guard, verdicts: Tensor, question: str) -> Float[np.ndarray, " images"]:
+    """Return 1 for each image that raises the alarm of a question, or either alarm, else 0."""
+    above = verdicts[:, : len(QUESTIONS)] > 1 - guard.record.false_alarms
+    flags = above.any(1) if question == "either" else above[:, QUESTIONS.index(question)]
+    return flags.double().numpy()
