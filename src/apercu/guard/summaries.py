@@ -29,6 +29,10 @@ STEPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Thresholds of a residual, in steps of 8 bit."""
 SMALLEST = 1e-8
 """Variance below which there is no noise at all."""
+LARGE = 128
+"""Pixels of the short side from which on every second position is enough."""
+POSITIONS = 28
+"""Rows and columns of a feature map from which contrasts are measured, about."""
 LEVELS = (0.1, 0.5, 0.9)
 """Levels of a mask whose regions are measured."""
 
@@ -86,8 +90,10 @@ def summarise_colour_noise(images: Images) -> Float[Tensor, "batch numbers"]:
 
 def summarise_contrast(features: Tensor) -> Float[Tensor, "batch channels"]:
     """Return the logarithm of the standard deviation of each channel of a feature map."""
-    spread = features - features.mean((2, 3), keepdim=True)
-    return (spread.square().mean((2, 3)).sqrt() + 1e-3).log()
+    step = max(1, min(features.shape[2:]) // POSITIONS)
+    values = features[:, :, ::step, ::step].flatten(2)
+    spread = values - values.mean(2, keepdim=True)
+    return (spread.square().mean(2).sqrt() + 1e-3).log()
 
 
 def average_features(features: Tensor) -> Float[Tensor, "batch channels"]:
@@ -127,11 +133,16 @@ def measure_energy(logits: Logits) -> Scores:
 
 
 def _filter_channels(images: Images, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Filter each channel with a kernel whose absolute values sum to 1."""
+    """Filter each channel with a kernel whose absolute values sum to 1.
+
+    Of large images every second row and column of the result is computed.
+    """
     weights = torch.tensor(kernel).to(images)
     weights = weights / weights.abs().sum()
     channels = images.shape[1]
-    return F.conv2d(images, weights.expand(channels, 1, *weights.shape), groups=channels)
+    stride = 2 if min(images.shape[2:]) >= LARGE else 1
+    kernels = weights.expand(channels, 1, *weights.shape)
+    return F.conv2d(images, kernels, stride=stride, groups=channels)
 
 
 def _summarise_residual(residual: Tensor) -> Float[Tensor, "batch numbers"]:
