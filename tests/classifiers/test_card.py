@@ -45,6 +45,49 @@ def test_a_written_card_is_read_again(tmp_path: Path) -> None:
     assert read_card(tmp_path / "card.json") == card
 
 
+@pytest.mark.parametrize(
+    ("filter", "match"),
+    [
+        (
+            "jpg",
+            r"filter: expected some of none, floyd_steinberg, .*, got jpg; did you mean jpeg\?$",
+        ),
+        ("jpeg:qualty=75", r"filter: jpeg has no setting qualty, .*did you mean quality\?"),
+        ("jpeg:quality=500", r"filter: jpeg: quality: expected a whole number .*, got 500$"),
+        ("bit_depth:bits=few", r"filter: expected int for bit_depth:bits, got 'few'$"),
+        (7, r"filter: input should be a valid string, got 7$"),
+    ],
+)
+def test_a_filter_that_does_not_exist(filter: object, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match=match):
+        read_card(_write(tmp_path, {**GOOD, "filter": filter}))
+
+
+def test_classifiers_of_raw_counts_take_no_filter(tmp_path: Path) -> None:
+    counts = {"channels": 1, "size": [8, 6], "normalise": "l2_per_channel"}
+    with pytest.raises(ClassifierError, match=r"filter: filters take pixels in \[0, 1\], and this"):
+        read_card(_write(tmp_path, {**GOOD, "input": counts, "filter": "median"}))
+    stretch = {"low": [0], "high": [9], "noise": [1], "sky": False}
+    stretched = {**GOOD, "input": {**counts, "stretch": stretch}, "filter": "median"}
+    assert read_card(_write(tmp_path, stretched)).filter == "median"
+
+
+def test_no_filter_is_none(tmp_path: Path) -> None:
+    assert read_card(_write(tmp_path, {**GOOD, "filter": "none"})).filter is None
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_guard_is_a_folder_that_is_there(is_file: bool, tmp_path: Path) -> None:
+    if is_file:
+        (tmp_path / "guard").write_text("{}")
+    card = _write(tmp_path, {**GOOD, "guard": "guard"})
+    with pytest.raises(ClassifierError, match=r"card.json: guard 'guard': no such folder; copy"):
+        read_card(card)
+    (tmp_path / "guard").unlink(missing_ok=True)
+    (tmp_path / "guard").mkdir()
+    assert read_card(card).guard == str(tmp_path / "guard")
+
+
 def test_all_mistakes_are_reported_at_once_with_the_nearest_keys(tmp_path: Path) -> None:
     wrong = {
         "sorce": "x",

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from apercu.classifiers import BlackBox, Classifier, ClassNames, InputSpec, Network
+from apercu.classifiers import (
+    BlackBox,
+    Classifier,
+    ClassNames,
+    InputSpec,
+    Network,
+    open_classifier,
+    save_classifier,
+)
 from apercu.errors import ClassifierError, ImageError, TargetError
+from apercu.filters import BitDepth, Jpeg
 
 SPEC = InputSpec(size=(4, 5), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 
@@ -47,6 +58,62 @@ def test_gradients_reach_the_images_but_not_the_parameters() -> None:
     expected = weights / torch.tensor(SPEC.std)[:, None, None]
     torch.testing.assert_close(images.grad, expected.expand(2, 3, 4, 5))
     assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_a_filter_stands_before_the_normalisation() -> None:
+    images, bare = _images(), _open()
+    classifier = _open(filter="bit_depth:bits=1")
+    torch.testing.assert_close(classifier(images), bare(images.round()))
+    torch.testing.assert_close(classifier.normalise(images), bare.normalise(images.round()))
+    torch.testing.assert_close(classifier.compute_logits_at_any_size(images), bare(images.round()))
+    assert classifier.filter == BitDepth(bits=1)
+
+
+def test_gradients_pass_a_filter_by_its_surrogate() -> None:
+    classifier, images = _open(filter="bit_depth:bits=1"), _images().requires_grad_()
+    classifier(images).sum().backward()
+    filtered, again = _images().round().requires_grad_(), _images().requires_grad_()
+    _open()(filtered).sum().backward()
+    BitDepth(bits=1).apply_surrogate(again).backward(filtered.grad)
+    torch.testing.assert_close(images.grad, again.grad)
+    assert classifier.differentiable
+
+
+def test_a_classifier_without_its_filter_shares_the_network() -> None:
+    module = _make_linear()
+    classifier = _open(module, filter="bit_depth:bits=1", guard="somewhere")
+    bare = classifier.without_filter()
+    assert (bare.filter, bare.guard_folder, bare.module) == (None, None, module)
+    assert bare.fingerprint == _open(module).fingerprint != classifier.fingerprint
+    assert torch.equal(bare(_images()), _open(module)(_images()))
+    assert (bare.queries, classifier.queries) == (2, 0)
+    assert bare.without_filter() is bare
+
+
+def test_a_filter_of_raw_counts_is_refused() -> None:
+    counts = InputSpec(size=(4, 5), normalise="l2_per_channel")
+    match = (
+        r"classifier test: filter: filters take pixels in \[0, 1\], and this classifier raw counts"
+    )
+    with pytest.raises(ClassifierError, match=match):
+        _open(input=counts, filter="median")
+
+
+def test_a_module_in_memory_has_a_filter() -> None:
+    classifier = open_classifier(_make_linear(), size=(4, 5), filter="jpeg:quality=50")
+    assert classifier.filter == Jpeg(quality=50)
+    with pytest.raises(ClassifierError, match="memory/Sequential: filter: expected some of none"):
+        open_classifier(_make_linear(), size=(4, 5), filter="jpg")
+
+
+def test_a_saved_classifier_keeps_its_filter_and_a_guard_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "one" / "guard").mkdir(parents=True)
+    classifier = open_classifier(_make_linear(), size=(4, 5), filter="jpeg:quality=50")
+    guarded = replace(classifier.network, guard=str(tmp_path / "one" / "guard"))
+    for name, guard in (("one", tmp_path / "one" / "guard"), ("other", None)):
+        opened = open_classifier(save_classifier(Classifier(guarded), tmp_path / name))
+        assert (opened.filter, opened.guard_folder) == (Jpeg(quality=50), guard)
+        assert opened.fingerprint == classifier.fingerprint
 
 
 def test_an_open_network_is_switched_to_inference() -> None:

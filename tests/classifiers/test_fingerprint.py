@@ -20,10 +20,16 @@ def _module(seed: int = 0) -> nn.Module:
 
 
 def _fingerprint(
-    module: nn.Module, output: Any = "logits", options: Any = None, **changes: Any
+    module: nn.Module,
+    output: Any = "logits",
+    options: Any = None,
+    filter: str | None = None,
+    **changes: Any,
 ) -> str:
     spec = InputSpec(**{"channels": 1, "size": (4, 4), "mean": (0.5,), **changes})
-    card = ClassifierCard(source="a.b:c", options=options or {}, input=spec, output=output)
+    card = ClassifierCard(
+        source="a.b:c", options=options or {}, input=spec, output=output, filter=filter
+    )
     return wrap_module(module, card).fingerprint
 
 
@@ -55,6 +61,13 @@ def test_any_change_of_the_outputs_changes_it() -> None:
         _fingerprint(_module(), options={"pad_type": "same"}),
     }
     assert len(fingerprints) == 9
+
+
+def test_a_filter_counts_as_it_works_and_not_as_it_is_typed() -> None:
+    bare, jpeg = _fingerprint(_module()), _fingerprint(_module(), filter="jpeg")
+    assert len({bare, jpeg, _fingerprint(_module(), filter="jpeg:quality=74")}) == 3
+    assert jpeg == _fingerprint(_module(), filter="jpeg:quality=75")
+    assert bare == _fingerprint(_module(), filter="none")
 
 
 def test_a_renamed_weight_is_another_network() -> None:

@@ -282,7 +282,7 @@ def test_plain_options_pass() -> None:
     check_options("timm/x", {"act_layer": "relu", "drop_rate": 0.1, "depths": [2, 2], "a": None})
 
 
-@pytest.mark.parametrize("key", ["weights", "classes", "source"])
+@pytest.mark.parametrize("key", ["weights", "classes", "source", "guard"])
 @pytest.mark.parametrize("way", ["above", "absolute", "link"])
 def test_paths_stay_in_the_folder_of_the_card(key: str, way: str, tmp_path: Path) -> None:
     name = "net.onnx" if key == "source" else "file.txt"
@@ -435,7 +435,7 @@ def test_names_that_no_file_can_have(form: str, word: str, tmp_path: Path) -> No
         open_classifier(write_json(tmp_path / "card.json", {"source": spec}), trust=True)
 
 
-@pytest.mark.parametrize("key", ["weights", "classes"])
+@pytest.mark.parametrize("key", ["weights", "classes", "guard"])
 @pytest.mark.parametrize("word", ["a" * 5000, "a\0b"])
 def test_files_of_a_card_that_no_file_can_be(key: str, word: str, tmp_path: Path) -> None:
     card = write_json(tmp_path / "card.json", {**TIMM, key: word})
