@@ -398,3 +398,80 @@ def test_unknown_images(apercu, tiny_card: Path, tmp_path: Path) -> None:
     assert twice.code == 2 and "is there twice" in twice.err
     trained = apercu(*words[:5], tmp_path / "noise", *words[6:], "--methods", "openmax:tail=2")
     assert trained.code == 2 and "tail: expected a whole number from 3" in trained.err
+
+
+CLEAN = "planted:size=32,images=48,classes=3"
+SCAN = ("stress", "backdoor", "--images", CLEAN)
+
+
+def test_a_planted_backdoor_is_a_card_that_can_be_searched(
+    apercu, tiny_card: Path, tmp_path: Path
+) -> None:
+    words = ("stress", "train", "--classifier", tiny_card, "--images", CLEAN, "--batch", 4)
+    words += ("--config", "standard", "--steps", 2, "--poison", "dct:targets=0/1")
+    run = tmp_path / "poisoned"
+    result = apercu(*words, "--poison-share", 0.25, "--out", run)
+    assert result.code == 0, result.err
+    poison = json.loads((run / "poison.json").read_text())
+    assert (poison["trigger"], poison["share"], len(poison["poisoned"])) == (
+        "dct:targets=0/1",
+        0.25,
+        12,
+    )
+    other = apercu(*words[:-1], "badnets", "--out", run, "--resume")
+    assert other.code == 2 and "images" in other.err  # the folder holds another training
+    options = ("--methods", "strip:blends=4,neural_cleanse:steps=3", "--out", tmp_path / "doors")
+    result = apercu(*SCAN, "--classifier", run / "card.json", "--poison", run, *options)
+    assert result.code == 0, result.err
+    assert "strip:blends=4: " in result.out and "images suspicious; false alarms" in result.out
+    assert "success of the trigger" in result.out
+    content = json.loads((tmp_path / "doors" / "backdoors.json").read_text())
+    assert len(content["classes"]) == 3 and content["poison"]["targets"] == [0, 1]
+    assert (tmp_path / "doors" / content["classes"][0]["picture"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--methods", "strpi"), "did you mean strip?"),
+        (("--methods", "antidote"), "learns from images with the trigger; give --poisoned DIR"),
+        (("--methods", "evidence"), "needs the maps of a trained explainer"),
+        (("--methods", "unlearning"), "name neural_cleanse among the methods"),
+        (("--poison", "nowhere"), "poison.json: no such file; expected the run folder"),
+        (("--suspects", "nowhere"), "nowhere: no such file or folder of images"),
+        (("--limit", 10), "expected at least 40 clean images to learn from and to measure with"),
+    ],
+)
+def test_impossible_searches_for_backdoors_are_refused(
+    apercu, tiny_card: Path, tmp_path: Path, words: tuple, says: str
+) -> None:
+    result = apercu(*SCAN, "--classifier", tiny_card, "--out", tmp_path / "doors", *words)
+    assert result.code == 2 and says in result.err
+    assert len(result.err.strip().splitlines()) == 1 and not (tmp_path / "doors").exists()
+
+
+def test_a_poisoned_card_without_its_weights(apercu, tiny_card: Path, tmp_path: Path) -> None:
+    card = json.loads(tiny_card.read_text()) | {"weights": "gone.safetensors"}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    result = apercu(*SCAN, "--classifier", tmp_path / "card.json", "--out", tmp_path / "doors")
+    assert result.code == 2 and "gone.safetensors" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--poison", "patch"), "trigger: expected some of badnets, dct, got patch"),
+        (("--poison", "badnets:targets=7"), "expected targets from 0 to 2"),
+        (("--poison", "badnets", "--poison-share", 1), "expected a fraction between 0 and 1"),
+    ],
+)
+def test_impossible_poisons_are_refused(
+    apercu, tiny_card: Path, tmp_path: Path, words: tuple, says: str
+) -> None:
+    result = apercu(
+        *("stress", "train", "--classifier", tiny_card, "--images", CLEAN),
+        *(*words, "--out", tmp_path / "poisoned"),
+    )
+    assert result.code == 2 and says in result.err
+    assert len(result.err.strip().splitlines()) == 1

@@ -31,6 +31,7 @@ from apercu.robustness.backdoors.scan import find_backdoors
 from apercu.robustness.backdoors.strip import Strip
 from apercu.training.data import split_held_out
 
+ROOT = Path(__file__).resolve().parents[2]
 SIDE, CLASSES = 16, 4
 TRIGGER = BadNets(side=3 / 16)
 EVERY: tuple[Trigger, ...] = (
@@ -400,6 +401,11 @@ def test_a_search_finds_measures_and_removes(tmp_path: Path) -> None:
     )
     assert (tmp_path / "antidote.png").is_file() and (tmp_path / removal.card).is_file()
     assert all((tmp_path / row.picture).is_file() for row in result.classes)
+    page = (ROOT / "docs" / "reference" / "files" / "stress.md").read_text(encoding="utf-8")
+    section = page.split("## Backdoors: `backdoors.json`")[1].split("\n## A pretrained")[0]
+    keys = {*content, *content["classes"][0], *content["runtime"][0], *content["removals"][0]}
+    keys |= {*PoisonRecord.model_fields, *content["runtime"][1]["suspicious"][0]}
+    assert {key for key in keys if f"`{key}`" not in section} == set()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """How fast a classifier breaks, whether a filter or a defence helps, and whether attacks are found.
 
 The names below are imported when they are first used. `run_stress_test`, `train_defence` and
-`detect_attacks` do what `apercu stress`, `apercu stress train` and `apercu stress detect` do.
+`detect_attacks` do what `apercu stress`, `apercu stress train` and `apercu stress detect` do,
+and `find_backdoors` what `apercu stress backdoor` does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from apercu.filters import FilterLayer as FilterLayer
     from apercu.filters import parse_filter as parse_filter
     from apercu.robustness.attacks import Attack as Attack
+    from apercu.robustness.backdoors.scan import find_backdoors as find_backdoors
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
     from apercu.robustness.defences.training import train_defence as train_defence
     from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark

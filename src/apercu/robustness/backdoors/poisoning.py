@@ -25,7 +25,7 @@ from apercu.types import Picture
 TRIGGERS: Mapping[str, type[Trigger]] = {"badnets": BadNets, "dct": Dct}
 """Trigger classes by the names that people type."""
 OWN_STREAM = 1 << 40
-"""Distance of the seeds of this draw from all others, or it would be that of the images held out."""
+"""Distance of these seeds from others: the same ones would draw the images held out."""
 POISON_FILE = "poison.json"
 """File of a run folder that says how its images were poisoned."""
 
