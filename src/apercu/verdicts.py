@@ -60,7 +60,7 @@ class Trust(BaseModel):
         """What a terminal or a notebook says of the image."""
         if not self.can_judge:
             return f"trust: {self.why}"
-        sign = f"ALARM ({', '.join(self.alarms)}): " if self.alarms else ""
+        sign = "ALARM, " * bool(self.alarms)
         sure = "" if self.confidence is None else f"; confidence {self.confidence:.0%}"
         return f"trust: {sign}{self.why}{sure}"
 

@@ -47,6 +47,15 @@ class KnownEngine(InferenceEngine):
     def compute_masks(self, features: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         return features[0][:, None].expand(-1, targets.shape[1], -1, -1)
 
+    def judge(
+        self,
+        images: Images,
+        logits: torch.Tensor,
+        features: list[torch.Tensor],
+        masks: torch.Tensor | None = None,
+    ) -> None:
+        return None
+
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         self.asked.append(target)
         time.sleep(self.pause)

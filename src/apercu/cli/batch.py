@@ -12,6 +12,7 @@ from apercu.cli.options import (
     DebugOption,
     Device,
     DeviceOption,
+    GuardOption,
     OutOption,
     SeedOption,
     TrustOption,
@@ -104,6 +105,7 @@ def batch(
             "hold it.",
         ),
     ] = None,
+    guard: GuardOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
@@ -115,7 +117,8 @@ def batch(
     name, size, class, probability, box at the level and map; an image that cannot be read gets a
     row with an error, and a line in errors.csv; the exit code is 0 as long as one image could be
     read. Stopped at any time, even killed, the same command
-    continues where it stood. manifest.json is written last.
+    continues where it stood. manifest.json is written last. With a guard, each row also says
+    whether its class may be believed: tampered, unknown, confidence and alarms.
 
     Example: apercu batch runs/mobilenet photos/ --out maps
     """
@@ -137,6 +140,7 @@ def batch(
             seed=seed,
             keep=keep or (),
             classifier=classifier,
+            guard=guard,
             device=device.resolve_for(run),
             workers=workers,
             threads=threads,

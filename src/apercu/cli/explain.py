@@ -12,6 +12,7 @@ from apercu.cli.options import (
     DebugOption,
     Device,
     DeviceOption,
+    GuardOption,
     OutOption,
     SeedOption,
     TrustOption,
@@ -65,6 +66,7 @@ def explain(
             help="The explained classifier, for its own classes and probabilities.",
         ),
     ] = None,
+    guard: GuardOption = None,
     bands: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +87,8 @@ def explain(
     difference and the strip between them, with the probability of each step where --classifier is
     given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
     image is written as a DICOM secondary capture, too. Prints the class and its probability in one
-    line for each image; of more than 20, how often each class is predicted.
+    line for each image, and with a guard whether it may be believed; of more than 20 images, how
+    often each class is predicted.
 
     Example: apercu explain cat.jpg
 
@@ -106,7 +109,7 @@ def explain(
         refs[0].check()
     opened = None if classifier is None else open_classifier(classifier, device=device.resolve())
     explainer = load_explainer(run, device.resolve())
-    explain_run = ExplainRun(explainer, options, opened)
+    explain_run = ExplainRun(explainer, options, opened, guard)
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn, say)

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt
-from apercu.cli.options import DebugOption, OutOption, SeedOption, TrustOption, resolve_run
+from apercu.cli.options import (
+    DebugOption,
+    GuardOption,
+    OutOption,
+    SeedOption,
+    TrustOption,
+    resolve_run,
+)
 from apercu.cli.terminal import say
 
 
@@ -68,6 +75,7 @@ def export(
             "unpacked folder; by default npm fetches it once.",
         ),
     ] = None,
+    guard: GuardOption = None,
     seed: SeedOption = 0,
     trust: TrustOption = False,
     debug: DebugOption = False,
@@ -77,7 +85,8 @@ def export(
     Writes explainer.onnx (images, targets → maps; target -1 is the class predicted most),
     combined.onnx (the prediction, too), explainer.pt2, a Triton model repository and a KServe
     manifest, as requested, and explainer.json, which apercu-runtime opens without PyTorch. A graph
-    that differs from PyTorch by more than 0.001 is refused.
+    that differs from PyTorch by more than 0.001 is refused. With a guard that was fitted with RUN,
+    combined.onnx also says whether its prediction may be believed.
 
     With --format web the folder is a page that explains pictures and the webcam in the browser,
     without a server that computes: copy it to any web server.
@@ -100,6 +109,7 @@ def export(
             combined=combined,
             classifier=classifier,
             web_runtime=runtime,
+            guard=guard,
             seed=seed,
             report=say,
         )

@@ -139,6 +139,15 @@ ExplainedOption: TypeAlias = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="The explained classifier, for a RUN without it."),
 ]
+GuardOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--guard",
+        metavar="DIR|none",
+        help="Guard that says of each prediction whether it may be believed (apercu guard fit); "
+        "the one that the classifier's card names if left out, none for none.",
+    ),
+]
 IndexOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(

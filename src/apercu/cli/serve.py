@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption, find_run, resolve_run
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    GuardOption,
+    TrustOption,
+    find_run,
+    resolve_run,
+)
 from apercu.cli.terminal import say
 from apercu.extras import require_extra
 from apercu.progress import show_progress
@@ -112,6 +120,7 @@ def serve(
             "start.",
         ),
     ] = None,
+    guard: GuardOption = None,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,
@@ -128,6 +137,9 @@ def serve(
     With --among, a request may ask for similar cases (`cases`), and the page shows them. With
     --label, the page shows image after image with its explanation, and writes each label at once;
     without a token this is possible from this machine only.
+
+    With a guard, each response says whether its prediction may be believed (`trust`), and so does
+    the page.
 
     Example: apercu serve runs/mobilenet --port 8000
     """
@@ -155,5 +167,6 @@ def serve(
         AccessPolicy(tuple(allow_host or ()), tuple(allow_origin or ())),
         keep_alive,
         CaseSettings(among, label, labels, index),
+        guard,
     )
     run_server(settings, say, show_progress)

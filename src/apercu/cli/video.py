@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apercu.cli.exit_codes import StoppedError, graceful_signals
-from apercu.cli.options import DebugOption, Device, DeviceOption, TrustOption, resolve_run
+from apercu.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    GuardOption,
+    TrustOption,
+    resolve_run,
+)
 from apercu.cli.terminal import say, warn
 from apercu.extras import require_extra
 from apercu.progress import show_progress
@@ -73,6 +80,7 @@ def video(
             help="Let the classifier itself predict the classes, where a run does not hold it.",
         ),
     ] = None,
+    guard: GuardOption = None,
     device: DeviceOption = Device.AUTO,
     trust: TrustOption = False,
     debug: DebugOption = False,
@@ -100,6 +108,7 @@ def video(
                 seconds=seconds,
                 live=live,
                 classifier=classifier,
+                guard=guard,
                 device=device.resolve_for(run),
                 progress=lambda count, total: report("frames", count, total),
             )
@@ -128,6 +137,11 @@ def _describe_summary(summary: VideoSummary) -> list[str]:
     if summary.live:
         lines.append(f"dropped: {summary.dropped} frames that came while another was in work")
     lines += [f"sound: {sound}" for sound in summary.audio]
+    if summary.alarms is not None:
+        lines.append(
+            f"guard: {summary.alarms} of {summary.explained} explained frames raise an alarm or "
+            "cannot be judged"
+        )
     if (flicker := summary.flicker) is not None:
         smoothed = f", {flicker.smoothed:.4f} as shown; maps lag by {flicker.lag:.4f}"
         lines.append(f"flicker: {flicker.raw:.4f} as the maps come{smoothed * (flicker.lag > 0)}")

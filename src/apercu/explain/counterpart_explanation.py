@@ -143,7 +143,7 @@ class CounterpartExplanation(Explanation):
             other = self.strip_classes[-1].short_name
             reached = f"It did not succeed: the changed image is predicted as {other}, not {name}."
         heading = f"{self.stored.name}: what would change it into {name}"
-        return tuple(filter(None, (heading, self.verdict, reached)))
+        return tuple(filter(None, (heading, self.verdict, reached, self.trust_line)))
 
     def make_figures(self) -> list[list[Figure]]:
         """Make image, both counterparts, their difference, and the strip, for a notebook."""
@@ -243,6 +243,7 @@ def explain_counterparts(
     images = explainer.prepare(stored.picture)[None]
     logits = selector.predict_logits(images)
     targets = selector.select_others(logits)
+    trust = selector.judge(images, logits)
     predicted = int(logits[0].argmax())
     if predicted in targets:
         raise TargetError(
@@ -260,5 +261,6 @@ def explain_counterparts(
             probabilities,
             strip_classes,
             **selector.describe_prediction(logits, target),
+            trust=trust,
             explainer_record=explainer_record,
         )

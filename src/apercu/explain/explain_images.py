@@ -32,6 +32,7 @@ from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
 from apercu.log import warn
+from apercu.verdicts import PassJudge
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
@@ -112,6 +113,7 @@ def explain_image(
     *,
     level: float = 0.5,
     classifier: Classifier | None = None,
+    guard: PassJudge | str | Path | None = None,
 ) -> AnyExplanation | Explanations:
     """Explain one image, or each of several; `TrainedExplainer.explain` calls this.
 
@@ -124,6 +126,8 @@ def explain_image(
         level: where a mask is cut for its box, in (0, 1).
         classifier: predicts the classes and their probabilities; without it the explainer
             predicts the class itself, and only its estimate of the probability is known.
+        guard: a guard or its folder, which says whether the prediction may be believed; `none` for
+            none, None for the one that the card of the classifier names.
 
     Returns:
         A `MaskExplanation` or a `CounterpartExplanation`; `Explanations` of several images.
@@ -137,7 +141,7 @@ def explain_image(
     if target in ("all", "predicted"):
         raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     options = ExplainOptions("top" if target is None else target, level=level)
-    run = ExplainRun(explainer, options, classifier)
+    run = ExplainRun(explainer, options, classifier, guard)
     input = explainer.classifier_info.input
     if not isinstance(image, Sequence) or isinstance(image, str | bytes):
         return next(run.explain(read_image(image, input)))
@@ -248,9 +252,12 @@ class ExplainRun:
         explainer: a trained explainer of any kind.
         options: what is explained in every image.
         classifier: predicts the classes and their probabilities, where it is given.
+        guard: a guard or its folder, which says whether the prediction may be believed; `none` for
+            none, None for the one that the card of the classifier names.
 
     Raises:
-        RunError: the explainer was trained for another classifier.
+        RunError: the explainer was trained for another classifier, or the guard does not belong to
+            it.
         TargetError: there is no such class.
         ConfigError: a level is given for an explainer that makes no masks.
     """
@@ -260,10 +267,11 @@ class ExplainRun:
         explainer: AnyExplainer,
         options: ExplainOptions,
         classifier: Classifier | None = None,
+        guard: PassJudge | str | Path | None = None,
     ) -> None:
         self.explainer = explainer
         self.options = options
-        self.selector = TargetSelector(explainer, options, classifier)
+        self.selector = TargetSelector(explainer, options, classifier, guard)
         info = explainer.classifier_info
         self.record: dict[str, Any] = {
             "classifier": info.spec,
@@ -356,7 +364,7 @@ class _FolderWriter:
         for explanation in self.run.explain(stored):
             if explanation.predicted is not None and not lines:
                 self.predicted[explanation.predicted.short_name] += 1
-            lines.append(explanation.line)
+            lines.append("; ".join(filter(None, (explanation.line, explanation.trust_line))))
             slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
             records.append(explanation.write_files(self.out, f"{stem}{slug}"))
             self.sheets.add(explanation.make_tiles(stem))

@@ -24,6 +24,7 @@ from apercu.images.formats.dicom import DicomReference
 from apercu.images.resizing import resize_picture
 from apercu.io import write_file, write_map
 from apercu.types import Picture
+from apercu.verdicts import Trust
 
 if TYPE_CHECKING:
     from apercu.pages import Figure
@@ -95,6 +96,7 @@ class Explanation(ABC):
         predicted_classes: all predicted classes, the ones predicted most first, where each class is
             decided by itself; else None.
         value: the value of a regression, where a classifier is given.
+        trust: whether the prediction may be believed; None without a guard.
         explainer_record: what `explain.json` says about the explainer.
     """
 
@@ -107,6 +109,7 @@ class Explanation(ABC):
     read_by: str | None = field(default=None, kw_only=True)
     predicted_classes: tuple[NamedClass, ...] | None = field(default=None, kw_only=True)
     value: float | None = field(default=None, kw_only=True)
+    trust: Trust | None = field(default=None, kw_only=True)
     explainer_record: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     captured_view: ClassVar[str]
@@ -246,6 +249,8 @@ class Explanation(ABC):
             record["predicted"] = [predicted.name for predicted in self.predicted_classes]
         if self.value is not None:
             record["value"] = self.value
+        if self.trust is not None:
+            record["trust"] = self.trust.to_record()
         return record
 
     def _describe_probability(self, named: NamedClass) -> dict[str, float | None]:
@@ -279,6 +284,11 @@ class Explanation(ABC):
         share = self.find_probability(self.target)
         of_target = f" It gives {self.target.short_name} {format_percent(share)}." if share else ""
         return f"{says}.{of_target}"
+
+    @property
+    def trust_line(self) -> str:
+        """Whether the prediction may be believed, in one line; empty without a guard."""
+        return "" if self.trust is None else self.trust.line
 
     @property
     def line(self) -> str:

@@ -118,7 +118,7 @@ class MaskExplanation(Explanation):
     @property
     def summary(self) -> tuple[str, ...]:
         heading = f"{self.stored.name}: what speaks for {self.target.short_name}"
-        return tuple(filter(None, (heading, self.verdict, self.doubt)))
+        return tuple(filter(None, (heading, self.verdict, self.doubt, self.trust_line)))
 
     @property
     def doubt(self) -> str:
@@ -236,7 +236,10 @@ def explain_masks(
     logits, features = selector.read(images)
     targets = selector.select_most_predicted(logits)
     indices = tensor([targets], device=explainer.device)
-    masks = explainer.decode_classes(features, indices)[0].cpu()
+    masks = explainer.decode_classes(features, indices)[0]
+    predicted = int(logits[0].argmax())
+    own = masks[targets.index(predicted)][None] if predicted in targets else None
+    trust, masks = selector.judge(images, logits, features, own), masks.cpu()
     for target, mask in zip(targets, masks, strict=True):
         yield MaskExplanation(
             stored,
@@ -244,5 +247,6 @@ def explain_masks(
             mask,
             level,
             **selector.describe_prediction(logits, target),
+            trust=trust,
             explainer_record=explainer_record,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.log import warn
-from apercu.types import Images, Logits
+from apercu.types import Images, Logits, Maps
+from apercu.verdicts import PassJudge, Trust
 
 TOP, ALL, PREDICTED = "top", "all", "predicted"
 
@@ -58,11 +60,15 @@ class TargetSelector:
         explainer: a trained explainer; it predicts the classes itself where no classifier does.
         options: what is explained.
         classifier: predicts the classes where it is given.
+        guard: a guard or its folder, which judges the predictions; `none` for none, None for the
+            one that the card of the classifier names.
 
     Raises:
-        RunError: the explainer was trained for another classifier.
+        RunError: the explainer was trained for another classifier, or the guard does not belong to
+            it.
         TargetError: there is no such class.
-        ConfigError: a level is given for an explainer that makes no masks.
+        ConfigError: a guard is named and nobody knows the classifier, or a level is given for an
+            explainer that makes no masks.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class TargetSelector:
         explainer: TrainedExplainer[Any, Any],
         options: ExplainOptions,
         classifier: Classifier | None = None,
+        guard: PassJudge | str | Path | None = None,
     ) -> None:
         info = explainer.classifier_info
         self.is_given = classifier is not None
@@ -90,6 +97,7 @@ class TargetSelector:
         self.explainer = explainer
         self.classifier = classifier
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
+        self.guard = _choose_guard(guard, classifier, explainer)
         self.output, self.decision = info.output, info.decision
         self.only_predicted = options.target == PREDICTED
         is_named = options.target not in (TOP, ALL, PREDICTED)
@@ -120,6 +128,33 @@ class TargetSelector:
             return self.predict_logits(images), []
         logits, features = self.predictor(images)
         return logits.cpu(), features
+
+    @torch.inference_mode()
+    def judge(
+        self,
+        images: Images,
+        logits: Logits,
+        features: list[Tensor] | None = None,
+        masks: Maps | None = None,
+    ) -> Trust | None:
+        """Say whether the prediction of one image may be believed; None without a guard.
+
+        Args:
+            images: the image, `1 × channels × height × width`.
+            logits: its logits.
+            features: what `read` returned besides; None where that was not called.
+            masks: the mask of the class predicted most, where it is there already.
+
+        Returns:
+            The answer of the guard.
+        """
+        if self.guard is None:
+            return None
+        device = self.explainer.device
+        images, logits = images.to(device), logits.to(device)
+        if features is None:
+            logits, features = Predictor(self.explainer, self.classifier)(images)
+        return self.guard.judge_pass(images, logits, features, masks)[0]
 
     def name_class(self, index: int) -> NamedClass:
         """Return a class with its name."""
@@ -189,3 +224,16 @@ class TargetSelector:
             return [self.index]
         order = logits[0].argsort(descending=True, stable=True)
         return [int(index) for index in order[1 : self.count + 1]]
+
+
+def _choose_guard(
+    guard: PassJudge | str | Path | None,
+    classifier: Classifier | None,
+    explainer: TrainedExplainer[Any, Any],
+) -> PassJudge | None:
+    """Return the guard that was named, or else that of the classifier's card."""
+    if guard is None and (classifier is None or classifier.guard_folder is None):
+        return None
+    from apercu.guard.use import choose_guard
+
+    return choose_guard(guard, classifier, explainer)

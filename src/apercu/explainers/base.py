@@ -21,6 +21,7 @@ from apercu.images.limits import check_size
 from apercu.images.reader import convert_channels, convert_image
 from apercu.networks.gate import ClassGate
 from apercu.types import Images, Logits, Maps, Picture, Targets
+from apercu.verdicts import PassJudge
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
@@ -126,6 +127,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
+        guard: PassJudge | str | Path | None = None,
     ) -> MaskExplanation | CounterpartExplanation: ...
 
     @overload
@@ -136,6 +138,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
+        guard: PassJudge | str | Path | None = None,
     ) -> Explanations: ...
 
     def explain(
@@ -145,6 +148,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
+        guard: PassJudge | str | Path | None = None,
     ) -> MaskExplanation | CounterpartExplanation | Explanations:
         """Explain one image of any size, or several: map, box, pictures of both, and files.
 
@@ -155,6 +159,8 @@ class TrainedExplainer(ABC, Generic[N, S]):
                 counterparts it is the class to change into; None for the runner-up.
             level: where a mask is cut for its box, in (0, 1).
             classifier: predicts the classes and their probabilities, where it is given.
+            guard: a guard or its folder, which says whether the prediction may be believed
+                (`explanation.trust`); `none` for none, None for that of the classifier's card.
 
         Returns:
             The explanation, which shows itself in a notebook; of several images `Explanations`.
@@ -163,12 +169,13 @@ class TrainedExplainer(ABC, Generic[N, S]):
             ImageError: an image cannot be read, or has another number of channels, or there is
                 none.
             TargetError: there is no such class, or the image is predicted as it already.
-            RunError: the explainer was trained for another classifier.
+            RunError: the explainer was trained for another classifier, or the guard does not belong
+                to it.
             ConfigError: the level is not between 0 and 1, or counterparts are given one.
         """
         from apercu.explain import explain_image
 
-        return explain_image(self, image, target, level=level, classifier=classifier)
+        return explain_image(self, image, target, level=level, classifier=classifier, guard=guard)
 
     @property
     def doubts(self) -> tuple[str, ...]:

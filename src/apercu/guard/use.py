@@ -27,11 +27,11 @@ from apercu.images import ImageSource, check_images, open_images
 from apercu.io import is_inside, parse_json, write_file
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback
-from apercu.verdicts import Trust
+from apercu.verdicts import PassJudge, Trust
 
 NO_GUARD: Final = "none"
 """What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
-GuardChoice: TypeAlias = str | Path | Guard | None
+GuardChoice: TypeAlias = str | Path | PassJudge | None
 """A guard or its folder, `none`, or None for the one that the card of the classifier names."""
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 
@@ -193,8 +193,10 @@ def choose_guard(
             "guard: it judges what the classifier itself predicts, and the explainer does not hold "
             "it; give --classifier SPEC"
         )
-    if not isinstance(guard, Guard):
+    if isinstance(guard, str | Path):
         return folders.load_guard(guard, classifier, explainer)
+    if not isinstance(guard, Guard):
+        raise ConfigError(f"guard: expected a Guard or its folder, got {type(guard).__name__}")
     own = guard.observer.classifier.fingerprint
     if own != classifier.fingerprint:
         raise RunError(

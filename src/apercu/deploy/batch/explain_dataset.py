@@ -28,6 +28,7 @@ from apercu.errors import ImagesError, RunError, describe_interrupt
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
 from apercu.extras import require_extra
+from apercu.guard.use import GuardChoice
 from apercu.io import check_writable
 from apercu.progress import name_progress, show_in_notebook
 from apercu.run_record import RunRecord
@@ -75,6 +76,7 @@ def explain_dataset(
     threads: int | None = None,
     cluster: str | None = None,
     trust: bool = False,
+    guard: GuardChoice = None,
     progress: Progress | None = None,
 ) -> BatchSummary:
     """Explain a whole data set into sharded Parquet or Zarr, as `apercu batch` does.
@@ -114,6 +116,9 @@ def explain_dataset(
         cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;
             its machines all see the explainer, the images and the folder of the result.
         trust: whether the folder or a card may name a factory, whose code is run.
+        guard: a guard or its folder: each row then says whether its class may be believed
+            (`tampered`, `unknown`, `confidence`, `alarms`). `none` for none; None for the one that
+            the card of the classifier names. An export holds its own.
         progress: is called with the number of finished images, and the number of all; None shows
             them in notebooks only.
 
@@ -150,6 +155,7 @@ def explain_dataset(
             explainer if isinstance(explainer, MaskingExplainer) else Path(explainer),
             str(classifier) if isinstance(classifier, Path) else classifier,
             trust or is_trusting(),
+            str(guard) if isinstance(guard, Path) else guard,
         ),
         str(images),
         Path(out),

@@ -26,6 +26,7 @@ from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
+from apercu.guard.use import GuardChoice
 from apercu.images import check_images, open_images
 from apercu.images.names import escape_undecodable, has_suffix
 from apercu.images.reader import SUFFIXES
@@ -40,15 +41,17 @@ class ExplainerRef:
         classifier: the explained classifier or its SPEC, where it predicts the classes and the
             explainer does not hold it.
         trust: whether the folder or a card may name a factory, whose code is run.
+        guard: a guard or its folder, which judges the predictions; see `open_engine`.
     """
 
     run: Path | MaskingExplainer[Any, Any]
     classifier: str | Classifier | None = None
     trust: bool = False
+    guard: GuardChoice = None
 
     def open(self, device: str = "cpu") -> InferenceEngine:
         """Open the explainer on a device, as `open_engine` does."""
-        return open_engine(self.run, self.classifier, device, trust=self.trust)
+        return open_engine(self.run, self.classifier, device, trust=self.trust, guard=self.guard)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class OpenBatch:
             engine.input.size,
             self.dataset.kept_columns,
             engine.output,
+            engine.has_guard,
         )
         writer = ZarrShards if settings.format == "zarr" else ParquetShards
         return writer(self.request.out, self.plan, row_builder)

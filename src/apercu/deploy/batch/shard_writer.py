@@ -21,6 +21,7 @@ from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, Table, WorkFolder
 from apercu.deploy.inference import ExplainedBatch
 from apercu.explain.mask_explanation import tight_box
+from apercu.verdicts import Trust
 
 Schema: TypeAlias = Any
 
@@ -33,6 +34,14 @@ COLUMNS = (
 PREDICTED, VALUE = "predicted", "value"
 """Further columns of Parquet: all predicted classes where there may be several; the value of a
 regression."""
+TRUST_COLUMNS: Mapping[str, str] = {
+    "tampered": "float32",
+    "unknown": "float32",
+    "confidence": "float32",
+    "alarms": "string",
+    "why": "string",
+}
+"""Further columns with a guard, and their types of Arrow; alarms are words with commas between."""
 _PNG_LEVEL = 3
 """Level of compression: files are a fifth larger than at 9, in a fifteenth of the time."""
 
@@ -63,6 +72,7 @@ def build_schema(
     size: tuple[int, int],
     kept: Sequence[Any] = (),
     output: Output = SOFTMAX,
+    has_guard: bool = False,
 ) -> Schema:
     """Return the Arrow schema of every shard.
 
@@ -71,6 +81,7 @@ def build_schema(
         size: the height and width of the maps.
         kept: the Arrow fields of the columns that are kept of the source.
         output: what the numbers of the classifier mean.
+        has_guard: whether a guard judges the predictions.
 
     Returns:
         A `pyarrow.Schema`.
@@ -94,7 +105,11 @@ def build_schema(
             pa.field("map", map_type, metadata={"apercu.map": json.dumps(stored)}),
             ("error", pa.string()),
             *_list_prediction_fields(output),
-            *(pa.field(name_kept_column(column.name), column.type) for column in kept),
+            *((name, getattr(pa, kind)()) for name, kind in TRUST_COLUMNS.items() if has_guard),
+            *(
+                pa.field(name_kept_column(column.name, has_guard=has_guard), column.type)
+                for column in kept
+            ),
         ]
     )
 
@@ -108,13 +123,14 @@ def _list_prediction_fields(output: Output) -> list[tuple[str, Any]]:
     return [(VALUE, pa.float64())] if output.name == "value" else []
 
 
-def name_kept_column(name: str) -> str:
+def name_kept_column(name: str, *, has_guard: bool = False) -> str:
     """Return the name of a kept column in the result, where it may be taken already.
 
     >>> name_kept_column("patient"), name_kept_column("id")
     ('patient', 'source.id')
     """
-    return f"source.{name}" if name in (*COLUMNS, PREDICTED, VALUE) else name
+    own = (*COLUMNS, PREDICTED, VALUE, *(TRUST_COLUMNS if has_guard else ()))
+    return f"source.{name}" if name in own else name
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,7 @@ class RowBuilder:
         size: the height and width of the maps.
         kept: the Arrow fields of the columns that are kept of the source.
         output: what the numbers of the classifier mean.
+        has_guard: whether a guard judges the predictions.
     """
 
     settings: BatchSettings
@@ -134,11 +151,12 @@ class RowBuilder:
     size: tuple[int, int]
     kept: tuple[Any, ...] = ()
     output: Output = SOFTMAX
+    has_guard: bool = False
 
     @property
     def schema(self) -> Schema:
         """The Arrow schema of every shard."""
-        return build_schema(self.settings, self.size, self.kept, self.output)
+        return build_schema(self.settings, self.size, self.kept, self.output, self.has_guard)
 
     def build_table(self, images: Sequence[LoadedImage], explained: ExplainedBatch | None) -> Table:
         """Build a table with a row for each image; images with an error have no map.
@@ -178,6 +196,8 @@ class RowBuilder:
                 columns[PREDICTED] = [self.classes[index] for index in indices]
             if values is not None:
                 columns[VALUE] = float(values[row])
+            if explained.trust is not None:
+                columns |= _list_trust(explained.trust[row])
             results.append((mask, columns))
         return results
 
@@ -185,7 +205,10 @@ class RowBuilder:
         self, image: LoadedImage, explained: tuple[Tensor, dict[str, Any]] | None
     ) -> dict[str, Any]:
         row: dict[str, Any] = {"index": image.index, "id": image.name, "error": image.error}
-        row |= {name_kept_column(name): value for name, value in image.values.items()}
+        row |= {
+            name_kept_column(name, has_guard=self.has_guard): value
+            for name, value in image.values.items()
+        }
         if explained is None or image.size is None:
             return row
         (mask, columns), (height, width) = explained, image.size
@@ -197,6 +220,12 @@ class RowBuilder:
             **dict(zip(CORNERS, box, strict=True)),
             "map": _encode_map(mask.numpy(), self.settings.map),
         }
+
+
+def _list_trust(trust: Trust) -> dict[str, Any]:
+    """Return what a guard says of one image, by column; nothing where it cannot judge."""
+    alarms = ",".join(trust.alarms) if trust.can_judge else None
+    return {name: getattr(trust, name) for name in TRUST_COLUMNS} | {"alarms": alarms}
 
 
 def _encode_map(values: NDArray[np.float32], encoding: str) -> bytes:

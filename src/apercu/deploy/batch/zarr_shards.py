@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from apercu.deploy.batch.shard_writer import CORNERS, ShardWriter
+from apercu.deploy.batch.shard_writer import CORNERS, TRUST_COLUMNS, ShardWriter
 from apercu.deploy.batch.work_folder import ShardRecord, Table, WorkFolder
 from apercu.errors import OutputError
 from apercu.extras import require_extra
@@ -32,13 +32,27 @@ FILL_VALUES: dict[str, Any] = {
     "error": "",
 }
 """Values of the columns where an image could not be read or its map has no box."""
-DTYPES: dict[str, Any] = {"index": np.int64, "probability": np.float32, "id": str, "class": str}
+TRUST_FILL: dict[str, Any] = {
+    name: "" if kind == "string" else float("nan") for name, kind in TRUST_COLUMNS.items()
+}
+"""The same for the columns of a guard, which are there where it judges; NaN where it cannot."""
+DTYPES: dict[str, Any] = {
+    "index": np.int64,
+    "probability": np.float32,
+    **{name: str if kind == "string" else np.float32 for name, kind in TRUST_COLUMNS.items()},
+    **dict.fromkeys(("id", "class", "error"), str),
+}
 
 
 @final
 @dataclass(frozen=True)
 class ZarrShards(ShardWriter):
     """Writes `maps.zarr`, version 3, where each shard is one chunk of every array."""
+
+    @property
+    def fill_values(self) -> dict[str, Any]:
+        """The arrays of the store, and their values where there is nothing."""
+        return {**FILL_VALUES, **(TRUST_FILL if self.row_builder.has_guard else {})}
 
     def prepare_output(self) -> None:
         require_extra("zarr", "format")
@@ -53,7 +67,7 @@ class ZarrShards(ShardWriter):
                 return
             shutil.rmtree(path, ignore_errors=True)
             group = zarr.create_group(path, zarr_format=3)
-            for name, fill_value in FILL_VALUES.items():
+            for name, fill_value in self.fill_values.items():
                 shape, chunk = (self.plan.image_count,), (self.plan.shard_size,)
                 size = self.row_builder.size if name == "map" else ()
                 group.create_array(
@@ -78,7 +92,7 @@ class ZarrShards(ShardWriter):
         table = pa.concat_tables(WorkFolder(self.out).read_units(self.plan, shard))
         try:
             group: Any = zarr.open_group(self.out / STORE, mode="r+")
-            for name in FILL_VALUES:
+            for name in self.fill_values:
                 group[name][rows.start : rows.stop] = self._build_column(table, name)
             files = self._list_chunks(shard)
             _sync_files(files)
@@ -108,21 +122,23 @@ class ZarrShards(ShardWriter):
 
     def _list_chunks(self, shard: int) -> list[Path]:
         """Return the files of a shard, in the order of the columns; a chunk of zeros has none."""
-        chunks = {name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in FILL_VALUES}
+        chunks = {
+            name: f"{shard}/0/0" if name == "map" else f"{shard}" for name in self.fill_values
+        }
         paths = [self.out / STORE / name / "c" / chunk for name, chunk in chunks.items()]
         return [path for path in paths if path.is_file()]
 
     def _find_dtype(self, name: str) -> Any:
         if name == "map":
             return np.dtype(self.row_builder.settings.map)
-        return DTYPES.get(name, str if name == "error" else np.int32)
+        return DTYPES.get(name, np.int32)
 
     def _build_column(self, table: Table, name: str) -> NDArray[Any]:
         """Return a column as an array, with fill values where there is nothing."""
         values = table[name].to_pylist()
         if name == "map":
             return _decode_maps(values, self._find_dtype(name), self.row_builder.size)
-        filled = [FILL_VALUES[name] if value is None else value for value in values]
+        filled = [self.fill_values[name] if value is None else value for value in values]
         dtype = self._find_dtype(name)
         return np.array(filled, dtype=np.dtypes.StringDType() if dtype is str else dtype)
 

@@ -26,6 +26,7 @@ from apercu.deploy.export.graphs import (
     MaskGraph,
     build_graph,
     build_predictor,
+    check_guard,
 )
 from apercu.deploy.export.manifest import (
     MANIFEST,
@@ -65,6 +66,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import check_run, load_explainer
 from apercu.extras import require_extra
+from apercu.guard.use import GuardChoice, choose_guard
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import create_folder, write_file
 from apercu.methods.base import MapScale
@@ -151,6 +153,8 @@ class ExportRun:
             raise ConfigError("limit: there are no images to draw from; give --images")
         if settings.web:
             check_subject(explainer, settings.precision)
+        if (guard := inputs.guard) is not None:
+            check_guard(guard, explainer, settings)
         self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
     def write(self, out: Path, exact: Path) -> Manifest:
@@ -177,7 +181,9 @@ class ExportRun:
             files[role] = files[role].model_copy(update={"loss": loss})
         if "torch" in self.settings.formats:
             files["program"] = self._write_program(out / "explainer.pt2")
-        manifest = build_manifest(self.explainer, self.settings.precision, files)
+        guard = self.inputs.guard
+        words = None if guard is None else guard.verdict_format
+        manifest = build_manifest(self.explainer, self.settings.precision, files, words)
         if self.settings.triton:
             write_repository(manifest, out, service="kserve" in self.settings.formats)
         write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
@@ -196,11 +202,12 @@ class ExportRun:
         try:
             predictor = build_predictor(network, self.classifier_info, self.inputs.classifier)
         except ConfigError as error:
-            if self.settings.combined or self.settings.web:
+            if self.settings.combined or self.settings.web or self.inputs.guard:
                 raise
             self.report(f"no combined graph: {error}")
             return
-        combined = CombinedGraph(exportable, predictor, self.classifier_info.decision)
+        judge = None if self.inputs.guard is None else self.inputs.guard.network.cpu()
+        combined = CombinedGraph(exportable, predictor, self.classifier_info.decision, judge)
         yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 
     def _write_graph(self, graph: Traceable, path: Path) -> GraphCheck:
@@ -301,6 +308,7 @@ def export(
     combined: bool | None = None,
     classifier: Classifier | str | Path | None = None,
     web_runtime: str | Path | None = None,
+    guard: GuardChoice = None,
     seed: int = 0,
     trust: bool = False,
     report: Callable[[str], None] = lambda line: None,
@@ -332,6 +340,8 @@ def export(
         classifier: the explained classifier or its SPEC, where the explainer does not hold it.
         web_runtime: the tarball of `npm pack onnxruntime-web@1.30.0`, or the unpacked package, for
             the format `web`; None for the user's cache folder, which npm fills when it is empty.
+        guard: a guard that was fitted with this explainer, or its folder, for the combined graph;
+            `none` for none, None for the one that the card of the classifier names.
         seed: the seed of the draw.
         trust: whether the run folder or a card may name a factory, whose code is run.
         report: receives each line about a check or a measurement.
@@ -343,7 +353,7 @@ def export(
         UntrustedError: the run folder or a card could run code, and is not trusted.
         ConfigError: the explainer is not a graph, or something that is needed is missing.
         MissingExtraError: the packages of the extra `export` are not installed.
-        RunError: the run is damaged, or the classifier is not the explained one.
+        RunError: the run is damaged, or the classifier or the guard is not the explainer's.
         ApercuError: the outputs of a graph differ from those of PyTorch.
         OutputError: the folder cannot be written.
     """
@@ -378,6 +388,7 @@ def export(
         _open_images(calibration, channels),
         runtime,
         name,
+        choose_guard(guard, classifier or explainer.own_classifier, explainer),
     )
     return write_export(explainer, Path(out), settings, inputs, report)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Int
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import ONE_CLASS, Decision
-from apercu.errors import ConfigError
+from apercu.deploy.export.settings import ExportSettings
+from apercu.errors import ConfigError, RunError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.counterfactual import runner_up
@@ -20,10 +21,18 @@ from apercu.explainers.counterpart.network import CounterpartNetwork
 from apercu.explainers.counterpart.objective import CounterpartBatch, CounterpartObjective
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
+from apercu.explainers.run_folder import digest_run
 from apercu.explainers.shapley.explainer import ShapleyExplainer
+from apercu.guard.guard import Guard
+from apercu.guard.network import GuardNetwork
+from apercu.guard.summaries import Observation
+from apercu.guard.use import NO_GUARD
 from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
+
+TRUST: Final = "trust"
+"""Output of a graph with a guard: a verdict for each image, see `VerdictFormat`."""
 
 
 class ExportableExplainer(nn.Module, ABC):
@@ -126,6 +135,7 @@ class CombinedGraph(nn.Module):
         explainer: computes the maps.
         predictor: computes the classifier's logits and the encoder's feature maps.
         decision: how logits become probabilities.
+        guard: judges the prediction, where there is a guard; its verdict is the last output.
     """
 
     def __init__(
@@ -133,17 +143,33 @@ class CombinedGraph(nn.Module):
         explainer: ExportableExplainer,
         predictor: nn.Module,
         decision: Decision = ONE_CLASS,
+        guard: GuardNetwork | None = None,
     ) -> None:
         super().__init__()
         self.decision = decision
         self.explainer = explainer
         self.predictor = predictor
+        self.guard = guard
         self.outputs = ("probabilities", *explainer.outputs)
+        self.outputs += (TRUST,) if guard is not None else ()
 
     def forward(self, images: Images, targets: Targets) -> tuple[Tensor, ...]:
         logits, features = self.predictor(images)
         probabilities = self.decision.probabilities(logits)
-        return probabilities, *self.explainer.explain(images, features, logits, targets)
+        explained = self.explainer.explain(images, features, logits, targets)
+        if self.guard is None:
+            return probabilities, *explained
+        return probabilities, *explained, self._judge(self.guard, images, logits, features)
+
+    def _judge(
+        self, guard: GuardNetwork, images: Images, logits: Logits, features: list[Tensor]
+    ) -> Tensor:
+        """Return the verdict of a guard, from the mask of the class that is predicted most."""
+        if not isinstance(self.explainer, MaskGraph):
+            return guard(Observation(images, logits, features))
+        (masks,) = self.explainer.explain(images, features, logits, logits.argmax(1))
+        explained = self.explainer.network.gate.predict_logits(features[-1])
+        return guard(Observation(images, logits, features, masks, explained))
 
 
 def check_filter(classifier: Classifier) -> None:
@@ -179,6 +205,33 @@ def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ig
         f"export: a {explainer.kind} explainer searches a path for each image, which "
         "is no graph; expected a mask or a counterpart explainer, train one of these"
     )
+
+
+def check_guard(
+    guard: Guard,
+    explainer: TrainedExplainer,  # type: ignore[type-arg]
+    settings: ExportSettings,
+) -> None:
+    """Check that a guard can be a part of the combined graph.
+
+    Raises:
+        RunError: it was not fitted with this explainer.
+        ConfigError: there is no combined graph, or one in another precision.
+    """
+    leave_out = f"or leave it out with --guard {NO_GUARD}"
+    if guard.record.run != digest_run(explainer):
+        fitted = "without an explainer" if guard.record.run is None else "with another explainer"
+        raise RunError(
+            f"guard: was fitted {fitted}, and judges no pass of this one; fit one with "
+            f"--explainer, {leave_out}"
+        )
+    reasons = {
+        "a page in the browser shows no guard": settings.web,
+        "only the combined graph predicts": settings.combined is False,
+        f"its thresholds hold in fp32, not in {settings.precision}": settings.precision != "fp32",
+    }
+    if reason := next((words for words, is_so in reasons.items() if is_so), None):
+        raise ConfigError(f"guard: {reason}; choose otherwise, {leave_out}")
 
 
 @final

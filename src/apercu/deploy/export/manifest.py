@@ -25,6 +25,7 @@ from apercu.errors import RunError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import EXPORT, digest_run
 from apercu.io import digest_file
+from apercu.verdicts import VerdictFormat
 
 MANIFEST = EXPORT
 VERSION: Final = 1
@@ -150,6 +151,7 @@ class Manifest(_ManifestModel):
             softmax over classes.
         precision: the precision of the graphs.
         files: the files by role: `explainer`, `combined`, `classes`, `program`.
+        guard: how the output `trust` of the combined graph is read; left out without a guard.
     """
 
     version: Literal[1] = VERSION
@@ -164,6 +166,7 @@ class Manifest(_ManifestModel):
     output: Output = SOFTMAX
     precision: Precision
     files: dict[str, GraphFile]
+    guard: VerdictFormat | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Manifest:
@@ -174,8 +177,10 @@ class Manifest(_ManifestModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Write no output where it is the default, as older runtimes expect it."""
+        """Write no output and no guard where there is none, as older runtimes expect it."""
         content: dict[str, Any] = serialise(self)
+        if self.guard is None:
+            del content["guard"]
         if self.output.is_plain:
             del content["output"]
         return content
@@ -213,9 +218,12 @@ def describe_graph(
 
 
 def build_manifest(
-    explainer: TrainedExplainer[Any, Any], precision: Precision, files: dict[str, GraphFile]
+    explainer: TrainedExplainer[Any, Any],
+    precision: Precision,
+    files: dict[str, GraphFile],
+    guard: VerdictFormat | None = None,
 ) -> Manifest:
-    """Return the manifest of an explainer's files."""
+    """Return the manifest of an explainer's files, and of how its guard's verdicts are read."""
     info, spec = explainer.classifier_info, explainer.classifier_info.input
     values = "counts" if spec.normalise else "unit"
     return Manifest(
@@ -230,6 +238,7 @@ def build_manifest(
         output=info.output,
         precision=precision,
         files=files,
+        guard=guard,
     )
 
 

@@ -11,6 +11,7 @@ from apercu.deploy.export.web_runtime import WebRuntime
 from apercu.errors import ConfigError, ImageError, suggest_nearest
 from apercu.evaluation.sample import split_indices
 from apercu.explainers.classifier_info import ClassifierInfo
+from apercu.guard.guard import Guard
 from apercu.images import ImageSource, batches
 from apercu.types import Images
 
@@ -145,6 +146,7 @@ class ExportInputs:
         calibration: the images from which the ranges of activations are learnt.
         web_runtime: ONNX Runtime for browsers, for the format `web`.
         name: what a page calls the explainer.
+        guard: what judges the prediction in the combined graph; it was fitted with this explainer.
     """
 
     classifier: Classifier | None = None
@@ -152,3 +154,4 @@ class ExportInputs:
     calibration: ImageSource | None = None
     web_runtime: WebRuntime | None = None
     name: str = "explainer"
+    guard: Guard | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
@@ -14,6 +16,7 @@ from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import Output
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.types import Images, Logits, Maps, Picture, Targets
+from apercu.verdicts import Trust
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +27,13 @@ class ExplainedBatch:
         maps: masks in [0, 1] at the size of the images, `batch × height × width`.
         targets: the class of each map.
         probabilities: the probabilities of all classes, `batch × classes`.
+        trust: whether each prediction may be believed; None without a guard.
     """
 
     maps: Maps
     targets: Targets
     probabilities: Float[Tensor, "batch classes"]
+    trust: list[Trust] | None = None
 
 
 class ExplainerInfo(BaseModel):
@@ -41,6 +46,7 @@ class ExplainerInfo(BaseModel):
         fingerprint: the fingerprint of that classifier.
         read_by: what predicts the classes, `classifier` or `explainer`.
         precision: the precision of the numbers.
+        guard: a SHA-256 of the guard that judges the predictions; left out where there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +56,15 @@ class ExplainerInfo(BaseModel):
     fingerprint: str
     read_by: str
     precision: str = "fp32"
+    guard: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_guard(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Write no guard where there is none, as in older records."""
+        content = serialise(self)
+        if self.guard is None:
+            del content["guard"]
+        return content
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +120,27 @@ class InferenceEngine(ABC):
             Masks in [0, 1], `batch × classes × height × width`.
         """
 
+    @property
+    def has_guard(self) -> bool:
+        """Whether a guard judges the predictions."""
+        return self.info.guard is not None
+
+    @abstractmethod
+    def judge(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+    ) -> list[Trust] | None:
+        """Say of each prediction whether it may be believed.
+
+        Args:
+            images: prepared images.
+            logits: the logits that `predict_logits` returned.
+            features: the features that it returned besides.
+            masks: masks of the classes predicted most, where they are there already.
+
+        Returns:
+            One answer per image; None without a guard.
+        """
+
     @abstractmethod
     def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
         """Explain prepared images.
@@ -115,5 +151,6 @@ class InferenceEngine(ABC):
                 each image.
 
         Returns:
-            The masks, their classes, and the probabilities.
+            The masks, their classes, and the probabilities; with a guard also whether they may be
+            believed.
         """

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.names import TOP
+from apercu.deploy.export.graphs import TRUST
 from apercu.deploy.export.manifest import MANIFEST, InputFormat, Manifest, read_manifest
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
 from apercu.io import digest_file
-from apercu.types import Images, Logits, Targets
+from apercu.types import Images, Logits, Maps, Targets
+from apercu.verdicts import Trust, VerdictFormat
 
 COMBINED, CLASSES = "combined", "classes"
 GRAPH_ROLES = {
@@ -38,10 +40,12 @@ class OnnxEngine(InferenceEngine):
         session: an ONNX Runtime session of the graph that predicts.
         open_classes_session: opens the session of the other graph when it is first needed; raises
             RunError if that graph is damaged.
+        verdict_format: how the output `trust` of the graph is read; None without a guard.
     """
 
     session: Any
     open_classes_session: Callable[[], Any]
+    verdict_format: VerdictFormat | None = None
 
     @classmethod
     def from_export(cls, folder: Path, *, spin: bool = True) -> OnnxEngine:
@@ -69,6 +73,7 @@ class OnnxEngine(InferenceEngine):
             fingerprint=manifest.fingerprint,
             read_by="classifier",
             precision=manifest.precision,
+            guard=None if manifest.guard is None else manifest.files[COMBINED].sha256,
         )
         names = ClassNames(manifest.classes, manifest.identifiers)
 
@@ -83,6 +88,7 @@ class OnnxEngine(InferenceEngine):
             manifest.output,
             open_session(path, spin=spin),
             open_classes_session,
+            manifest.guard,
         )
 
     def predict_logits(
@@ -90,14 +96,16 @@ class OnnxEngine(InferenceEngine):
     ) -> tuple[Logits, list[Tensor]]:
         if targets is None:
             targets = torch.full((len(images),), TOP)
-        explained = self._run_session(images, targets)
-        logits = self.output.decision.restore_logits(explained.probabilities)
-        return logits, [images, explained.maps, explained.targets]
+        outputs = run_session(self.session, images, targets)
+        explained = self._find_explained(outputs, targets)
+        logits = self.output.decision.restore_logits(outputs["probabilities"])
+        verdicts = [outputs[TRUST]] if self.verdict_format is not None else []
+        return logits, [images, outputs["maps"], explained, *verdicts]
 
     def compute_masks(
         self, features: list[Tensor], targets: Int[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes height width"]:
-        images, maps, explained = features
+        images, maps, explained, *_ = features
         masks = maps[:, None].repeat(1, targets.shape[1], 1, 1)
         for image, rows, indices, known in zip(images, masks, targets, explained, strict=True):
             others = indices != known
@@ -106,15 +114,26 @@ class OnnxEngine(InferenceEngine):
                 rows[others] = run_session(session, image[None], indices[others])["maps"]
         return masks
 
-    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
-        return self._run_session(images, torch.full((len(images),), target))
+    def judge(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+    ) -> list[Trust] | None:
+        """Return what the verdicts among the features mean; see `InferenceEngine.judge`."""
+        if self.verdict_format is None:
+            return None
+        return [self.verdict_format.read(row) for row in features[3].tolist()]
 
-    def _run_session(self, images: Images, targets: Targets) -> ExplainedBatch:
-        """Explain one class per image; `TOP` stands for the class predicted most."""
+    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+        targets = torch.full((len(images),), target)
         outputs = run_session(self.session, images, targets)
-        probabilities = outputs["probabilities"]
-        explained = torch.where(targets == TOP, probabilities.argmax(1), targets)
-        return ExplainedBatch(outputs["maps"], explained, probabilities)
+        trust = None
+        if self.verdict_format is not None:
+            trust = [self.verdict_format.read(row) for row in outputs[TRUST].tolist()]
+        explained = self._find_explained(outputs, targets)
+        return ExplainedBatch(outputs["maps"], explained, outputs["probabilities"], trust)
+
+    def _find_explained(self, outputs: dict[str, Tensor], targets: Targets) -> Targets:
+        """Return the class of each map; `TOP` stands for the class predicted most."""
+        return torch.where(targets == TOP, outputs["probabilities"].argmax(1), targets)
 
 
 def _build_input_spec(input_format: InputFormat) -> InputSpec:

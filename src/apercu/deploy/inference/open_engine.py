@@ -13,6 +13,7 @@ from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.run_folder import check_run, load_explainer
+from apercu.guard.use import GuardChoice
 
 
 def is_export(run: Path) -> bool:
@@ -27,6 +28,7 @@ def open_engine(
     *,
     spin: bool = True,
     trust: bool = False,
+    guard: GuardChoice = None,
 ) -> InferenceEngine:
     """Open a run folder, a folder that `apercu export` wrote, or an explainer that makes masks.
 
@@ -37,6 +39,8 @@ def open_engine(
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
             the cores to other work.
         trust: whether the folder or a card may name a factory, whose code is run.
+        guard: a guard or its folder, which judges the predictions; `none` for none, None for the
+            one that the card of the classifier names. An export holds its own.
 
     Returns:
         The engine.
@@ -44,12 +48,12 @@ def open_engine(
     Raises:
         UntrustedError: the folder or a card could run code, and is not trusted.
         RunError: the folder is neither, is damaged, explains by other means than masks, or was
-            trained for another classifier.
+            trained for another classifier; or the guard does not belong to it.
         ClassifierError: the classifier cannot be opened.
-        ConfigError: an export is given a classifier, which it holds, or a GPU.
+        ConfigError: an export is given a classifier or a guard, which it holds, or a GPU.
     """
     if isinstance(run, Path) and is_export(run):
-        _check_export_options(run, classifier, device)
+        _check_export_options(run, classifier, device, guard)
         return OnnxEngine.from_export(run, spin=spin)
     if isinstance(run, Path):
         check_run(run, trust=trust)
@@ -60,16 +64,21 @@ def open_engine(
         raise RunError(
             f"{run}: expected a run of a MaskExplainer, got a {type(explainer).__name__}"
         )
-    return TorchEngine.from_explainer(explainer.to(device), classifier)
+    return TorchEngine.from_explainer(explainer.to(device), classifier, guard)
 
 
 def _check_export_options(
-    run: Path, classifier: str | Path | Classifier | None, device: str
+    run: Path, classifier: str | Path | Classifier | None, device: str, guard: GuardChoice
 ) -> None:
     """Raise ConfigError if an export is given what only a run takes."""
     if classifier is not None:
         raise ConfigError(
             f"classifier: {run} is an export, which predicts without it; leave it out"
+        )
+    if guard is not None:
+        raise ConfigError(
+            f"guard: {run} is an export, which holds its guard, if it has one; leave it out, or "
+            "export again with --guard"
         )
     if device != "cpu":
         raise ConfigError(

@@ -15,13 +15,12 @@ from apercu.classifiers.names import TOP
 from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.prepared_image import PreparedImage
-from apercu.deploy.serving.requests import MapFormat, RequestOptions
+from apercu.deploy.serving.requests import RequestOptions
 from apercu.deploy.serving.served_explainer import (
     CaseSearcher,
     Record,
     ServedExplainer,
-    encode_map,
-    encode_picture,
+    TargetExplanation,
     make_examples,
     select_mask_targets,
     to_base64,
@@ -30,7 +29,8 @@ from apercu.errors import ApercuError, ConfigError, TargetError
 from apercu.explain.mask_explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.maps import find_regions
-from apercu.types import Images, Logits, Targets
+from apercu.types import Images, Logits, Maps, Targets
+from apercu.verdicts import PassJudge, Trust
 
 TOP_CLASSES = 5
 """Classes that every response names, where a classifier has more than `FEW_CLASSES`."""
@@ -58,29 +58,6 @@ class TargetGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class TargetExplanation:
-    """The explanation of one target of an image, on the CPU.
-
-    Args:
-        map: the map, in [0, 1].
-        fields: figures of its record.
-        strip: counterparts, from the similar to the adversarial image; None for masks.
-    """
-
-    map: Float[Tensor, "height width"]
-    fields: Record
-    strip: Images | None = None
-
-    def write(self, format: MapFormat) -> Record:
-        """Return its record, with the map and the images encoded."""
-        record = self.fields | {"map": encode_map(self.map, format)}
-        if self.strip is None:
-            return record
-        strip = [encode_picture(picture) for picture in self.strip]
-        return record | {"similar": strip[0], "adversarial": strip[-1], "strip": strip}
-
-
-@dataclass(frozen=True, eq=False)
 class Explained:
     """An explained image, whose record is not yet written.
 
@@ -91,6 +68,7 @@ class Explained:
         explanations: one for each target.
         prediction: all predicted classes where there may be several, or the value of a regression.
         cases: similar cases, as JSON can hold them; None where none were asked for.
+        trust: whether the prediction may be believed; None without a guard.
     """
 
     prepared: PreparedImage
@@ -99,6 +77,7 @@ class Explained:
     explanations: Sequence[TargetExplanation] = ()
     prediction: Record = field(default_factory=dict)
     cases: Record | None = None
+    trust: Trust | None = None
 
 
 class BatchExplainer(ABC):
@@ -106,12 +85,16 @@ class BatchExplainer(ABC):
 
     Args:
         served: the explainer, as clients see it.
+
+    Attributes:
+        guard: says of each prediction whether it may be believed; None without.
     """
 
     def __init__(self, served: ServedExplainer) -> None:
         self.served = served
         self.classes = served.names.names
         self.case_search: CaseSearcher | None = None
+        self.guard: PassJudge | None = None
 
     def search_in(self, case_search: CaseSearcher) -> None:
         """Find similar cases, too, where clients ask for them."""
@@ -159,11 +142,24 @@ class BatchExplainer(ABC):
             )
             for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
                 results[row] = replace(predictions[row], targets=targets, explanations=several)
+        answers = self.judge(images, logits, features, _collect_masks(logits, results))
+        for row, trust in enumerate(answers or ()):
+            result = results[row]
+            if isinstance(result, Explained):
+                results[row] = replace(result, trust=trust)
         for row, prepared in enumerate(batch):
             result = results[row]
             if prepared.options.cases and isinstance(result, Explained):
                 results[row] = self._add_cases(images[row : row + 1], result)
         return results
+
+    def judge(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None
+    ) -> list[Trust] | None:
+        """Say of each prediction whether it may be believed; None without a guard."""
+        if self.guard is None:
+            return None
+        return self.guard.judge_pass(images, logits, features, masks)
 
     def warm_up(self) -> None:
         """Explain one grey image, so that the first client does not wait for what loads late."""
@@ -189,6 +185,8 @@ class BatchExplainer(ABC):
             "runner_up": self._name_class(top[1], explained) if count > 1 else None,
             **explained.prediction,
         }
+        if explained.trust is not None:
+            record["trust"] = explained.trust.to_record()
         if prepared.picture is not None:
             record["picture"] = to_base64(prepared.picture)
         if prepared.options.format is not None:
@@ -253,6 +251,16 @@ class BatchExplainer(ABC):
         return {"class": self.classes[index], "index": index, "probability": probability}
 
 
+def _collect_masks(logits: Logits, results: Sequence[Explained | ApercuError]) -> Maps | None:
+    """Return the maps of the classes predicted most; None unless all of them were requested."""
+    masks = []
+    for index, result in zip(logits.argmax(1).tolist(), results, strict=True):
+        if not isinstance(result, Explained) or index not in result.targets:
+            return None
+        masks.append(result.explanations[list(result.targets).index(index)].map)
+    return torch.stack(masks).to(logits.device)
+
+
 @final
 class MaskBatchExplainer(BatchExplainer):
     """Explains by masks: a map for each target, and the box around it.
@@ -286,6 +294,11 @@ class MaskBatchExplainer(BatchExplainer):
 
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:
         return select_mask_targets(self.served.output, options, logits)
+
+    def judge(
+        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None
+    ) -> list[Trust] | None:
+        return self.engine.judge(images, logits, features, masks)
 
     def explain(self, group: TargetGroup) -> list[list[TargetExplanation]]:
         masks = self.engine.compute_masks(group.features, group.targets).cpu()

@@ -11,14 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.deploy.export.page import DIGITS
-from apercu.deploy.serving.batch_explainer import (
-    BatchExplainer,
-    TargetExplanation,
-    TargetGroup,
-)
+from apercu.deploy.serving.batch_explainer import BatchExplainer, TargetGroup
 from apercu.deploy.serving.requests import RequestOptions
 from apercu.deploy.serving.served_explainer import (
     ServedExplainer,
+    TargetExplanation,
     make_examples,
     select_mask_targets,
 )

@@ -15,6 +15,7 @@ from apercu.deploy.serving.requests import (
 )
 from apercu.deploy.serving.responses import PROBLEM_JSON
 from apercu.deploy.serving.security import OPEN_PATHS
+from apercu.verdicts import QUESTIONS
 
 Schema: TypeAlias = dict[str, Any]
 _TARGET = {"oneOf": [{"type": "string", "maxLength": MAX_NAME}, {"type": "integer", "minimum": 0}]}
@@ -97,6 +98,18 @@ _ANSWER = {
         "flipped": {"type": "boolean", "description": "The adversarial image has the target."},
     },
 }
+_FRACTION = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+_TRUST: Schema = {
+    "type": "object",
+    "description": "With a guard: whether the prediction may be believed. tampered and unknown are "
+    "the fractions of honest images that look less so; null where the guard cannot judge.",
+    "required": ["tampered", "unknown", "confidence", "alarms", "why"],
+    "properties": {
+        **dict.fromkeys(("tampered", "unknown", "confidence"), _FRACTION),
+        "alarms": {"type": "array", "items": {"enum": list(QUESTIONS)}},
+        "why": {"type": "string"},
+    },
+}
 _RECORD = {
     "type": "object",
     "required": ["explainer", "read_by", "size", "top"],
@@ -114,6 +127,7 @@ _RECORD = {
         "value": {"type": "number"},
         "answers": {"type": "array", "items": _ANSWER},
         "picture": _BASE64,
+        "trust": _TRUST,
     },
 }
 _PROBLEM = {

@@ -94,6 +94,29 @@ def to_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+@dataclass(frozen=True, eq=False)
+class TargetExplanation:
+    """The explanation of one target of an image, on the CPU.
+
+    Args:
+        map: the map, in [0, 1].
+        fields: figures of its record.
+        strip: counterparts, from the similar to the adversarial image; None for masks.
+    """
+
+    map: Float[Tensor, "height width"]
+    fields: Record
+    strip: Images | None = None
+
+    def write(self, format: MapFormat) -> Record:
+        """Return its record, with the map and the images encoded."""
+        record = self.fields | {"map": encode_map(self.map, format)}
+        if self.strip is None:
+            return record
+        strip = [encode_picture(picture) for picture in self.strip]
+        return record | {"similar": strip[0], "adversarial": strip[-1], "strip": strip}
+
+
 def select_mask_targets(
     output: Output, options: RequestOptions, logits: Float[Tensor, " classes"]
 ) -> Targets:

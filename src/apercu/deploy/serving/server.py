@@ -200,6 +200,7 @@ def plan_workers(settings: ServeSettings, cases: CaseFolders | None = None) -> l
             device,
             is_trusting(),
             cases,
+            settings.guard,
         )
         for device in devices
         for _ in range(workers.workers)

@@ -196,6 +196,8 @@ class ServeSettings:
         access: which names and pages are answered.
         keep_alive: seconds that a connection stays open without a request.
         cases: folders of images that the server knows.
+        guard: folder of a guard, which judges the predictions; `none` for none, None for the one
+            that the classifier's card names.
 
     Raises:
         ConfigError: the host is none of `HOSTS`, or labels could be written by strangers.
@@ -211,6 +213,7 @@ class ServeSettings:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     keep_alive: float = KEEP_ALIVE
     cases: CaseSettings = field(default_factory=CaseSettings)
+    guard: str | None = None
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS:

@@ -45,6 +45,7 @@ class WorkerSetup:
         device: device that PyTorch uses.
         trust: whether the folder or a card may name a factory, whose code is run.
         cases: where similar cases are found; None for none.
+        guard: folder of a guard, `none`, or None for the one that the classifier's card names.
     """
 
     run: Path
@@ -55,15 +56,17 @@ class WorkerSetup:
     device: str = "cpu"
     trust: bool = False
     cases: CaseFolders | None = None
+    guard: str | None = None
 
 
 def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     """Open the explainer, and the classifier if one is given.
 
     Raises:
-        RunError: the run or export cannot be opened, or was trained for another classifier.
+        RunError: the run or export cannot be opened, or was trained for another classifier; or the
+            guard does not belong to it.
         ClassifierError: the classifier cannot be opened.
-        ConfigError: an export is given a classifier, which it holds, or a GPU.
+        ConfigError: an export is given a classifier or a guard, which it holds, or a GPU.
     """
     from apercu.classifiers import open_classifier
     from apercu.deploy.inference import Predictor, is_export, open_engine
@@ -73,6 +76,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     from apercu.explainers.base import MaskingExplainer
     from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.run_folder import load_explainer
+    from apercu.guard.use import choose_guard
     from apercu.learning.case_features import (
         is_classifier,
         is_explainer_run,
@@ -81,7 +85,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
 
     name, device = setup.run.resolve().name or "explainer", setup.device
     if is_export(setup.run):
-        engine = open_engine(setup.run, setup.classifier, device, spin=False)
+        engine = open_engine(setup.run, setup.classifier, device, spin=False, guard=setup.guard)
         return MaskBatchExplainer(name, engine)
     batch_explainer: BatchExplainer
     if not is_explainer_run(setup.run) and is_classifier(setup.run):
@@ -89,6 +93,7 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
             setup.run, classifier=setup.classifier, device=device, trust=setup.trust
         )
         batch_explainer = MethodBatchExplainer(name_classifier(setup.run), encoder)
+        batch_explainer.guard = choose_guard(setup.guard, encoder.classifier)
         if setup.cases is not None:
             batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
         return batch_explainer
@@ -99,9 +104,11 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
     if isinstance(explainer, CounterfactualExplainer):
         predictor = Predictor(explainer, classifier).to(device)
         batch_explainer = CounterpartBatchExplainer(name, predictor, explainer)
+        batch_explainer.guard = choose_guard(setup.guard, predictor.classifier, explainer)
     else:
         masks = cast(MaskingExplainer[Any, Any], explainer)
-        batch_explainer = MaskBatchExplainer(name, open_engine(masks, classifier, device))
+        engine = open_engine(masks, classifier, device, guard=setup.guard)
+        batch_explainer = MaskBatchExplainer(name, engine)
     if setup.cases is not None:
         encoder = open_case_encoder(explainer, classifier=classifier, device=device)
         batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))

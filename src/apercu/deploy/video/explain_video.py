@@ -14,6 +14,7 @@ from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
+from apercu.guard.use import GuardChoice
 from apercu.progress import name_progress, show_in_notebook
 
 CHANNELS = (1, 3)
@@ -33,6 +34,7 @@ def explain_video(
     classifier: str | Path | Classifier | None = None,
     device: str = "cpu",
     trust: bool = False,
+    guard: GuardChoice = None,
     progress: Progress | None = None,
 ) -> VideoSummary:
     """Draw what a classifier looks at over a video, as `apercu video` does.
@@ -62,6 +64,8 @@ def explain_video(
             explainer does not hold it.
         device: where the explainer computes; an export takes `cpu` only.
         trust: whether the folder or a card may name a factory, whose code is run.
+        guard: a guard or its folder, which judges each explained frame; `none` for none, None for
+            the one that the card of the classifier names. An export holds its own.
         progress: is called with the number of frames that are written, and about that of all; None
             shows them in notebooks only.
 
@@ -86,7 +90,7 @@ def explain_video(
         _check_input("explainer", engine.input)
     else:
         run = explainer if isinstance(explainer, MaskingExplainer) else Path(explainer)
-        engine = open_video_engine(run, classifier, device, trust=trust)
+        engine = open_video_engine(run, classifier, device, trust=trust, guard=guard)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
     with show_in_notebook(name_progress(progress)) as report:
@@ -99,6 +103,7 @@ def open_video_engine(
     device: str = "cpu",
     *,
     trust: bool = False,
+    guard: GuardChoice = None,
 ) -> InferenceEngine:
     """Open a run or an export, whose threads leave the cores to other work while they wait.
 
@@ -107,6 +112,7 @@ def open_video_engine(
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: where a run computes.
         trust: whether the folder or a card may name a factory, whose code is run.
+        guard: a guard or its folder, which judges each prediction; see `open_engine`.
 
     Returns:
         The engine.
@@ -116,7 +122,7 @@ def open_video_engine(
         ClassifierError: the classifier cannot be opened.
         ConfigError: an export is given a classifier or a GPU.
     """
-    engine = open_engine(run, classifier, device, spin=False, trust=trust)
+    engine = open_engine(run, classifier, device, spin=False, trust=trust, guard=guard)
     _check_input(run if isinstance(run, Path) else "explainer", engine.input)
     return engine
 

@@ -102,6 +102,7 @@ class FrameExplainer:
     Attributes:
         meter: measures the flicker of the maps.
         explained: the number of frames that were explained.
+        alarms: the number of these that a guard raises an alarm for, or cannot judge.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class FrameExplainer:
     ) -> None:
         self.engine, self.stable_class, self.smoother = engine, stable_class, smoother
         self.meter = FlickerMeter()
-        self.explained = 0
+        self.explained = self.alarms = 0
         self._grey: Grey | None = None
         self._class: int | None = None
         self._seconds = 0.0
@@ -129,6 +130,7 @@ class FrameExplainer:
         map = self.smoother(raw, motion, elapsed)
         self.meter.add(raw, map, motion)
         self.explained += 1
+        self.alarms += sum(not trust.is_good for trust in explained.trust or ())
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
         is_estimate = self.engine.info.read_by != "classifier"
         return OverlayContent(heat, self.engine.names.names[index], probability, is_estimate)

@@ -79,6 +79,8 @@ class VideoSummary:
         damaged_audio: the number of packets of sound that could not be encoded again.
         live: whether frames were dropped rather than delayed.
         warnings: one line about each part of the source that is missing in the result.
+        alarms: the number of explained frames whose class should not be believed, by the guard, or
+            that it could not judge; None without a guard.
     """
 
     frames: int
@@ -92,6 +94,7 @@ class VideoSummary:
     damaged_audio: int
     live: bool
     warnings: tuple[str, ...]
+    alarms: int | None = None
 
 
 def write_video(
@@ -146,6 +149,7 @@ def write_video(
         damaged_audio=damaged_audio,
         live=source.live,
         warnings=tuple(_list_losses(source, damaged_audio, writer.unwritten if writer else 0)),
+        alarms=explainer.alarms if engine.has_guard else None,
     )
 
 
