@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -21,8 +21,8 @@ Values: TypeAlias = NDArray[np.float32]
 
 EXPLAINER, COMBINED, CLASSES = "explainer", "combined", "classes"
 """Graphs: maps alone; maps and the prediction; many classes of one image."""
-PROBABILITIES = "probabilities"
-"""The output of a graph that predicts."""
+PROBABILITIES, TRUST = "probabilities", "trust"
+"""Outputs of a graph that predicts, and of one with a guard."""
 _TOLERANCE = 1e-3
 """How far outside of [0, 1] rounding may move a pixel."""
 
@@ -143,6 +143,7 @@ class Explainer:
             probability = None if index is None else float(probabilities[index])
             several = self.manifest.output.find_predicted(probabilities)
             value = self.manifest.output.find_value(probabilities)
+        trust = next(iter(self._read_trust(outputs)), None)
         return Explanation(
             pixels,
             outputs["maps"][0],
@@ -155,6 +156,7 @@ class Explainer:
             None if several is None else tuple(map(self._name_class, several)),
             value,
             None if runner_up is None else self._name_class(runner_up),
+            trust,
         )
 
     def _name_class(self, index: int) -> NamedClass:
@@ -201,6 +203,32 @@ class Explainer:
         inputs = {"images": batch, "targets": targets}
         probabilities: Values = self._combined_session.run([PROBABILITIES], inputs)[0]
         return probabilities
+
+    def judge(self, images: ArrayLike) -> list[dict[str, Any]]:
+        """Say of each image whether its prediction may be believed, with the guard of the export.
+
+        Args:
+            images: images in [0, 1] at the explainer's size, `batch × channels × height × width`.
+
+        Returns:
+            One answer per image, see `VerdictFormat.read`.
+
+        Raises:
+            ConfigError: the export has no guard, or another graph than `combined` is open.
+            ImageError: the images have another size or number of channels.
+        """
+        if TRUST not in self._outputs or self.manifest.guard is None:
+            raise ConfigError(
+                f"judge: {self.manifest.folder} has no guard in its graph; export again with "
+                "--guard, and open the graph combined"
+            )
+        return self._read_trust(self.outputs(images))
+
+    def _read_trust(self, outputs: Mapping[str, Values]) -> list[dict[str, Any]]:
+        """Return what the verdicts of a graph mean; nothing where it has no guard."""
+        if TRUST not in outputs or self.manifest.guard is None:
+            return []
+        return [self.manifest.guard.read(row) for row in outputs[TRUST]]
 
     def attribute_classes(self, images: ArrayLike, targets: Sequence[int | str]) -> Values:
         """Compute masks of several classes per image; each image is encoded once.
@@ -251,7 +279,7 @@ class Explainer:
 
         Returns:
             The outputs by name: `maps`; `probabilities` of the combined graph; `stable` and
-            `adversarial` of a counterpart explainer.
+            `adversarial` of a counterpart explainer; `trust` of a graph with a guard.
 
         Raises:
             ImageError: the images have another size or number of channels.

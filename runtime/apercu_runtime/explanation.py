@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Explanation:
             decided by itself; else None.
         value: the value of a regression.
         runner_up: the class that is predicted second; None where the graph does not predict.
+        trust: whether the prediction may be believed, see `VerdictFormat.read`; None without a
+            guard.
     """
 
     image: Pixels
@@ -75,6 +78,7 @@ class Explanation:
     predicted_classes: tuple[NamedClass, ...] | None = None
     value: float | None = None
     runner_up: NamedClass | None = None
+    trust: Mapping[str, Any] | None = None
 
     @property
     def mask(self) -> NDArray[np.float32]:

@@ -23,6 +23,12 @@ LOGIT_RANGE = 4.0
 """Distance of the logits of the two ends of the range of a regression, as in apercu."""
 MAX_SIDE, MAX_NUMBERS = 8192, 2**27
 """Largest side of an image, and most numbers of one."""
+QUESTIONS = ("tampered", "unknown")
+"""What is asked of an image: did somebody change it, or did the classifier never learn its kind?"""
+VERDICT_COLUMNS = (*QUESTIONS, "confidence")
+"""The first columns of a verdict."""
+VERDICT_DIGITS = 4
+CANNOT_JUDGE = "it cannot be judged: its signals are no finite numbers"
 PROGRAM = "program"
 """The role of a file that only PyTorch runs."""
 
@@ -57,6 +63,53 @@ class OutputMeaning:
 
 
 @dataclass(frozen=True)
+class VerdictFormat:
+    """How the output `trust` of a graph is read, as in apercu.
+
+    Attributes:
+        signals: the question and the phrase of each signal, in the order of the columns after the
+            first three.
+        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        calibrated: whether confidences were calibrated.
+    """
+
+    signals: tuple[tuple[str, str], ...]
+    false_alarms: float
+    calibrated: bool
+
+    def read(self, row: NDArray[np.float32]) -> dict[str, Any]:
+        """Return what the numbers of one image mean.
+
+        Args:
+            row: a rank for each question, the confidence, and the standardised signals.
+
+        Returns:
+            `tampered` and `unknown`, the fractions of honest images that look less so, and the
+            `confidence`, all None where a signal is no finite number; `alarms`, and a phrase `why`.
+        """
+        if not np.isfinite(row).all():
+            empty = dict.fromkeys(VERDICT_COLUMNS)
+            return {**empty, "alarms": [], "why": CANNOT_JUDGE}
+        values = [round(float(value), VERDICT_DIGITS) for value in row[: len(VERDICT_COLUMNS)]]
+        verdict = dict(zip(VERDICT_COLUMNS, values, strict=True))
+        limit = 1 - self.false_alarms
+        alarms = [q for q, value in zip(QUESTIONS, row, strict=False) if float(value) > limit]
+        reasons = [f"{question}: {self._name_reason(question, row)}" for question in alarms]
+        return {
+            **verdict,
+            "confidence": verdict["confidence"] if self.calibrated else None,
+            "alarms": alarms,
+            "why": "; ".join(reasons) or f"like {limit:.0%} of the honest images",
+        }
+
+    def _name_reason(self, question: str, row: NDArray[np.float32]) -> str:
+        """Return the phrase of the signal of a question that is furthest from what is usual."""
+        signals = zip(row[len(VERDICT_COLUMNS) :].tolist(), self.signals, strict=True)
+        values = {phrase: value for value, (asked, phrase) in signals if asked == question}
+        return max(values, key=values.__getitem__)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an exported folder holds.
 
@@ -69,6 +122,7 @@ class Manifest:
         names: the names of the classes.
         files: the file name and SHA-256 of each graph, by role.
         output: what the probabilities mean.
+        guard: how the output `trust` of the combined graph is read; None without a guard.
     """
 
     folder: Path
@@ -79,6 +133,7 @@ class Manifest:
     names: ClassNames
     files: Mapping[str, tuple[str, str]]
     output: OutputMeaning = OutputMeaning()
+    guard: VerdictFormat | None = None
 
     def read_graph(self, role: str) -> bytes:
         """Read the bytes of a graph, and check that they are the exported ones.
@@ -155,7 +210,17 @@ def _parse_manifest(folder: Path, content: dict[str, Any]) -> Manifest:
         names=names,
         files=files,
         output=_parse_output(content.get("output")),
+        guard=_parse_guard(content.get("guard")),
     )
+
+
+def _parse_guard(content: dict[str, Any] | None) -> VerdictFormat | None:
+    if content is None:
+        return None
+    signals = tuple((str(each["question"]), str(each["phrase"])) for each in content["signals"])
+    if not set(QUESTIONS) >= {question for question, _ in signals}:
+        raise ValueError("a signal of no question")
+    return VerdictFormat(signals, float(content["false_alarms"]), bool(content["calibrated"]))
 
 
 def _parse_output(content: dict[str, Any] | None) -> OutputMeaning:
