@@ -1,4 +1,4 @@
-"""Intervals of means, fractions and medians; tests of paired differences; rank correlation."""
+"""Intervals of means, fractions and medians; paired tests; rank correlation; Gaussians."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from math import sqrt
 from statistics import NormalDist
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ MAX_DRAWS = 1_000_000
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 FLIPS = 10_000
 """Random signs of a sign-flip test."""
+SMALLEST_VARIANCE = 1e-9
+"""Variance below which a component counts as constant, as a fraction of the largest one."""
+Components: TypeAlias = Literal["all", "high", "low"]
+"""Principal components of a covariance: all, or those of high or low variance."""
 
 
 def bootstrap_interval(values: Float[np.ndarray, " images"], seed: int) -> tuple[float, float]:
@@ -134,3 +139,63 @@ def _standardise_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"
     """
     stretched = min_max_scale(rows[:, None])[:, 0]
     return F.normalize(stretched - stretched.mean(dim=1, keepdim=True), dim=1)
+
+
+class WhitenedGaussian(NamedTuple):
+    """A Gaussian as mean and whitening matrix: the distance of x is |whitening (x − mean)|.
+
+    Attributes:
+        mean: mean of the features.
+        whitening: principal directions over the roots of their variances, `components × features`.
+    """
+
+    mean: Float[Tensor, " features"]
+    whitening: Float[Tensor, "components features"]
+
+
+def shrink_covariance(
+    covariance: Float[Tensor, "features features"], fourth: float, count: int
+) -> Float[Tensor, "features features"]:
+    """Return a covariance that is shrunk to a multiple of the identity (Ledoit and Wolf 2004).
+
+    Args:
+        covariance: mean of the products of centred features.
+        fourth: sum over the images of the fourth powers of the lengths of centred features.
+        count: number of images.
+
+    Returns:
+        The covariance with the smallest expected error.
+    """
+    size = len(covariance)
+    middle = float(covariance.trace()) / size
+    squared = float(covariance.square().sum())
+    noise = (fourth / count - squared) / (size * count)
+    spread = (squared - size * middle**2) / size
+    share = 0.0 if spread <= 0 else min(max(noise, 0.0), spread) / spread
+    return (1 - share) * covariance + share * middle * torch.eye(size, dtype=covariance.dtype)
+
+
+def build_gaussian(
+    mean: Tensor, covariance: Tensor, components: Components = "all", variance: float = 0.99
+) -> WhitenedGaussian:
+    """Return a Gaussian of some principal components of a covariance.
+
+    Args:
+        mean: mean of the features.
+        covariance: covariance of the features, `features × features`.
+        components: whether `all` components are kept, those of `high` or those of `low` variance.
+        variance: fraction of the variance that the components of high variance explain.
+
+    Returns:
+        The Gaussian; at least one component is kept.
+    """
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
+    values = values.clamp(min=max(float(values[-1]) * SMALLEST_VARIANCE, 1e-12))
+    explained = values.flip(0).cumsum(0) / values.sum()
+    high = min(int((explained < variance).sum()) + 1, len(values))
+    if components == "high":
+        values, vectors = values[-high:], vectors[:, -high:]
+    elif components == "low":
+        low = max(1, len(values) - high)
+        values, vectors = values[:low], vectors[:, :low]
+    return WhitenedGaussian(mean, (vectors / values.sqrt()).T.contiguous())

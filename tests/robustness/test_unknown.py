@@ -32,12 +32,8 @@ from apercu.robustness.unknown import (
     restore_scorer,
     save_scorer,
 )
-from apercu.robustness.unknown.mahalanobis import (
-    LayerGaussians,
-    build_gaussian,
-    find_chi_square_quantile,
-    shrink_covariance,
-)
+from apercu.robustness.unknown.mahalanobis import LayerGaussians, find_chi_square_quantile
+from apercu.statistics import build_gaussian, shrink_covariance
 
 SIDE = 16
 DrawFn = Callable[..., tuple[Tensor, Tensor]]

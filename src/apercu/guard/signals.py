@@ -21,7 +21,7 @@ from apercu.guard.summaries import (
     summarise_explanation,
     summarise_noise,
 )
-from apercu.robustness.unknown.mahalanobis import build_gaussian, shrink_covariance
+from apercu.statistics import build_gaussian, shrink_covariance
 from apercu.types import Scores
 from apercu.verdicts import Question
 

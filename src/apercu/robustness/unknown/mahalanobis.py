@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -34,24 +34,15 @@ from apercu.robustness.unknown.base import (
     check_finite,
     open_layers,
 )
+from apercu.statistics import (
+    Components,
+    WhitenedGaussian,
+    build_gaussian,
+    shrink_covariance,
+)
 from apercu.types import Images, Maps, Scores
 
-Components: TypeAlias = Literal["all", "high", "low"]
 TITLE = "features of honest images"
-SMALLEST_VARIANCE = 1e-9
-"""Variance below which a component counts as constant, as a fraction of the largest one."""
-
-
-class WhitenedGaussian(NamedTuple):
-    """A Gaussian as mean and whitening matrix: the distance of x is |whitening (x − mean)|.
-
-    Attributes:
-        mean: mean of the features.
-        whitening: principal directions over the roots of their variances, `components × features`.
-    """
-
-    mean: Float[Tensor, " features"]
-    whitening: Float[Tensor, "components features"]
 
 
 @final
@@ -287,54 +278,6 @@ def fit_positions(
         (mean, shrink_covariance(product / count, fourth, count))
         for mean, product, fourth, count in zip(means, products, fourths, counts, strict=True)
     ]
-
-
-def shrink_covariance(
-    covariance: Float[Tensor, "features features"], fourth: float, count: int
-) -> Float[Tensor, "features features"]:
-    """Return a covariance that is shrunk to a multiple of the identity (Ledoit and Wolf 2004).
-
-    Args:
-        covariance: mean of the products of centred features.
-        fourth: sum over the images of the fourth powers of the lengths of centred features.
-        count: number of images.
-
-    Returns:
-        The covariance with the smallest expected error.
-    """
-    size = len(covariance)
-    middle = float(covariance.trace()) / size
-    squared = float(covariance.square().sum())
-    noise = (fourth / count - squared) / (size * count)
-    spread = (squared - size * middle**2) / size
-    share = 0.0 if spread <= 0 else min(max(noise, 0.0), spread) / spread
-    return (1 - share) * covariance + share * middle * torch.eye(size, dtype=covariance.dtype)
-
-
-def build_gaussian(
-    mean: Tensor, covariance: Tensor, components: Components = "all", variance: float = 0.99
-) -> WhitenedGaussian:
-    """Return a Gaussian of some principal components of a covariance.
-
-    Args:
-        mean: mean of the features.
-        covariance: covariance of the features, `features × features`.
-        components: whether `all` components are kept, those of `high` or those of `low` variance.
-        variance: fraction of the variance that the components of high variance explain.
-
-    Returns:
-        The Gaussian; at least one component is kept.
-    """
-    values, vectors = torch.linalg.eigh(covariance)  # ascending
-    values = values.clamp(min=max(float(values[-1]) * SMALLEST_VARIANCE, 1e-12))
-    explained = values.flip(0).cumsum(0) / values.sum()
-    high = min(int((explained < variance).sum()) + 1, len(values))
-    if components == "high":
-        values, vectors = values[-high:], vectors[:, -high:]
-    elif components == "low":
-        low = max(1, len(values) - high)
-        values, vectors = values[:low], vectors[:, :low]
-    return WhitenedGaussian(mean, (vectors / values.sqrt()).T.contiguous())
 
 
 def find_chi_square_quantile(probability: float, freedom: int) -> float:
