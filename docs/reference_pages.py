@@ -75,6 +75,7 @@ ORDER = (
     "howto/train-a-classifier.md",
     "howto/label-images.md",
     "howto/similar-cases.md",
+    "howto/believe-an-answer.md",
     "howto/chest-films.md",
     "howto/sky-surveys.md",
     "howto/files-from-strangers.md",

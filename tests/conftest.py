@@ -129,6 +129,38 @@ def tiny_export(tiny_run: Path, tiny_card: Path, make_once: Callable[..., Path])
 
 
 @pytest.fixture(scope="session")
+def honest_images() -> str:
+    """Images of the kind of `tiny_card`, enough for a guard."""
+    return "planted:size=32,images=75,classes=3,seed=5"
+
+
+@pytest.fixture(scope="session")
+def tiny_guard(
+    tiny_card: Path, tiny_run: Path, honest_images: str, make_once: Callable[..., Path]
+) -> Path:
+    """A guard of `tiny_card` that observes `tiny_run`."""
+    from apercu import fit_guard
+
+    def fit(out: Path) -> None:
+        fit_guard(tiny_card, honest_images, out, explainer=tiny_run, false_alarms=0.1)
+
+    return make_once("guard", fit)
+
+
+@pytest.fixture(scope="session")
+def guarded_card(tiny_card: Path, honest_images: str, make_once: Callable[..., Path]) -> Path:
+    """A copy of `tiny_card` that names a guard without an explainer."""
+    from apercu import fit_guard
+
+    def fit(out: Path) -> None:
+        shutil.copytree(tiny_card.parent, out, dirs_exist_ok=True)
+        card = out / tiny_card.name
+        fit_guard(card, honest_images, out / "guard", false_alarms=0.1, attach=True)
+
+    return make_once("guarded", fit) / tiny_card.name
+
+
+@pytest.fixture(scope="session")
 def copy_graphs() -> Callable[[Path], AbstractContextManager[None]]:
     """Within `with`, an export copies the graphs that another one has instead of tracing them.
 

@@ -206,9 +206,10 @@ STAND_INS = (
 
 
 @pytest.fixture
-def folder(tiny_run: Path, tmp_path: Path, monkeypatch) -> Path:
+def folder(tiny_run: Path, tiny_card: Path, tmp_path: Path, monkeypatch) -> Path:
     """A working directory as the pages imagine it, with small things in the places of big ones."""
     shutil.copytree(tiny_run, tmp_path / "runs" / "mobilenet")
+    shutil.copytree(tiny_card.parent, tmp_path / "models" / "pets")
     shutil.copytree(ROOT / "tests" / "golden" / "exported", tmp_path / "exported")
     (tmp_path / "photos").mkdir()
     generator = np.random.default_rng(0)
@@ -327,8 +328,18 @@ def make_unlabelled(folder: Path) -> None:
     save_classifier(open_backbone("timm/test_resnet", spec, 0), folder / "runs" / "stamps")
 
 
+def make_honest(folder: Path) -> None:
+    """Pictures that nobody has changed, as many as a guard needs."""
+    from apercu.images import open_images
+    from apercu.render import save_image, to_image
+
+    for number, item in enumerate(open_images("planted:size=32,images=60,classes=3,difficulty=0")):
+        save_image(folder / "honest" / f"{number}.png", to_image(item.picture))
+
+
 PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/howto/batch.md": make_batch,
+    "docs/howto/believe-an-answer.md": make_honest,
     "docs/howto/few-labels.md": make_backbone,
     "docs/howto/label-images.md": make_unlabelled,
     "docs/howto/sky-surveys.md": make_sky,
@@ -359,6 +370,11 @@ def test_the_python_runs(page: str, folder: Path, small_package: None, monkeypat
 def check_the_readme(names: dict[str, Any], folder: Path) -> None:
     assert (folder / "runs" / "mine" / "weights.safetensors").is_file()
     assert list((folder / "maps").glob("*overlay*"))
+
+
+def check_the_guard(names: dict[str, Any], folder: Path) -> None:
+    assert names["explanation"].trust == names["trust"]
+    assert json.loads((folder / "models/pets/card.json").read_text())["guard"] == "guard"
 
 
 def check_explanations(names: dict[str, Any], folder: Path) -> None:
@@ -398,6 +414,7 @@ def check_the_rounds(names: dict[str, Any], folder: Path) -> None:
 
 CHECKS = {
     "README.md": check_the_readme,
+    "docs/howto/believe-an-answer.md": check_the_guard,
     "docs/howto/explain-images.md": check_explanations,
     "docs/howto/compare-methods.md": check_the_comparison,
     "docs/howto/train-a-classifier.md": check_the_classifier,

@@ -7,7 +7,7 @@ import { FEW } from "./names.js";
 import { download, fitted, joined, pixelsOf, show, useHeat } from "./paint.js";
 import { FORMATS, PROMISE, READER, canShow, decode, example, exampleRecord, explain, pngFile, served, useToken } from "./source.js";
 import { arrange, element, short, viewOf } from "./views.js";
-import { describeVerdict } from "./words.js";
+import { describeTrust, describeVerdict } from "./words.js";
 import { start, stop } from "./webcam.js";
 
 const LONGEST = 640; // pixels of a picture's longer side, as it is displayed
@@ -181,6 +181,17 @@ function place(picture) {
   at("views").replaceChildren(element("article", "view", element("div", "heading", element("h2", "", "Your picture")), element("div", "mains", element("figure", "", canvas))));
 }
 
+// Displays what the guard of the server says; without a guard there is nothing.
+function showTrust(trust) {
+  at("trust").hidden = !trust;
+  if (!trust) return;
+  const { sign, kind, words } = describeTrust(trust);
+  const mark = element("span", "mark", sign);
+  mark.setAttribute("aria-hidden", "true");
+  at("trust").className = kind;
+  at("trust").replaceChildren(mark, element("span", "", words));
+}
+
 async function display(image, frame, picture, record) {
   const mine = turn;
   const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
@@ -199,6 +210,7 @@ async function display(image, frame, picture, record) {
   at("count").textContent = `of ${record.frames}`;
   const strongest = isMask() ? views.get(record.top[0].index)?.strongest : 1;
   at("verdict").textContent = describeVerdict(record, strongest ?? 1);
+  showTrust(record.trust);
   refresh();
 }
 

@@ -26,6 +26,15 @@ export function describeVerdict(record, strongest) {
   return `${who} hesitates. Its best guess is ${name} (${share})${then}.${doubt}`;
 }
 
+// Whether what the classifier says may be believed: a sign, what it stands for, and a sentence.
+export function describeTrust(trust) {
+  const sure = trust.confidence === null ? "" : ` Calibrated confidence: ${percent(trust.confidence)}.`;
+  if (trust.tampered === null) return { sign: "?", kind: "open", words: `The guard cannot say whether to believe this (${trust.why}).` };
+  if (!trust.alarms.length) return { sign: "✓", kind: "usual", words: `The guard raises no alarm: ${trust.why}.${sure}` };
+  const most = Math.max(...trust.alarms.map((question) => trust[question]));
+  return { sign: "!", kind: "alarm", words: `Do not rely on this: the guard finds the picture ${list(trust.alarms)}, more so than ${percent(most)} of the honest images (${trust.why}).` };
+}
+
 export function list(names, word = "and") {
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} ${word} ${names.at(-1)}`;
 }

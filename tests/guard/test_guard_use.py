@@ -1,0 +1,356 @@
+"""Guards in use: what people name, what every verb says with one, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import apercu
+from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers.names import TOP
+from apercu.cli.root import main
+from apercu.deploy.inference import open_engine
+from apercu.errors import ConfigError, ImageError, ImagesError, RunError
+from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explainers.encoder import Predictor
+from apercu.explainers.run_folder import load_explainer
+from apercu.guard.use import attach_guard, check_files, choose_guard, open_guard
+from apercu.types import Images
+from apercu.verdicts import CANNOT_JUDGE, COLUMNS, SignalWords, Trust, VerdictFormat
+
+FORMAT = VerdictFormat(
+    signals=(
+        SignalWords(name="noise", question="tampered", phrase="its noise is odd"),
+        SignalWords(name="energy", question="unknown", phrase="it is vague"),
+        SignalWords(name="certainty", question="tampered", phrase="it is too certain"),
+    ),
+    false_alarms=0.05,
+    calibrated=True,
+)
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_card: Path) -> Classifier:
+    return open_classifier(tiny_card)
+
+
+@pytest.fixture(scope="module")
+def other_card(tmp_path_factory: pytest.TempPathFactory, tiny_card: Path) -> Path:
+    """The card of another classifier: the same network with a temperature."""
+    folder = tmp_path_factory.mktemp("other") / "card"
+    shutil.copytree(tiny_card.parent, folder)
+    content = json.loads((folder / "card.json").read_text()) | {"temperature": 2.0}
+    (folder / "card.json").write_text(json.dumps(content))
+    return folder / "card.json"
+
+
+@pytest.fixture
+def images() -> Images:
+    return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with a picture, and a file that is none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    (folder / "wrong.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; gives exit code, stdout and stderr."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return int(stop.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_numbers_become_an_answer() -> None:
+    usual = FORMAT.read([0.4, 0.95, 0.8, 1.0, 2.0, 3.0])
+    assert usual == Trust(
+        tampered=0.4, unknown=0.95, confidence=0.8, why="like 95% of the honest images"
+    )
+    assert usual.is_good
+    alarm = FORMAT.read([0.99, 0.96, 0.8, 1.0, 2.0, 3.0])
+    assert alarm.alarms == ("tampered", "unknown")
+    assert alarm.why == "tampered: it is too certain; unknown: it is vague"
+    assert not alarm.is_good
+    assert alarm.line.startswith("trust: ALARM, tampered: it is too certain")
+
+
+def test_numbers_that_are_not_finite_are_no_answer() -> None:
+    for number in (float("nan"), float("inf"), -float("inf")):
+        for column in range(6):
+            row = [0.99, 0.4, 0.8, 1.0, 2.0, 3.0]
+            row[column] = number
+            answer = FORMAT.read(row)
+            assert (answer.tampered, answer.unknown, answer.confidence) == (None, None, None)
+            assert answer.alarms == () and answer.why == CANNOT_JUDGE
+            assert not answer.is_good
+
+
+def test_the_confidence_of_a_guard_without_labels_is_not_given() -> None:
+    format = FORMAT.model_copy(update={"calibrated": False})
+    assert format.read([0.4, 0.4, 0.8, 0, 0, 0]).confidence is None
+
+
+def test_a_guard_is_fitted_attached_and_asked(guarded_card: Path, pictures: Path, run) -> None:
+    assert json.loads(guarded_card.read_text())["guard"] == "guard"
+    code, out, err = run("guard", "check", guarded_card, pictures / "noise.png")
+    assert (code, err) == (0, "")
+    assert out.startswith("noise.png: ") and "trust: " in out and out.count("\n") == 1
+    code, out, _ = run("guard", "check", guarded_card, pictures / "noise.png", "--json")
+    answer = json.loads(out)
+    expected = open_guard(guarded_card).check(open_image(guarded_card, pictures / "noise.png"))
+    assert answer["trust"] == expected[0].to_record()
+    assert set(answer["trust"]) == {*COLUMNS, "alarms", "why"}
+
+
+def open_image(card: Path, path: Path) -> Images:
+    return open_classifier(card).prepare(apercu.read_picture(path))[None]
+
+
+def test_a_broken_image_has_a_line_of_its_own(guarded_card: Path, pictures: Path, run) -> None:
+    code, out, err = run("guard", "check", guarded_card, pictures)
+    assert code == 2
+    assert out.startswith("noise.png: ") and out.count("\n") == 1
+    assert "wrong.png: not an image" in err and "1 of 2 images could not be checked" in err
+    code, out, err = run("guard", "check", guarded_card, pictures, "--json")
+    assert code == 2
+    assert ["error" in json.loads(line) for line in out.splitlines()] == [False, True]
+
+
+def test_fit_on_the_command_line_says_what_it_did(
+    tiny_card: Path, tiny_run: Path, tmp_path: Path, honest_images: str, run
+) -> None:
+    card = shutil.copytree(tiny_card.parent, tmp_path / "card") / "card.json"
+    words = ("guard", "fit", card, "--images", honest_images, "--explainer", tiny_run, "--attach")
+    code, out, err = run(*words, "--out", tmp_path / "elsewhere", "--false-alarms", "0.1")
+    assert code == 2
+    assert err.startswith(f"error: attach: {tmp_path / 'elsewhere'} is not inside")
+    assert not (tmp_path / "elsewhere" / "guard.json").exists()
+    code, out, err = run(*words, "--out", card.parent / "mine", "--false-alarms", "0.1")
+    assert code == 0
+    assert "fitted to 50 honest images, thresholds from 25 others" in out
+    assert "explanation" in out
+    assert open_classifier(card).guard_folder == card.parent / "mine"
+    code, out, err = run("guard", "check", card, "planted:size=32,images=2")
+    assert code == 2 and "was fitted with an explainer" in err
+    code, out, _ = run("guard", "check", card, "planted:size=32,images=2", "--explainer", tiny_run)
+    assert code == 0 and out.count("trust: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--false-alarms", "0"), "false_alarms: expected a fraction above 0 and below 0.5"),
+        (("--false-alarms", "0.7"), "false_alarms: expected a fraction above 0 and below 0.5"),
+        (("--limit", "59"), "expected at least 60 honest images to learn what is usual, got 59"),
+        (("--false-alarms", "0.01"), "0.01 cannot be measured with 25 images"),
+        (("--explainer", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(
+    words: tuple[str, str], message: str, tiny_card: Path, honest_images: str, tmp_path, run
+) -> None:
+    out = tmp_path / "guard"
+    code, _said, err = run(
+        "guard", "fit", tiny_card, "--images", honest_images, "--out", out, *words
+    )
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+    assert not (out / "guard.json").exists()
+
+
+def test_attacked_images_are_refused(classifier: Classifier, tmp_path: Path, monkeypatch) -> None:
+    """Every prediction changes behind a mild filter, as after an attack."""
+    calls = iter(range(10_000))
+
+    def flip(images: Images) -> torch.Tensor:
+        wrong = next(calls) % 3 != 0  # the images, behind JPEG, behind the median
+        return torch.tensor([[0.0, 1.0, 0.0] if wrong else [1.0, 0.0, 0.0]]).repeat(len(images), 1)
+
+    restless = open_classifier(flip, size=32, classes=["a", "b", "c"])
+    calls = iter(range(10_000))
+    source = apercu.open_images("planted:size=32,images=75,classes=3")
+    with pytest.raises(ImagesError, match="change behind both a mild JPEG and a median filter"):
+        apercu.fit_guard(restless, source, tmp_path / "guard", false_alarms=0.1)
+
+
+def test_a_guard_of_another_classifier_is_refused(
+    guarded_card: Path, other_card: Path, tiny_guard: Path, tiny_run: Path, pictures: Path, run
+) -> None:
+    guard = guarded_card.parent / "guard"
+    code, _, err = run("guard", "check", other_card, pictures / "noise.png", "--guard", guard)
+    assert code == 2 and err.count("\n") == 1
+    assert "guards" in err and "fit a guard for it" in err
+    with pytest.raises(RunError, match="not the classifier of"):
+        attach_guard(other_card, shutil.copytree(guard, other_card.parent / "guard"))
+    opened = apercu.load_guard(guard, guarded_card)
+    with pytest.raises(RunError, match="fit a guard for it"):
+        choose_guard(opened, open_classifier(other_card))
+
+
+def test_a_guard_of_another_explainer_is_refused(
+    tiny_card: Path, tiny_run: Path, tiny_guard: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    explainer = load_explainer(tiny_run)
+    parameter = next(iter(explainer.network.decoder.parameters()))
+    with torch.no_grad():
+        parameter.add_(0.1)
+    explainer.save_pretrained(tmp_path / "other")
+    for use in (
+        lambda: open_engine(tmp_path / "other", classifier, guard=tiny_guard),
+        lambda: apercu.load_guard(tiny_guard, classifier, tmp_path / "other"),
+        lambda: choose_guard(
+            apercu.load_guard(tiny_guard, classifier, tiny_run), classifier, explainer
+        ),
+        lambda: load_explainer(tmp_path / "other").explain(
+            torch.rand(3, 32, 32), classifier=classifier, guard=tiny_guard
+        ),
+    ):
+        with pytest.raises(RunError, match="another explainer"):
+            use()
+
+
+def test_what_is_no_guard_is_refused(
+    guarded_card: Path, tiny_run: Path, pictures: Path, tmp_path: Path, run
+) -> None:
+    code, _, err = run("guard", "check", guarded_card, pictures, "--guard", pictures)
+    assert code == 2 and err.count("\n") == 1 and "expected a guard, found no guard.json" in err
+    code, _, err = run("guard", "check", guarded_card, pictures, "--guard", tmp_path / "nowhere")
+    assert code == 2 and "expected a guard, found no guard.json" in err
+    for name in ("guard.json", "guard.safetensors"):
+        copy = shutil.copytree(guarded_card.parent / "guard", tmp_path / name)
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+        code, _, err = run("guard", "check", guarded_card, pictures, "--guard", copy)
+        assert code == 2 and err.count("\n") == 1 and f"{name}: damaged" in err
+
+
+def test_a_card_without_a_guard_and_an_explainer_without_its_classifier_are_refused(
+    tiny_card: Path, tiny_run: Path, tiny_guard: Path, pictures: Path, run
+) -> None:
+    code, _, err = run("guard", "check", tiny_card, pictures / "noise.png")
+    assert code == 2 and "names none; give --guard GUARD, or fit one" in err
+    with pytest.raises(ConfigError, match="give --classifier SPEC"):
+        open_engine(tiny_run, guard=tiny_guard)
+    assert open_engine(tiny_run).has_guard is False
+
+
+def test_an_image_that_the_classifier_refuses_stays_an_error(guarded_card: Path) -> None:
+    guard = open_guard(guarded_card)
+    with pytest.raises(ImageError):
+        guard.check(torch.full((1, 3, 32, 32), float("nan")))
+    with pytest.raises(ImageError):
+        guard.check(torch.rand(1, 1, 32, 32))
+
+
+def test_an_engine_judges_its_own_pass(
+    classifier: Classifier, tiny_run: Path, tiny_guard: Path, images: Images, monkeypatch
+) -> None:
+    engine = open_engine(tiny_run, classifier, guard=tiny_guard)
+    guard = apercu.load_guard(tiny_guard, classifier, tiny_run)
+    expected = guard.check(images)
+    passes: list[int] = []
+    original = Predictor.__call__
+    monkeypatch.setattr(
+        Predictor,
+        "__call__",
+        lambda self, batch: passes.append(len(batch)) or original(self, batch),
+    )
+    for target in (TOP, 0):  # of a class that is not predicted, too
+        trust = engine(images, target).trust
+        assert trust is not None
+        for one, other in zip(trust, expected, strict=True):
+            assert one.alarms == other.alarms and one.why == other.why
+            assert one.tampered == pytest.approx(other.tampered, abs=1e-6)
+    assert passes == [4, 4]  # nothing is computed twice
+    assert engine.info.guard is not None
+    assert open_engine(tiny_run, classifier).info.guard is None
+
+
+def test_a_guard_without_an_explainer_makes_a_pass_of_its_own(
+    guarded_card: Path, tiny_run: Path, images: Images
+) -> None:
+    engine = open_engine(tiny_run, guarded_card)
+    expected = open_guard(guarded_card).check(images)
+    trust = engine(images).trust
+    assert trust is not None and [one.why for one in trust] == [one.why for one in expected]
+    assert open_engine(tiny_run, guarded_card, guard="none")(images).trust is None
+
+
+def test_explanations_say_whether_to_believe_them(
+    guarded_card: Path, classifier: Classifier, tiny_run: Path, tiny_guard: Path, pictures: Path
+) -> None:
+    explainer = load_explainer(tiny_run)
+    path = pictures / "noise.png"
+    image = open_image(guarded_card, path)
+    explanation = explainer.explain(path, classifier=classifier, guard=tiny_guard)
+    (expected,) = apercu.load_guard(tiny_guard, classifier, explainer).check(image)
+    assert explanation.trust is not None and explanation.trust.why == expected.why
+    assert explanation.trust.tampered == pytest.approx(expected.tampered, abs=1e-6)
+    assert expected.line in explanation.summary and "trust: " in explanation._repr_html_()
+    own = explainer.explain(path, target=0, classifier=open_classifier(guarded_card))
+    assert own.trust == open_guard(guarded_card).check(image)[0]
+    assert explainer.explain(path, classifier=classifier).trust is None
+    assert "trust" not in "".join(explainer.explain(path, classifier=classifier).summary)
+
+
+def test_the_verb_explain_says_it_too(
+    classifier: Classifier,
+    tiny_card: Path,
+    tiny_run: Path,
+    tiny_guard: Path,
+    pictures,
+    tmp_path,
+    run,
+) -> None:
+    out = tmp_path / "maps"
+    words = ("explain", tiny_run, pictures / "noise.png", "--out", out, "--classifier", tiny_card)
+    code, said, _ = run(*words, "--guard", tiny_guard)
+    assert code == 0 and "; trust: " in said
+    answer = json.loads((out / "explain.json").read_text())["images"][0]["answers"][0]
+    assert set(answer["trust"]) == {*COLUMNS, "alarms", "why"}
+    code, said, _ = run(*words)
+    assert code == 0 and "trust" not in said
+    answer = json.loads((out / "explain.json").read_text())["images"][0]["answers"][0]
+    assert "trust" not in answer
+
+
+def test_what_cannot_be_judged_is_said_so(
+    classifier: Classifier, tiny_run: Path, tiny_guard: Path, images: Images
+) -> None:
+    explainer = load_explainer(tiny_run)
+    guard = apercu.load_guard(tiny_guard, classifier, explainer)
+    guard.network.signals[0].mean.fill_(float("nan"))
+    engine = open_engine(explainer, classifier, guard=guard)
+    trust = engine(images).trust
+    assert trust is not None and {one.why for one in trust} == {CANNOT_JUDGE}
+    selector = TargetSelector(explainer, ExplainOptions(), classifier, guard)
+    logits, features = selector.read(images[:1])
+    answer = selector.judge(images[:1], logits, features)
+    assert answer is not None and answer.tampered is None and CANNOT_JUDGE in answer.line
+
+
+def test_files_are_checked_in_python(guarded_card: Path, pictures: Path) -> None:
+    first, second = check_files(open_guard(guarded_card), [pictures])
+    assert first.error is None and first.trust is not None and first.name == "noise.png"
+    assert second.trust is None and second.error is not None
+    assert second.to_record().keys() == {"image", "error"}
