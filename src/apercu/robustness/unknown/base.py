@@ -89,7 +89,7 @@ class KnownImages:
                 f"{name}: learns from labels; give images in a folder per class, or choose a "
                 "method that needs none, such as mahalanobis"
             )
-        classes = len(self.labels.unique())
+        classes = int(torch.bincount(self.labels).count_nonzero())
         if classes < least:
             raise ImagesError(
                 f"{name}: expected honest images of at least {least} classes, got {classes}"
@@ -98,7 +98,7 @@ class KnownImages:
 
     def read_batches(self, size: int = BATCH) -> Iterator[Images]:
         """Yield the images on the classifier's device, `size` at a time."""
-        for images in self.images.split(size):
+        for images in split_batches(self.images, size):
             yield images.to(self.classifier.device)
 
 
@@ -177,7 +177,7 @@ class UnknownScorer(ABC):
         with torch.no_grad():
             parts = [
                 compute(batch.to(self.classifier.device)).float().cpu()
-                for batch in images.split(BATCH)
+                for batch in split_batches(images, BATCH)
             ]
         return check_finite(torch.cat(parts), self.method.name, self.classifier)
 
@@ -248,6 +248,12 @@ class UnknownMethod(ABC):
         Raises:
             KeyError: a tensor is missing.
         """
+
+
+def split_batches(images: Images, size: int) -> Iterator[Images]:
+    """Yield images in batches of a size; the last one may be smaller."""
+    for first in range(0, len(images), size):
+        yield images[first : first + size]
 
 
 def open_layers(classifier: Classifier, name: str) -> FeatureMaps:

@@ -178,6 +178,8 @@ class LatentGame(nn.Module):
         coder: the trained autoencoder.
     """
 
+    centres: Tensor
+
     def __init__(
         self, method: ConditionalGenerator, classes: int, coder: ConditionalAutoencoder
     ) -> None:
@@ -237,7 +239,7 @@ class LatentGame(nn.Module):
 
     def _follow_centres(self, codes: Tensor, labels: Targets) -> None:
         """Move the centre of each class of a batch a tenth of the way to the mean of its codes."""
-        for label in labels.unique():
+        for label in set(labels.tolist()):
             self.centres[label] += 0.1 * (codes[labels == label].mean(0) - self.centres[label])
 
     def _measure_likeness(self, samples: Tensor, labels: Targets) -> Tensor:

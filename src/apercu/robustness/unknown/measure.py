@@ -32,6 +32,7 @@ from apercu.robustness.unknown.base import (
     KnownImages,
     UnknownMethod,
     UnknownScorer,
+    split_batches,
 )
 from apercu.robustness.unknown.curves import (
     RESAMPLES,
@@ -211,7 +212,7 @@ class _Measurement:
         except (OSError, SafetensorError, LookupError, ValueError):
             pass
         parts: list[Tensor] = []
-        for images in data.images.split(256):
+        for images in split_batches(data.images, 256):
             parts.append(compute(images))
             self.report(f"{self.name}: {name}", sum(map(len, parts)), len(data.images))
         values = torch.cat(parts)

@@ -31,14 +31,12 @@ from apercu.robustness.unknown.one_class import OneClassRepresentation
 from apercu.robustness.unknown.openmax import OpenMax
 from apercu.robustness.unknown.stain_noise import StainNoise
 
-UNKNOWN_METHODS: dict[str, type[UnknownMethod]] = {
-    method.name: method
-    for method in (
-        *(MaxSoftmax, Entropy, Energy, LayerMahalanobis, OpenMax),
-        *(MonteCarloDropout, DeepEnsemble, ConditionalGenerator, BoundarySamples, OnManifold),
-        *(DiscriminativeReconstruction, OneClassRepresentation, StainNoise),
-    )
-}
+_CLASSES: tuple[type[UnknownMethod], ...] = (
+    *(MaxSoftmax, Entropy, Energy, LayerMahalanobis, OpenMax, MonteCarloDropout, DeepEnsemble),
+    *(ConditionalGenerator, BoundarySamples, OnManifold, DiscriminativeReconstruction),
+    *(OneClassRepresentation, StainNoise),
+)
+UNKNOWN_METHODS = {method.name: method for method in _CLASSES}
 """Methods that recognise unknown images, by the names that people type."""
 CONTENT, TENSORS = "unknown.json", "unknown.safetensors"
 

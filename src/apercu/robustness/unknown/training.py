@@ -208,7 +208,7 @@ class ConvEncoder(nn.Module):
             )
         self.blocks = nn.ModuleList(blocks)
         rows, columns = self.sizes[-1]
-        self.head = nn.Linear(self.widths[-1] * rows * columns, code)
+        self.head: nn.Module = nn.Linear(self.widths[-1] * rows * columns, code)
 
     @no_type_check
     def forward(self, images: Images) -> Tensor:
