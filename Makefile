@@ -48,7 +48,7 @@ house: $(READY) ## names, docstrings, files and imports of the package in figure
 
 bench: $(RIVALS) ## start-up, speed and memory, beside what people use now
 	$(BIN)/python benchmarks/speed.py --out docs/reference/speed.json
-	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime serving video batch; do \
+	@failed=; for name in startup rise grad_cam flipping road attacks halftone export runtime serving guard video batch; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "error: promises not kept:$$failed"; exit 1; }
 

@@ -15,6 +15,7 @@ import torch
 
 from apercu.cli import main
 from apercu.deploy.batch.settings import BatchSettings
+from apercu.deploy.batch.shard_writer import TRUST_COLUMNS
 from apercu.deploy.batch.work_folder import ShardRecord
 from apercu.deploy.export.manifest import GraphFile, InputFormat, Manifest, PrecisionLoss, ScorePair
 from apercu.deploy.inference import ExplainerInfo
@@ -25,11 +26,13 @@ from apercu.explainers.latent.settings import LATENT_PRESETS
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import _LINES
 from apercu.explainers.shapley.explainer import SHAPLEY_PRESETS
+from apercu.guard import GuardRecord
 from apercu.images.planted import Planted
 from apercu.learning.settings import LEARNING
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.robustness.plan import StressSettings
 from apercu.training.record import TrainingContext
+from apercu.verdicts import SignalWords, Trust, VerdictFormat
 
 FILES = Path(__file__).resolve().parent.parent / "docs" / "reference" / "files"
 
@@ -63,6 +66,16 @@ def test_the_keys_of_a_run_folder_are_complete() -> None:
         assert f"`{key}`" in page
 
 
+def test_the_keys_of_a_guard_are_complete() -> None:
+    assert read_keys("guard", "## The file") == set(GuardRecord.model_fields)
+    assert read_keys("guard", "## A verdict") == set(Trust.model_fields)
+    assert read_keys("batch", "## Columns of a shard") >= set(TRUST_COLUMNS)
+    page = (FILES / "export.md").read_text(encoding="utf-8")
+    assert all(
+        f"`{name}`" in page for model in (VerdictFormat, SignalWords) for name in model.model_fields
+    )
+
+
 def test_the_settings_of_an_attack_and_the_presets_are_complete() -> None:
     assert read_keys("settings", "## A file for attacks") == set(StressSettings.model_fields)
     page = (FILES / "settings.md").read_text(encoding="utf-8")
@@ -91,8 +104,8 @@ def test_the_settings_of_the_planted_set_have_their_defaults(each) -> None:
 # --- real files ----------------------------------------------------------------------------------
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
-SEVERAL = {"predicted", "value"}
-"""Keys that only classifiers with several classes at once, or with a value, have."""
+SEVERAL = {"predicted", "value", "trust", *TRUST_COLUMNS}
+"""Keys that only classifiers with several classes at once, with a value or with a guard have."""
 
 
 def run(*words: object) -> None:
@@ -152,7 +165,7 @@ def test_the_keys_of_an_export_are_those_of_its_manifest() -> None:
     page = (FILES / "export.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in ScorePair.model_fields)
     content = read(GOLDEN / "exported" / "explainer.json")
-    assert read_keys("export", "## The manifest") - {"output"} == set(content)
+    assert read_keys("export", "## The manifest") - {"output", "guard"} == set(content)
 
 
 def test_the_keys_of_a_batch_are_those_that_are_written(written: Path) -> None:
@@ -160,7 +173,7 @@ def test_the_keys_of_a_batch_are_those_that_are_written(written: Path) -> None:
 
     manifest, job = (read(written / "batch" / f"{name}.json") for name in ("manifest", "job"))
     assert read_keys("batch", "## `manifest.json`") == set(manifest)
-    assert read_keys("batch", "## `explainer`") == {*manifest["explainer"]}
+    assert read_keys("batch", "## `explainer`") - {"guard"} == {*manifest["explainer"]}
     assert read_keys("batch", "## `explainer`") == set(ExplainerInfo.model_fields)
     assert read_keys("batch", "## `settings`") == {each.name for each in fields(BatchSettings)}
     assert read_keys("batch", "## A shard") == set(ShardRecord.model_fields)

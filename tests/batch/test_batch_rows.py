@@ -17,8 +17,10 @@ from PIL import Image
 
 import apercu
 from apercu import MaskExplainer, maps, read_picture
-from apercu.deploy.batch import BatchSettings, Workers, run_batch
-from apercu.errors import ConfigError
+from apercu.deploy.batch import BatchSettings, Workers, explain_dataset, run_batch
+from apercu.deploy.batch.shard_writer import TRUST_COLUMNS, name_kept_column
+from apercu.errors import ConfigError, RunError
+from apercu.verdicts import CANNOT_JUDGE
 
 from .conftest import COUNT, encode_noise, read_files, read_rows
 
@@ -220,3 +222,53 @@ def test_a_cluster_takes_no_opened_explainer(tiny_run, photos, tmp_path) -> None
     explainer = MaskExplainer.from_pretrained(tiny_run)
     with pytest.raises(ConfigError, match="give the path of its run"):
         apercu.explain_dataset(explainer, photos, tmp_path / "maps", cluster="local")
+
+
+@pytest.mark.parametrize("format", ["parquet", "zarr"])
+def test_a_guard_adds_columns(
+    format: str, tiny_run, tiny_card, tiny_guard, photos, tmp_path
+) -> None:
+    import zarr
+
+    out = tmp_path / "maps"
+    options = {"classifier": tiny_card, "format": format, "shard": 16, "batch": 4}
+    explain_dataset(tiny_run, photos, out, guard=tiny_guard, **options)
+    guard = apercu.load_guard(tiny_guard, tiny_card, tiny_run)
+    classifier = guard.observer.classifier
+    for row, path in enumerate(sorted(photos.iterdir())[:7]):
+        if format == "zarr":
+            group = zarr.open_group(out / "maps.zarr", mode="r")
+            values = {name: group[name][row] for name in TRUST_COLUMNS}
+        else:
+            values = {name: read_rows(out)[row][name] for name in TRUST_COLUMNS}
+        if row == 5:  # no picture
+            empty = {None} if format == "parquet" else {"", "nan"}
+            found = {value if value is None else str(value) for value in values.values()}
+            assert found == empty
+            continue
+        (expected,) = guard.check(classifier.prepare(apercu.read_picture(path))[None])
+        assert values["alarms"] == ",".join(expected.alarms)
+        assert values["why"] == expected.why
+        for name in ("tampered", "unknown", "confidence"):
+            assert values[name] == pytest.approx(getattr(expected, name), abs=1e-3)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert len(manifest["explainer"]["guard"]) == 64
+    with pytest.raises(RunError, match="explainer"):  # rows with and without do not mix
+        explain_dataset(tiny_run, photos, out, **options)
+
+
+def test_a_kept_column_makes_room_for_those_of_a_guard() -> None:
+    assert name_kept_column("why", has_guard=True) == "source.why"
+    assert name_kept_column("why") == "why"
+
+
+def test_an_image_that_cannot_be_judged_has_the_reason(
+    tiny_run, tiny_card, tiny_guard, photos, tmp_path
+) -> None:
+    guard = apercu.load_guard(tiny_guard, tiny_card, tiny_run)
+    guard.network.signals[0].mean.fill_(float("nan"))
+    options = {"classifier": guard.observer.classifier, "guard": guard, "limit": 6}
+    explain_dataset(tiny_run, photos, tmp_path / "maps", **options)
+    rows = [row for row in read_rows(tmp_path / "maps") if row["error"] is None]
+    assert rows and all(row["why"] == CANNOT_JUDGE for row in rows)
+    assert all(row[name] is None for row in rows for name in ("tampered", "unknown", "alarms"))

@@ -15,12 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
+import apercu
 import apercu_runtime
 from apercu import errors, read_picture
-from apercu.deploy.export import read_manifest
+from apercu.deploy.export import ExportInputs, ExportSettings, read_manifest, write_export
 from apercu.deploy.export.manifest import VERSION
+from apercu.deploy.inference import open_engine
+from apercu.verdicts import SignalWords, VerdictFormat
 from apercu_runtime import Explainer, load_explainer
+from apercu_runtime.manifest import _parse_guard
 
+HONEST = "planted:size=32,images=20,classes=3,seed=6"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -327,3 +332,106 @@ def test_repr_and_classes(exported, light) -> None:
     assert repr(exported[1]) == f"Explainer({light[1]}, 3 classes)"
     assert exported[1].classes == read_manifest(light[1]).classes
     assert torch.is_tensor(exported[0].attribute(torch.rand(1, 3, 32, 32)))
+
+
+@pytest.fixture(scope="module")
+def guard(light, classifier, honest_images, make_once) -> Any:
+    """A guard that observes the explainer with random weights."""
+    from apercu import fit_guard
+
+    def fit(out: Path) -> None:
+        fit_guard(classifier, honest_images, out, explainer=light[0], false_alarms=0.1)
+
+    return apercu.load_guard(make_once("light guard", fit), classifier, light[0])
+
+
+@pytest.fixture(scope="module")
+def guarded(light, guard, make_once, copy_graphs) -> Path:
+    """An export whose combined graph says whether its prediction may be believed."""
+
+    def write(out: Path) -> None:
+        graphs = out.parent / "untrusting graphs"
+        graphs.mkdir()
+        for role in ("explainer", "classes"):
+            shutil.copy(light[1] / f"{role}.onnx", graphs)
+        with copy_graphs(graphs):
+            write_export(light[0], out, ExportSettings(), ExportInputs(guard=guard))
+
+    return make_once("guarded export", write)
+
+
+def test_the_trust_of_a_graph_is_that_of_the_guard(guarded, guard, images) -> None:
+    runtime, engine = load_explainer(guarded), open_engine(guarded)
+    honest = torch.stack([item.picture for item in apercu.open_images(HONEST)])
+    for batch in (images, honest):
+        expected = [trust.to_record() for trust in guard.check(batch)]
+        for answers in (
+            runtime.judge(batch.numpy()),
+            [trust.to_record() for trust in engine(batch).trust],
+            [trust.to_record() for trust in engine(batch, 1).trust],
+        ):
+            for answer, one in zip(answers, expected, strict=True):
+                assert answer.keys() == one.keys()
+                for name in ("tampered", "unknown", "confidence"):
+                    assert answer[name] == pytest.approx(one[name], abs=1e-3)
+                assert (answer["alarms"], answer["why"]) == (one["alarms"], one["why"])
+    logits, features = engine.predict_logits(images)
+    assert engine.judge(images, logits, features) == engine(images).trust
+    assert engine.has_guard and engine.info.guard is not None
+
+
+def test_an_explanation_of_the_runtime_holds_the_trust(guarded, light, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    runtime = load_explainer(guarded)
+    first = runtime.explain(pixels)
+    assert first.trust == runtime.explain(pixels, target=1).trust
+    assert first.trust == runtime.judge(runtime.prepare(pixels)[None])[0]
+    older = load_explainer(light[1])
+    assert older.explain(pixels).trust is None
+    with pytest.raises(apercu_runtime.ConfigError, match="has no guard in its graph"):
+        older.judge(older.prepare(pixels)[None])
+    assert open_engine(light[1]).has_guard is False
+
+
+def test_the_runtime_says_what_it_cannot_judge() -> None:
+    words = SignalWords(name="noise", question="tampered", phrase="its noise is odd")
+    format = VerdictFormat(signals=(words,), false_alarms=0.05, calibrated=False)
+    own = _parse_guard(format.model_dump(mode="json"))
+    for row in (
+        [0.2, 0.1, 0.5, np.nan],
+        [0.2, np.inf, 0.5, 1],
+        [0.99, 0.1, 0.5, 2],
+        [0.95, 0, 0, 0],
+    ):
+        values = np.array(row, np.float32)
+        assert own.read(values) == format.read(values.tolist()).to_record()
+
+
+def test_a_guard_of_an_export_fits_its_explainer(
+    light, small, guard, guarded_card, classifier, tmp_path
+) -> None:
+    for inputs, settings, message in (
+        (
+            (small[0], ExportInputs(classifier, guard=guard)),
+            {},
+            "was fitted with another explainer",
+        ),
+        ((light[0], ExportInputs(guard=guard)), {"combined": False}, "only the combined graph"),
+        ((light[0], ExportInputs(guard=guard)), {"formats": ("web",)}, "shows no guard"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            write_export(inputs[0], tmp_path / "out", ExportSettings(**settings), inputs[1])
+        assert not (tmp_path / "out" / "explainer.json").exists()
+    with pytest.raises(errors.RunError, match="was fitted without an explainer"):
+        apercu.export(light[0], tmp_path / "out", classifier=guarded_card)
+
+
+def test_a_damaged_guard_of_a_manifest_is_refused(copy: Path) -> None:
+    path = copy / "explainer.json"
+    content = json.loads(path.read_text())
+    for wrong in ({}, {"signals": [{"question": "odd", "phrase": ""}], "false_alarms": 0.1}, 3):
+        path.write_text(json.dumps({**content, "guard": wrong}))
+        with pytest.raises(apercu_runtime.RunError, match="damaged"):
+            load_explainer(copy)
+        with pytest.raises(errors.RunError, match="damaged"):
+            open_engine(copy)

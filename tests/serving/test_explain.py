@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+import apercu
 from apercu import MaskExplainer, open_classifier, read_picture
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
+from apercu.errors import ConfigError, RunError
 from apercu.explain.mask_explanation import tight_box
+from apercu.verdicts import CANNOT_JUDGE
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +184,75 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     name = explainer.classifier_info.classes[predicted]
     words = f"target: the predicted class is {name} already; choose another class"
     assert response.json()["detail"] == words
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_run, tiny_card, tiny_guard) -> ImageWorker:
+    """A worker whose predictions a guard judges."""
+    setup = WorkerSetup(tiny_run, str(tiny_card), 1_000_000, guard=str(tiny_guard))
+    return ImageWorker(open_explainer(setup), setup.max_pixels)
+
+
+def test_with_a_guard_each_response_says_whether_to_believe_it(
+    serving, guarded, png, tiny_run, tiny_card, tiny_guard
+) -> None:
+    call = serving(worker=guarded)
+    guard = apercu.load_guard(tiny_guard, tiny_card, tiny_run)
+    image = guard.observer.classifier.prepare(read_picture(png))[None]
+    expected = guard.check(image)[0].to_record()
+    top = call.explain(png).json()["top"]
+    for options in ({}, {"top": "3"}, {"target": str(top[-1]["index"])}):
+        trust = call.explain(png, **options).json()["trust"]
+        assert trust["alarms"] == expected["alarms"] and trust["why"] == expected["why"]
+        for name in ("tampered", "unknown", "confidence"):
+            assert trust[name] == pytest.approx(expected[name], abs=1e-3)
+    name = guarded.explainer.served.name
+    body = {"instances": [{"image": {"b64": base64.b64encode(png).decode()}}]}
+    (predicted,) = call("POST", f"/v1/models/{name}:predict", json=body).json()["predictions"]
+    assert predicted["trust"]["why"] == expected["why"]
+
+
+def test_an_image_that_cannot_be_judged_is_answered_and_a_wrong_one_stays_an_error(
+    serving, guarded, png, monkeypatch
+) -> None:
+    call = serving(worker=guarded)
+    signal = guarded.explainer.engine.guard.network.signals[0]
+    monkeypatch.setattr(signal, "mean", signal.mean * float("nan"))
+    answered = call.explain(png)
+    assert answered.status_code == 200
+    assert answered.json()["trust"] == {
+        **dict.fromkeys(("tampered", "unknown", "confidence")),
+        "alarms": [],
+        "why": CANNOT_JUDGE,
+    }
+    refused = call.explain(b"no picture")
+    assert refused.status_code == 422 and "trust" not in refused.json()
+
+
+def test_without_a_guard_nothing_is_said_of_trust(call, png) -> None:
+    assert "trust" not in call.explain(png).json()
+
+
+def test_a_card_brings_its_guard_to_the_server(serving, guarded_card, tiny_run, png) -> None:
+    setup = WorkerSetup(tiny_run, str(guarded_card), 1_000_000)
+    call = serving(worker=ImageWorker(open_explainer(setup), 1_000_000))
+    assert call.explain(png).json()["trust"]["why"]
+    setup = WorkerSetup(guarded_card, None, 1_000_000)  # a method explains
+    call = serving(worker=ImageWorker(open_explainer(setup), 1_000_000))
+    assert call.explain(png).json()["trust"]["why"]
+    setup = WorkerSetup(guarded_card, None, 1_000_000, guard="none")
+    call = serving(worker=ImageWorker(open_explainer(setup), 1_000_000))
+    assert "trust" not in call.explain(png).json()
+
+
+def test_a_guard_that_is_not_that_of_the_server_is_refused(
+    tiny_run, tiny_card, tiny_guard, tiny_export
+) -> None:
+    with pytest.raises(ConfigError, match="give --classifier SPEC"):
+        open_explainer(WorkerSetup(tiny_run, guard=str(tiny_guard)))
+    with pytest.raises(RunError, match="was fitted with an explainer"):
+        open_explainer(WorkerSetup(tiny_card, guard=str(tiny_guard)))
+    with pytest.raises(ConfigError, match="is an export, which holds its guard"):
+        open_explainer(WorkerSetup(tiny_export, guard=str(tiny_guard)))
+    with pytest.raises(RunError, match=r"expected a guard, found no guard\.json"):
+        open_explainer(WorkerSetup(tiny_run, str(tiny_card), guard=str(tiny_run)))

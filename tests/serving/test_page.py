@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from apercu.deploy.serving.page import FOLDER
+from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 
 PATIENCE = 60_000
 """Milliseconds."""
@@ -404,3 +405,39 @@ def test_an_example_does_not_replace_a_picture_that_is_brought_early(
     page.wait_for_selector("#work[aria-busy=false] #about:not([hidden])")
     size = page.eval_on_selector("#views canvas", "canvas => [canvas.width, canvas.height]")
     assert size == [48, 40]
+
+
+TRUST = {"tampered": 0.4, "unknown": 0.31, "confidence": 0.934, "alarms": [], "why": "as usual"}
+
+
+def test_a_mark_says_whether_to_believe_the_classes(
+    visit, bring, listen, picture, tiny_run, tiny_card, tiny_guard
+) -> None:
+    setup = WorkerSetup(tiny_run, str(tiny_card), 1_000_000, guard=str(tiny_guard))
+    page = visit(listen(worker=ImageWorker(open_explainer(setup), 1_000_000)))
+    bring(page, picture)
+    said = page.inner_text("#trust")
+    assert "Do not rely on this: the guard finds the picture" in said  # noise is no honest image
+    assert page.inner_text("#trust .mark") == "!"
+    assert page.get_attribute("#trust", "class") == "alarm"
+
+
+def test_without_a_guard_there_is_no_mark(visit, bring, address, picture) -> None:
+    page = visit(address)
+    bring(page, picture)
+    assert page.locator("#verdict").is_visible() and page.locator("#trust").is_hidden()
+
+
+def test_what_the_mark_says(visit, address) -> None:
+    describe = """async (trust) => (await import("/page/words.js")).describeTrust(trust)"""
+    page = visit(address)
+    usual = page.evaluate(describe, TRUST)
+    words = "The guard raises no alarm: as usual. Calibrated confidence: 93 %."
+    assert usual == {"sign": "✓", "kind": "usual", "words": words}
+    alarm = page.evaluate(describe, TRUST | {"alarms": ["tampered"], "tampered": 0.98})
+    assert (alarm["sign"], alarm["kind"]) == ("!", "alarm")
+    assert "finds the picture tampered, more so than 98 % of the honest images" in alarm["words"]
+    lost = dict.fromkeys(("tampered", "unknown", "confidence"))
+    open_mark = page.evaluate(describe, TRUST | lost | {"why": "it cannot be judged: …"})
+    assert (open_mark["sign"], open_mark["kind"]) == ("?", "open")
+    assert "cannot say whether to believe this (it cannot be judged: …)" in open_mark["words"]
