@@ -34,3 +34,4 @@ for method in $fast $slow; do
     measured "$method"
 done
 measured "$fast,$(echo "$slow" | tr '\n' ',' | sed 's/,$//')"
+$bin/python recipes/cifar10/unknown_table.py "$out/table/results.json"
