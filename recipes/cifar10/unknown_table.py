@@ -35,7 +35,7 @@ def main() -> None:
     content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     cells = {(row["method"], row["images"], row["metric"]): row for row in content["rows"]}
     methods = list(dict.fromkeys(row["method"] for row in content["rows"]))
-    kinds = [name for name in dict.fromkeys(row["images"] for row in content["rows"])]
+    kinds = list(dict.fromkeys(row["images"] for row in content["rows"]))
     kinds.remove("known")
     print_row("method", *COLUMNS.values())
     print_row(*["---"] * (len(COLUMNS) + 1))
