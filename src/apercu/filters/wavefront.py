@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.scan import scan_op as scan
 
 from apercu.filters.error_diffusion import DiffusionKernel, Planes
 
@@ -42,19 +42,18 @@ def diffuse_error_by_lines(planes: Planes, kernel: DiffusionKernel, bits: int) -
     scale, gap = float(steps / np.float32(255)), float(np.float32(255) / steps)
     tie = float(np.float32(126.5 / 255))
 
-    def halftone_line(
-        errors: Sequence[Tensor], pixels: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Halftone the pixels of one line; errors are those of the lines before, newest first."""
+    def halftone_line(*values: Tensor) -> list[Tensor]:
+        """Halftone the pixels of one line: the last value; the others are errors, newest first."""
+        *errors, pixels = values
         received = _sum_errors(errors, terms)
-        value = (pixels[0] + (received * inverse).int()).clamp(0, 255)
+        value = (pixels + (received * inverse).int()).clamp(0, 255)
         level = ((value * scale + tie).floor() * gap).round()
-        return [value - level, *(each.clone() for each in errors[:-1])], level.clone()
+        return [value - level, *(each.clone() for each in errors[:-1]), level.clone()]
 
     bytes_of_planes = (planes * 255).round().clamp(0, 255)
     lines = _slant_rows(bytes_of_planes, lag)
     start = [torch.zeros_like(planes[:, :, 0]) for _ in range(depth)]
-    _, levels = scan(halftone_line, start, [lines], dim=0)
+    *_, levels = scan(halftone_line, start, [lines], ())
     return _straighten_rows(levels, lag, width).unflatten(1, (height, width)) / 255
 
 

@@ -62,7 +62,7 @@ MAX_SIZE_TEXT = 2000
 _SIZE_WORD = re.compile(
     r"[su]\d+|Symbol|Integer|Float|Rational|Eq|Ne|Lt|Le|Gt|Ge|Not|And|Or|Max|Min|Abs|Mod|PythonMod"
     r"|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt|TruncToInt|IntTrueDiv|FloatTrueDiv|ToFloat"
-    r"|Where|Identity"
+    r"|Where|Identity|Add|Mul"
 )
 _SIZE_SYNTAX = (
     *(ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.BinOp),
