@@ -255,10 +255,10 @@ def test_images_that_the_classifier_refuses_are_not_judged(known: KnownImages) -
         with pytest.raises(ClassifierError, match="expects images of 16×16 pixels, got 8×8"):
             scorer.score(small)
         for wrong in (loud, empty):
-            with pytest.raises(ImageError):
+            with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\]"):
                 scorer.score(wrong)
     for wrong in (loud, empty):
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\]"):
             KnownImages(known.classifier, wrong)
 
 
