@@ -1,6 +1,6 @@
 #!/bin/sh
 # What a guard recognises on photographs: attacks, unknown kinds, and who knows of the guard.
-# About two hours of one core.
+# About an hour of one core for each classifier.
 #
 #   APERCU_DATA=… recipes/guard/photographs.sh [mobilenetv2 lite0]
 #
@@ -25,9 +25,11 @@ for name in ${*:-mobilenetv2 lite0}; do
     esac
     [ -f "runs/guard/$name/guard.json" ] ||
         $bin guard fit "$classifier" --images "$data/data/imagenet-train" --out "runs/guard/$name"
-    measure "$name" "$classifier" kinds 200 --attacks fgsm,pgd \
+    measure "$name" "$classifier" kinds 200 --attacks fgsm \
         --unknown "$data/data/cxr-nih" --unknown "$data/data/star-galaxy/train" --unknown planted \
         --unknown "$data/data/cifar10/test.parquet" --unknown noise --unknown backgrounds
-    measure "$name" "$classifier" aware 48 --attacks aware_pgd:steps=30,smooth_pgd,aware_smooth_pgd
-    measure "$name" "$classifier" slow 24 --attacks carlini_wagner,sparse_evo
+    measure "$name" "$classifier" pgd 96 --attacks pgd
+    measure "$name" "$classifier" aware 32 --epsilons 4/255,8/255 \
+        --attacks aware_pgd:steps=20,smooth_pgd:steps=20,aware_smooth_pgd:steps=20
+    measure "$name" "$classifier" slow 16 --attacks carlini_wagner,sparse_evo
 done
