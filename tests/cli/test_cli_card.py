@@ -25,6 +25,17 @@ def test_a_card_goes_to_stdout_or_into_a_file(apercu, tiny_card, tmp_path, monke
     assert after.classes == before.classes
 
 
+def test_a_card_with_a_filter(apercu, tiny_card, tmp_path) -> None:
+    words = ("card", tiny_card, "--out", tmp_path / "new.json", "--filter")
+    assert apercu(*words, "jpeg:quality=50").code == 0
+    opened = open_classifier(tmp_path / "new.json", trust=True)
+    assert opened.network.filter == "jpeg:quality=50"
+    assert opened.without_filter().fingerprint == open_classifier(tiny_card).fingerprint
+    result = apercu(*words, "jpg")
+    assert result.code == 2
+    assert result.err.endswith("got jpg; did you mean jpeg?\n") and result.err.count("\n") == 1
+
+
 def test_the_help_names_the_page(apercu) -> None:
     result = apercu("card", "--help")
     assert result.code == 0

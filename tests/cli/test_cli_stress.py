@@ -265,6 +265,9 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
     undefended = open_classifier(tiny_card)
     assert defended.fingerprint != undefended.fingerprint
     assert defended.classes == undefended.classes
+    assert (defended.network.filter, undefended.network.filter) == ("floyd_steinberg", None)
+    assert f"{out / 'card.json'} has floyd_steinberg in front of the network" in result.out
+    assert f"next: apercu stress --classifier {out / 'card.json'} --images" in result.out
     assert (out / "samples").is_dir() and (out / "facts.json").is_file()
     again = apercu(*words, "--steps", "2", "--batch", "3")
     assert again.code == 2 and "holds a finished training; continue it with --resume" in again.err

@@ -16,7 +16,7 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNe
 from apercu.classifiers.names import TOP
 from apercu.classifiers.outputs import Output, OutputName
 from apercu.deploy.export import ExportSettings, write_export
-from apercu.deploy.export.graphs import build_predictor
+from apercu.deploy.export.graphs import build_graph, build_predictor
 from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError, RunError
@@ -239,3 +239,22 @@ def test_the_python_call_takes_explainers(
     assert lines[0].startswith("explainer.onnx: at most ")
     with pytest.raises(ConfigError, match="format: expected one of onnx"):
         apercu.export(explainer, tmp_path, ["onx"])
+
+
+def test_a_filter_without_a_graph_is_named(
+    build_explainer: Callable[..., Any], classifier: Classifier
+) -> None:
+    module = classifier.module
+    assert module is not None
+    defended = apercu.open_classifier(module, size=32, mean=0.5, std=0.5, filter="jpeg:quality=60")
+    match = (
+        "^export: the filter jpeg:quality=60 has no ONNX form: Pillow compresses the images; "
+        "explain with PyTorch, or give the classifier another filter$"
+    )
+    small = {"preset": "small", "decoder": {"width": 16}}
+    own = MASK_PRESETS.parse({**small, "encoder": "own", "frozen": True})
+    with pytest.raises(ConfigError, match=match):
+        build_graph(build_explainer("mask", own, defended))
+    explainer = build_explainer("mask", MASK_PRESETS.parse(small), defended)
+    with pytest.raises(ConfigError, match=match):
+        build_predictor(explainer.network, explainer.classifier_info, defended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,41 @@ def test_scratch_reinitialises_and_the_mode_of_layers_is_restored(tiny_card: Pat
     before = [one.training for one in kept.modules()]
     training.compute_inference_logits(torch.rand(2, 3, 32, 32))
     assert [one.training for one in kept.modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("defence", "own", "has_filters"),
+    [
+        (Standard(), None, False),
+        (Hybrid(), "floyd_steinberg", True),
+        (Hybrid(representations=("none", "jpeg:quality=60")), "jpeg:quality=60", True),
+        (Hybrid(representations=("jpeg", "median")), None, True),
+        (Adversarial(), None, False),
+        (Adversarial(behind="bit_depth:bits=2"), "bit_depth:bits=2", True),
+        (Sinkhorn(behind="jpeg"), "jpeg", True),
+    ],
+)
+def test_a_defence_says_which_filter_stands_in_front(
+    defence: Defence, own: str | None, has_filters: bool
+) -> None:
+    assert (defence.own_filter, defence.has_filters) == (own, has_filters)
+
+
+@pytest.mark.parametrize("preset", ["standard", "hybrid"])
+def test_a_filter_in_front_stays_unless_the_defence_has_its_own(
+    preset: str, tiny_card: Path, tmp_path: Path
+) -> None:
+    start = Classifier(replace(open_classifier(tiny_card).network, filter="bit_depth:bits=1"))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    settings = DEFENCES.parse({"preset": preset}).with_schedule(steps=1, batch=2)
+    training = DefenceTraining(copy_trainable(start), start, settings, 0)
+    seen = start if preset == "standard" else start.without_filter()
+    torch.testing.assert_close(training.compute_inference_logits(images), seen(images))
+    source = open_images("planted:size=32,images=6,classes=3")
+    trainer = Trainer(start, source, tmp_path, Hardware("cpu"), say=lambda line: None)
+    defended, _ = train_defence(settings, trainer)
+    expected = {"standard": "bit_depth:bits=1", "hybrid": "floyd_steinberg"}[preset]
+    assert defended.network.filter == open_classifier(tmp_path).network.filter == expected
 
 
 def test_a_network_that_predicts_one_class_is_warned_of() -> None:
