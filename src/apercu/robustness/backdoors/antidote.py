@@ -101,12 +101,7 @@ class AntidoteRt:
         from sklearn.tree import DecisionTreeClassifier
 
         clean, poisoned = clean[: self.samples], poisoned[: self.samples]
-        for name, samples in (("clean", clean), ("poisoned", poisoned)):
-            if len(samples) < FEWEST_SAMPLES:
-                raise ImagesError(
-                    f"antidote: expected at least {FEWEST_SAMPLES} {name} samples to mine patterns "
-                    f"from, got {len(samples)}"
-                )
+        check_samples(clean=len(clean), poisoned=len(poisoned))
         with torch.no_grad():
             features = [compute_deep_features(classifier, part).cpu() for part in (clean, poisoned)]
             targets = classifier(poisoned).argmax(1)
@@ -214,3 +209,17 @@ class Antidote:
                 windows[number, top : top + side, left : left + side] = True
             groups.append(windows)
         return groups
+
+
+def check_samples(**counts: int) -> None:
+    """Check that there are enough samples to mine patterns from.
+
+    Raises:
+        ImagesError: there are too few samples of a kind.
+    """
+    for name, count in counts.items():
+        if count < FEWEST_SAMPLES:
+            raise ImagesError(
+                f"antidote: expected at least {FEWEST_SAMPLES} {name} samples to mine patterns "
+                f"from, got {count}"
+            )

@@ -140,27 +140,30 @@ class PartReader:
     def _read_some(self, source: ImageSource, limit: int | None) -> ImagePart:
         """Read up to `limit` images, drawn at random, in the order of the source."""
         _, rows = split_indices(len(source), limit, self.seed, halves=False)
-        return self._read(source, rows)
+        return self._read(source, rows, has_labels=False)
 
-    def _read(self, source: ImageSource, rows: Sequence[int]) -> ImagePart:
+    def _read(
+        self, source: ImageSource, rows: Sequence[int], *, has_labels: bool = True
+    ) -> ImagePart:
+        """Read images; labels only where they are of use, because they have to be classes."""
+        has_labels = has_labels and source.labelled
         images: list[Images] = []
         names: list[str] = []
         labels: list[int] = []
         for batch in batches(source, self.classifier.prepare, BATCH, indices=rows):
             images.append(batch.images)
             names += batch.names
-            labels += [self._find_class(source, label) for label in batch.labels]
+            if has_labels:
+                labels += [self._find_class(source, label) for label in batch.labels]
             self.report("reading images", len(names), len(rows))
         device = self.classifier.device
-        classes = torch.tensor(labels, device=device) if source.labelled else None
+        classes = torch.tensor(labels, device=device) if has_labels else None
         return ImagePart(torch.cat(images).to(device), tuple(names), classes)
 
     def _find_class(self, source: ImageSource, label: str | int | None) -> int:
-        """Return the class of a label; −1 where images have none."""
-        if not source.labelled or label is None:
-            return -1
+        """Return the class of a label."""
         try:
-            return self.classifier.index_of(label)
+            return self.classifier.index_of("" if label is None else label)
         except TargetError as error:
             raise ImagesError(
                 f"{source.name}: the label {label!r} is no class of the classifier ({error}); "
@@ -183,6 +186,8 @@ class PartReader:
 @torch.no_grad()
 def predict_classes(classifier: Classifier, images: Images) -> Targets:
     """Return the predicted class of each image, a few at a time."""
+    if not len(images):
+        return torch.zeros(0, dtype=torch.long, device=images.device)
     return torch.cat([classifier(part).argmax(1) for part in images.split(BATCH)])
 
 

@@ -19,7 +19,7 @@ from apercu.images import ImageSource
 from apercu.log import warn
 from apercu.methods import MapExplainer, TrueBox
 from apercu.progress import ProgressCallback, show_in_notebook
-from apercu.robustness.backdoors.antidote import ALARM, Antidote, AntidoteRt
+from apercu.robustness.backdoors.antidote import ALARM, Antidote, AntidoteRt, check_samples
 from apercu.robustness.backdoors.base import ScoreFn
 from apercu.robustness.backdoors.evidence import CarriedEvidence
 from apercu.robustness.backdoors.neural_cleanse import (
@@ -157,6 +157,8 @@ class _Scan:
         self, parts: ScanParts, about: Mapping[str, Any], out: Path, report: ProgressCallback
     ) -> BackdoorReport:
         """Run all methods."""
+        if any(isinstance(method, AntidoteRt) for method in self.methods.values()):
+            check_samples(poisoned=0 if parts.samples is None else len(parts.samples))
         accuracy = None
         if parts.test.labels is not None:
             accuracy = measure_rate(self.predict(parts.test.images) == parts.test.labels)
