@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from apercu import open_classifier
 from apercu.classifiers import Classifier, save_classifier
+from apercu.cli import main
 from apercu.errors import ClassifierError, ConfigError, UntrustedError
 from apercu.filters import FILTERS, Filter, FilterLayer, parse_filter
 from apercu.filters.base import format_cache_key
@@ -213,16 +213,16 @@ def test_a_pattern_is_removed_and_an_attack_through_the_filter_does_better(
 
 @every_purifier
 def test_a_training_leaves_a_card_with_the_filter_in_front(
-    name: str, tiny_card: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+    name: str, tiny_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     config = tmp_path / "settings.yaml"
     config.write_text(f"preset: {name}\ndefence: {{width: 4}}\nschedule: {{steps: 2, batch: 4}}\n")
-    code, text = command(
-        *("stress", "train", "--classifier", tiny_card, "--images", PLANTED, "--out", out),
-        *("--config", config, "--device", "cpu"),
-    )
-    assert code == 0, text
+    words = ("--classifier", tiny_card, "--images", PLANTED, "--out", out, "--config", config)
+    with pytest.raises(SystemExit) as stop:
+        main(["stress", "train", *map(str, words), "--device", "cpu"])
+    assert not stop.value.code
+    assert f"{name}:folder=" in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
     assert card["filter"] == f"{name}:folder=purifier"
     defended, bare = open_classifier(out / "card.json"), open_classifier(tiny_card)

@@ -16,6 +16,8 @@ from apercu.types import Images, Scores
 
 STEP = 0.5
 """Distance of two levels of a code, in standard deviations of all codes."""
+INITIAL_SCALE, INITIAL_LOG_VARIANCE = 10.0, -4.0
+"""How much wider codes are before training than by default, and the logarithm of their variance."""
 LEAST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -8.0, 2.0
 """Bounds of the logarithm of the variance of a code."""
 
@@ -53,6 +55,11 @@ class QuantisedAutoencoderNetwork(PurifierNetwork):
             nn.Conv2d(width, 4 * channels, 3, padding=1),
             nn.PixelShuffle(2),
         )
+        last = self.encoder[-1]
+        with torch.no_grad():  # codes about as wide as the levels, and nearly without noise
+            last.weight[:code] *= INITIAL_SCALE
+            last.weight[code:] *= 0
+            last.bias[code:] = INITIAL_LOG_VARIANCE
 
     def encode(self, images: Images) -> tuple[Tensor, Tensor]:
         """Return the mean and the logarithm of the variance of each number of the code."""
