@@ -25,7 +25,7 @@ from apercu.errors import ClassifierError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
-from apercu.learning.network import LearningNetwork
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task
 from apercu.learning.train import weigh_classes
 
@@ -178,3 +178,13 @@ def test_the_calibration_error_is_the_mean_distance_over_bins() -> None:
     bins = measure_reliability(probabilities, targets, is_multiple=False, bins=10)
     assert bins.counts == (1, 1, 2)
     assert bins.error == pytest.approx((0.45 + 0.25 + 2 * 0.42) / 4)
+
+
+def test_a_classifier_that_is_trained_further_keeps_its_filter(
+    scale_card: Callable[..., Path],
+) -> None:
+    start = open_classifier(scale_card(filter="bit_depth:bits=1"), trust=True)
+    network = make_network(start, 2, 0, scratch=False)
+    trained = network.to_classifier(("a", "b"), ONE_CLASS)
+    assert trained.network.filter == "bit_depth:bits=1"
+    torch.testing.assert_close(trained(IMAGES), trained.without_filter()(IMAGES.round()))

@@ -54,7 +54,7 @@ def diffuse_error_by_lines(planes: Planes, kernel: DiffusionKernel, bits: int) -
     lines = _slant_rows(bytes_of_planes, lag)
     start = [torch.zeros_like(planes[:, :, 0]) for _ in range(depth)]
     *_, levels = scan(halftone_line, start, [lines], ())
-    return _straighten_rows(levels, lag, width).unflatten(1, (height, width)) / 255
+    return _straighten_rows(levels, lag, width) / 255
 
 
 def find_lag(kernel: DiffusionKernel) -> int:
@@ -96,11 +96,12 @@ def _slant_rows(planes: Planes, lag: int) -> Tensor:
     height, width = planes.shape[1:]
     count = width + lag * (height - 1)
     padded = F.pad(planes, (0, count + lag - width), value=_OUTSIDE)
-    return padded.flatten(1)[:, : height * count].unflatten(1, (height, count)).permute(2, 0, 1)
+    rows = padded.flatten(1)[:, : height * count].reshape(-1, height, count)
+    return rows.permute(2, 0, 1)
 
 
-def _straighten_rows(lines: Tensor, lag: int, width: int) -> Tensor:
-    """Undo `_slant_rows`; return `planes × (height · width)`."""
+def _straighten_rows(lines: Tensor, lag: int, width: int) -> Planes:
+    """Undo `_slant_rows`; return `planes × height × width`."""
     count, _, height = lines.shape
     flat = F.pad(lines.permute(1, 2, 0).flatten(1), (0, height * lag))
-    return flat.unflatten(1, (height, count + lag))[..., :width].flatten(1)
+    return flat.reshape(-1, height, count + lag)[..., :width]

@@ -196,7 +196,7 @@ class LearningNetwork(nn.Module):
             names=ClassNames.of(classes),
             options=options,
             temperature=temperature,
-            filter=self._start[0].network.filter,
+            filter=self._start[0].filter,
         )
         return Classifier(opened)
 
