@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from apercu.errors import ClassifierError
-from apercu.io import is_file
 
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
@@ -74,10 +73,10 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         ClassifierError: the file is missing or has another format, or its tensors do not fit.
     """
     path = Path(path)
-    if not is_file(path):
-        raise ClassifierError(f"weights {path}: no such file")
     try:
         stored = load_file(path)
+    except FileNotFoundError:
+        raise ClassifierError(f"weights {path}: no such file") from None
     except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise ClassifierError(
             f"weights {path}: expected a safetensors file ({error}); "
