@@ -266,6 +266,17 @@ def test_a_card_may_not_name_a_purifier_outside_of_its_folder(
     assert layer(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
 
+def test_a_folder_with_a_comma_is_refused_before_the_training(
+    tiny_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--classifier", tiny_card, "--images", PLANTED, "--out", tmp_path / "a,b")
+    with pytest.raises(SystemExit) as stop:
+        main(["stress", "train", *map(str, words), "--config", "stochastic_student"])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert "expected a path without a comma" in captured.out + captured.err
+
+
 def test_settings_without_an_effect_are_refused() -> None:
     for change in ({"scratch": True}, {"wanted": "labels"}):
         with pytest.raises(ConfigError, match="the classifier stays as it is"):

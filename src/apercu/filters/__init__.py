@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apercu.errors import ConfigError
 from apercu.filters.base import BpdaMode, Filter, FilterLayer
 from apercu.filters.bit_depth import BitDepth
 from apercu.filters.blue_noise import BlueNoise
@@ -78,9 +79,17 @@ def find_folder(text: str) -> str | None:
 def move_folder(text: str, folder: str) -> str:
     """Return the name of a filter with another folder, where it holds one.
 
+    Raises:
+        ConfigError: the path of the folder has a comma, which separates settings.
+
     >>> move_folder("stochastic_student:folder=purifier,seed=1", "runs/purifier")
     'stochastic_student:folder=runs/purifier,seed=1'
     """
+    if "," in folder:
+        raise ConfigError(
+            f"{text.partition(':')[0]}: folder {folder}: expected a path without a comma, which "
+            "separates settings; rename the folder"
+        )
     name, mark, rest = text.partition(":")
     settings = [
         f"folder={folder}" if setting.startswith("folder=") else setting

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.errors import ClassifierError
-from apercu.filters import FILTERS, NONE, Filter, parse_filter
+from apercu.filters import FILTERS, NONE, Filter, move_folder, parse_filter
 from apercu.filters.purifier import (
     PURIFIER_FOLDER,
     STRIDE,
@@ -232,6 +232,7 @@ def train_purifier(
 
     Raises:
         ClassifierError: the classifier gives no gradients.
+        ConfigError: the path of the run folder has a comma.
         RunError: the folder holds a training with other settings.
     """
     bare = trainer.classifier.without_filter()
@@ -241,13 +242,13 @@ def train_purifier(
             "train one for a network of PyTorch"
         )
     trainer = replace(trainer, classifier=bare)
+    folder = trainer.run / PURIFIER_FOLDER
+    text = move_folder(f"{defence.form}:folder=", str(folder))  # before the training, not after it
     network = defence.build_network(bare.channels, trainer.seed)
     with trainer.make_record(settings).begin(resume=resume):
         training = PurifierTraining(network, bare, settings, trainer.seed, defence, views)
         fitted = trainer.fit(training)
-        folder = trainer.run / PURIFIER_FOLDER
         write_purifier(network, defence.form, defence.find_sizes(bare.channels), folder)
-        text = f"{defence.form}:folder={folder}"
         facts = dict(fitted)
         held_out = split_held_out(len(trainer.source), trainer.seed).held_out
         images = TrainingImages(trainer.source, bare, held_out)
