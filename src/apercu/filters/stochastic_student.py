@@ -109,6 +109,10 @@ class StochasticStudent(Purifier):
         Purifier.__post_init__(self)
         check_whole(self.name, 0, MAX_SEED, seed=self.seed)
 
+    @property
+    def graph_obstacle(self) -> str:
+        return "its noise depends on a digest of the image"
+
     def draw_noise(self, images: Images) -> Tensor:
         pixels = to_bytes(images)
         draws = [
