@@ -132,7 +132,7 @@ def test_one_vs_all_shares() -> None:
 
 
 class FirstNumber(nn.Module):
-    """The logits of two classes from the first number of what is given."""
+    """The logits of two classes from the first number of each image."""
 
     def forward(self, images: Tensor) -> Tensor:
         first = images.flatten(1)[:, :1]
@@ -151,7 +151,9 @@ def test_the_generator_leaves_its_class_and_spreads(known: KnownImages) -> None:
         )
         coder: Any = make_seeded(0, lambda: ConditionalAutoencoder(known, 6)).eval()
         coder.encode = lambda images, labels: codes.clone()
-        coder.decode = lambda samples, labels: samples[:, None, None]
+        coder.decode = lambda samples, labels: nn.functional.pad(samples, (0, 762)).view(
+            known.images.shape
+        )
         game: Any = make_seeded(0, lambda m=method, c=coder: LatentGame(m, 2, c))
         with torch.random.fork_rng():
             torch.manual_seed(0)
