@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,12 @@ COLUMNS: Final = (*QUESTIONS, "confidence")
 CANNOT_JUDGE: Final = "it cannot be judged: its signals are no finite numbers"
 DIGITS: Final = 4
 """Decimal places in records."""
+
+
+TRUST: Final = "trust"
+"""Name of the output of an exported graph that holds the verdicts."""
+NO_GUARD: Final = "none"
+"""What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
 
 
 class Trust(BaseModel):
@@ -148,3 +155,7 @@ class PassJudge(ABC):
         Returns:
             One answer per image.
         """
+
+
+GuardChoice: TypeAlias = str | Path | PassJudge | None
+"""A guard or its folder, `none`, or None for the one that the card of the classifier names."""

@@ -3,6 +3,7 @@ is."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,14 @@ class Guard(PassJudge):
         """Return the answers that the numbers of the guard's network mean."""
         format = self.verdict_format
         return [format.read(row) for row in verdicts.float().cpu().tolist()]
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 of what the guard has learnt, which its answers depend on."""
+        sha = hashlib.sha256(self.record.model_dump_json().encode())
+        for name, value in sorted(self.network.state_dict().items()):
+            sha.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
 
     def save(self, folder: str | Path) -> Path:
         """Write `guard.json` and `guard.safetensors`, and their hashes last.

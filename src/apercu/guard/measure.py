@@ -129,8 +129,8 @@ def collect_verdicts(
     for name, (source, key) in kinds.items():
         attack = None if key is None else measurement.attacks[key]
         subject = (
-            *(measurement.guard.record.model_dump_json(), source.name, measurement.limit),
-            *(measurement.seed, key, attack, _digest(measurement.guard)),
+            *(measurement.guard.digest, source.name, measurement.limit),
+            *(measurement.seed, key, attack),
         )
         digest = hashlib.sha256(repr(subject).encode()).hexdigest()[:20]
         path = folder / f"{digest}.safetensors"
@@ -181,13 +181,6 @@ def parse_guard_attacks(text: str, epsilons: Sequence[float], seed: int) -> dict
                 f"guard; expected {AWARE}pgd, for example"
             )
     return expand_budgets(attacks, epsilons)
-
-
-def _digest(guard: Guard) -> str:
-    sha = hashlib.sha256()
-    for name, tensor in sorted(guard.network.state_dict().items()):
-        sha.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _ask(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,12 +26,8 @@ from apercu.images import ImageSource, check_images, open_images
 from apercu.io import is_inside, parse_json, write_file
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback
-from apercu.verdicts import PassJudge, Trust
+from apercu.verdicts import NO_GUARD, GuardChoice, Trust
 
-NO_GUARD: Final = "none"
-"""What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
-GuardChoice: TypeAlias = str | Path | PassJudge | None
-"""A guard or its folder, `none`, or None for the one that the card of the classifier names."""
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 
 
@@ -232,14 +227,6 @@ def attach_guard(card: str | Path, guard: str | Path, *, trust: bool = False) ->
     if record.fingerprint != open_classifier(path, trust=trust).fingerprint:
         raise RunError(f"{guard}: guards {record.classifier}, not the classifier of {path}")
     return _name_in_card(path, Path(guard))
-
-
-def digest_guard(guard: Guard) -> str:
-    """Return a SHA-256 of what a guard has learnt, which its answers depend on."""
-    sha = hashlib.sha256(guard.record.model_dump_json().encode())
-    for name, value in sorted(guard.network.state_dict().items()):
-        sha.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from apercu.errors import ImagesError, RunError, describe_interrupt
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
 from apercu.extras import require_extra
-from apercu.guard.use import GuardChoice
 from apercu.io import check_writable
 from apercu.progress import name_progress, show_in_notebook
 from apercu.run_record import RunRecord
+from apercu.verdicts import GuardChoice
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of finished images, and the number of all."""

@@ -26,10 +26,10 @@ from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
-from apercu.guard.use import GuardChoice
 from apercu.images import check_images, open_images
 from apercu.images.names import escape_undecodable, has_suffix
 from apercu.images.reader import SUFFIXES
+from apercu.verdicts import GuardChoice
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import TOP
-from apercu.deploy.export.graphs import TRUST
 from apercu.deploy.export.manifest import GraphCheck, PrecisionLoss, ScorePair
 from apercu.deploy.export.settings import ImageSubset
 from apercu.deploy.export.tracing import GraphFn, open_session, run_session
@@ -22,6 +21,7 @@ from apercu.methods import TrainedMethod
 from apercu.methods.base import MapScale
 from apercu.metrics import iou
 from apercu.types import Images, Maps, Scores, Targets
+from apercu.verdicts import TRUST
 
 TOLERANCE = 1e-3
 """Largest difference of any number in the outputs of a graph from PyTorch."""

@@ -66,11 +66,12 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import check_run, load_explainer
 from apercu.extras import require_extra
-from apercu.guard.use import GuardChoice, choose_guard
+from apercu.guard.use import choose_guard
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import create_folder, write_file
 from apercu.methods.base import MapScale
 from apercu.run_record import lock_output
+from apercu.verdicts import GuardChoice
 
 MAX_CALIBRATION_IMAGES = 64
 """Largest number of images from which the ranges of activations are learnt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Int
@@ -26,13 +26,10 @@ from apercu.explainers.shapley.explainer import ShapleyExplainer
 from apercu.guard.guard import Guard
 from apercu.guard.network import GuardNetwork
 from apercu.guard.summaries import Observation
-from apercu.guard.use import NO_GUARD
 from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
-
-TRUST: Final = "trust"
-"""Output of a graph with a guard: a verdict for each image, see `VerdictFormat`."""
+from apercu.verdicts import NO_GUARD, TRUST
 
 
 class ExportableExplainer(nn.Module, ABC):

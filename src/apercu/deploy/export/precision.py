@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def convert_to_half(model: Any) -> None:
 
     The operators before the weights normalise, possibly counts beyond the range of 16 bits; those
     after the weights make masks of log-odds, where 0.9999 and 1 are far apart. Both stay in
-    float32, as do the graph's inputs and outputs.
+    float32, as do loops, and the graph's inputs and outputs.
 
     Args:
         model: an ONNX model with inferred types of its tensors.
@@ -143,6 +143,9 @@ def convert_to_half(model: Any) -> None:
         for index, name in enumerate(node.input):
             half = node.name in inner and index not in floats
             node.input[index] = casts.cast_to_half(name) if half else casts.cast_to_float(name)
+        for subgraph in list_subgraphs(node):
+            captured = find_captured(subgraph)
+            rename_captured(subgraph, {name: casts.cast_to_float(name) for name in captured})
         nodes += [*casts.take_casts(), node]
         if node.name in inner:
             casts.halves += [name for name in node.output if name in casts.floats]
@@ -151,7 +154,7 @@ def convert_to_half(model: Any) -> None:
             raise ValueError(f"{output.name} comes straight from weights")
     del graph.value_info[:], graph.node[:]
     graph.node.extend(nodes)
-    unused = set(casts.weights).difference(*(node.input for node in nodes))
+    unused = set(casts.weights).difference(*map(list_inputs, nodes))
     kept = [weights for weights in graph.initializer if weights.name not in unused]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -218,17 +221,44 @@ def find_middle_nodes(graph: Any) -> set[str]:
     }
     after: set[str] = set()
     for node in graph.node:
-        if node.name in weighted or after & set(node.input):
+        if node.name in weighted or after & list_inputs(node):
             after |= set(node.output)
             after_weights.add(node.name)
     before: set[str] = set()
     middle: set[str] = set()
     for node in reversed(graph.node):
         if node.name in weighted or before & set(node.output):
-            before |= set(node.input)
-            if node.name in after_weights and node.op_type not in UNTYPED_OPERATORS:
+            before |= list_inputs(node)
+            has_type = node.op_type in UNTYPED_OPERATORS or list_subgraphs(node)
+            if node.name in after_weights and not has_type:
                 middle.add(node.name)
     return middle
+
+
+def list_subgraphs(node: Any) -> list[Any]:
+    """Return the graphs inside of a node, such as the body of a loop."""
+    return [part.g for part in node.attribute if part.HasField("g")]
+
+
+def find_captured(graph: Any) -> set[str]:
+    """Return the names that a graph inside of a node takes from the graph around it."""
+    own = {value.name for value in (*graph.input, *graph.initializer)}
+    own |= {name for node in graph.node for name in node.output}
+    names = set().union(*map(list_inputs, graph.node), (value.name for value in graph.output))
+    return names - own - {""}
+
+
+def list_inputs(node: Any) -> set[str]:
+    """Return the names of all that a node takes, by itself or in the graphs inside of it."""
+    return set(node.input).union(*map(find_captured, list_subgraphs(node)))
+
+
+def rename_captured(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename what a graph inside of a node takes from the graph around it, in place."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in list_subgraphs(node):
+            rename_captured(inner, names)
 
 
 def _find_weights(graph: Any) -> tuple[set[str], set[str]]:

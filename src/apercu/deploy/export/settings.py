@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.web_runtime import WebRuntime
 from apercu.errors import ConfigError, ImageError, suggest_nearest
 from apercu.evaluation.sample import split_indices
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.guard.guard import Guard
 from apercu.images import ImageSource, batches
 from apercu.types import Images
+
+if TYPE_CHECKING:
+    from apercu.guard import Guard
 
 Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve", "web"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-static"]

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.names import TOP
-from apercu.deploy.export.graphs import TRUST
 from apercu.deploy.export.manifest import MANIFEST, InputFormat, Manifest, read_manifest
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.errors import RunError
 from apercu.io import digest_file
 from apercu.types import Images, Logits, Maps, Targets
-from apercu.verdicts import Trust, VerdictFormat
+from apercu.verdicts import TRUST, Trust, VerdictFormat
 
 COMBINED, CLASSES = "combined", "classes"
 GRAPH_ROLES = {

@@ -13,7 +13,7 @@ from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.run_folder import check_run, load_explainer
-from apercu.guard.use import GuardChoice
+from apercu.verdicts import GuardChoice
 
 
 def is_export(run: Path) -> bool:

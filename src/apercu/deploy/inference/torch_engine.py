@@ -15,10 +15,8 @@ from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, Infere
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.run_folder import digest_run
-from apercu.guard.guard import Guard
-from apercu.guard.use import GuardChoice, choose_guard, digest_guard
 from apercu.types import Images, Logits, Maps, Targets
-from apercu.verdicts import Trust
+from apercu.verdicts import GuardChoice, PassJudge, Trust
 
 
 @final
@@ -34,7 +32,7 @@ class TorchEngine(InferenceEngine):
 
     explainer: MaskingExplainer[Any, Any]
     predictor: Predictor
-    guard: Guard | None = None
+    guard: PassJudge | None = None
 
     @classmethod
     def from_explainer(
@@ -62,6 +60,8 @@ class TorchEngine(InferenceEngine):
         """
         classifier_info = explainer.classifier_info
         predictor = Predictor(explainer, classifier).to(str(explainer.device))
+        from apercu.guard.use import choose_guard
+
         judge = choose_guard(guard, predictor.classifier, explainer)
         info = ExplainerInfo(
             runtime="torch",
@@ -69,7 +69,7 @@ class TorchEngine(InferenceEngine):
             classifier=classifier_info.spec,
             fingerprint=classifier_info.fingerprint,
             read_by=predictor.source,
-            guard=None if judge is None else digest_guard(judge),
+            guard=None if judge is None else judge.digest,
         )
         return cls(
             info,

@@ -14,8 +14,8 @@ from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
-from apercu.guard.use import GuardChoice
 from apercu.progress import name_progress, show_in_notebook
+from apercu.verdicts import GuardChoice
 
 CHANNELS = (1, 3)
 """Numbers of channels that can be made of the pictures of a video: grey, or colours."""
