@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apercu.deploy.export import ExportSettings, read_manifest, write_export
 from apercu.deploy.export.checks import compute_region_iou
-from apercu.deploy.export.precision import convert_graph, convert_to_half
+from apercu.deploy.export.precision import convert_graph, convert_to_half, list_inputs
 from apercu.deploy.export.settings import BATCH_SIZE, ExportInputs
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.errors import ConfigError
@@ -191,6 +191,33 @@ def test_weights_that_are_turned_first_are_halved_too(tmp_path) -> None:
         None, {"x": np.ones((1, 1, 2, 2), np.float32)}
     )
     np.testing.assert_allclose(result, 0.99999 + 1e-6, atol=1e-6)
+
+
+def test_graphs_inside_of_a_node_stay_as_they_are(tmp_path) -> None:
+    """What an `If` between two layers takes from outside is kept, in single precision."""
+    model = two_layers()
+    result = [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["n", 1, 2, 2])]
+    add = helper.make_node("Add", ["b", "largest"], ["chosen"])
+    branches = [helper.make_graph([add], name, [], result) for name in ("yes", "no")]
+    choice = helper.make_node(
+        "If", ["flag"], ["chosen"], name="if", then_branch=branches[0], else_branch=branches[1]
+    )
+    model.graph.node.insert(3, choice)
+    model.graph.node[4].input[0] = "chosen"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    model = onnx.shape_inference.infer_shapes(model)
+    convert_to_half(model)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {w.name: w.data_type for w in model.graph.initializer}
+    assert kinds["w1_half"] == kinds["w2_half"] == TensorProto.FLOAT16
+    assert kinds["largest"] == TensorProto.FLOAT
+    captured = list_inputs(next(node for node in model.graph.node if node.name == "if"))
+    assert captured == {"flag", "b_single", "largest"}
+    onnx.save(model, tmp_path / "half.onnx")
+    (result,) = open_session(tmp_path / "half.onnx").run(
+        None, {"x": np.full((1, 1, 2, 2), 3e6, np.float32)}
+    )
+    np.testing.assert_allclose(result, 1e6 + 3 + 0.99999)
 
 
 def test_a_graph_that_ends_in_weights_cannot_be_halved(tmp_path) -> None:
