@@ -39,7 +39,8 @@ def main() -> None:
             if folder and (part == "train" or counts[name] <= TESTED):
                 path = out / f"{folder}.part" / name / f"{index:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_image(path, to_image(item.picture))
+                if not path.exists():
+                    save_image(path, to_image(item.picture))
         for folder in filter(None, folders):
             (out / f"{folder}.part").rename(out / folder)
     noise = out / "noise"
