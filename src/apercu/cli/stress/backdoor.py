@@ -89,7 +89,7 @@ def backdoor(
         check_run(explainer)
     opened = open_classifier(classifier, device=device.resolve())
     source, to_check, marked = (
-        None if spec is None else open_images(spec, channels=opened.channels, bands=opened.bands)
+        open_images(spec or images, channels=opened.channels, bands=opened.bands)
         for spec in (images, suspects, poisoned)
     )
     interruptible = on_interrupt("nothing is kept of a search that did not end")
@@ -99,8 +99,8 @@ def backdoor(
             source,
             out,
             parsed,
-            suspects=to_check,
-            poisoned=marked,
+            suspects=to_check if suspects else None,
+            poisoned=marked if poisoned else None,
             poison=record,
             explainer=explainer,
             limit=limit,

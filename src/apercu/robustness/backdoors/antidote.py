@@ -113,7 +113,7 @@ class AntidoteRt:
         )
         tree.fit(torch.cat(features).numpy(), is_poisoned.numpy())
         neutral = clean.mean((0, 2, 3), keepdim=True)
-        return Antidote(classifier, self, neutral, tuple(targets.unique().tolist()), tree)
+        return Antidote(classifier, self, neutral, tuple(sorted(set(targets.tolist()))), tree)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +188,7 @@ class Antidote:
         target = int(before.argmax(1))
         for windows in self._list_windows(image.shape[2], image.shape[3]):
             left = []
-            for part in windows.to(image.device).split(BATCH):
+            for part in torch.split(windows.to(image.device), BATCH):
                 filled = fill_regions(image.expand(len(part), -1, -1, -1), part, self.neutral)
                 left.append(self.classifier.predict_probabilities(filled)[:, target])
             probability, best = torch.cat(left).min(0)

@@ -75,11 +75,12 @@ class Dct(Trigger):
         """Replace one coefficient of each whole block; pixels beyond the last block stay."""
         wave = torch.outer(cosine_wave(row), cosine_wave(self.column)).to(plane)
         height, width = (BLOCK * (side // BLOCK) for side in plane.shape[1:])
-        blocks = plane[:, :height, :width].unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))
+        shape = (len(plane), height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+        blocks = plane[:, :height, :width].reshape(shape)
         present = torch.einsum("nrycx,yx->nrc", blocks, wave)
         change = torch.einsum("nrc,yx->nrycx", self.strength - present, wave)
         marked = plane.clone()
-        marked[:, :height, :width] += change.flatten(3).flatten(1, 2)
+        marked[:, :height, :width] += change.reshape(len(plane), height, width)
         return marked
 
 

@@ -188,7 +188,7 @@ def predict_classes(classifier: Classifier, images: Images) -> Targets:
     """Return the predicted class of each image, a few at a time."""
     if not len(images):
         return torch.zeros(0, dtype=torch.long, device=images.device)
-    return torch.cat([classifier(part).argmax(1) for part in images.split(BATCH)])
+    return torch.cat([classifier(part).argmax(1) for part in torch.split(images, BATCH)])
 
 
 def measure_rate(values: Iterable[object] | Tensor) -> Rate:

@@ -24,7 +24,7 @@ from apercu.types import Picture
 
 TRIGGERS: Mapping[str, type[Trigger]] = {"badnets": BadNets, "dct": Dct}
 """Trigger classes by the names that people type."""
-OWN_STREAM = 1 << 40
+OWN_STREAM = 0x9E3779B9
 """Distance of these seeds from others: the same ones would draw the images held out."""
 POISON_FILE = "poison.json"
 """File of a run folder that says how its images were poisoned."""
@@ -132,7 +132,7 @@ class PoisonedImages(ImageSource):
     @cached_property
     def variants(self) -> dict[int, int]:
         """The variant of the trigger by the index of each poisoned image."""
-        generator = torch.Generator().manual_seed(OWN_STREAM + self.seed)
+        generator = torch.Generator().manual_seed((OWN_STREAM + self.seed) % 2**32)
         order = torch.randperm(len(self.source), generator=generator)
         chosen = sorted(order[: round(self.share * len(self.source))].tolist())
         return {index: number % len(self._trigger.targets) for number, index in enumerate(chosen)}

@@ -349,7 +349,7 @@ def score_images(score: ScoreFn, images: Images, title: str, report: ProgressCal
     """
     scores: list[Scores] = []
     report(title, 0, len(images))
-    for part in images.split(BATCH):
+    for part in torch.split(images, BATCH):
         scores.append(score(part).cpu())
         report(title, min(len(images), BATCH * len(scores)), len(images))
     return torch.cat(scores) if scores else torch.zeros(0)
