@@ -57,7 +57,7 @@ def test_functions_with_arguments_say_what_they_return() -> None:
 
 
 def test_files_are_concepts(figures: dict[str, float]) -> None:
-    assert figures["source files, without families"] <= 295
+    assert figures["source files, without families"] <= 311
     assert 100 <= figures["median lines of a file"] <= 180
     assert figures["longest file"] <= 400
 

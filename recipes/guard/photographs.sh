@@ -28,6 +28,9 @@ for name in ${*:-mobilenetv2 lite0}; do
     measure "$name" "$classifier" kinds 200 --attacks fgsm \
         --unknown "$data/data/cxr-nih" --unknown "$data/data/star-galaxy/train" --unknown planted \
         --unknown "$data/data/cifar10/test.parquet" --unknown noise --unknown backgrounds
+    [ -d runs/guard/handled ] || .venv/bin/python recipes/guard/handled.py "$honest" runs/guard/handled 200
+    measure "$name" "$classifier" handled 200 --attacks none --unknown runs/guard/handled/stored-again \
+        --unknown runs/guard/handled/halved --unknown runs/guard/handled/grey
     measure "$name" "$classifier" pgd 96 --attacks pgd
     measure "$name" "$classifier" aware 32 --epsilons 4/255,8/255 \
         --attacks aware_pgd:steps=20,smooth_pgd:steps=20,aware_smooth_pgd:steps=20

@@ -91,8 +91,8 @@ class Verdicts(NamedTuple):
     Attributes:
         rows: the verdicts of each kind by name, `images × columns`.
         counts: number of images of each kind, also of those that an attack did not fool.
-        honest: of honest images `correct`, 1 or 0, or −1 without a label, and `before`, the
-            probability of the predicted class.
+        honest: numbers of honest images: `correct`, 1 or 0, or −1 without a label, and `before`,
+            the probability of the predicted class.
     """
 
     rows: dict[str, Float[Tensor, "images columns"]]

@@ -28,7 +28,7 @@ from its neighbours: what is left is noise."""
 STEPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Thresholds of a residual, in steps of 8 bit."""
 SMALLEST = 1e-8
-"""Variance below which there is no noise at all."""
+"""Variance below which there is no noise at all; a bound, as exporters drop so small a summand."""
 LARGE = 128
 """Pixels of the short side from which on every second position is enough."""
 POSITIONS = 28
@@ -155,7 +155,7 @@ def _summarise_residual(residual: Tensor) -> Float[Tensor, "batch numbers"]:
             small = small + (soft - soft.detach())
         fraction = small.mean(1)
         numbers.append(((fraction + 1e-3) / (1 - fraction + 1e-3)).log())
-    numbers.append((size.square().mean(1) + SMALLEST).log())
+    numbers.append(size.square().mean(1).clamp(min=SMALLEST).log())
     return torch.stack(numbers, 1)
 
 
@@ -169,4 +169,4 @@ def _correlate_channels(residual: Tensor) -> Float[Tensor, "batch pairs"]:
         residual, following = residual[:, :1], following[:, :1]
     product = (residual * following).mean((2, 3))
     lengths = residual.square().mean((2, 3)) * following.square().mean((2, 3))
-    return product / (lengths + SMALLEST**2).sqrt()
+    return product / lengths.sqrt().clamp(min=SMALLEST)

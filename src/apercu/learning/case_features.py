@@ -15,12 +15,11 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.card import CARD_FILE
-from apercu.explainers.run_folder import digest_run
 from apercu.errors import ClassifierError, ConfigError, NoFeatureMapsError, RunError
 from apercu.explain.mask_explanation import NO_EVIDENCE
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.ready import resolve_run
-from apercu.explainers.run_folder import CLASSIFIER, load_explainer
+from apercu.explainers.run_folder import CLASSIFIER, digest_run, load_explainer
 from apercu.io import is_file, is_folder, parse_json
 from apercu.maps import resize_maps
 from apercu.methods import registry
