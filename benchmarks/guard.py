@@ -19,9 +19,9 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
-from timing import by_turns, shown
+from timing import by_turns, opened, shown
 from trials.load_generator import count_statuses, run_closed_loop, spawn_process
-from trials.pictures import SIZE, make_jpegs, save_untrained_run
+from trials.pictures import SIZE, make_jpegs
 from trials.server_process import ServerProcess, run_server
 
 from apercu.deploy.inference import open_engine
@@ -30,12 +30,20 @@ from apercu.explainers.run_folder import load_explainer
 from apercu.guard import Guard
 from apercu.guard.use import fit_guard
 from apercu.images.planted import Planted
-from export import Promise
+from apercu.render import save_image, to_image
+from export import Promise, untrained
 
 HONEST, PICTURES = 60, 16
 """Images that the guard is fitted to, and pictures that are sent."""
 WARM = 1.0
 """Seconds of load before anything is counted."""
+
+
+def save_run(folder: Path) -> Path:
+    """Write the light mask explainer of a MobileNetV2 with random weights, which it holds."""
+    torch.manual_seed(0)
+    untrained(opened("mobilenetv2_100", SIZE), "light").save_pretrained(folder)
+    return folder
 
 
 def fit_planted_guard(run: Path, out: Path) -> Guard:
@@ -44,8 +52,10 @@ def fit_planted_guard(run: Path, out: Path) -> Guard:
     classifier = explainer.own_classifier
     if classifier is None:
         raise SystemExit(f"{run}: expected a run that holds its classifier")
-    source = Planted(images=HONEST, size=SIZE, objects=2, split="train")
-    return fit_guard(classifier, source, out, explainer=explainer)
+    planted = Planted(images=HONEST, size=SIZE, objects=2, split="train")
+    for number in range(HONEST):  # without labels, which are those of other classes
+        save_image(out.parent / "honest" / f"{number}.png", to_image(planted[number].picture))
+    return fit_guard(classifier, out.parent / "honest", out, explainer=explainer)
 
 
 def measure_price(run: Path, guard: Path, batch: int, repeats: int) -> Promise:
@@ -116,7 +126,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = given.run or save_untrained_run(Path(folder) / "run")
+        run = given.run or save_run(Path(folder) / "run")
         guard = Path(folder) / "guard"
         print(f"looks at {', '.join(fit_planted_guard(run, guard).record.signals)}")
         kept = [measure_price(run, guard, batch, given.repeats) for batch in (1, given.batch)]

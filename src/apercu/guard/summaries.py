@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from apercu.types import Images, Logits, Maps, Scores
@@ -25,8 +25,9 @@ FIFTH_ORDER = (
 )
 """The kernel of 5 × 5 pixels of steganalysis (Fridrich & Kodovský 2012), which predicts a pixel
 from its neighbours: what is left is noise."""
-STEPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Thresholds of a residual, in steps of 8 bit."""
+STEPS = (0.253, 0.503, 1.003, 2.003, 4.003, 8.003)
+"""Thresholds of a residual, in steps of 8 bit; between those that images of 8 bit can have, so that
+rounding decides nothing."""
 SMALLEST = 1e-8
 """Variance below which there is no noise at all; a bound, as exporters drop so small a summand."""
 LARGE = 128
@@ -115,9 +116,10 @@ def summarise_explanation(observation: Observation) -> Float[Tensor, "batch numb
     if masks is None or explained is None:
         raise ValueError("the observation has no mask")
     flat = masks.flatten(1)
-    spread = (flat - flat.mean(1, keepdim=True)).square().mean(1).sqrt()
-    parts = [flat.mean(1), spread, flat.amax(1)]
-    parts += [(flat > level).to(flat).mean(1) for level in LEVELS]
+    mean = flat.mean(1, keepdim=True)
+    spread = (flat - mean).square().mean(1).sqrt()
+    parts = [mean[:, 0], spread, flat.amax(1)]
+    parts += [_count_fraction(flat > level).to(flat) for level in LEVELS]
     own = explained.gather(1, observation.logits.argmax(1, keepdim=True))[:, 0]
     return torch.stack([*parts, own, explained.amax(1) - own], 1)
 
@@ -139,21 +141,19 @@ def _filter_channels(images: Images, kernel: tuple[tuple[float, ...], ...]) -> T
     """
     weights = torch.tensor(kernel).to(images)
     weights = weights / weights.abs().sum()
-    channels = images.shape[1]
     stride = 2 if min(images.shape[2:]) >= LARGE else 1
-    kernels = weights.expand(channels, 1, *weights.shape)
-    return F.conv2d(images, kernels, stride=stride, groups=channels)
+    own = torch.eye(images.shape[1]).to(images)  # faster than a group for each channel
+    return F.conv2d(images, own[:, :, None, None] * weights, stride=stride)
 
 
 def _summarise_residual(residual: Tensor) -> Float[Tensor, "batch numbers"]:
     size = residual.abs().flatten(1)
     numbers = []
     for step in STEPS:
-        small = (size < step / 255).to(size)
+        fraction = _count_fraction(size < step / 255).to(size)
         if size.requires_grad:  # an attacker who knows of the guard follows a soft step
-            soft = torch.sigmoid((step / 255 - size) * (4 * 255 / step))
-            small = small + (soft - soft.detach())
-        fraction = small.mean(1)
+            soft = torch.sigmoid((step / 255 - size) * (4 * 255 / step)).mean(1)
+            fraction = fraction + (soft - soft.detach())
         numbers.append(((fraction + 1e-3) / (1 - fraction + 1e-3)).log())
     numbers.append(size.square().mean(1).clamp(min=SMALLEST).log())
     return torch.stack(numbers, 1)
@@ -170,3 +170,8 @@ def _correlate_channels(residual: Tensor) -> Float[Tensor, "batch pairs"]:
     product = (residual * following).mean((2, 3))
     lengths = residual.square().mean((2, 3)) * following.square().mean((2, 3))
     return product / lengths.sqrt().clamp(min=SMALLEST)
+
+
+def _count_fraction(flags: Bool[Tensor, "batch pixels"]) -> Scores:
+    """Return the fraction of each row that is true; counts are faster than means."""
+    return flags.sum(1, dtype=torch.int32) / flags.shape[1]
