@@ -17,8 +17,8 @@ out=runs/guard
 $bin guard measure $card --guard $out/films --images $films/test --limit 300 --attacks fgsm,pgd \
     --unknown "$data/imagenet-val" --unknown "$data/star-galaxy/test" --unknown noise \
     --unknown "$data/cxr-covid-seg/images" --out $out/films-kinds
-$bin guard measure $card --guard $out/films --images $films/test --limit 48 \
-    --attacks aware_pgd:steps=30,smooth_pgd,aware_smooth_pgd --out $out/films-aware
+$bin guard measure $card --guard $out/films --images $films/test --limit 32 \
+    --attacks aware_pgd:steps=20,smooth_pgd,aware_smooth_pgd --out $out/films-aware
 for hospital in kermany nih; do # the beginning of a film's name
     for class in normal pneumonia; do
         mkdir -p $out/films-$hospital-images/$class
