@@ -421,8 +421,8 @@ def test_a_planted_backdoor_is_a_card_that_can_be_searched(
         0.25,
         12,
     )
-    other = apercu(*words[:-1], "badnets", "--out", run, "--resume")
-    assert other.code == 2 and "images" in other.err  # the folder holds another training
+    more = (*words[:-1], "badnets", "--steps", 3, "--resume", "--out", run)
+    assert "begun here had images" in apercu(*more).err  # poisoned in another way
     options = ("--methods", "strip:blends=4,neural_cleanse:steps=3", "--out", tmp_path / "doors")
     result = apercu(*SCAN, "--classifier", run / "card.json", "--poison", run, *options)
     assert result.code == 0, result.err
