@@ -113,3 +113,7 @@ class QuantisedAutoencoder(Purifier):
     name: ClassVar[str] = "quantised_autoencoder"
     network_class: ClassVar[type[PurifierNetwork]] = QuantisedAutoencoderNetwork
     sizes: ClassVar[tuple[str, ...]] = ("channels", "width", "code", "levels")
+
+    @property
+    def graph_obstacle(self) -> str:
+        return "a graph of its network was not tried"
