@@ -106,7 +106,7 @@ def test_numbers_that_are_not_finite_are_no_answer() -> None:
 
 def test_the_confidence_of_a_guard_without_labels_is_not_given() -> None:
     format = FORMAT.model_copy(update={"calibrated": False})
-    assert format.read([0.4, 0.4, 0.8, 0, 0, 0]).confidence is None
+    assert format.read([0.4, 0.4, 0.8, 0.0, 0.0, 0.0]).confidence is None
 
 
 def test_a_guard_is_fitted_attached_and_asked(guarded_card: Path, pictures: Path, run) -> None:

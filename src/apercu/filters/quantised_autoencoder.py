@@ -43,7 +43,7 @@ class QuantisedAutoencoderNetwork(PurifierNetwork):
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             nn.ReLU(),
             PlainResidual(2 * width),
-            nn.Conv2d(2 * width, 2 * code, 1),
+            last := nn.Conv2d(2 * width, 2 * code, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(code, 2 * width, 3, padding=1),
@@ -55,11 +55,10 @@ class QuantisedAutoencoderNetwork(PurifierNetwork):
             nn.Conv2d(width, 4 * channels, 3, padding=1),
             nn.PixelShuffle(2),
         )
-        last = self.encoder[-1]
         with torch.no_grad():  # codes about as wide as the levels, and nearly without noise
             last.weight[:code] *= INITIAL_SCALE
             last.weight[code:] *= 0
-            last.bias[code:] = INITIAL_LOG_VARIANCE
+            last.get_parameter("bias")[code:] = INITIAL_LOG_VARIANCE
 
     def encode(self, images: Images) -> tuple[Tensor, Tensor]:
         """Return the mean and the logarithm of the variance of each number of the code."""

@@ -33,7 +33,7 @@ def diffuse_error_by_lines(planes: Planes, kernel: DiffusionKernel, bits: int) -
     Returns:
         Halftones, `planes × height × width`.
     """
-    height, width = planes.shape[1:]
+    width = planes.shape[2]
     lag = find_lag(kernel)
     terms = _list_terms(kernel, lag)
     depth = max(delay for row in terms for delay, _ in row)

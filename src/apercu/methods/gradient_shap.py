@@ -96,7 +96,10 @@ class GradientShap(Method):
             pictures = torch.stack([classifier.prepare(picture) for picture in read])
         parts = (torch.split(whole, self.batch) for whole in (images.detach(), targets))
         return torch.cat(
-            [self._explain_batch(classifier, *pair, pictures) for pair in zip(*parts, strict=True)]
+            [
+                self._explain_batch(classifier, some, few, pictures)
+                for some, few in zip(*parts, strict=True)
+            ]
         ).sum(dim=1)
 
     def _explain_batch(

@@ -174,7 +174,6 @@ class StressPlan(BaseModel):
             raise ValueError("expected each once")
         return values
 
-
     def with_filter_of(self, classifier: Classifier) -> StressPlan:
         """Return the plan with the filter in front of a classifier, if it has one, at the end."""
         own = classifier.network.filter

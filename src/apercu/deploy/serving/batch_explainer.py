@@ -33,7 +33,7 @@ from apercu.types import Images, Logits, Maps, Targets
 from apercu.verdicts import PassJudge, Trust
 
 TOP_CLASSES = 5
-"""Classes that every response names, where a classifier has more than `FEW_CLASSES`."""
+"""Classes that a response names, where there are more than `FEW_CLASSES`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,8 +386,7 @@ class CounterpartBatchExplainer(BatchExplainer):
                 "largest_change": round(float(pairs.maps[row].max()), DIGITS),
             }
             if self.predictor.classifier is not None:
-                strip = strips[:, row]
-                probabilities = self.predictor.classifier.predict_probabilities(strip)
+                probabilities = self.predictor.classifier.predict_probabilities(strips[:, row])
                 predicted = probabilities.argmax(1).tolist()
                 fields |= {
                     "probabilities": [round(p, DIGITS) for p in probabilities[:, target].tolist()],

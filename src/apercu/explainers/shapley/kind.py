@@ -130,7 +130,7 @@ def measure(
         logits = classifier(batch)
         targets = logits.argmax(1)[:, None]
         values = network.compute_values(network.encode(batch), targets)
-        rows = batch.split(1)
+        rows = torch.split(batch, 1)
         drawn = [query_subsets(network, classifier, row, SUBSETS, generator) for row in rows]
         subsets, gains = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
         parts.append((values, subsets, gains.gather(2, targets[:, None].expand(-1, SUBSETS, -1))))
