@@ -1,7 +1,7 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
@@ -27,7 +27,7 @@ compare() { # name classifier images methods [options]
         --out "runs/compare-$name" "$@"
 }
 
-for study in ${*:-mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onnx}; do
+for study in ${*:-mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx}; do
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
@@ -40,6 +40,10 @@ for study in ${*:-mobilenetv2 sharp lean squeezenet blackbox cifar10 cifar10_onn
             --thresholds-from folds --no-cost
         $bin/python recipes/levels/fixed_level.py "$data/models/mobilenetv2_100.json" runs/sharp \
             "$data/data/imagenet-val"
+        ;;
+    squeezenet_sharp) # the same settings, untouched
+        train squeezenet_sharp squeezenet1_1.json imagenet-train --config sharp
+        compare squeezenet_sharp squeezenet1_1.json imagenet-val cam,grad_cam
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean
