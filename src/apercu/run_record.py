@@ -167,9 +167,15 @@ class RunRecord:
         Raises:
             RunError: a value is another one now; the message names the first.
         """
-        earlier = _flatten(before)
-        for name, value in _flatten(now).items():
-            if name in self.growing and name in earlier and value > earlier[name]:
+        earlier, present = _flatten(before), _flatten(now)
+        for name in dict.fromkeys((*present, *earlier)):  # a value that is left out now counts, too
+            value = present.get(name)
+            if (
+                name in self.growing
+                and name in earlier
+                and value is not None
+                and value > earlier[name]
+            ):
                 continue
             if name not in self.ignored and earlier.get(name) != value:
                 raise RunError(

@@ -22,6 +22,7 @@ from apercu.guard.fit import PARTS
 from apercu.guard.kinds import NoiseImages, find_background, open_kind
 from apercu.guard.measure import GuardMeasurement, measure_guard
 from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
+from apercu.guard.observe import Observer
 from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit_signal
 from apercu.guard.summaries import (
     FIFTH_ORDER,
@@ -230,13 +231,62 @@ def test_an_interrupted_fit_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         fit_guard(blobs, source, tmp_path / "cut", progress=stop)
-    parts = list((tmp_path / "cut" / PARTS).iterdir())
-    assert len(parts) == 2
-    times = {path: path.stat().st_mtime_ns for path in parts}
+    assert len(list((tmp_path / "cut" / PARTS).iterdir())) == 2
+    observe, passes = Observer.observe, []
+
+    def count(observer: Observer, images: Tensor) -> Any:
+        passes.append(len(images))
+        return observe(observer, images)
+
+    monkeypatch.setattr(Observer, "observe", count)
     again = fit_guard(blobs, source, tmp_path / "cut")
-    assert {path: path.stat().st_mtime_ns for path in parts} == times
+    assert (
+        sum(passes) == 1 + 40
+    )  # one image for the kinds of signals, and the part that was missing
+    assert not (tmp_path / "cut" / PARTS).exists()
     for name, tensor in fitted.network.state_dict().items():
         assert torch.equal(tensor, again.network.state_dict()[name])
+
+
+def test_images_that_changed_are_looked_at_again(blobs: Classifier, tmp_path: Path) -> None:
+    def write(seed: int) -> Any:
+        images = draw_photographs(60, seed)
+        with torch.no_grad():
+            write_folder(tmp_path / "images", images, torch.zeros(60))
+        return open_images(tmp_path / "images", channels=3)
+
+    settings = GuardSettings(seed=1)
+    first = write(30)
+    with torch.no_grad():
+        right = float(
+            (blobs(torch.stack([i.picture for i in first])).argmax(1) == 0).float().mean()
+        )
+    assert right > 0.2  # enough for honest images
+    before = fit_guard(blobs, first, tmp_path / "guard", settings=settings)
+    noise = NoiseImages(3, (SIDE, SIDE))
+    measured = measure_guard(GuardMeasurement(before, first, {"noise": noise}), tmp_path / "out")
+    changed = write(31)
+    after = fit_guard(blobs, changed, tmp_path / "guard", settings=settings)
+    assert after.digest != before.digest
+    again = measure_guard(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "out")
+    fresh = measure_guard(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "fresh")
+    assert again == fresh != measured
+    swapped = GuardMeasurement(before, noise, {"photographs": changed})
+    assert measure_guard(swapped, tmp_path / "out")
+
+
+def test_folders_that_are_no_classes_are_no_labels(
+    blobs: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for day, seed in (("monday", 32), ("tuesday", 33)):
+        (tmp_path / "images" / day).mkdir(parents=True)
+        for index, image in enumerate(draw_photographs(30, seed)):
+            pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / day / f"{index}.png")
+    source = open_images(tmp_path / "images", channels=3)
+    fitted = fit_guard(blobs, source, tmp_path / "guard")
+    assert not fitted.record.calibrated
+    assert "60 of 60 images have no label that is a class" in caplog.text
 
 
 def test_the_confidence_is_calibrated_by_labels(guard: Guard, blobs: Classifier) -> None:

@@ -140,7 +140,7 @@ def test_no_purifier_has_a_graph(name: str, purifier: Filter) -> None:
 def test_noise_depends_on_the_image_and_the_seed_alone(tmp_path: Path) -> None:
     network = StochasticStudentNetwork(3, 8)
     write_purifier(network, "stochastic_student", {"channels": 3, "width": 8}, tmp_path)
-    filter, images = StochasticStudent(str(tmp_path)), torch.rand(2, 3, 8, 8)
+    filter, images = StochasticStudent(str(tmp_path)), (255 * torch.rand(2, 3, 8, 8)).round() / 255
     noise = filter.draw_noise(images)
     assert torch.equal(filter.draw_noise(images.flip(0)), noise.flip(0))
     assert torch.equal(filter.draw_noise(images + 1e-6), noise)  # the same bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,16 +17,16 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
-from apercu.errors import ConfigError, ImagesError, describe_interrupt
-from apercu.evaluation.sample import find_class
+from apercu.errors import ConfigError, ImagesError, TargetError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.guard import BATCH, Guard, GuardRecord
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import Observer
-from apercu.guard.signals import SignalKind, fit_signal, list_kinds
-from apercu.images import ImageSource, batches
+from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
+from apercu.images import Batch, ImageSource, batches
 from apercu.io import check_writable, write_file
+from apercu.log import warn
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.run_record import lock_folder
@@ -106,11 +107,12 @@ def fit_guard(
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         run = None if explainer is None else digest_run(explainer)
-        key = f"{classifier.fingerprint} {run} {source.name} {chosen}"
+        key = f"{classifier.fingerprint} {run}"
         observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
-        _check_honest(observed, source.name)
+        _check_honest(observed, source)
         guard = _fit(observer, observed, source, settings, run)
         guard.save(out)
+        shutil.rmtree(out / PARTS, ignore_errors=True)
     return guard
 
 
@@ -145,16 +147,29 @@ def _count_fitted(count: int) -> int:
     return count - int(count * HELD_OUT)
 
 
-def _check_honest(observed: _Observed, name: str) -> None:
-    """Raise ImagesError if labels show that the classifier is wrong on almost all images."""
+def _check_honest(observed: _Observed, source: ImageSource) -> None:
+    """Raise ImagesError if labels show that the classifier is wrong on almost all images.
+
+    A warning says how much cannot be judged: labels that are no classes, and layers.
+    """
+    if (missing := int((observed.labels < 0).sum())) and source.labelled:
+        warn(
+            f"{source.name}: {missing} of {len(observed.labels)} images have no label that is a "
+            "class, and do not calibrate the confidence"
+        )
+    if not any(kind.name == DEEP_FEATURES.name for kind in observed.kinds):
+        warn(
+            "the classifier shows no layers, so unknown images are judged by the logits alone; "
+            "give --explainer"
+        )
     logits, labels = observed.logits[observed.labels >= 0], observed.labels[observed.labels >= 0]
     if not len(labels):
         return  # nothing tells
     correct = (logits.argmax(1) == labels).double().numpy()
     if wilson_interval(correct)[1] < max(LEAST_ACCURACY, 1 / logits.shape[1]):
         raise ImagesError(
-            f"{name}: the classifier is right on {correct.mean():.0%} of them only, as after an "
-            "attack; expected honest images that it knows"
+            f"{source.name}: the classifier is right on {correct.mean():.0%} of them only, as "
+            "after an attack; expected honest images that it knows"
         )
 
 
@@ -172,14 +187,14 @@ def _observe_all(
     report(TITLE, 0, len(chosen))
     for start in range(0, len(chosen), PART):
         indices = chosen[start : start + PART]
-        digest = hashlib.sha256(f"{key} {start}".encode()).hexdigest()[:20]
-        path = folder / f"{digest}.safetensors"
-        if not kinds or not path.is_file():
-            first = next(batches(source, observer.classifier.prepare, 1, indices=indices[:1]))
-            kinds = kinds or _list_kinds(observer, first.images)
+        read = list(batches(source, observer.classifier.prepare, BATCH, indices=indices))
+        path = folder / f"{digest_batches(read, key)}.safetensors"
+        if not kinds:
+            takes_pixels = not observer.classifier.network.input.takes_raw_counts
+            kinds = list_kinds(observer(read[0].images[:1]), takes_pixels=takes_pixels)
         part = _load_part(path, kinds)
         if part is None:
-            part = _observe_part(observer, source, indices, kinds)
+            part = _observe_part(observer, source, read, kinds)
             write_file(path, save(part))
         parts.append(part)
         report(TITLE, start + len(indices), len(chosen))
@@ -188,9 +203,21 @@ def _observe_all(
     return _Observed(kinds, summaries, joined["logits"], joined["labels"])
 
 
-def _list_kinds(observer: Observer, images: Tensor) -> list[SignalKind]:
-    takes_pixels = not observer.classifier.network.input.takes_raw_counts
-    return list_kinds(observer(images), takes_pixels=takes_pixels)
+def digest_batches(read: Sequence[Batch], key: str) -> str:
+    """Return a digest of the pixels and labels of images, and of what else a file depends on.
+
+    Args:
+        read: the images.
+        key: what else the file depends on.
+
+    Returns:
+        20 hexadecimal digits.
+    """
+    sha = hashlib.sha256(key.encode())
+    for batch in read:
+        sha.update(repr(batch.labels).encode())
+        sha.update(batch.images.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:20]
 
 
 def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
@@ -203,15 +230,15 @@ def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | N
 
 
 def _observe_part(
-    observer: Observer, source: ImageSource, indices: Sequence[int], kinds: Sequence[SignalKind]
+    observer: Observer, source: ImageSource, read: Sequence[Batch], kinds: Sequence[SignalKind]
 ) -> dict[str, Tensor]:
     classifier, numbers = observer.classifier, dict[str, list[Tensor]]()
     labels: list[int] = []
-    for batch in batches(source, classifier.prepare, BATCH, indices=indices):
+    for batch in read:
         observation = observer(batch.images)
         for name, values in _summarise(observation, kinds):
             numbers.setdefault(name, []).append(values.float().cpu())
-        labels += _find_labels(classifier, source, batch.labels)
+        labels += find_labels(classifier, source, batch.labels)
     part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
     return part | {"labels": torch.tensor(labels)}
 
@@ -222,13 +249,30 @@ def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[
     yield "logits", observation.logits
 
 
-def _find_labels(
+def find_labels(
     classifier: Classifier, source: ImageSource, labels: Sequence[str | int | None]
 ) -> list[int]:
-    """Return the class of each image; −1 where it is not known."""
-    if not source.labelled or classifier.decision.is_multiple:
+    """Return the class of each image of a batch.
+
+    Args:
+        classifier: the classifier.
+        source: where the images come from.
+        labels: their labels, such as the names of their folders.
+
+    Returns:
+        Class indices; −1 where there is no label, where it is no class, and where the classifier
+        does not choose one class.
+    """
+    is_value = classifier.output.name == "value"
+    if not source.labelled or classifier.decision.is_multiple or is_value:
         return [-1] * len(labels)
-    return [-1 if label is None else find_class(classifier, source, label) for label in labels]
+    found = []
+    for label in labels:
+        try:
+            found.append(-1 if label is None else classifier.index_of(label))
+        except TargetError:  # a folder that is no class, such as a day
+            found.append(-1)
+    return found
 
 
 def _fit(

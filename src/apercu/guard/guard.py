@@ -18,7 +18,7 @@ from torch import Tensor
 
 import apercu
 from apercu.classifiers import Classifier
-from apercu.errors import RunError
+from apercu.errors import RunError, first_line
 from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import digest_run
@@ -111,10 +111,20 @@ class Guard(PassJudge):
     def judge_pass(
         self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
     ) -> list[Trust]:
-        """Return whether the answers of one pass may be believed; see `PassJudge`.
+        """Return whether the answers of one pass may be believed.
 
         A guard that observes the explainer takes the pass as it is. One that was fitted without an
         explainer observes the classifier itself, and makes another pass for it.
+
+        Args:
+            images: prepared images, `batch × channels × height × width`.
+            logits: logits of the classifier, `batch × classes`.
+            features: what the encoder of the explainer gave besides.
+            masks: masks of the predicted classes, `batch × height × width`; None where they were
+                not made.
+
+        Returns:
+            One answer per image.
         """
         if self.record.run is None:
             return self.judge(self.observer(images))
@@ -203,16 +213,20 @@ def load_guard(
     elif explainer is None:
         raise RunError(
             f"{folder}: was fitted with an explainer, whose encoder it observes; give the same "
-            "--explainer"
+            "one, or leave the guard out with --guard none"
         )
     elif digest_run(explainer) != record.run:
-        raise RunError(f"{folder}: was fitted with another explainer; fit a guard with this one")
+        raise RunError(
+            f"{folder}: was fitted with another explainer; fit a guard with this one, or leave it "
+            "out with --guard none"
+        )
     try:
         tensors = load_file(folder / TENSORS)
         check_finite(tensors, folder / TENSORS)
         network = GuardNetwork.restore(tensors, record.signals, classifier.decision)
     except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
-        raise RunError(f"{folder}: the guard is damaged ({error}); fit it again") from error
+        reason = first_line(error)
+        raise RunError(f"{folder}: the guard is damaged ({reason}); fit it again") from error
     return Guard(record, network, Observer(classifier, explainer))
 
 

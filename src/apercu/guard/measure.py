@@ -17,8 +17,9 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
-from apercu.evaluation.sample import find_class, split_indices
+from apercu.evaluation.sample import split_indices
 from apercu.guard.aware import Evasion
+from apercu.guard.fit import digest_batches, find_labels
 from apercu.guard.guard import BATCH, Guard
 from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.images import ImageSource, batches
@@ -128,12 +129,13 @@ def collect_verdicts(
     kinds |= {name_attack(key): (measurement.honest, key) for key in measurement.attacks}
     for name, (source, key) in kinds.items():
         attack = None if key is None else measurement.attacks[key]
-        subject = (
-            *(measurement.guard.digest, source.name, measurement.limit),
-            *(measurement.seed, key, attack),
-        )
-        digest = hashlib.sha256(repr(subject).encode()).hexdigest()[:20]
-        path = folder / f"{digest}.safetensors"
+        chosen = _choose(measurement, source)
+        prepare = measurement.guard.observer.classifier.prepare
+        subject = repr((measurement.guard.digest, name == HONEST, key, attack))
+        sha = hashlib.sha256(subject.encode())
+        for batch in batches(source, prepare, BATCH, indices=chosen):
+            sha.update(digest_batches([batch], "").encode())
+        path = folder / f"{sha.hexdigest()[:20]}.safetensors"
         try:
             part = load(path.read_bytes())
         except (OSError, SafetensorError, ValueError):
@@ -183,6 +185,11 @@ def parse_guard_attacks(text: str, epsilons: Sequence[float], seed: int) -> dict
     return expand_budgets(attacks, epsilons)
 
 
+def _choose(measurement: GuardMeasurement, source: ImageSource) -> list[int]:
+    """Return the indices of the images of a source that are measured."""
+    return split_indices(len(source), measurement.limit, measurement.seed, halves=False)[1]
+
+
 def _ask(
     measurement: GuardMeasurement,
     source: ImageSource,
@@ -193,7 +200,7 @@ def _ask(
     """Return the verdicts on images, clean or attacked, and which attacked ones fool."""
     guard = measurement.guard
     classifier = guard.observer.classifier
-    _, chosen = split_indices(len(source), measurement.limit, measurement.seed, halves=False)
+    chosen = _choose(measurement, source)
     verdicts: list[Tensor] = []
     fooled: list[Tensor] = []
     correct: list[int] = []
@@ -236,9 +243,8 @@ def _find_correct(
     logits: Logits,
 ) -> list[int]:
     """Return whether each prediction is right, 1 or 0; −1 without a label, or with several."""
-    if not source.labelled or classifier.decision.is_multiple:
-        return [-1] * len(labels)
+    known = find_labels(classifier, source, labels)
     return [
-        -1 if label is None else int(find_class(classifier, source, label) == int(predicted))
-        for label, predicted in zip(labels, logits.argmax(1), strict=True)
+        -1 if label < 0 else int(label == int(predicted))
+        for label, predicted in zip(known, logits.argmax(1), strict=True)
     ]

@@ -152,9 +152,11 @@ def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[Gu
     rows = [GuardRow(HONEST, "confidence", "accuracy", accuracy, interval, count)]
     draws = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     for name, values in (("calibration_error", after), ("calibration_error_before", before)):
-        errors = [_measure_error(values[draw], correct[draw]) for draw in draws]
-        low, high = np.quantile(errors, [0.025, 0.975])
-        error, ends = _measure_error(values, correct), (float(low), float(high))
+        error = _measure_error(values, correct)
+        errors = np.array([_measure_error(values[draw], correct[draw]) for draw in draws])
+        errors -= errors.mean() - error  # a smaller number of images has larger errors
+        low, high = np.quantile(errors, [0.025, 0.975]).clip(0)
+        ends = float(low), float(high)
         rows.append(GuardRow(HONEST, "confidence", name, error, ends, count))
     return rows
 

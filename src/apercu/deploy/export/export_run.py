@@ -66,6 +66,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import check_run, load_explainer
 from apercu.extras import require_extra
+from apercu.guard.guard import Guard
 from apercu.guard.use import choose_guard
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import create_folder, write_file
@@ -146,16 +147,15 @@ class ExportRun:
                 "give --calibrate"
             )
         if settings.precision != "int8-static" and inputs.calibration is not None:
-            raise ConfigError(
-                f"calibrate: {settings.precision} learns nothing from images, int8-static does; "
-                "leave it out or give --precision int8-static"
-            )
+            reason = f"{settings.precision} learns nothing from images, int8-static does"
+            raise ConfigError(f"calibrate: {reason}; leave it out or give --precision int8-static")
         if settings.limit is not None and inputs.images is None:
             raise ConfigError("limit: there are no images to draw from; give --images")
         if settings.web:
             check_subject(explainer, settings.precision)
-        if (guard := inputs.guard) is not None:
-            check_guard(guard, explainer, settings)
+        self.guard = inputs.guard if isinstance(inputs.guard, Guard) else None
+        if self.guard is not None:
+            check_guard(self.guard, explainer, settings)
         self.graphs = dict(self._build_graphs(build_graph(explainer)))
 
     def write(self, out: Path, exact: Path) -> Manifest:
@@ -182,8 +182,7 @@ class ExportRun:
             files[role] = files[role].model_copy(update={"loss": loss})
         if "torch" in self.settings.formats:
             files["program"] = self._write_program(out / "explainer.pt2")
-        guard = self.inputs.guard
-        words = None if guard is None else guard.verdict_format
+        words = None if self.guard is None else self.guard.verdict_format
         manifest = build_manifest(self.explainer, self.settings.precision, files, words)
         if self.settings.triton:
             write_repository(manifest, out, service="kserve" in self.settings.formats)
@@ -203,11 +202,11 @@ class ExportRun:
         try:
             predictor = build_predictor(network, self.classifier_info, self.inputs.classifier)
         except ConfigError as error:
-            if self.settings.combined or self.settings.web or self.inputs.guard:
+            if self.settings.combined or self.settings.web or self.guard:
                 raise
             self.report(f"no combined graph: {error}")
             return
-        judge = None if self.inputs.guard is None else self.inputs.guard.network.cpu()
+        judge = None if self.guard is None else self.guard.network.cpu()
         combined = CombinedGraph(exportable, predictor, self.classifier_info.decision, judge)
         yield "combined", Traceable.for_images(combined, combined.outputs, spec)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from apercu.classifiers import Classifier
 from apercu.deploy.export.web_runtime import WebRuntime
@@ -13,9 +13,7 @@ from apercu.evaluation.sample import split_indices
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.images import ImageSource, batches
 from apercu.types import Images
-
-if TYPE_CHECKING:
-    from apercu.guard import Guard
+from apercu.verdicts import PassJudge
 
 Format: TypeAlias = Literal["onnx", "torch", "triton", "kserve", "web"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-static"]
@@ -156,4 +154,4 @@ class ExportInputs:
     calibration: ImageSource | None = None
     web_runtime: WebRuntime | None = None
     name: str = "explainer"
-    guard: Guard | None = None
+    guard: PassJudge | None = None

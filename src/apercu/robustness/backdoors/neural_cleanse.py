@@ -188,7 +188,7 @@ def compute_anomaly_indices(sizes: Sequence[float]) -> list[float]:
 
     Sizes below the median get a positive index, sizes above a negative one.
 
-    >>> [round(index, 2) for index in compute_anomaly_indices([10, 11, 9, 10, 2])]
+    >>> [round(index, 2) for index in compute_anomaly_indices([10.0, 11.0, 9.0, 10.0, 2.0])]
     [0.0, -0.67, 0.67, 0.0, 5.4]
     """
     values = np.asarray(sizes, dtype=float)
