@@ -168,20 +168,15 @@ class RunRecord:
             RunError: a value is another one now; the message names the first.
         """
         earlier, present = _flatten(before), _flatten(now)
-        for name in dict.fromkeys((*present, *earlier)):  # a value that is left out now counts, too
-            value = present.get(name)
-            if (
-                name in self.growing
-                and name in earlier
-                and value is not None
-                and value > earlier[name]
-            ):
+        for name in dict.fromkeys((*present, *earlier)):  # what is left out now counts, too
+            old, new = earlier.get(name), present.get(name)
+            both = name in earlier and name in present
+            if both and name in self.growing and present[name] > earlier[name]:
                 continue
-            if name not in self.ignored and earlier.get(name) != value:
+            if name not in self.ignored and old != new:
                 raise RunError(
-                    f"{self.folder}: the {self.noun} begun here had {name} "
-                    f"{_show(earlier.get(name))}, now {_show(value)}; use the same, or choose "
-                    "another --out"
+                    f"{self.folder}: the {self.noun} begun here had {name} {_show(old)}, now "
+                    f"{_show(new)}; use the same, or choose another --out"
                 )
 
 
