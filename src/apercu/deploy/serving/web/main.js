@@ -56,13 +56,13 @@ function report({ step, received, total }) {
 // Learns of the explainer and lists the examples; the first of them is displayed where no other
 // picture is.
 async function begin(isFirst = true) {
-  const mine = turn;
-  about = await served(report);
+  const mine = turn; // a picture that is brought meanwhile has the line for itself
+  about = await served((step) => mine === turn && report(step));
   at("unlock").hidden = true;
   const size = about.download ? megabytes(about.download) : null;
   at("size").textContent = size ? `The first picture of your own downloads the explainer (${size} MB), once.` : "";
   clearTimeout(loading);
-  say("");
+  if (mine === turn) say("");
   useHeat(about.heat);
   document.title = `apercu: ${about.name}`;
   at("served").textContent = `Explainer “${about.name}”, ${about.classes.length} classes.`;
