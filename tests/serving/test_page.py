@@ -297,6 +297,34 @@ def test_odd_pictures_get_one_line_or_an_explanation(visit, address, reader, req
             _until(page, lambda words=words: page.inner_text("#said") == words)
 
 
+SLOW_START = """
+const fetched = window.fetch;
+let isFirst = true;
+window.fetch = async (...asked) => {
+  if (String(asked[0].url ?? asked[0]).includes("page.json") && isFirst) {
+    isFirst = false;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    window.isLate = true;
+  }
+  return fetched(...asked);
+};
+"""
+"""The page's first look at the explainer takes a second."""
+
+
+def test_a_late_start_does_not_overwrite_the_line_on_a_picture(visit, address) -> None:
+    page = visit(address)
+    page.add_init_script(SLOW_START)
+    page.reload()
+    tiny = _encode(Image.new("RGB", (1, 1)))
+    page.set_input_files("#file", {"name": "one.png", "mimeType": "", "buffer": tiny})
+    page.wait_for_selector("#said.wrong:has-text('at least 2 × 2 pixels')")
+    page.wait_for_function("window.isLate")
+    page.wait_for_selector("#examples img")
+    page.wait_for_timeout(200)
+    assert "at least 2 × 2 pixels" in page.inner_text("#said")
+
+
 def _encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
