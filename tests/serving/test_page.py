@@ -313,15 +313,12 @@ window.fetch = async (...asked) => {
 
 
 def test_a_late_start_does_not_overwrite_the_line_on_a_picture(visit, address) -> None:
-    page = visit(address)
-    page.add_init_script(SLOW_START)
-    page.reload()
+    page = visit(address, prepare=lambda page: page.add_init_script(SLOW_START))
     tiny = _encode(Image.new("RGB", (1, 1)))
     page.set_input_files("#file", {"name": "one.png", "mimeType": "", "buffer": tiny})
     page.wait_for_selector("#said.wrong:has-text('at least 2 × 2 pixels')")
-    page.wait_for_function("window.isLate")
-    page.wait_for_selector("#examples img")
-    page.wait_for_timeout(200)
+    _until(page, lambda: page.evaluate("window.isLate === true"))
+    page.wait_for_timeout(500)  # until its answer is read
     assert "at least 2 × 2 pixels" in page.inner_text("#said")
 
 
