@@ -24,11 +24,11 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_between, check_not_negative, check_positive, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
-    TrainingPlan,
+    TrainedMethod,
     pack_module,
     unpack_module,
 )
@@ -40,7 +40,7 @@ LONGEST_STEP = 1.0
 
 @final
 @dataclass(frozen=True)
-class BoundarySamples(UnknownMethod):
+class BoundarySamples(TrainedMethod):
     """The largest probability of a network that was trained to be unsure at its boundary (BoS).
 
     Args:
@@ -56,22 +56,18 @@ class BoundarySamples(UnknownMethod):
 
     name = "boundary_samples"
     needs_labels: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
     level: float = 0.5
     noise: float = 0.2
     walk: int = 8
     weight: float = 0.5
     steps: int = 500
-    batch: int = 64
-    rate: float = 1e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self.name, level=self.level)
         check_between(self.name, 0.0, 1.0, noise=self.noise)
         check_whole(self.name, 1, 1000, walk=self.walk)
         check_not_negative(self.weight, f"{self.name}: weight")
-        self._plan().check(self.name)
+        super().__post_init__()
 
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
         check_one_class(known.classifier, self.name)
@@ -86,7 +82,7 @@ class BoundarySamples(UnknownMethod):
             confidence = measure_confidence(unsure).mean()
             return F.cross_entropy(logits, labels) + self.weight * confidence
 
-        self._plan().train(
+        self.make_plan().train(
             network.parameters(), data, compute_loss, report, "samples at the boundary"
         )
         network.eval().requires_grad_(False)
@@ -96,9 +92,6 @@ class BoundarySamples(UnknownMethod):
         network = CopiedNetwork(classifier)
         unpack_module(network.network, "network", tensors)
         return BoundarySamplesScorer(self, classifier, network)
-
-    def _plan(self) -> TrainingPlan:
-        return TrainingPlan(self.steps, self.batch, self.rate, self.seed)
 
 
 @final

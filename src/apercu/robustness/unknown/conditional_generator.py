@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_between, check_count, check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
-    TrainingPlan,
+    TrainedMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -48,7 +48,7 @@ HIDDEN = 256
 
 @final
 @dataclass(frozen=True)
-class ConditionalGenerator(UnknownMethod):
+class ConditionalGenerator(TrainedMethod):
     """One-vs-all classification against generated samples around each class (UQGAN).
 
     Args:
@@ -66,20 +66,15 @@ class ConditionalGenerator(UnknownMethod):
 
     name = "conditional_generator"
     needs_labels: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
-    steps: int = 1000
     code_steps: int = 1000
-    batch: int = 64
-    rate: float = 1e-3
     code: int = 128
     class_weight: float = 4.0
     gradient_weight: float = 10.0
     real_share: float = 0.6
     spread_weight: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._plan(self.steps).check(self.name)
+        super().__post_init__()
         check_count(self.code_steps, f"{self.name}: code_steps")
         check_whole(self.name, 2, 1024, code=self.code)
         check_between(self.name, 0.0, 1.0, real_share=self.real_share)
@@ -90,17 +85,17 @@ class ConditionalGenerator(UnknownMethod):
         check_one_class(known.classifier, self.name)
         data = known.images, known.require_labels(self.name)
         device = known.classifier.device
-        coder: Any = make_seeded(self.seed, lambda: ConditionalAutoencoder(known, self.code))
+        coder = make_seeded(self.seed, lambda: ConditionalAutoencoder(known, self.code))
         coder.to(device)
 
         def compute_error(images: Images, labels: Targets) -> Tensor:
             return F.mse_loss(coder(images, labels), images)
 
-        self._plan(self.code_steps).train(
+        self.make_plan(steps=self.code_steps).train(
             coder.parameters(), data, compute_error, report, "autoencoder of the classes"
         )
         coder.eval().requires_grad_(False)
-        game: Any = make_seeded(
+        game = make_seeded(
             self.seed, lambda: LatentGame(self, len(known.classifier.classes), coder)
         )
         game.to(device)
@@ -116,7 +111,7 @@ class ConditionalGenerator(UnknownMethod):
             outside = F.softplus(generated.gather(1, labels[:, None])).mean()
             return accepted + self.real_share * rejected + (1 - self.real_share) * outside
 
-        self._plan(self.steps).train(
+        self.make_plan().train(
             network.parameters(), data, compute_loss, report, "generator and classifier"
         )
         network.eval().requires_grad_(False)
@@ -126,9 +121,6 @@ class ConditionalGenerator(UnknownMethod):
         network = CopiedNetwork(classifier)
         unpack_module(network.network, "network", tensors)
         return ConditionalGeneratorScorer(self, classifier, network)
-
-    def _plan(self, steps: int) -> TrainingPlan:
-        return TrainingPlan(steps, self.batch, self.rate, self.seed)
 
 
 class ConditionalAutoencoder(nn.Module):

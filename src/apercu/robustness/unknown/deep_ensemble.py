@@ -19,12 +19,12 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.max_softmax import compute_entropy
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
-    TrainingPlan,
+    TrainedMethod,
     pack_module,
     unpack_module,
 )
@@ -33,7 +33,7 @@ from apercu.types import Images, Scores
 
 @final
 @dataclass(frozen=True)
-class DeepEnsemble(UnknownMethod):
+class DeepEnsemble(TrainedMethod):
     """The entropy of the mean of several networks (Lakshminarayanan et al. 2017).
 
     Args:
@@ -46,16 +46,12 @@ class DeepEnsemble(UnknownMethod):
 
     name = "deep_ensemble"
     needs_labels: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
     members: int = 5
-    steps: int = 1000
-    batch: int = 64
     rate: float = 3e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
         check_whole(self.name, 2, 100, members=self.members)
-        self._plan(0).check(self.name)
+        super().__post_init__()
 
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
         check_one_class(known.classifier, self.name)
@@ -71,7 +67,7 @@ class DeepEnsemble(UnknownMethod):
             ) -> Tensor:
                 return F.cross_entropy(network(images), targets)
 
-            self._plan(member).train(
+            self.make_plan(member=member).train(
                 network.parameters(),
                 (known.images, labels),
                 compute_loss,
@@ -86,9 +82,6 @@ class DeepEnsemble(UnknownMethod):
         for member, network in enumerate(networks):
             unpack_module(network.network, f"member_{member}", tensors)
         return DeepEnsembleScorer(self, classifier, networks)
-
-    def _plan(self, member: int) -> TrainingPlan:
-        return TrainingPlan(self.steps, self.batch, self.rate, self.seed + member)
 
 
 @final

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
-    TrainingPlan,
+    TrainedMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -45,7 +45,7 @@ SMALLEST_UNIT = 1e-8
 
 @final
 @dataclass(frozen=True)
-class DiscriminativeReconstruction(UnknownMethod):
+class DiscriminativeReconstruction(TrainedMethod):
     """The difference of image and reconstruction in the features of a discriminator (DCAE).
 
     Args:
@@ -58,16 +58,11 @@ class DiscriminativeReconstruction(UnknownMethod):
     """
 
     name = "discriminative_reconstruction"
-    trains: ClassVar[bool] = True
-    steps: int = 1000
-    batch: int = 64
-    rate: float = 1e-3
     code: int = 64
     compactness: float = 0.01
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._plan().check(self.name)
+        super().__post_init__()
         check_whole(self.name, 2, 1024, code=self.code)
         check_not_negative(self.compactness, f"{self.name}: compactness")
 
@@ -89,7 +84,7 @@ class DiscriminativeReconstruction(UnknownMethod):
 
         trained = [*pair.encoder.parameters(), *pair.decoder.parameters()]
         data = known.images, torch.zeros(len(known.images), dtype=torch.long)
-        self._plan().train(trained, data, compute_loss, report, "autoencoder and discriminator")
+        self.make_plan().train(trained, data, compute_loss, report, "autoencoder and discriminator")
         pair.eval().requires_grad_(False)
         differences = [
             pair.compare(images, pair.reconstruct(images)[1]) for images in known.read_batches()
@@ -103,15 +98,10 @@ class DiscriminativeReconstruction(UnknownMethod):
         return DiscriminativeReconstructionScorer(self, classifier, pair)
 
     def _make_pair(self, classifier: Classifier) -> DiscriminatedAutoencoder:
-        pair: Any = make_seeded(
+        return make_seeded(
             self.seed,
             lambda: DiscriminatedAutoencoder(classifier.channels, classifier.size, self.code),
-        )
-        made: DiscriminatedAutoencoder = pair.to(classifier.device)
-        return made
-
-    def _plan(self) -> TrainingPlan:
-        return TrainingPlan(self.steps, self.batch, self.rate, self.seed)
+        ).to(classifier.device)
 
 
 class DiscriminatedAutoencoder(nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_count, check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.max_softmax import compute_entropy
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
-    TrainingPlan,
+    TrainedMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -49,7 +49,7 @@ CLASS_WEIGHT = 0.1
 
 @final
 @dataclass(frozen=True)
-class OnManifold(UnknownMethod):
+class OnManifold(TrainedMethod):
     """The entropy of a network that was trained with soft labels between the classes (OMADA).
 
     Args:
@@ -64,17 +64,13 @@ class OnManifold(UnknownMethod):
 
     name = "on_manifold"
     needs_labels: ClassVar[bool] = True
-    trains: ClassVar[bool] = True
     steps: int = 500
     code_steps: int = 1000
-    batch: int = 64
-    rate: float = 1e-3
     code: int = 128
     weight: float = 0.5
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._plan(self.steps).check(self.name)
+        super().__post_init__()
         check_count(self.code_steps, f"{self.name}: code_steps")
         check_whole(self.name, 2, 1024, code=self.code)
         check_not_negative(self.weight, f"{self.name}: weight")
@@ -82,9 +78,9 @@ class OnManifold(UnknownMethod):
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
         check_one_class(known.classifier, self.name)
         data = known.images, known.require_labels(self.name)
-        manifold: Any = make_seeded(self.seed, lambda: Manifold(known.classifier, self.code))
+        manifold = make_seeded(self.seed, lambda: Manifold(known.classifier, self.code))
         manifold.to(known.classifier.device)
-        self._plan(self.code_steps).train(
+        self.make_plan(steps=self.code_steps).train(
             manifold.parameters(), data, manifold.compute_loss, report, "latent space"
         )
         manifold.eval().requires_grad_(False)
@@ -95,7 +91,7 @@ class OnManifold(UnknownMethod):
             logits, others = network(torch.cat([images, between])).split(len(images))
             return F.cross_entropy(logits, labels) + self.weight * F.cross_entropy(others, soft)
 
-        self._plan(self.steps).train(
+        self.make_plan().train(
             network.parameters(), data, compute_loss, report, "images between the classes"
         )
         network.eval().requires_grad_(False)
@@ -105,9 +101,6 @@ class OnManifold(UnknownMethod):
         network = CopiedNetwork(classifier)
         unpack_module(network.network, "network", tensors)
         return OnManifoldScorer(self, classifier, network)
-
-    def _plan(self, steps: int) -> TrainingPlan:
-        return TrainingPlan(steps, self.batch, self.rate, self.seed)
 
 
 class Manifold(nn.Module):

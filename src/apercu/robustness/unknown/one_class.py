@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
-    TrainingPlan,
+    TrainedMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -41,7 +41,7 @@ SMALLEST_UNIT = 1e-8
 
 @final
 @dataclass(frozen=True)
-class OneClassRepresentation(UnknownMethod):
+class OneClassRepresentation(TrainedMethod):
     """The distance from the centre of a representation, and the error of its reconstruction.
 
     Args:
@@ -54,16 +54,11 @@ class OneClassRepresentation(UnknownMethod):
     """
 
     name = "one_class"
-    trains: ClassVar[bool] = True
-    steps: int = 1000
-    batch: int = 64
-    rate: float = 1e-3
     code: int = 64
     compactness: float = 0.01
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._plan().check(self.name)
+        super().__post_init__()
         check_whole(self.name, 2, 1024, code=self.code)
         check_not_negative(self.compactness, f"{self.name}: compactness")
 
@@ -78,7 +73,7 @@ class OneClassRepresentation(UnknownMethod):
             return error + self.compactness * distance
 
         data = known.images, torch.zeros(len(known.images), dtype=torch.long)
-        self._plan().train(joint.parameters(), data, compute_loss, report, "one-class network")
+        self.make_plan().train(joint.parameters(), data, compute_loss, report, "one-class network")
         joint.eval().requires_grad_(False)
         parts = [joint.measure_parts(images) for images in known.read_batches()]
         joint.units = torch.cat(parts).mean(0).clamp(min=SMALLEST_UNIT)
@@ -90,14 +85,9 @@ class OneClassRepresentation(UnknownMethod):
         return OneClassScorer(self, classifier, joint)
 
     def _make_joint(self, classifier: Classifier) -> JointRepresentation:
-        joint: Any = make_seeded(
+        return make_seeded(
             self.seed, lambda: JointRepresentation(classifier.channels, classifier.size, self.code)
-        )
-        made: JointRepresentation = joint.to(classifier.device)
-        return made
-
-    def _plan(self) -> TrainingPlan:
-        return TrainingPlan(self.steps, self.batch, self.rate, self.seed)
+        ).to(classifier.device)
 
 
 class JointRepresentation(nn.Module):

@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import AnomalyMapScorer, KnownImages, UnknownMethod
+from apercu.robustness.unknown.base import AnomalyMapScorer, KnownImages
 from apercu.robustness.unknown.training import (
     ConvEncoder,
-    TrainingPlan,
+    TrainedMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -40,7 +40,7 @@ WAVES, WAVINESS = 5, 0.2
 
 @final
 @dataclass(frozen=True)
-class StainNoise(UnknownMethod):
+class StainNoise(TrainedMethod):
     """The residual of an autoencoder with skip connections that removes stains.
 
     Args:
@@ -51,14 +51,9 @@ class StainNoise(UnknownMethod):
     """
 
     name = "stain_noise"
-    trains: ClassVar[bool] = True
-    steps: int = 1000
-    batch: int = 64
-    rate: float = 1e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        self._plan().check(self.name)
+        super().__post_init__()
 
     def fit(
         self, known: KnownImages, report: ProgressCallback = ignore_progress
@@ -69,7 +64,7 @@ class StainNoise(UnknownMethod):
             return (network(add_stains(images)) - images).abs().mean()
 
         data = known.images, torch.zeros(len(known.images), dtype=torch.long)
-        self._plan().train(network.parameters(), data, compute_loss, report, "stains removed")
+        self.make_plan().train(network.parameters(), data, compute_loss, report, "stains removed")
         network.eval().requires_grad_(False)
         return StainNoiseScorer(self, known.classifier, network)
 
@@ -79,14 +74,9 @@ class StainNoise(UnknownMethod):
         return StainNoiseScorer(self, classifier, network)
 
     def _make_network(self, classifier: Classifier) -> SkipAutoencoder:
-        network: Any = make_seeded(
+        return make_seeded(
             self.seed, lambda: SkipAutoencoder(classifier.channels, classifier.size)
-        )
-        made: SkipAutoencoder = network.to(classifier.device)
-        return made
-
-    def _plan(self) -> TrainingPlan:
-        return TrainingPlan(self.steps, self.batch, self.rate, self.seed)
+        ).to(classifier.device)
 
 
 class SkipAutoencoder(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, no_type_check
+from typing import ClassVar, TypeAlias, TypeVar, no_type_check
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,8 +17,10 @@ from apercu.errors import ClassifierError
 from apercu.filters.checks import check_count, check_positive, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback
+from apercu.robustness.unknown.base import UnknownMethod
 from apercu.types import Images, Logits, Targets
 
+M = TypeVar("M", bound=nn.Module)
 LossFn: TypeAlias = Callable[[Images, Targets], Tensor]
 """A batch of images with their classes → the loss, a scalar."""
 REPORT_EVERY = 10
@@ -106,6 +108,39 @@ class TrainingPlan:
         if step < warmup:
             return (step + 1) / warmup
         return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup))
+
+
+@dataclass(frozen=True)
+class TrainedMethod(UnknownMethod):
+    """A method that trains a network.
+
+    Args:
+        steps: number of steps of the training.
+        batch: images of a step.
+        rate: highest learning rate.
+        seed: seed of weights, batches and noise.
+    """
+
+    trains: ClassVar[bool] = True
+    steps: int = 1000
+    batch: int = 64
+    rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.make_plan().check(self.name)
+
+    def make_plan(self, *, steps: int | None = None, member: int = 0) -> TrainingPlan:
+        """Return how long and how fast a network is trained.
+
+        Args:
+            steps: number of steps; those of the method if None.
+            member: number of the network, where several are trained with other seeds.
+
+        Returns:
+            The plan.
+        """
+        return TrainingPlan(steps or self.steps, self.batch, self.rate, self.seed + member)
 
 
 def augment_images(images: Images, generator: Generator) -> Images:
@@ -256,7 +291,7 @@ class ConvDecoder(nn.Module):
         return images
 
 
-def make_seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+def make_seeded(seed: int, make: Callable[[], M]) -> M:
     """Return a module whose first weights depend on a seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
