@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -40,8 +40,31 @@ class CleanedClassifier:
     pruned: int = 0
 
 
+@dataclass(frozen=True)
 class BackdoorRemoval(ABC):
-    """Trains a copy of a classifier further with few clean images; prints as its own settings."""
+    """Trains a copy of a classifier further with few clean images; prints as its own settings.
+
+    Args:
+        steps: number of steps of the training.
+        rate: learning rate.
+        batch: images of each step.
+        images: number of labelled clean images that are used.
+        seed: seed of the batches.
+    """
+
+    name: ClassVar[str]
+    steps: int = 100
+    rate: float = 0.01
+    batch: int = 32
+    images: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self.steps, f"{self.name}: steps")
+        check_count(self.batch, f"{self.name}: batch")
+        check_whole(self.name, FEWEST_IMAGES, 10**6, images=self.images)
+        check_positive(self.name, rate=self.rate)
+        check_whole(self.name, 0, MAX_SEED, seed=self.seed)
 
     @abstractmethod
     def __call__(
@@ -88,20 +111,12 @@ class FinePruning(BackdoorRemoval):
         seed: seed of the batches.
     """
 
+    name: ClassVar[str] = "fine_pruning"
     tolerance: float = 0.04
-    steps: int = 100
-    rate: float = 0.01
-    batch: int = 32
-    images: int = 100
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fraction(self.tolerance, "fine_pruning: tolerance")
-        check_count(self.steps, "fine_pruning: steps")
-        check_count(self.batch, "fine_pruning: batch")
-        check_whole("fine_pruning", FEWEST_IMAGES, 10**6, images=self.images)
-        check_positive("fine_pruning", rate=self.rate)
-        check_whole("fine_pruning", 0, MAX_SEED, seed=self.seed)
+        super().__post_init__()
+        check_fraction(self.tolerance, f"{self.name}: tolerance")
 
     def __call__(
         self,
@@ -152,20 +167,12 @@ class Unlearning(BackdoorRemoval):
         seed: seed of the batches.
     """
 
+    name: ClassVar[str] = "unlearning"
     share: float = 0.2
-    steps: int = 100
-    rate: float = 0.01
-    batch: int = 32
-    images: int = 100
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fraction(self.share, "unlearning: share")
-        check_count(self.steps, "unlearning: steps")
-        check_count(self.batch, "unlearning: batch")
-        check_whole("unlearning", FEWEST_IMAGES, 10**6, images=self.images)
-        check_positive("unlearning", rate=self.rate)
-        check_whole("unlearning", 0, MAX_SEED, seed=self.seed)
+        super().__post_init__()
+        check_fraction(self.share, f"{self.name}: share")
 
     def __call__(
         self,

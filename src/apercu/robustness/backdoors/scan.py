@@ -156,7 +156,7 @@ class _Scan:
     def run(
         self, parts: ScanParts, about: Mapping[str, Any], out: Path, report: ProgressCallback
     ) -> BackdoorReport:
-        """Run all methods."""
+        """Run all methods on the images, and return what each says."""
         if any(isinstance(method, AntidoteRt) for method in self.methods.values()):
             check_samples(poisoned=0 if parts.samples is None else len(parts.samples))
         accuracy = None

@@ -28,7 +28,7 @@ from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
-    TrainedMethod,
+    TrainedUnknownMethod,
     pack_module,
     unpack_module,
 )
@@ -40,7 +40,7 @@ LONGEST_STEP = 1.0
 
 @final
 @dataclass(frozen=True)
-class BoundarySamples(TrainedMethod):
+class BoundarySamples(TrainedUnknownMethod):
     """The largest probability of a network that was trained to be unsure at its boundary (BoS).
 
     Args:

@@ -33,7 +33,7 @@ from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
-    TrainedMethod,
+    TrainedUnknownMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -48,7 +48,7 @@ HIDDEN = 256
 
 @final
 @dataclass(frozen=True)
-class ConditionalGenerator(TrainedMethod):
+class ConditionalGenerator(TrainedUnknownMethod):
     """One-vs-all classification against generated samples around each class (UQGAN).
 
     Args:

@@ -24,7 +24,7 @@ from apercu.robustness.unknown.max_softmax import compute_entropy
 from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
-    TrainedMethod,
+    TrainedUnknownMethod,
     pack_module,
     unpack_module,
 )
@@ -33,7 +33,7 @@ from apercu.types import Images, Scores
 
 @final
 @dataclass(frozen=True)
-class DeepEnsemble(TrainedMethod):
+class DeepEnsemble(TrainedUnknownMethod):
     """The entropy of the mean of several networks (Lakshminarayanan et al. 2017).
 
     Args:

@@ -30,7 +30,7 @@ from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
-    TrainedMethod,
+    TrainedUnknownMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -45,7 +45,7 @@ SMALLEST_UNIT = 1e-8
 
 @final
 @dataclass(frozen=True)
-class DiscriminativeReconstruction(TrainedMethod):
+class DiscriminativeReconstruction(TrainedUnknownMethod):
     """The difference of image and reconstruction in the features of a discriminator (DCAE).
 
     Args:

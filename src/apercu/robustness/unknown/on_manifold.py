@@ -32,7 +32,7 @@ from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
-    TrainedMethod,
+    TrainedUnknownMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -49,7 +49,7 @@ CLASS_WEIGHT = 0.1
 
 @final
 @dataclass(frozen=True)
-class OnManifold(TrainedMethod):
+class OnManifold(TrainedUnknownMethod):
     """The entropy of a network that was trained with soft labels between the classes (OMADA).
 
     Args:

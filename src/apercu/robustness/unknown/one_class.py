@@ -28,7 +28,7 @@ from apercu.robustness.unknown.base import KnownImages, UnknownScorer
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
-    TrainedMethod,
+    TrainedUnknownMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -41,7 +41,7 @@ SMALLEST_UNIT = 1e-8
 
 @final
 @dataclass(frozen=True)
-class OneClassRepresentation(TrainedMethod):
+class OneClassRepresentation(TrainedUnknownMethod):
     """The distance from the centre of a representation, and the error of its reconstruction.
 
     Args:

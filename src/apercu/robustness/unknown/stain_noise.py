@@ -25,7 +25,7 @@ from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.unknown.base import AnomalyMapScorer, KnownImages
 from apercu.robustness.unknown.training import (
     ConvEncoder,
-    TrainedMethod,
+    TrainedUnknownMethod,
     make_seeded,
     pack_module,
     unpack_module,
@@ -40,7 +40,7 @@ WAVES, WAVINESS = 5, 0.2
 
 @final
 @dataclass(frozen=True)
-class StainNoise(TrainedMethod):
+class StainNoise(TrainedUnknownMethod):
     """The residual of an autoencoder with skip connections that removes stains.
 
     Args:

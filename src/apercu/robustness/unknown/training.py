@@ -111,7 +111,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class TrainedMethod(UnknownMethod):
+class TrainedUnknownMethod(UnknownMethod):
     """A method that trains a network.
 
     Args:
