@@ -231,6 +231,8 @@ def train_defence(
         defended = Classifier(
             replace(undefended, forward=network, digest=digest, filter=filter, guard=None)
         )
+        if undefended.guard is not None:
+            trainer.say("the guard on the card belongs to the classifier as it was; fit a new one")
         if trainer.is_main_process:
             save_classifier(defended, trainer.run)
             if isinstance(trainer.source, PoisonedImages):
