@@ -1,0 +1,73 @@
+"""The four tasks with few labels: images of the sky and of the chest, with classes and objects."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apercu import open_images
+from apercu.classifiers.decisions import ONE_CLASS
+from apercu.images.source import ChosenImages
+from apercu.learning.data import LabelledSet, read_labels_of
+
+DATA = Path(os.environ.get("APERCU_DATA", "../shared"))
+CLASSES = {"ztf-real": "real", "ztf-star": "star"}
+"""The column of the catalogue for the tasks on alerts."""
+FOLDERS = {"galaxies": "star-galaxy", "films": "cxr-kermany"}
+TASKS = ("ztf-real", "galaxies", "films", "ztf-star")
+PARTS = ("train", "test")
+
+
+def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, LabelledSet]:
+    """Open the images to learn from and the test images of a task, with objects or patients."""
+    if name in CLASSES:
+        labels = read_catalogue(out / "data" / "labels.csv", CLASSES[name])
+        objects = read_objects()
+        return (
+            choose_labelled(out / "data" / "learn.npz", labels, objects),
+            choose_labelled(out / "data" / "test.npz", labels, objects),
+        )
+    folder = DATA / "data" / FOLDERS[name]
+    parts = [read_labels_of(open_images(folder / part, channels=channels)) for part in PARTS]
+    if name == "films":
+        with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:
+            patients = {row["file"]: row["patient"] for row in csv.DictReader(stream)}
+        parts = [
+            replace(each, groups=tuple(patients[f"{part}/{name}"] for name in each.source.names))
+            for each, part in zip(parts, PARTS, strict=True)
+        ]
+    return parts[0], parts[1]
+
+
+def read_catalogue(path: Path, column: str) -> dict[str, str]:
+    """Return the label of each candidate that has one."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return {row["candid"]: row[column] for row in csv.DictReader(stream) if row[column]}
+
+
+def read_objects() -> dict[str, str]:
+    """Return the object of each candidate."""
+    from pyarrow import parquet
+
+    path = DATA / "data" / "ztf" / "alerts.parquet"
+    rows = parquet.read_table(path, columns=["candid", "objectId"]).to_pylist()
+    return {str(row["candid"]): row["objectId"] for row in rows}
+
+
+def choose_labelled(path: Path, labels: dict[str, str], objects: dict[str, str]) -> LabelledSet:
+    """Return the stamps of a file that have a label."""
+    source = open_images(path)
+    with np.load(path) as archive:
+        names = [str(each) for each in archive["candid"]]
+    rows = [index for index, each in enumerate(names) if each in labels]
+    classes = tuple(sorted(set(labels.values())))
+    targets = torch.zeros(len(rows), len(classes))
+    for row, index in enumerate(rows):
+        targets[row, classes.index(labels[names[index]])] = 1
+    groups = tuple(objects[names[index]] for index in rows)
+    return LabelledSet(ChosenImages(source, tuple(rows)), classes, targets, ONE_CLASS, groups)
