@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,38 +121,86 @@ def test_a_trial_is_measured_on_images_that_it_did_not_see(
     assert set(score.figures) >= {"auroc", "log_loss", "balanced_accuracy"}
 
 
+class Command:
+    """`apercu train classifier` in a process of its own, which can be killed.
+
+    Args:
+        folder: where the settings, the runs and the errors are written.
+        settings: the settings in YAML.
+        words: further words of the command.
+    """
+
+    def __init__(self, folder: Path, settings: str, *words: str) -> None:
+        (folder / "settings.yaml").write_text(settings)
+        self.folder, self.errors = folder, folder / "errors.txt"
+        self.words = [sys.executable, "-m", "apercu", "train", "classifier", "--images", PLANTED]
+        self.words += ["--network", "timm/test_resnet", "--config", str(folder / "settings.yaml")]
+        self.words += words
+
+    def _start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [*self.words, "--out", str(self.folder / name), *more]
+        with self.errors.open("wb") as errors:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+
+    def finish(self, name: str, *more: str) -> None:
+        assert self._start(name, *more).wait() == 0, self.errors.read_text()
+
+    def kill_when(self, is_time: Callable[[], bool], name: str, *more: str) -> None:
+        """`kill -9` as soon as it is time; the process must not have ended before."""
+        process = self._start(name, *more)
+        while not is_time():
+            assert process.poll() is None, self.errors.read_text()
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+    def read_weights(self, name: str) -> bytes:
+        return (self.folder / name / "weights.safetensors").read_bytes()
+
+
 @pytest.mark.slow
 def test_processes_that_are_killed_lose_nothing(tmp_path: Path) -> None:
     """`kill -9` in a parallel search, and again in the training; the end is the same."""
-    (tmp_path / "settings.yaml").write_text(
+    command = Command(
+        tmp_path,
         "scratch: true\n"
         "schedule: {steps: 120, batch: 8, save_every: 2, averaging: 0.5}\n"
-        "search: {rates: [1.0e-3, 1.0e-2], layers: [frozen], folds: 2, steps: 10}\n"
+        "search: {rates: [1.0e-3, 1.0e-2], layers: [frozen], folds: 2, steps: 10}\n",
+        *("--search", "--seed", "2"),
     )
-    words = ["train", "classifier", "--images", PLANTED, "--network", "timm/test_resnet"]
-    words += ["--config", str(tmp_path / "settings.yaml"), "--search", "--seed", "2"]
-
-    def start(name: str, *more: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "apercu", *words, "--out", str(tmp_path / name), *more]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    def kill_when(process: subprocess.Popen[bytes], path: Path) -> None:
-        while not path.exists():
-            assert process.poll() is None, process.communicate()[1].decode()
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-
     killed = tmp_path / "killed"
-    kill_when(start("killed"), killed / "search" / "trial-00-fold-0.json")
-    finished = (killed / "search" / "trial-00-fold-0.json").stat().st_mtime_ns
-    kill_when(start("killed", "--resume"), killed / "checkpoints" / "last.ckpt")
-    assert (killed / "search" / "trial-00-fold-0.json").stat().st_mtime_ns == finished
+    trial = killed / "search" / "trial-00-fold-0.json"
+    command.kill_when(trial.exists, "killed")
+    finished = trial.stat().st_mtime_ns
+    command.kill_when((killed / "checkpoints" / "last.ckpt").exists, "killed", "--resume")
+    assert trial.stat().st_mtime_ns == finished
     assert not (killed / "weights.safetensors").exists()
-    for name, more in (("killed", ["--resume"]), ("whole", [])):
-        process = start(name, *more)
-        assert process.wait() == 0, process.communicate()[1].decode()
-    first, second = (
-        load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
+    command.finish("killed", "--resume")
+    command.finish("whole")
+    assert command.read_weights("killed") == command.read_weights("whole")
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_twice_leaves_the_same_bytes(tmp_path: Path) -> None:
+    """Early and in the middle, with a recipe that keeps a second network of its own."""
+    command = Command(
+        tmp_path,
+        "scratch: true\nschedule: {steps: 120, batch: 8, save_every: 5, averaging: 0.9}\n",
+        *("--recipe", "mean_teacher", "--recipe", "final_batch_norm", "--unlabelled", PLANTED),
     )
-    assert all(first[name].equal(second[name]) for name in first)
+    killed = tmp_path / "killed"
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    command.kill_when(checkpoint.exists, "killed")
+    saved = {checkpoint.stat().st_mtime_ns}
+
+    def is_half_done() -> bool:
+        saved.add(checkpoint.stat().st_mtime_ns)
+        return len(saved) == 12
+
+    command.kill_when(is_half_done, "killed", "--resume")
+    assert not (killed / "weights.safetensors").exists()
+    command.finish("killed", "--resume")
+    command.finish("whole")
+    assert command.read_weights("killed") == command.read_weights("whole")
+    for name in ("card.json", "predictions.csv"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
