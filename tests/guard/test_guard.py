@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from apercu import open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
+from apercu.classifiers.calibration import fit_temperature
 from apercu.errors import ConfigError, ImageError, ImagesError, RunError
 from apercu.guard import Guard, GuardSettings, fit_guard, load_guard
 from apercu.guard.aware import Evasion, find_limits
@@ -296,6 +297,27 @@ def test_the_confidence_is_calibrated_by_labels(guard: Guard, blobs: Classifier)
     expected = torch.softmax(blobs(images) / facts["temperature"], 1).amax(1)
     found = [answer.confidence for answer in guard.check(images)]
     assert found == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_other_images_calibrate_the_confidence(
+    blobs: Classifier, photographs: Path, tmp_path: Path
+) -> None:
+    images = draw_photographs(40, 11)
+    with torch.no_grad():
+        logits = blobs(images)
+    labels = logits.argmax(1)
+    labels[::3] = 1 - labels[::3]  # a third is wrong, as the classifier knows them less well
+    others = open_images(write_folder(tmp_path / "others", images, labels), channels=3)
+    source = open_images(photographs, channels=3)
+    facts = fit_guard(blobs, source, tmp_path / "guard", calibration=others).record.facts
+    order = [int(Path(name).stem) for name in others.names]
+    targets = nn.functional.one_hot(labels[order], 2).float()
+    expected = fit_temperature(logits[order], targets, blobs.decision)
+    assert facts["temperature"] == pytest.approx(expected, rel=1e-3)
+    assert facts["calibration_images"] == 40 and facts["accuracy"] == pytest.approx(26 / 40)
+    few = open_images(write_folder(tmp_path / "few", images[:9], labels[:9]), channels=3)
+    with pytest.raises(ImagesError, match=r"at least 20 images whose label is a class .* got 9"):
+        fit_guard(blobs, source, tmp_path / "none", calibration=few)
 
 
 def test_no_labels_no_confidence(blobs: Classifier, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from apercu import methods, open_classifier
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.calibration import fit_temperature, measure_reliability
+from apercu.classifiers.calibration import Reliability, fit_temperature, measure_reliability
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.outputs import Output
 from apercu.deploy.export import ExportSettings, write_export
@@ -77,6 +78,13 @@ def test_every_output_that_is_classes_has_one(output: Any) -> None:
         {"temperature": 0},
         {"temperature": -1},
         {"temperature": "warm"},
+        {"temperature": "2"},
+        {"temperature": True},
+        {"temperature": [2]},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e-320},
+        {"temperature": 1e300},
         {"temperature": 2, "output": "value"},
     ],
 )
@@ -178,6 +186,28 @@ def test_the_calibration_error_is_the_mean_distance_over_bins() -> None:
     bins = measure_reliability(probabilities, targets, is_multiple=False, bins=10)
     assert bins.counts == (1, 1, 2)
     assert bins.error == pytest.approx((0.45 + 0.25 + 2 * 0.42) / 4)
+
+
+@pytest.mark.parametrize("confidence", [0.3, 0.5, 0.97])
+def test_few_predictions_have_a_calibration_error_by_chance(confidence: float) -> None:
+    counts = (1, 2, 7, 40)
+    bins = Reliability((confidence,) * 4, (1.0,) * 4, counts)
+    expected = sum(
+        math.comb(count, right)
+        * confidence**right
+        * (1 - confidence) ** (count - right)
+        * abs(right - count * confidence)
+        for count in counts
+        for right in range(count + 1)
+    )
+    assert bins.chance_error == pytest.approx(expected / sum(counts))
+    assert Reliability((1.0, 0.0), (1.0, 0.0), (3, 2)).chance_error == 0
+
+
+def test_few_images_do_not_make_a_calibration_bad() -> None:
+    assert Reliability((0.7,), (0.8,), (20,)).is_good
+    assert not Reliability((0.7,), (0.8,), (2000,)).is_good
+    assert Reliability((0.7,), (0.72,), (10**6,)).is_good
 
 
 def test_a_classifier_that_is_trained_further_keeps_its_filter(

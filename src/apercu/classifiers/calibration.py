@@ -16,6 +16,8 @@ BINS: Final = 15
 """Bins of confidence in a calibration diagram."""
 GOOD_CALIBRATION: Final = 0.03
 """Calibration error up to which confidences are near to frequencies."""
+CHANCE_FACTOR: Final = 1.5
+"""Errors of perfect confidences exceed this multiple of their mean in about one test of twenty."""
 PRIOR_SPREAD: Final = 1.0
 """Standard deviation of the logarithm of the temperature before any image is seen.
 
@@ -80,6 +82,37 @@ class Reliability:
         total = max(1, sum(self.counts))
         rows = zip(self.confidence, self.accuracy, self.counts, strict=True)
         return sum(count * abs(first - second) for first, second, count in rows) / total
+
+    @property
+    def chance_error(self) -> float:
+        """The error to be expected of perfect confidences, which is not 0 for few predictions.
+
+        In each bin the number of right predictions is then binomial; this is its mean absolute
+        deviation in closed form (De Moivre), over the number of predictions.
+        """
+        total = max(1, sum(self.counts))
+        rows = zip(self.confidence, self.counts, strict=True)
+        return sum(_compute_binomial_deviation(count, chance) for chance, count in rows) / total
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the error is small, or no larger than that of perfect confidences may be."""
+        return self.error <= max(GOOD_CALIBRATION, CHANCE_FACTOR * self.chance_error)
+
+
+def _compute_binomial_deviation(count: int, chance: float) -> float:
+    """Return the mean distance of a binomial number from its mean."""
+    if not 0 < chance < 1:
+        return 0.0
+    place = min(int(count * chance) + 1, count)  # the first number above the mean
+    logarithm = (
+        math.lgamma(count + 1)
+        - math.lgamma(place + 1)
+        - math.lgamma(count - place + 1)
+        + place * math.log(chance)
+        + (count - place + 1) * math.log1p(-chance)
+    )
+    return 2 * place * math.exp(logarithm)
 
 
 def measure_reliability(

@@ -53,6 +53,14 @@ def fit(
         typer.Option("--out", metavar="GUARD", callback=check_out, help="Folder of the guard."),
     ],
     explainer: ObservedOption = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Images with labels that the classifier was not trained on, which alone calibrate "
+            "the confidence; a part of --images if left out.",
+        ),
+    ] = None,
     false_alarms: Annotated[
         float,
         typer.Option(
@@ -94,6 +102,7 @@ def fit(
             images,
             out,
             explainer=explainer,
+            calibration=calibration,
             false_alarms=false_alarms,
             limit=limit,
             seed=seed,
@@ -254,7 +263,8 @@ def _say_guard(guard: Guard) -> None:
         facts = record.facts
         say(
             f"calibration error of the confidence {facts['calibration_error']:.3f}, before "
-            f"{facts['calibration_error_before']:.3f} (temperature {facts['temperature']:.2f})"
+            f"{facts['calibration_error_before']:.3f} (temperature {facts['temperature']:.2f}), by "
+            f"chance {facts['calibration_error_by_chance']:.3f}"
         )
     elif not record.calibrated:
         say("the confidence is not calibrated, as the images have no labels")

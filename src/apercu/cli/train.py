@@ -337,8 +337,6 @@ def classifier(
 
 def _say_figures(result: Any) -> None:
     """Say where the classifier is, and how good it is on the test part."""
-    from apercu.classifiers.calibration import GOOD_CALIBRATION
-
     figures, out = result.figures, result.folder
     minutes = figures.training["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {figures.training['steps']:.0f} steps: {out}")
@@ -350,10 +348,13 @@ def _say_figures(result: Any) -> None:
     before, after = (
         each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
     )
-    say(f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}")
-    if after > GOOD_CALIBRATION:
+    say(
+        f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}; "
+        f"by chance {figures.calibrated.chance_error:.3f} on so many images"
+    )
+    if not figures.calibrated.is_good:
         warn(
-            f"the calibration error is above {GOOD_CALIBRATION:g}; more labels help, or "
+            "the confidences are not well calibrated; more labels help, or "
             "restore_frequencies: true in the settings where some classes are rare"
         )
     say(f"next: apercu train mask --classifier {out / 'card.json'} --images … --out …")

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.calibration import fit_temperature, measure_reliability
-from apercu.errors import ConfigError, ImagesError, TargetError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
+from apercu.guard.confidence import calibrate_confidence, compute_logits, find_labels
 from apercu.guard.guard import BATCH, Guard, GuardRecord
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import Observer
@@ -31,6 +30,7 @@ from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
+from apercu.types import Logits
 
 PARTS: Final = "observed"
 """Folder of what was observed, which makes an interrupted fit go on."""
@@ -69,14 +69,17 @@ def fit_guard(
     out: str | Path,
     *,
     explainer: TrainedExplainer[Any, Any] | None = None,
+    calibration: ImageSource | None = None,
     settings: GuardSettings = DEFAULT_SETTINGS,
     progress: ProgressCallback | None = None,
 ) -> Guard:
     """Learn from honest images alone what is usual for a classifier, and write it to a folder.
 
     Two thirds of the images fit the signals; the others, which no signal was fitted to, say what
-    is usual, set the thresholds, and with labels the temperature of the confidence. What was
-    observed is kept, so that the same call after an interruption goes on.
+    is usual, set the thresholds, and with labels the temperature of the confidence. A classifier
+    is too sure of images that it was trained on, so their temperature is too low: where `source`
+    holds such images, others can set it. What was observed is kept, so that the same call after an
+    interruption goes on.
 
     Args:
         classifier: the classifier that is guarded.
@@ -84,6 +87,8 @@ def fit_guard(
         out: folder of the guard.
         explainer: an explainer that was trained for the classifier. Its encoder is observed, and
             its masks of the predicted classes are a further signal.
+        calibration: images with labels that the classifier was not trained on, which alone set the
+            temperature; None for those of `source` that no signal is fitted to.
         settings: how many false alarms there may be, and which images are used.
         progress: receives a title, the number of finished images, and that of all; None shows it
             in notebooks only.
@@ -92,8 +97,9 @@ def fit_guard(
         The guard.
 
     Raises:
-        ImagesError: there are too few images, or labels show that the classifier is wrong on
-            almost all of them, as on attacked ones. Without labels nothing shows this.
+        ImagesError: there are too few images, or too few labels to calibrate with, or labels show
+            that the classifier is wrong on almost all images, as on attacked ones. Without labels
+            nothing shows this.
         ConfigError: there are too few images for so few false alarms.
         RunError: the explainer was trained for another classifier, or another process works in the
             folder.
@@ -108,9 +114,10 @@ def fit_guard(
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         run = None if explainer is None else digest_run(explainer)
         key = f"{classifier.fingerprint} {run}"
+        known = None if calibration is None else compute_logits(observer, calibration, report)
         observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
         _check_honest(observed, source)
-        guard = _fit(observer, observed, source, settings, run)
+        guard = _fit(observer, observed, source, settings, run, known)
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return guard
@@ -249,38 +256,13 @@ def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[
     yield "logits", observation.logits
 
 
-def find_labels(
-    classifier: Classifier, source: ImageSource, labels: Sequence[str | int | None]
-) -> list[int]:
-    """Return the class of each image of a batch.
-
-    Args:
-        classifier: the classifier.
-        source: where the images come from.
-        labels: their labels, such as the names of their folders.
-
-    Returns:
-        Class indices; −1 where there is no label, where it is no class, and where the classifier
-        does not choose one class.
-    """
-    is_value = classifier.output.name == "value"
-    if not source.labelled or classifier.decision.is_multiple or is_value:
-        return [-1] * len(labels)
-    found = []
-    for label in labels:
-        try:
-            found.append(-1 if label is None else classifier.index_of(label))
-        except TargetError:  # a folder that is no class, such as a day
-            found.append(-1)
-    return found
-
-
 def _fit(
     observer: Observer,
     observed: _Observed,
     source: ImageSource,
     settings: GuardSettings,
     run: str | None,
+    calibration: tuple[Logits, Tensor] | None,
 ) -> Guard:
     """Fit the signals to the first images, and learn from the others what is usual."""
     classifier, count = observer.classifier, len(observed.logits)
@@ -301,7 +283,8 @@ def _fit(
         for signal, summary in zip(signals, observed.summaries, strict=True)
     ]
     network.calibrate(torch.stack(scores, 1))
-    facts = _calibrate_confidence(network, classifier, observed, fitted)
+    known = calibration or (observed.logits[fitted:], observed.labels[fitted:])
+    facts = calibrate_confidence(network, classifier, *known)
     is_value = classifier.output.name == "value"
     has_confidence = bool(facts) or classifier.output.temperature is not None
     record = GuardRecord(
@@ -317,33 +300,3 @@ def _fit(
         facts=facts,
     )
     return Guard(record, network, observer)
-
-
-def _calibrate_confidence(
-    network: GuardNetwork, classifier: Classifier, observed: _Observed, fitted: int
-) -> dict[str, float]:
-    """Fit the temperature of the confidence, and measure its error by two halves."""
-    logits, labels = observed.logits[fitted:], observed.labels[fitted:]
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
-    if len(labels) < FEWEST // 3:
-        return {}
-    targets = F.one_hot(labels, logits.shape[1]).to(logits)
-    decision = classifier.decision
-    correct = logits.argmax(1) == labels
-    before, after = decision.probabilities(logits), torch.zeros_like(logits)
-    half = torch.arange(len(labels)) % 2 == 0
-    for part in (half, ~half):  # each half is measured with the temperature of the other
-        temperature = fit_temperature(logits[~part], targets[~part], decision)
-        after[part] = decision.probabilities(logits[part] / temperature)
-    temperature = fit_temperature(logits, targets, decision)
-    network.temperature.fill_(temperature)
-    errors = [
-        measure_reliability(probabilities, targets, is_multiple=False).error
-        for probabilities in (before, after)
-    ]
-    return {
-        "accuracy": float(correct.float().mean()),
-        "temperature": temperature,
-        "calibration_error_before": errors[0],
-        "calibration_error": errors[1],
-    }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from apercu.classifiers.calibration import GOOD_CALIBRATION
+from apercu.classifiers.calibration import CHANCE_FACTOR, GOOD_CALIBRATION
 from apercu.guard.guard import Guard
 from apercu.guard.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.guard.signals import KINDS
@@ -104,12 +104,15 @@ def _describe_calibration(rows: GuardRows) -> list[FindingLine]:
         return []
     after, before = cells["calibration_error"], cells["calibration_error_before"]
     low, high = after.ci95
+    chance = cells.get("calibration_error_by_chance")  # older results do not have it
+    expected = "" if chance is None else f"; perfect ones would have {chance.value:.3f} by chance"
+    limit = max(GOOD_CALIBRATION, 0 if chance is None else CHANCE_FACTOR * chance.value)
     return [
         FindingLine(
             f"Predictions are right on {cells['accuracy'].value:.0%} of {after.n} honest images; "
             f"the calibration error of the confidence is {after.value:.3f} ({low:.3f} to "
-            f"{high:.3f}), of the classifier's own probability {before.value:.3f}.",
-            "plain" if after.value <= GOOD_CALIBRATION else "warning",
+            f"{high:.3f}), of the classifier's own probability {before.value:.3f}{expected}.",
+            "plain" if after.value <= limit else "warning",
         )
     ]
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.classifiers.calibration import measure_reliability
+from apercu.classifiers.calibration import Reliability, measure_reliability
 from apercu.guard.guard import Guard
 from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
 from apercu.statistics import wilson_interval
@@ -29,7 +29,8 @@ class GuardRow(NamedTuple):
         metric: `auroc`, against honest images; `alarms`, the fraction of images above the threshold
             of the guard, which for honest images are false alarms; `accuracy`, where honest and
             other images count the same. Of the confidence: `accuracy` of the predictions,
-            `calibration_error`, and `calibration_error_before`, of the classifier's probability.
+            `calibration_error`; `calibration_error_before`, of the classifier's probability; and
+            `calibration_error_by_chance`, which perfect confidences would have.
         value: value of the metric.
         ci95: both ends of its 95 % interval.
         n: number of images; of an attack only those that fool the classifier.
@@ -152,18 +153,21 @@ def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[Gu
     rows = [GuardRow(HONEST, "confidence", "accuracy", accuracy, interval, count)]
     draws = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     for name, values in (("calibration_error", after), ("calibration_error_before", before)):
-        error = _measure_error(values, correct)
-        errors = np.array([_measure_error(values[draw], correct[draw]) for draw in draws])
+        error = _compare(values, correct).error
+        errors = np.array([_compare(values[draw], correct[draw]).error for draw in draws])
         errors -= errors.mean() - error  # a smaller number of images has larger errors
         low, high = np.quantile(errors, [0.025, 0.975]).clip(0)
         ends = float(low), float(high)
         rows.append(GuardRow(HONEST, "confidence", name, error, ends, count))
+    chance = _compare(after, correct).chance_error
+    name = "calibration_error_by_chance"
+    rows.append(GuardRow(HONEST, "confidence", name, chance, (chance, chance), count))
     return rows
 
 
-def _measure_error(confidence: Tensor, correct: Tensor) -> float:
-    """Return the expected calibration error of confidences."""
-    return measure_reliability(confidence[:, None], correct[:, None], is_multiple=True).error
+def _compare(confidence: Tensor, correct: Tensor) -> Reliability:
+    """Compare the confidences of predictions with how often they are right."""
+    return measure_reliability(confidence[:, None], correct[:, None], is_multiple=True)
 
 
 def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray, " images"]]:

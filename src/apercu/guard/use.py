@@ -37,6 +37,7 @@ def fit_guard(
     out: str | Path,
     *,
     explainer: AnyExplainer | str | Path | None = None,
+    calibration: ImageSource | str | Path | None = None,
     false_alarms: float = 0.05,
     limit: int | None = None,
     seed: int = 0,
@@ -59,6 +60,8 @@ def fit_guard(
         images: honest images, at least 60; labels are used for the confidence where there are any.
         out: folder of the guard.
         explainer: an explainer of masks that was trained for the classifier, or its run folder.
+        calibration: images with labels that the classifier was not trained on, which alone
+            calibrate the confidence; None for a part of `images`.
         false_alarms: fraction of honest images that may raise an alarm, for each question.
         limit: largest number of images, drawn at random; None for all.
         seed: seed of the draw and of the split.
@@ -78,15 +81,24 @@ def fit_guard(
         OutputError: the folder cannot be written.
     """
     settings = _make_settings(false_alarms, limit, seed)
-    if not isinstance(images, ImageSource):
-        check_images(images)
+    for each in (images, calibration):
+        if isinstance(each, str | Path):
+            check_images(each)
     if attach:
         _check_attachable(classifier, Path(out))
     opened, observed = _open_both(classifier, explainer, device, trust)
-    if not isinstance(images, ImageSource):
+    if isinstance(images, str | Path):
         images = open_images(images, channels=opened.channels, bands=opened.bands)
+    if isinstance(calibration, str | Path):
+        calibration = open_images(calibration, channels=opened.channels, bands=opened.bands)
     guard = fitting.fit_guard(
-        opened, images, out, explainer=observed, settings=settings, progress=progress
+        opened,
+        images,
+        out,
+        explainer=observed,
+        calibration=calibration,
+        settings=settings,
+        progress=progress,
     )
     if attach:
         _name_in_card(_check_attachable(classifier, Path(out)), Path(out))

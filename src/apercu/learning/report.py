@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 from apercu import render
 from apercu.classifiers import Classifier
-from apercu.classifiers.calibration import GOOD_CALIBRATION
 from apercu.errors import ClassifierError
 from apercu.io import write_file
 from apercu.learning.results import LearningFigures, MeasuredTest
@@ -121,6 +120,7 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
     before, after = (
         each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
     )
+    calibrated = figures.calibrated
     chance = 1 / 2 if test.part.decision.is_multiple else 1 / len(figures.classes)
     units = len(set(test.part.units))
     groups = "" if test.part.groups is None else f" of {count_noun(units, 'group')}"
@@ -145,8 +145,9 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
         FindingLine(f"AUROC {auroc.value:.3f} ({auroc.ci95[0]:.3f} to {auroc.ci95[1]:.3f})."),
         FindingLine(
             f"Calibration error {after:.3f} with a temperature of {figures.temperature:.2f}, "
-            f"{before:.3f} without.",
-            "plain" if after <= GOOD_CALIBRATION else "warning",
+            f"{before:.3f} without; perfect confidences would have {calibrated.chance_error:.3f} "
+            "by chance, on as many images.",
+            "plain" if calibrated.is_good else "warning",
         ),
     )
     return Finding(headline, certainty, lines)

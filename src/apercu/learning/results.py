@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
 from apercu.classifiers import Classifier, save_classifier
-from apercu.classifiers.calibration import fit_temperature, measure_reliability
+from apercu.classifiers.calibration import Reliability, fit_temperature, measure_reliability
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.io import format_csv_rows, write_file
 from apercu.learning.data import LabelledSet, read_part
@@ -60,6 +60,13 @@ class LearningFigures(BaseModel):
     confusions: tuple[tuple[int, ...], ...]
     reliability: dict[str, dict[str, tuple[float, ...]]]
     training: dict[str, float]
+
+    @property
+    def calibrated(self) -> Reliability:
+        """How often predictions of a confidence are right, with the temperature."""
+        bins = self.reliability["after"]
+        counts = tuple(map(int, bins["counts"]))
+        return Reliability(bins["confidence"], bins["accuracy"], counts)
 
 
 @dataclass(frozen=True, eq=False)
