@@ -9,7 +9,9 @@ set -eu
 cd "$(dirname "$0")/../.."
 data=${APERCU_DATA:?is the folder that holds models and data}
 bin=${APERCU_BIN:-.venv/bin/python -m apercu}
-honest=$data/data/imagenet-val
+halves=runs/guard/halves
+honest=$halves/measure
+[ -d $halves ] || .venv/bin/python recipes/guard/halves.py "$data/data/imagenet-val" $halves
 
 measure() { # name classifier part limit options
     name=$1 classifier=$2 part=$3 limit=$4
@@ -24,8 +26,9 @@ for name in ${*:-mobilenetv2 lite0}; do
     lite0) classifier=ready:efficientnet_lite0 ;;
     esac
     [ -f "runs/guard/$name/guard.json" ] ||
-        $bin guard fit "$classifier" --images "$data/data/imagenet-train" --out "runs/guard/$name"
-    measure "$name" "$classifier" kinds 200 --attacks fgsm \
+        $bin guard fit "$classifier" --images "$data/data/imagenet-train" \
+            --calibration $halves/calibrate --out "runs/guard/$name"
+    measure "$name" "$classifier" kinds 250 --attacks fgsm \
         --unknown "$data/data/cxr-nih" --unknown "$data/data/star-galaxy/train" --unknown planted \
         --unknown "$data/data/cifar10/test.parquet" --unknown noise --unknown backgrounds
     [ -d runs/guard/handled ] || .venv/bin/python recipes/guard/handled.py "$honest" runs/guard/handled 200
