@@ -1,7 +1,7 @@
 """Divides labelled photographs: halves.py IMAGES OUT.
 
-OUT/calibrate and OUT/measure hold every other photograph of IMAGES, each with its labels and boxes. What sets the
-temperature of a confidence cannot say how good it is.
+OUT/calibrate and OUT/measure hold every other photograph of IMAGES, each with its labels and boxes.
+What sets the temperature of a confidence cannot say how good it is.
 """
 
 from __future__ import annotations
