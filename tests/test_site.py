@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,15 @@ from apercu.cli.root import app
 from apercu.training.config import _list_keys
 
 ROOT = Path(__file__).resolve().parent.parent
-_SPEC = spec_from_file_location("reference_pages", ROOT / "docs" / "reference_pages.py")
-assert _SPEC and _SPEC.loader
-pages = module_from_spec(_SPEC)
-sys.modules["reference_pages"] = pages
-_SPEC.loader.exec_module(pages)
+sys.path.insert(0, str(ROOT / "docs"))  # as mkdocs does for its hooks
+try:
+    hook = import_module("reference_pages")
+    commands = import_module("commands_page")
+    settings = import_module("settings_page")
+    fields = import_module("settings_rows")
+    python = import_module("python_pages")
+finally:
+    sys.path.remove(str(ROOT / "docs"))
 INTERNAL = {
     "apercu.cli": "the command line, which has a page of its own",
     "apercu.evaluation.report": "written by `compare`",
@@ -36,10 +39,10 @@ INTERNAL = {
     "apercu.robustness.detection.detectors": "given again by apercu.robustness.detection",
 }
 """Packages with `__all__` whose names are not in the reference, and why."""
-MODELS = {title: presets.model for title, (_, presets) in pages.list_trainings().items()}
-commands_page = cache(pages.make_commands_page)
-settings_page = cache(pages.make_settings_page)
-COMMANDS = list(pages.walk_commands(typer.main.get_command(app)))
+MODELS = {title: presets.model for title, (_, presets) in settings.list_trainings().items()}
+commands_page = cache(commands.make_commands_page)
+settings_page = cache(settings.make_settings_page)
+COMMANDS = list(commands.walk_commands(typer.main.get_command(app)))
 
 
 def find_section(page: str, heading: str) -> str:
@@ -84,7 +87,7 @@ def test_every_setting_has_a_row_with_its_meaning(title: str) -> None:
     named = {part for row in rows for part in row.split("`")[1].split(".")}
     assert set(_list_keys(MODELS[title])) <= named
     assert [row for row in rows if re.search(r"\|\s*\|$", row)] == []
-    for row in pages.walk_settings(MODELS[title]):
+    for row in fields.walk_settings(MODELS[title]):
         assert row.meaning and row.allowed, row.name
 
 
@@ -95,12 +98,12 @@ def test_defaults_are_those_of_the_first_preset() -> None:
     assert "`lean` has `decoder.width: 16`" in section
 
 
-@pytest.mark.parametrize("title", pages.list_typed_settings())
+@pytest.mark.parametrize("title", settings.list_typed_settings())
 def test_every_typed_setting_has_a_row_with_its_meaning(title: str) -> None:
     text = settings_page().split(f"\n### {title}\n", 1)[1].split("\n### ", 1)[0]
-    for name, kind in pages.list_typed_settings()[title][1].items():
+    for name, kind in settings.list_typed_settings()[title][1].items():
         assert f"| `{name}` |" in text
-        for row in pages.walk_settings(kind):
+        for row in fields.walk_settings(kind):
             assert f"| `{name}` | `{row.name}` |" in text
             assert row.meaning, f"{name}: {row.name}"
 
@@ -110,7 +113,7 @@ def test_every_typed_setting_has_a_row_with_its_meaning(title: str) -> None:
 
 def walk_public() -> Iterator[tuple[str, str, Any]]:
     """Yield each public name of the reference: its package, the name, the object."""
-    for package, names in pages.list_documented().items():
+    for package, names in python.list_documented().items():
         for name in names:
             yield package, name, getattr(import_module(package), name)
 
@@ -122,17 +125,17 @@ def test_every_package_with_public_names_is_in_the_reference() -> None:
     modules = pkgutil.walk_packages(apercu.__path__, "apercu.", onerror=lambda name: None)
     packages = {one.name for one in modules if one.ispkg}
     public = {name for name in packages if "__all__" in vars(import_module(name))}
-    assert public - set(pages.PACKAGES) == set(INTERNAL) & public
+    assert public - set(python.PACKAGES) == set(INTERNAL) & public
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    texts = pages.make_python_pages()
+    texts = python.make_python_pages()
     listed = set(
         re.findall(r"^        heading: ([\w.]+)$", "\n".join(texts.values()), re.MULTILINE)
     )
     objects = {id(value) for _, _, value in PUBLIC}
     assert listed == {f"{package}.{name}" for package, name, _ in PUBLIC}
-    for package in pages.PACKAGES:
+    for package in python.PACKAGES:
         module = import_module(package)
         for name in getattr(module, "__all__", ()):
             if not name.startswith("__") and not inspect.ismodule(getattr(module, name)):
@@ -205,10 +208,10 @@ def test_public_classes_say_what_their_fields_are() -> None:
             gaps += [f"{package}.{name}"] if inspect.isclass(value) else []
             continue
         if hasattr(value, "__dataclass_fields__") or hasattr(value, "model_fields"):
-            meanings = pages.read_meanings(value)
+            meanings = fields.read_meanings(value)
             gaps += [
                 f"{package}.{name}: {field}"
-                for field, *_ in pages._list_fields(value)
+                for field, *_ in fields.list_fields(value)
                 if not field.startswith("_") and field not in meanings and field != "form"
             ]
     assert gaps == []
@@ -226,13 +229,13 @@ def test_the_navigation_holds_every_page() -> None:
         ):
             yield from walk(value)
 
-    listed = list(walk(pages.make_navigation()))
+    listed = list(walk(hook.make_navigation()))
     stored = {
         path.relative_to(ROOT / "docs").as_posix()
         for path in (ROOT / "docs").rglob("*")
         if path.suffix in (".md", ".ipynb") and ".ipynb_checkpoints" not in path.parts
     }
-    assert sorted(listed) == sorted({*stored, *pages.make_pages()})
+    assert sorted(listed) == sorted({*stored, *hook.make_pages()})
 
 
 @pytest.mark.slow
