@@ -6,6 +6,9 @@
 # Needs the runs of recipes/photographs.sh. Tables go to runs/; finished rows are kept.
 set -eu
 cd "$(dirname "$0")/.."
+. recipes/studies.sh
+studies="mobilenetv2 slow squeezenet planted"
+check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 maps="saliency_metric,localisation_error,pointing_game,energy,ncc,sparsity,total_variation"
 curves="dauc,iauc,dc,ic,average_drop,increase"
@@ -19,7 +22,7 @@ queries="$smooth,occlusion,rise:masks=1000,mfpp:masks=1000,guided_integrated_gra
 queries="$queries,smooth_taylor"
 slow="cam,grad_cam,$queries,$fitted,grad_cam:augmented=8,centre_box,true_box"
 
-table() { # name classifier run methods metrics [options]
+compare() { # name classifier run methods metrics [options]
     name=$1 classifier=$2 run=$3 methods=$4 metrics=$5
     shift 5
     .venv/bin/apercu compare --classifier "$data/models/$classifier" \
@@ -27,15 +30,15 @@ table() { # name classifier run methods metrics [options]
         --metrics "$metrics" --steps 20 --out "runs/$name" "$@"
 }
 
-for study in ${*:-mobilenetv2 slow squeezenet planted}; do
+for study in ${*:-$studies}; do
     case $study in
     mobilenetv2)
-        table table-mobilenetv2 mobilenetv2_100.json runs/mobilenetv2 "$quick" "$maps,$curves"
+        compare table-mobilenetv2 mobilenetv2_100.json runs/mobilenetv2 "$quick" "$maps,$curves"
         ;;
     slow) # minutes per image: thirty of the same images
-        table slow-mobilenetv2 mobilenetv2_100.json runs/mobilenetv2 "$slow" "$maps,$curves" --limit 30
+        compare slow-mobilenetv2 mobilenetv2_100.json runs/mobilenetv2 "$slow" "$maps,$curves" --limit 30
         ;;
-    squeezenet) table table-squeezenet squeezenet1_1.json runs/squeezenet "$quick" "$maps" ;;
+    squeezenet) compare table-squeezenet squeezenet1_1.json runs/squeezenet "$quick" "$maps" ;;
     planted) # what `make demo` trained; the truth is exact
         planted="compare --classifier demo/classifier/card.json --explainer demo/mask --steps 32"
         planted="$planted --images planted:images=60,split=test"
@@ -45,10 +48,6 @@ for study in ${*:-mobilenetv2 slow squeezenet planted}; do
         regions="iou,iou_at_area,iou_over_percentiles,dauc,iauc"
         .venv/bin/apercu $planted --out runs/fitted-planted --methods "$fitted,true_box" \
             --metrics "saliency_metric,localisation_error,pointing_game,energy,ncc,$regions"
-        ;;
-    *)
-        echo "error: no study $study" >&2
-        exit 2
         ;;
     esac
 done

@@ -6,6 +6,9 @@
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
+. recipes/studies.sh
+studies="mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx"
+check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 photographs="cam,grad_cam,gradient,centre_box,true_box,whole_box"
@@ -27,7 +30,7 @@ compare() { # name classifier images methods [options]
         --out "runs/compare-$name" "$@"
 }
 
-for study in ${*:-mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx}; do
+for study in ${*:-$studies}; do
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
@@ -69,10 +72,6 @@ for study in ${*:-mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox ci
         train cifar10_onnx resnet20_cifar10.onnx.json cifar10/train.parquet --config small
         compare cifar10_onnx resnet20_cifar10.onnx.json cifar10/test.parquet \
             centre_box,whole_box --limit 500
-        ;;
-    *)
-        echo "error: no study $study" >&2
-        exit 2
         ;;
     esac
     cat "runs/compare-$study/table.md"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -118,10 +119,30 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
         torch.testing.assert_close(result[1], result[0], atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("script", ["ztf/study.sh", "pretraining/study.sh"])
-def test_an_unknown_study_is_refused(script: str) -> None:
-    result = subprocess.run([RECIPES / script, "nonsense"], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (2, "error: no study nonsense\n")
+STUDIES = sorted(
+    path.relative_to(RECIPES).as_posix()
+    for path in RECIPES.rglob("*.sh")
+    if re.search(r"for (?:study|name) in \$\{\*", path.read_text(encoding="utf-8"))
+)
+"""Scripts that take the names of studies."""
+
+
+@pytest.mark.parametrize("script", STUDIES)
+def test_an_unknown_study_is_refused_before_any_study_begins(script: str) -> None:
+    text = (RECIPES / script).read_text(encoding="utf-8")
+    (names,) = re.findall(r'^studies="(.+)"$', text, re.MULTILINE)
+    command = [RECIPES / script, *names.split(), "nonsense"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=20)
+    message = f"error: nonsense: no such study; choose from {names}\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize("script", STUDIES)
+def test_every_study_has_its_branch(script: str) -> None:
+    text = (RECIPES / script).read_text(encoding="utf-8")
+    (names,) = re.findall(r'^studies="(.+)"$', text, re.MULTILINE)
+    branches = re.findall(r"^    (\w+)\)", text, re.MULTILINE)
+    assert branches in (names.split(), [])
 
 
 @pytest.mark.parametrize("pretext", PRETEXTS.presets)

@@ -20,15 +20,15 @@ for name in standard halftone_adversarial adversarial sinkhorn; do
             --out "runs/cifar10-$name"
 done
 
-attacked() { # training, attacks, then options
+attack() { # training, attacks, then options
     name=$1 asked=$2
     shift 2
     $bin/apercu stress --classifier "runs/cifar10-$name/card.json" --batch 50 --limit 300 \
         --images "$data/data/cifar10/test.parquet" --out "runs/cifar10-table/$name" \
         --attacks "$asked" "$@"
 }
-attacked standard "$attacks" --filters none
-attacked adversarial "$attacks,$checks" --filters none
-attacked sinkhorn "$attacks" --filters none
-attacked halftone_adversarial "$attacks,$checks" --filters floyd_steinberg \
+attack standard "$attacks" --filters none
+attack adversarial "$attacks,$checks" --filters none
+attack sinkhorn "$attacks" --filters none
+attack halftone_adversarial "$attacks,$checks" --filters floyd_steinberg \
     --knowledge adaptive --surrogate runs/cifar10-adversarial/card.json

@@ -17,7 +17,7 @@ $bin/python recipes/cifar10/split_classes.py "$data/cifar10" "$out/images"
     $bin/apercu stress train --classifier recipes/cifar10/unknown.json --config recipes/cifar10/unknown.yaml --resume \
         --images "$out/images/train" --out "$out/network"
 
-measured() { # methods
+measure() { # methods
     $bin/apercu stress unknown --classifier "$out/network/card.json" --images "$out/images/known" \
         --fit "$out/images/train" --unknown "$out/images/unknown" --unknown "$out/images/noise" \
         --unknown "$data/star-galaxy/test" --unknown "$data/cxr-kermany/test" --methods "$1" --out "$out/table"
@@ -31,7 +31,7 @@ discriminative_reconstruction:steps=500
 one_class:steps=600
 stain_noise:steps=600"
 for method in $fast $slow; do
-    measured "$method"
+    measure "$method"
 done
-measured "$fast,$(echo "$slow" | tr '\n' ',' | sed 's/,$//')"
+measure "$fast,$(echo "$slow" | tr '\n' ',' | sed 's/,$//')"
 $bin/python recipes/cifar10/unknown_table.py "$out/table/results.json"

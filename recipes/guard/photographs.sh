@@ -7,20 +7,23 @@
 # APERCU_DATA holds `models/` and `data/`. All goes to runs/guard; what is there is kept.
 set -eu
 cd "$(dirname "$0")/../.."
+. recipes/studies.sh
+studies="mobilenetv2 lite0"
+check_studies "$studies" "$@"
 data=${APERCU_DATA:?is the folder that holds models and data}
 bin=${APERCU_BIN:-.venv/bin/python -m apercu}
 halves=runs/guard/halves
-honest=$halves/measure
+clean=$halves/measure
 [ -d $halves ] || .venv/bin/python recipes/guard/halves.py "$data/data/imagenet-val" $halves
 
-measure() { # name classifier part limit options
+measure() { # name classifier part limit [options]
     name=$1 classifier=$2 part=$3 limit=$4
     shift 4
-    $bin guard measure "$classifier" --images "$honest" --guard "runs/guard/$name" \
+    $bin guard measure "$classifier" --images "$clean" --guard "runs/guard/$name" \
         --limit "$limit" --out "runs/guard/$name-$part" "$@"
 }
 
-for name in ${*:-mobilenetv2 lite0}; do
+for name in ${*:-$studies}; do
     case $name in
     mobilenetv2) classifier=$data/models/mobilenetv2_100.json ;;
     lite0) classifier=ready:efficientnet_lite0 ;;
@@ -31,7 +34,7 @@ for name in ${*:-mobilenetv2 lite0}; do
     measure "$name" "$classifier" kinds 250 --attacks fgsm \
         --unknown "$data/data/cxr-nih" --unknown "$data/data/star-galaxy/train" --unknown planted \
         --unknown "$data/data/cifar10/test.parquet" --unknown noise --unknown backgrounds
-    [ -d runs/guard/handled ] || .venv/bin/python recipes/guard/handled.py "$honest" runs/guard/handled 200
+    [ -d runs/guard/handled ] || .venv/bin/python recipes/guard/handled.py "$clean" runs/guard/handled 200
     measure "$name" "$classifier" handled 200 --attacks none --unknown runs/guard/handled/stored-again \
         --unknown runs/guard/handled/halved --unknown runs/guard/handled/grey
     measure "$name" "$classifier" pgd 96 --attacks pgd

@@ -9,6 +9,9 @@
 # runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/../.."
+. recipes/studies.sh
+studies="train naive adaptive checks"
+check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 card=$data/models/mobilenetv2_100.json
@@ -32,7 +35,7 @@ divide() { # links in two folders
 }
 filters=none,floyd_steinberg,low_resolution,jpeg:quality=25
 gradients=pgd,pgd:steps=30,pgd:restarts=3,margin_pgd,margin_pgd:steps=30,eot_pgd:steps=5
-attacked() { # name, SPEC, then options
+attack() { # name, SPEC, then options
     name=$1
     spec=$2
     shift 2
@@ -40,7 +43,7 @@ attacked() { # name, SPEC, then options
         --epsilons 4/255 "$@"
 }
 [ -d "$split" ] || divide
-for study in ${*:-train naive adaptive checks}; do
+for study in ${*:-$studies}; do
     case $study in
     train)
         [ -f runs/imagenette/card.json ] ||
@@ -48,21 +51,17 @@ for study in ${*:-train naive adaptive checks}; do
                 --config recipes/imagenette/hybrid.yaml --out runs/imagenette --resume
         ;;
     naive)
-        attacked before "$card" --filters $filters --knowledge naive --limit 200
-        attacked naive runs/imagenette/card.json --filters $filters --knowledge naive --limit 200 \
+        attack before "$card" --filters $filters --knowledge naive --limit 200
+        attack naive runs/imagenette/card.json --filters $filters --knowledge naive --limit 200 \
             --surrogate "$card"
         ;;
     adaptive)
-        attacked adaptive runs/imagenette/card.json --filters $filters --knowledge adaptive --limit 200 \
+        attack adaptive runs/imagenette/card.json --filters $filters --knowledge adaptive --limit 200 \
             --attacks fgsm,pgd
         ;;
     checks)
-        attacked checks runs/imagenette/card.json --filters floyd_steinberg --knowledge adaptive --limit 32 \
+        attack checks runs/imagenette/card.json --filters floyd_steinberg --knowledge adaptive --limit 32 \
             --attacks $gradients,sparse_evo:queries=300,square:queries=300,square:queries=1500
-        ;;
-    *)
-        echo "error: no study $study" >&2
-        exit 2
         ;;
     esac
 done

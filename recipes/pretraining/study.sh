@@ -6,6 +6,9 @@
 # APERCU_DATA holds `models/` and `data/`. All goes to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/../.."
+. recipes/studies.sh
+studies="galaxies films"
+check_studies "$studies" "$@"
 shared=${APERCU_DATA:-../shared}
 bin=.venv/bin
 imagenet=$shared/models/mobilenetv2_100.json
@@ -25,7 +28,7 @@ evaluate() { # out images fractions [options]
         --test "$shared/data/$images/test" --fractions "$fractions" --draws 3 --out "$out" "$@"
 }
 
-for study in ${*:-galaxies films}; do
+for study in ${*:-$studies}; do
     case $study in
     galaxies) # brightness is measured in the images themselves
         pretrain runs/galaxies magnitudes star-galaxy/train 800 32
@@ -50,10 +53,6 @@ for study in ${*:-galaxies films}; do
         evaluate runs/films/trained cxr-kermany 0.01,0.05,0.1,0.25,0.5,1 --anew \
             --network transformation=runs/films/transformation/card.json \
             --heads fine_tuning:steps=120,batch=16
-        ;;
-    *)
-        echo "error: no study $study" >&2
-        exit 2
         ;;
     esac
 done

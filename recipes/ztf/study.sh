@@ -7,6 +7,9 @@
 # BACKBONE=timm/resnet18 STEPS=20000, for the larger setting.
 set -eu
 cd "$(dirname "$0")/../.."
+. recipes/studies.sh
+studies="prepare pretexts features trained explain"
+check_studies "$studies" "$@"
 shared=${APERCU_DATA:-../shared}
 bin=.venv/bin
 run=runs/ztf
@@ -28,7 +31,7 @@ evaluate() { # name label options
         --fractions 0.05,0.1,0.25,0.5,1 --out "$run/$name-$label" "$@"
 }
 
-for study in ${*:-prepare pretexts features trained explain}; do
+for study in ${*:-$studies}; do
     case $study in
     prepare)
         [ -f $run/data/labels.csv ] || $bin/python recipes/ztf/prepare.py "$shared/data/ztf" $run/data
@@ -67,10 +70,6 @@ for study in ${*:-prepare pretexts features trained explain}; do
                 --out $run/counterpart --resume
         $bin/python recipes/ztf/measure.py $run
         $bin/python recipes/ztf/pictures.py $run
-        ;;
-    *)
-        echo "error: no study $study" >&2
-        exit 2
         ;;
     esac
 done
