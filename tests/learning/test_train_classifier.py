@@ -19,6 +19,9 @@ from apercu.learning.measure import (
     count_confusions,
     measure_predictions,
 )
+from apercu.learning.settings import LEARNING
+from apercu.robustness.defences.settings import DEFENCES
+from apercu.training.record import find_settings
 
 from .conftest import PLANTED
 
@@ -55,6 +58,19 @@ def test_recipes_are_checked_before_anything_is_written(
     with pytest.raises(ImagesError, match="expected at least 3"):
         train_classifier("planted:images=6,classes=6", backbone, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_given_in_any_form(tmp_path: Path) -> None:
+    wanted = LEARNING.presets["frozen"].model_copy(update={"turned": True})
+    (tmp_path / "settings.yaml").write_text("preset: frozen\nturned: true\n")
+    for config in (wanted, {"preset": "frozen", "turned": True}, tmp_path / "settings.yaml"):
+        assert find_settings(tmp_path / "run", config, LEARNING) == wanted
+    for config, message in (
+        ({"turnd": True}, "turnd"),
+        (DEFENCES.presets["hybrid"], "expected LearningSettings, got DefenceSettings"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_settings(tmp_path / "run", config, LEARNING)
 
 
 def test_several_classes_of_an_image_are_learnt_one_by_one(

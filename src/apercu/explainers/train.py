@@ -343,16 +343,12 @@ def _choose_settings(
         ConfigError: they hold mistakes, or are those of another kind.
         RunError: the folder holds a training of another kind.
     """
-    if isinstance(config, Mapping):
-        return kind.presets.parse(dict(config))
-    if not isinstance(config, ExplainerSettings):
-        return find_settings(run, config, kind.presets)
-    if config.explainer != kind.name:
+    if isinstance(config, ExplainerSettings) and config.explainer != kind.name:
         raise ConfigError(
             f"config: expected settings of a {kind.name} explainer, got those of a "
             f"{config.explainer} explainer; pass kind={config.explainer!r}"
         )
-    return config
+    return find_settings(run, config, kind.presets)
 
 
 def _choose_hardware(device: str, devices: int, precision: str, workers: int) -> Hardware:

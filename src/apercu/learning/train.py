@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def train_classifier(
     test_labels: str | Path | None = None,
     unlabelled: ImagesSpec | None = None,
     recipes: Iterable[str | Recipe] = (),
-    config: str | Path | None = None,
+    config: LearningSettings | Mapping[str, Any] | str | Path | None = None,
     steps: int | None = None,
     batch: int | None = None,
     search: bool = False,
@@ -74,7 +75,7 @@ def train_classifier(
         test_labels: CSV table of the labels of the test images.
         unlabelled: further images without labels, for the recipes that need them.
         recipes: recipes as people type them, such as `frozen` or `final_batch_norm:momentum=0.2`.
-        config: settings in YAML, or a preset.
+        config: settings, a dictionary of them, a YAML file, or the name of a preset.
         steps: steps of the training; those of the settings when None.
         batch: images per step; those of the settings when None.
         search: whether the learning rate and the layers that learn are chosen first, by

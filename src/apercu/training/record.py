@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from apercu.errors import RunError
+from apercu.errors import ConfigError, RunError
 from apercu.io import parse_json
 from apercu.run_record import RunRecord
 from apercu.training.config import CONFIG, ConfigPresets, TrainingConfig
@@ -101,12 +101,14 @@ def find_begun_steps(run: Path) -> int | None:
         return None  # nothing was begun, or the file is damaged; `find_settings` reports this
 
 
-def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T]) -> T:
-    """Return the settings in a file or preset; else those of a training begun in the folder.
+def find_settings(
+    run: Path, config: T | Mapping[str, Any] | str | Path | None, presets: ConfigPresets[T]
+) -> T:
+    """Return the settings that are given; else those of a training begun in the folder.
 
     Args:
         run: the run folder.
-        config: the file, the name of a preset, or None.
+        config: settings, a dictionary of them, a YAML file, the name of a preset, or None.
         presets: settings class and presets of the kind of training.
 
     Returns:
@@ -118,6 +120,14 @@ def find_settings(run: Path, config: str | Path | None, presets: ConfigPresets[T
     """
     stored = run / CONFIG
     _check_kind(stored, presets)
+    if isinstance(config, TrainingConfig):
+        if not isinstance(config, presets.model):
+            raise ConfigError(
+                f"config: expected {presets.model.__name__}, got {type(config).__name__}"
+            )
+        return config
+    if isinstance(config, Mapping):
+        return presets.parse(dict(config))
     if config is not None or not stored.is_file():
         return presets.read(config)
     try:
