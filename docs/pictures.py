@@ -19,20 +19,20 @@ from apercu import MaskExplainer, maps, render
 from apercu.images import Planted
 
 FOLDER = Path(__file__).parent / "pictures"
-ASKED = {"chelsea": "Egyptian cat", "coffee": "espresso", "rocket": "missile"}
+TARGETS = {"chelsea": "Egyptian cat", "coffee": "espresso", "rocket": "missile"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, nargs="?")
     run = parser.parse_args().run
-    planted()
+    draw_planted()
     if run is not None:
-        photographs(MaskExplainer.from_pretrained(run))
+        draw_photographs(MaskExplainer.from_pretrained(run))
 
 
-def planted(size: int = 128, seed: int = 7) -> None:
-    """One image of each class of the planted set, at three difficulties, with its true box."""
+def draw_planted(size: int = 128, seed: int = 7) -> None:
+    """Draw an image of each class of the planted set, at three difficulties, with its true box."""
     rows = []
     for difficulty in (0.0, 0.5, 1.0):
         source = Planted(size=size, seed=seed, difficulty=difficulty)
@@ -50,28 +50,28 @@ def planted(size: int = 128, seed: int = 7) -> None:
     render.save_image(FOLDER / "planted.png", render.draw_contact_sheet(rows, size))
 
 
-def photographs(explainer: MaskExplainer) -> None:
-    """A mask for one class each, and for both classes of a picture of two objects."""
-    pictures = {name: photograph(name) for name in ASKED}
-    rows = [row(explainer, pictures[name], name, [target]) for name, target in ASKED.items()]
+def draw_photographs(explainer: MaskExplainer) -> None:
+    """Draw masks of one class each, and of both classes of a picture of two objects."""
+    pictures = {name: read_photograph(name) for name in TARGETS}
+    rows = [make_row(explainer, pictures[name], name, [target]) for name, target in TARGETS.items()]
     render.save_image(FOLDER / "mask.png", render.draw_contact_sheet(rows))
     middle = slice(56, 168)
     halves = [explainer.prepare(pictures[name])[:, :, middle] for name in ("chelsea", "coffee")]
     pair = torch.cat(halves, 2)
-    both = row(explainer, pair, "two objects", ["Egyptian cat", "espresso"])
+    both = make_row(explainer, pair, "two objects", ["Egyptian cat", "espresso"])
     render.save_image(FOLDER / "two-classes.png", render.draw_contact_sheet([both]))
 
 
-def photograph(name: str) -> torch.Tensor:
-    """One of scikit-image's photographs, channels × height × width in [0, 1]."""
+def read_photograph(name: str) -> torch.Tensor:
+    """Return one of scikit-image's photographs, `channels × height × width` in [0, 1]."""
     pixels = np.ascontiguousarray(getattr(data, name)()[..., :3])
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def row(
+def make_row(
     explainer: MaskExplainer, picture: torch.Tensor, title: str, targets: list[str]
 ) -> list[render.Tile]:
-    """The picture, and for each class the overlay with the tight box, and what the mask keeps."""
+    """Return the picture, and for each class the overlay with the tight box, and what is kept."""
     image = explainer.prepare(picture)
     tiles = [render.Tile(render.to_image(image), title)]
     for target in targets:

@@ -32,11 +32,11 @@ def main() -> None:
     )
     words.add_argument("comparisons", type=Path, nargs="+")
     for folder in words.parse_args().comparisons:
-        print(f"\n{folder}\n\n{table(ComparisonResults.load(folder))}")
+        print(f"\n{folder}\n\n{render_table(ComparisonResults.load(folder))}")
 
 
-def pairs(results: ComparisonResults) -> dict[str, str]:
-    """The averaged explainers, and those that they average."""
+def find_pairs(results: ComparisonResults) -> dict[str, str]:
+    """Return the plain explainer of each averaged one, by the averaged one's name."""
     plain = {name: re.sub(r"[:,]augmented=\d+$", "", name) for name in results.explainers}
     return {
         name: other
@@ -45,32 +45,36 @@ def pairs(results: ComparisonResults) -> dict[str, str]:
     }
 
 
-def differences(results: ComparisonResults) -> dict[tuple[str, str], PairedDifference]:
-    """Averaged minus plain, by averaged explainer and metric; p is adjusted for all of them."""
-    found, p = {}, {}
-    for averaged, plain in pairs(results).items():
+def measure_differences(results: ComparisonResults) -> dict[tuple[str, str], PairedDifference]:
+    """Measure averaged minus plain, by averaged explainer and metric.
+
+    The p-values of the sign-flip tests are adjusted for all of them after Holm.
+    """
+    differences, p = {}, {}
+    for averaged, plain in find_pairs(results).items():
         for metric in list_metrics(results):
             scores, others = (results.scores[name, metric] for name in (averaged, plain))
             values = np.array([scores[image] - others[image] for image in scores])
-            found[averaged, metric] = values
+            differences[averaged, metric] = values
             p[f"{averaged} {metric}"] = sign_flip_test(values, 0)
     p = adjust_holm(p)
     return {
         (name, metric): PairedDifference(
             values.mean(), bootstrap_interval(values, 0), p[f"{name} {metric}"], len(values)
         )
-        for (name, metric), values in found.items()
+        for (name, metric), values in differences.items()
     }
 
 
-def table(results: ComparisonResults) -> str:
+def render_table(results: ComparisonResults) -> str:
+    """Return a table of Markdown of all pairs, and how many of its cells are better or worse."""
     metrics = list_metrics(results)
     titles = [results.get_metric(metric).title for metric in metrics]
     means = {(row.explainer, row.metric): row.value for row in results.rows}
-    measured = differences(results)
+    measured = measure_differences(results)
     lines = [f"| plain → averaged | {' | '.join(titles)} |", "|---" * (len(metrics) + 1) + "|"]
     better = worse = 0
-    for averaged, plain in pairs(results).items():
+    for averaged, plain in find_pairs(results).items():
         cells = [averaged]
         for metric in metrics:
             pair = measured[averaged, metric]
@@ -85,8 +89,8 @@ def table(results: ComparisonResults) -> str:
                 f"({low:+.3f} to {high:+.3f})"
             )
         lines.append(f"| {' | '.join(cells)} |".replace("-0", "−0"))
-    cells_in_all = len(metrics) * len(pairs(results))
-    lines += ["", f"Better beyond chance in {better} of {cells_in_all} cells, worse in {worse}."]
+    count = len(metrics) * len(find_pairs(results))
+    lines += ["", f"Better beyond chance in {better} of {count} cells, worse in {worse}."]
     return "\n".join(lines)
 
 

@@ -101,16 +101,16 @@ def test_filters_are_what_their_names_say(monkeypatch: pytest.MonkeyPatch) -> No
 
     images = torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(0))
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    result = measure.median(images)
+    result = measure.filter_median(images)
     for row in range(7):
         for column in range(9):
             window = padded[:, 0, row : row + 3, column : column + 3].reshape(2, 9)
             assert result[:, 0, row, column].tolist() == np.median(window, axis=1).tolist()
-    moved = measure.shift(images)
+    moved = measure.shift_by_pixel(images)
     assert torch.equal(moved[:, :, 1:, 1:], images[:, :, :-1, :-1])
     assert torch.equal(moved[:, :, 0, 1:], images[:, :, 0, :-1])
     smooth = torch.linspace(0, 1, 64).expand(1, 1, 64, 64).contiguous()
-    assert 0 < (measure.jpeg(smooth) - smooth).abs().max() < 0.03
+    assert 0 < (measure.compress_jpeg(smooth) - smooth).abs().max() < 0.03
 
 
 def test_readers_are_compared_where_both_read(
@@ -125,37 +125,36 @@ def test_readers_are_compared_where_both_read(
         tmp_path / "boxes.csv",
         [dict(zip(("file", "source", *corners), map(str, box), strict=True)) for box in boxes],
     )
-    result = measure.readers(tmp_path / "boxes.csv")
+    result = measure.compare_readers(tmp_path / "boxes.csv")
     assert result == {"films_read_twice": 1, "mean_iou": 0.3333}
 
 
 def test_a_donor_is_moved_onto_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(RECIPE))
-    import exchange
+    import donors
 
     rows, columns = torch.meshgrid(torch.arange(80.0), torch.arange(80.0), indexing="ij")
     film = torch.exp(-((rows - 40) ** 2 + 2 * (columns - 44) ** 2) / 400)[None, None]
     moved = 0.5 * film.roll((6, -5), (2, 3))
     nothing = torch.zeros(1, 80, 80, dtype=torch.bool)
     nothing[:, :8, :8] = True
-    aligned, agreement = exchange.align(moved, film, nothing)
-    before = exchange.correlate(film[:, 0], moved[:, 0], torch.ones(1, 80, 80))
+    aligned, agreement = donors.align(moved, film, nothing)
+    before = donors.correlate(film[:, 0], moved[:, 0], torch.ones(1, 80, 80))
     assert before < 0.9 and agreement > 0.99
-    exposed = exchange.expose(aligned, film, nothing)
+    exposed = donors.match_exposure(aligned, film, nothing)
     assert (exposed - film).abs().mean() < 0.2 * (moved - film).abs().mean()
 
 
 def test_controls_are_as_large_as_the_marks_and_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(RECIPE))
-    import exchange
+    import controls
 
     regions = torch.zeros(4, 40, 40, dtype=torch.bool)
     regions[0, 4:14, 2:12] = True
     regions[1, 24:34, 2:12] = True
     regions[2, 5:15, 28:38] = True
     regions[3, 10:30, 6:34] = True  # on both sides and in the middle: it has no control
-    marked = exchange.Marked(torch.zeros(4, 1, 40, 40), regions, ["a", "b", "c", "d"])
-    sites = exchange.place(marked, seed=0)
+    sites = controls.make_sites(regions, draws=2, seed=0)
     for name in ("mirrored", "elsewhere", "centre"):
         for row in range(3):
             for region in sites[name][row]:
@@ -193,7 +192,7 @@ def test_averaged_explainers_are_paired_with_their_own(
         ),
         scores={(name, "ncc"): dict.fromkeys(images, values[name]) for name in names},
     )
-    text = averaged.table(results)
+    text = averaged.render_table(results)
     assert "| cam:augmented=8 | 0.000 → 0.100 ▲ (+0.100 to +0.100) |" in text
     assert "| rise:masks=9,augmented=4 | 0.200 → 0.150 ▼ (−0.050 to −0.050) |" in text
     assert "mask:augmented=8" not in text

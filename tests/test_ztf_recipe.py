@@ -66,14 +66,16 @@ def test_the_share_of_flux_on_the_strongest_tenth() -> None:
     light[:, 4, :] = 1
     on, beside = torch.zeros(10, 10), torch.zeros(10, 10)
     on[4], beside[4, :5], beside[0, :5] = 1, 1, 1
-    assert measure.on_flux(torch.stack([on, beside]), light).tolist() == pytest.approx([1, 0.5])
-    assert math.isnan(measure.on_flux(on[None], torch.zeros(1, 10, 10)).item())
+    assert measure.measure_on_flux(torch.stack([on, beside]), light).tolist() == pytest.approx(
+        [1, 0.5]
+    )
+    assert math.isnan(measure.measure_on_flux(on[None], torch.zeros(1, 10, 10)).item())
 
 
 def test_flux_is_what_stands_out_of_the_noise_of_the_difference() -> None:
     picture = 5 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0)) + 200
     picture[2, 20, 20], picture[2, 5, 5], picture[0, 1, 1] = 500, -100, 9000
-    result = _recipe("measure").flux(picture)
+    result = _recipe("measure").measure_flux(picture)
     assert result[20, 20].item() == pytest.approx(300, abs=2)
     assert result[5, 5].item() == pytest.approx(300, abs=2)
     assert result[1, 1] == 0
@@ -90,7 +92,7 @@ def test_imagenet_features_get_the_stretch_of_stamps(tiny_card: Path, tmp_path: 
     card = read_card(models / "card.json").model_copy(update={"classes": "classes.txt"})
     write_card(card.model_copy(update={"weights": "weights.safetensors"}), models / "card.json")
     other = ClassifierCard(source="timm/y", input=InputSpec(size=(63, 63), stretch=stretch))
-    write_card(_recipe("imagenet").joined(read_card(models / "card.json"), other, out), out)
+    write_card(_recipe("imagenet").join_cards(read_card(models / "card.json"), other, out), out)
     shutil.rmtree(models)
     classifier, expected = open_classifier(out), open_classifier(tiny_card)
     card = read_card(out)
@@ -108,7 +110,7 @@ def test_braai_says_the_same_behind_its_stretch(apercu_data: Path, tmp_path: Pat
     np.savez(tmp_path / "some.npz", stamps=stamps["stamps"][:40], candid=stamps["candid"][:40])
     recipe = _recipe("braai")
     out = tmp_path / "braai.json"
-    card = recipe.behind_a_stretch(recipe.read_card(braai), str(tmp_path / "some.npz"), out)
+    card = recipe.add_stretch(recipe.read_card(braai), str(tmp_path / "some.npz"), out)
     recipe.write_card(card, out)
     plain, behind = open_classifier(braai), open_classifier(tmp_path / "braai.json")
     source = recipe.open_images(tmp_path / "some.npz", channels=3)

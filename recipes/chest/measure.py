@@ -13,6 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from films import CLASSES, HOSPITALS, Films, read_films
 from PIL import Image
-from torch import Generator, Tensor, nn
-from torchmetrics.functional.classification import binary_auroc
+from realism import measure_realism
+from torch import Tensor
 
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier
@@ -30,10 +31,12 @@ from apercu.explainers.counterfactual import CounterfactualExplainer, Counterpar
 from apercu.explainers.run_folder import load_explainer
 from apercu.images import open_images
 
-PART = 32
-STEPS, RATE = 400, 2e-3
-BODY = 0.1
-"""Blurred brightness above which a place of a film shows the patient."""
+Explainer = CounterfactualExplainer[Any, Any, Any]
+BATCH_SIZE = 32
+BODY_BRIGHTNESS = 0.1
+"""Brightness of a blurred film above which a pixel shows the patient."""
+READER_SIZE = 320
+"""Side of the films in whose pixels the readers' boxes are given."""
 
 
 def main() -> None:
@@ -49,36 +52,53 @@ def main() -> None:
     spec = explainer.classifier_info.input
     test, train = (read_films(arguments.films / part, spec) for part in ("test", "train"))
     results: dict[str, object] = {
-        hospital: decisions(classifier, explainer, test.of(hospital).images)
+        hospital: measure_decisions(classifier, explainer, test.select_hospital(hospital).images)
         for hospital in HOSPITALS
     }
-    results["real_or_counterpart_auroc"] = passing(
-        classifier, explainer, train, test, arguments.seed
+    results["real_or_counterpart_auroc"] = measure_realism(
+        train.images, test.images, partial(make_adversarial, classifier, explainer), arguments.seed
     )
-    results["energy"] = places(classifier, explainer, arguments.films / "opacities")
-    results["readers"] = readers(arguments.films / "boxes" / "boxes.csv")
+    results["energy"] = measure_energy(classifier, explainer, arguments.films / "opacities")
+    results["readers"] = compare_readers(arguments.films / "boxes" / "boxes.csv")
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "facts.json").write_text(json.dumps(results, indent=1) + "\n")
-    sheet(classifier, explainer, test.of("kermany"), arguments.out / "sheet.png")
+    kermany = test.select_hospital("kermany")
+    draw_sheet(classifier, explainer, kermany, arguments.out / "sheet.png")
     print(json.dumps(results, indent=1))
 
 
-def counterparts(
-    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], images: Tensor
+def make_counterparts(
+    classifier: Classifier, explainer: Explainer, images: Tensor
 ) -> Iterator[tuple[Tensor, Counterparts]]:
-    """Films and their counterparts for the other class, part by part."""
-    for part in torch.split(images, PART):
+    """Yield batches of films, and their counterparts for the other class."""
+    for batch in torch.split(images, BATCH_SIZE):
         with torch.inference_mode():
-            logits = classifier(part)
-            yield part, explainer.counterparts(part, 1 - logits.argmax(1), logits=logits)
+            logits = classifier(batch)
+            yield batch, explainer.counterparts(batch, 1 - logits.argmax(1), logits=logits)
 
 
-def decisions(
-    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], images: Tensor
+def make_adversarial(classifier: Classifier, explainer: Explainer, images: Tensor) -> Tensor:
+    """Return the adversarial image of each film, in the same shape."""
+    pairs = make_counterparts(classifier, explainer, images)
+    return torch.cat([pair.adversarial.clone() for _, pair in pairs])
+
+
+def measure_decisions(
+    classifier: Classifier, explainer: Explainer, images: Tensor
 ) -> dict[str, float]:
-    """Shares of films whose similar image keeps the decision, whose adversarial one flips it."""
+    """Measure how often the images that are made for films keep or flip the decision.
+
+    Args:
+        classifier: classifier of films.
+        explainer: explainer that makes a stable and an adversarial image for each film.
+        images: films in [0, 1], `films × 1 × height × width`.
+
+    Returns:
+        Fractions of the films: `kept` of the stable images; of the adversarial ones those that
+        flip, as they are, after each filter, and by predicted class.
+    """
     rows: dict[str, list[Tensor]] = {}
-    for _, pair in counterparts(classifier, explainer, images):
+    for _, pair in make_counterparts(classifier, explainer, images):
         with torch.inference_mode():
             kept = classifier(pair.stable).argmax(1) == pair.predicted
             flipped = {
@@ -96,8 +116,8 @@ def decisions(
     }
 
 
-def jpeg(images: Tensor) -> Tensor:
-    """Quality 75 and back."""
+def compress_jpeg(images: Tensor) -> Tensor:
+    """Return films, `films × 1 × height × width` in [0, 1], after JPEG of quality 75."""
     results = []
     for image in images:
         stream = io.BytesIO()
@@ -106,102 +126,71 @@ def jpeg(images: Tensor) -> Tensor:
     return torch.stack(results)
 
 
-def median(images: Tensor) -> Tensor:
-    """Of 3 × 3 pixels."""
-    around = F.unfold(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3)
-    return around.median(1).values.view(images.shape)
+def filter_median(images: Tensor) -> Tensor:
+    """Return images in which each pixel is the median of 3 × 3 pixels around it."""
+    windows = F.unfold(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3)
+    return windows.median(1).values.view(images.shape)
 
 
-def shift(images: Tensor) -> Tensor:
-    """One pixel down and right."""
+def shift_by_pixel(images: Tensor) -> Tensor:
+    """Return images shifted by one pixel down and to the right."""
     return F.pad(images, (1, 0, 1, 0), mode="replicate")[:, :, :-1, :-1]
 
 
 FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
     "flipped": lambda images: images,
-    "after_jpeg": jpeg,
-    "after_median": median,
-    "after_shift": shift,
+    "after_jpeg": compress_jpeg,
+    "after_median": filter_median,
+    "after_shift": shift_by_pixel,
 }
 
 
-def passing(
-    classifier: Classifier,
-    explainer: CounterfactualExplainer[Any, Any],
-    train: Films,
-    test: Films,
-    seed: int,
-) -> float:
-    """AUROC of a small network that learnt to tell counterparts from films, on other patients.
+def measure_energy(classifier: Classifier, explainer: Explainer, folder: Path) -> dict[str, float]:
+    """Measure where the differences between films and their counterparts lie.
 
-    No film is shown both as it is and changed.
+    Args:
+        classifier: classifier of films.
+        explainer: explainer that makes the counterparts.
+        folder: films, and masks of their lungs in `lungs`.
+
+    Returns:
+        For the body and the lungs, the fraction of the energy of the difference inside, and the
+        fraction of the film's area.
     """
-
-    def halves(films: Films) -> tuple[Tensor, Tensor]:
-        real, changed = films.images[::2], films.images[1::2]
-        pairs = counterparts(classifier, explainer, changed)
-        adversarial = torch.cat([pair.adversarial.clone() for _, pair in pairs])
-        truth = torch.cat([torch.zeros(len(real)), torch.ones(len(adversarial))])
-        return torch.cat([real, adversarial]), truth
-
-    generator = Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((1, 24), (24, 48), (48, 96), (96, 96)):
-        layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    discriminator = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
-    optimiser = torch.optim.AdamW(discriminator.parameters(), RATE)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS)
-    images, truth = halves(train)
-    for _ in range(STEPS):
-        chosen = torch.randint(len(images), (PART,), generator=generator)
-        batch = images[chosen]
-        mirrored = torch.rand(PART, 1, 1, 1, generator=generator) < 0.5
-        batch = torch.where(mirrored, batch.flip(3), batch)
-        logits = discriminator(batch - 0.5)[:, 0]
-        loss = F.binary_cross_entropy_with_logits(logits, truth[chosen])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-    discriminator.eval()
-    images, truth = halves(test)
-    with torch.inference_mode():
-        parts = torch.split(images, PART)
-        scores = torch.cat([discriminator(part - 0.5)[:, 0] for part in parts])
-    return round(binary_auroc(scores, truth.long()).item(), 4)
-
-
-def places(
-    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], folder: Path
-) -> dict[str, float]:
-    """Shares of the difference's energy in the body and the lungs, and theirs of the film."""
     images, lungs = [], []
     size = explainer.classifier_info.input.size
     for item in open_images(folder, channels=1):
         images.append(explainer.prepare(item.picture))
         with Image.open(folder / "lungs" / f"{Path(item.name).stem}.png") as mask:
             lungs.append(np.asarray(mask.convert("L").resize(size[::-1])) > 0)
-    changed = torch.stack(images)
-    regions = {"lungs": torch.from_numpy(np.stack(lungs)), "body": body(changed)}
-    pairs = counterparts(classifier, explainer, changed)
+    films = torch.stack(images)
+    regions = {"lungs": torch.from_numpy(np.stack(lungs)), "body": find_body(films)}
+    pairs = make_counterparts(classifier, explainer, films)
     energy = torch.cat([pair.difference.square().mean(1) for _, pair in pairs])
     results = {}
     for name, region in regions.items():
-        share = (energy * region).sum((1, 2)) / energy.sum((1, 2))
-        results[f"inside_{name}"] = round(share.mean().item(), 4)
+        inside = (energy * region).sum((1, 2)) / energy.sum((1, 2))
+        results[f"inside_{name}"] = round(inside.mean().item(), 4)
         results[f"{name}_of_the_film"] = round(region.float().mean().item(), 4)
     return results
 
 
-def body(images: Tensor) -> Tensor:
-    """Where a film is not black, seen from a little way off."""
-    coarse = F.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
-    return coarse[:, 0] > BODY
+def find_body(images: Tensor) -> Tensor:
+    """Return where films are not black after a blur, `films × height × width`."""
+    blurred = F.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
+    return blurred[:, 0] > BODY_BRIGHTNESS
 
 
-def readers(path: Path) -> dict[str, float]:
-    """How well two readers of a film agree: IoU of all boxes of the one with the other's."""
+def compare_readers(path: Path) -> dict[str, float]:
+    """Compare the boxes of two readers of the same films.
+
+    Args:
+        path: boxes in pixels; the column `source` says which reader each is from.
+
+    Returns:
+        The number of films that both read, and the mean IoU of all boxes of the one with all boxes
+        of the other.
+    """
     boxes: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
@@ -211,36 +200,44 @@ def readers(path: Path) -> dict[str, float]:
     for file in sorted({name for name, _ in boxes}):
         one, other = (boxes.get((file, source)) for source in ("nih", "rsna"))
         if one and other:
-            first, second = filled(one), filled(other)
+            first, second = fill_boxes(one), fill_boxes(other)
             scores.append(float((first & second).sum() / (first | second).sum()))
     return {"films_read_twice": len(scores), "mean_iou": round(float(np.mean(scores)), 4)}
 
 
-def filled(boxes: list[tuple[float, ...]]) -> np.ndarray:
-    region = np.zeros((320, 320), dtype=bool)
+def fill_boxes(boxes: list[tuple[float, ...]]) -> np.ndarray:
+    """Return the region that boxes cover, READER_SIZE pixels high and wide."""
+    region = np.zeros((READER_SIZE, READER_SIZE), dtype=bool)
     for left, top, right, bottom in boxes:
         region[round(top) : round(bottom), round(left) : round(right)] = True
     return region
 
 
-def sheet(
-    classifier: Classifier, explainer: CounterfactualExplainer[Any, Any], films: Films, path: Path
-) -> None:
-    """Three films of each class that are seen as what they are."""
+def draw_sheet(classifier: Classifier, explainer: Explainer, films: Films, path: Path) -> None:
+    """Draw the counterparts of three films of each class that are classified correctly.
+
+    Args:
+        classifier: classifier of films.
+        explainer: explainer that makes the counterparts.
+        films: films to choose from.
+        path: PNG file that is written, one row per film.
+    """
     rows = []
     for label, name in enumerate(CLASSES):
         images = films.images[films.labels == label]
         with torch.inference_mode():
             images = images[classifier(images).argmax(1) == label]
-        images = images[:: len(images) // 3][:3]
-        for image, pair in counterparts(classifier, explainer, images):
+        if not len(images):
+            continue
+        images = images[:: max(1, len(images) // 3)][:3]
+        for image, pair in make_counterparts(classifier, explainer, images):
             steps = [image, pair.stable, pair.adversarial] if pair.between is None else pair.strip
             with torch.inference_mode():
-                shares = [classifier(step).softmax(1)[:, 1].tolist() for step in steps]
+                probabilities = [classifier(step).softmax(1)[:, 1].tolist() for step in steps]
             for i in range(len(image)):
                 tiles = [
-                    render.Tile(render.to_image(step[i]), f"{CLASSES[1]} {share[i]:.2f}")
-                    for step, share in zip(steps, shares, strict=True)
+                    render.Tile(render.to_image(step[i]), f"{CLASSES[1]} {probability[i]:.2f}")
+                    for step, probability in zip(steps, probabilities, strict=True)
                 ]
                 change = pair.difference[i]
                 caption = f"{name}: {render.describe_change(change)}"

@@ -24,15 +24,22 @@ from pathlib import Path
 
 ILL = "pneumonia"
 CLASSES = ("normal", ILL)
-HELD_OUT = 0.3
-"""Share of the NIH patients without a box whose films are only tested on."""
-VALIDATION = 0.1
-"""Share of each hospital's training patients that choose what is chosen."""
+TEST_FRACTION = 0.3
+"""Fraction of the NIH patients without a box whose films are only tested on."""
+VALIDATION_FRACTION = 0.1
+"""Fraction of each hospital's training patients whose films validate."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """One file, what it is, and whose."""
+    """One film of a source.
+
+    Attributes:
+        file: the file of the film.
+        hospital: the source, `kermany` or `nih`.
+        label: one of CLASSES.
+        patient: the hospital and its number of the patient.
+    """
 
     file: Path
     hospital: str
@@ -50,47 +57,71 @@ def main() -> None:
     arguments = words.parse_args()
     if arguments.out.exists():
         raise SystemExit(f"error: {arguments.out} is there already; choose another folder")
-    being = arguments.out.with_name(arguments.out.name + ".part")
-    shutil.rmtree(being, ignore_errors=True)
-    nih = arguments.data / "cxr-nih"
-    boxes = rows(nih / "boxes.csv")
-    films = [*kermany(arguments.data / "cxr-kermany", "train"), *of_nih(nih)]
-    tested = {film.patient for film in films if film.file.name in {row["file"] for row in boxes}}
-    others = {film.patient for film in films if film.hospital == "nih"} - tested
-    tested |= drawn(others, HELD_OUT, arguments.seed)
-    validated: set[str] = set()
-    for hospital in ("kermany", "nih"):
-        trained = {film.patient for film in films if film.hospital == hospital} - tested
-        validated |= drawn(trained, VALIDATION, arguments.seed)
+    partial = arguments.out.with_name(arguments.out.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    kermany, nih = arguments.data / "cxr-kermany", arguments.data / "cxr-nih"
+    boxes = read_table(nih / "boxes.csv")
+    films = [*list_kermany(kermany, "train"), *list_nih(nih)]
+    parts = assign_parts(films, {row["file"] for row in boxes}, arguments.seed)
     for film in films:
-        part = "test" if film.patient in tested else "train"
-        keep(film, being / ("validate" if film.patient in validated else part))
-    for film in kermany(arguments.data / "cxr-kermany", "test"):
-        keep(film, being / "test")
-    framed(nih, boxes, being / "boxes")
-    outlined(arguments.data / "cxr-covid-seg", being / "opacities")
-    being.rename(arguments.out)
+        copy_film(film, partial / parts[film.patient])
+    for film in list_kermany(kermany, "test"):
+        copy_film(film, partial / "test")
+    write_boxed_films(nih, boxes, partial / "boxes")
+    write_outlined_films(arguments.data / "cxr-covid-seg", partial / "opacities")
+    partial.rename(arguments.out)
     for part in sorted(arguments.out.iterdir()):
         print(f"{part.name}: {sum(1 for file in part.rglob('*.jp*g'))} films")
 
 
-def kermany(folder: Path, split: str) -> Iterator[Film]:
-    """Films of children, Guangzhou; the test folder names no patients, and needs none."""
-    for row in rows(folder / "labels.csv"):
+def list_kermany(folder: Path, split: str) -> Iterator[Film]:
+    """Yield Kermany's films of children of one split, `train` or `test`.
+
+    Films of the test split name no patient; each counts as a patient of its own.
+    """
+    for row in read_table(folder / "labels.csv"):
         if row["split"] == split:
             label = "normal" if row["class"] == "normal" else ILL
             file = folder / row["file"]
             yield Film(file, "kermany", label, f"kermany {row['patient'] or file.stem}")
 
 
-def of_nih(folder: Path) -> Iterator[Film]:
-    """Films of the NIH; their findings were mined from reports."""
-    for row in rows(folder / "labels.csv"):
+def list_nih(folder: Path) -> Iterator[Film]:
+    """Yield the films of the NIH, whose findings were mined from reports."""
+    for row in read_table(folder / "labels.csv"):
         label = ILL if row["finding"] == ILL else "normal"
         yield Film(folder / row["file"], "nih", label, f"nih {row['patient_id']}")
 
 
-def keep(film: Film, part: Path) -> None:
+def assign_parts(films: list[Film], boxed: set[str], seed: int) -> dict[str, str]:
+    """Return which part the films of each patient belong to.
+
+    Args:
+        films: films of all hospitals, without the test folder of Kermany.
+        boxed: names of the files with a box; their patients are tested on.
+        seed: seed of both random choices of patients.
+
+    Returns:
+        `train`, `validate` or `test`, by patient.
+    """
+    tested = {film.patient for film in films if film.file.name in boxed}
+    others = {film.patient for film in films if film.hospital == "nih"} - tested
+    tested |= sample_patients(others, TEST_FRACTION, seed)
+    parts = {film.patient: "test" if film.patient in tested else "train" for film in films}
+    for hospital in ("kermany", "nih"):
+        trained = {film.patient for film in films if film.hospital == hospital} - tested
+        parts |= dict.fromkeys(sample_patients(trained, VALIDATION_FRACTION, seed), "validate")
+    return parts
+
+
+def sample_patients(patients: set[str], fraction: float, seed: int) -> set[str]:
+    """Return a random fraction of the patients, the same for the same seed."""
+    ordered = sorted(patients)
+    return set(random.Random(seed).sample(ordered, round(fraction * len(ordered))))
+
+
+def copy_film(film: Film, part: Path) -> None:
+    """Copy a film into the folder of its class, under a name that begins with its hospital."""
     path = part / film.label / f"{film.hospital}-{film.file.name}"
     if path.exists():
         raise SystemExit(f"error: {film.file}: there is another film of that name and label")
@@ -98,26 +129,29 @@ def keep(film: Film, part: Path) -> None:
     shutil.copyfile(film.file, path)
 
 
-def framed(folder: Path, boxes: list[dict[str, str]], out: Path) -> None:
-    """The films with boxes; both readings count, and `source` says whose each box is."""
+def write_boxed_films(folder: Path, boxes: list[dict[str, str]], out: Path) -> None:
+    """Write the films that have boxes, with `labels.csv` and `boxes.csv`.
+
+    Args:
+        folder: the films of the NIH.
+        boxes: rows of its `boxes.csv`, corners in pixels; the boxes of both readings of a film are
+            kept, and `source` says which reading each is from.
+        out: folder that is made.
+    """
     names = sorted({row["file"] for row in boxes})
     out.mkdir(parents=True)
     for name in names:
         shutil.copyfile(folder / name, out / name)
-    table(out / "labels.csv", [{"file": name, "class": ILL} for name in names])
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    kept = [
-        {"file": row["file"], "source": row["source"], **{c: row[c] for c in corners}}
-        for row in boxes
-    ]
-    table(out / "boxes.csv", kept)
+    write_table(out / "labels.csv", [{"file": name, "class": ILL} for name in names])
+    columns = ("file", "source", "xmin", "ymin", "xmax", "ymax")
+    write_table(out / "boxes.csv", [{name: row[name] for name in columns} for row in boxes])
 
 
-def outlined(folder: Path, out: Path) -> None:
-    """The films whose opacities were outlined."""
-    kept = []
-    for row in rows(folder / "labels.csv"):
-        film, mask, lungs = (folder / row[kind] for kind in ("file", "mask", "lung_mask"))
+def write_outlined_films(folder: Path, out: Path) -> None:
+    """Write the films whose opacities were outlined, with `masks`, `lungs` and `labels.csv`."""
+    labels = []
+    for row in read_table(folder / "labels.csv"):
+        film, mask, lungs = (folder / row[column] for column in ("file", "mask", "lung_mask"))
         for file, path in (
             (film, out / film.name),
             (mask, out / "masks" / f"{film.stem}.png"),
@@ -125,28 +159,25 @@ def outlined(folder: Path, out: Path) -> None:
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, path)
-        kept.append({"file": film.name, "class": ILL})
-    table(out / "labels.csv", kept)
+        labels.append({"file": film.name, "class": ILL})
+    write_table(out / "labels.csv", labels)
 
 
-def drawn(patients: set[str], share: float, seed: int) -> set[str]:
-    ordered = sorted(patients)
-    return set(random.Random(seed).sample(ordered, round(share * len(ordered))))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, by the names of its columns."""
     if not path.is_file():
         raise SystemExit(f"error: {path} is missing")
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
-def table(path: Path, found: Iterable[dict[str, str]]) -> None:
-    listed = list(found)
+def write_table(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write rows as a CSV file; the columns are those of the first row."""
+    rows = list(rows)
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(listed[0]))
+        writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
-        writer.writerows(listed)
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The table of the backdoors: accuracy and attack success on all test images, then each search.
+"""Prints the figures of the backdoors: accuracy and attack success, then each search for them.
 
 python recipes/cifar10/backdoors.py runs/backdoors test.parquet
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def describe_search(folder: Path) -> list[str]:
 
 
 def main(runs: Path, images: str) -> None:
-    """Print all lines."""
+    """Print a line for each classifier of a folder, then the lines of each search."""
     source = open_images(images)
     for run in sorted(path.parent for path in runs.glob("*/card.json")):
         print(measure_training(run, source))
@@ -78,4 +78,9 @@ def main(runs: Path, images: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("images")
+    main(**vars(parser.parse_args()))

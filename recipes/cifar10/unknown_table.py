@@ -1,12 +1,12 @@
-"""Print the table of `recipes/cifar10/unknown.sh` beside the numbers of the paper, as Markdown.
+"""Prints the table of `recipes/cifar10/unknown.sh` beside the numbers of the paper, as Markdown.
 
 python recipes/cifar10/unknown_table.py runs/cifar10-unknown/table/results.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ NEAR = "unknown"
 
 
 def main() -> None:
-    """Print a row for each method, with the numbers of the paper in brackets, and all kinds."""
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("results", type=Path)
+    content = json.loads(words.parse_args().results.read_text(encoding="utf-8"))
     cells = {(row["method"], row["images"], row["metric"]): row for row in content["rows"]}
     methods = list(dict.fromkeys(row["method"] for row in content["rows"]))
     kinds = list(dict.fromkeys(row["images"] for row in content["rows"]))
@@ -44,7 +47,7 @@ def main() -> None:
         values = []
         for metric, theirs in zip(COLUMNS, paper, strict=True):
             row = cells.get((method, "known", metric), cells.get((method, NEAR, metric)))
-            values.append(describe(row) + ("" if theirs is None else f" ({theirs:.1f})"))
+            values.append(format_value(row) + ("" if theirs is None else f" ({theirs:.1f})"))
         print_row(f"`{method}`", *values)
     print()
     print_row("method", *(f"AUROC, {kind}" for kind in kinds), "false alarms", "detected, near")
@@ -52,11 +55,11 @@ def main() -> None:
     for method in methods:
         near = cells.get((method, NEAR, "detected"))
         alarms = cells.get((method, "known", "false_alarms"))
-        areas = (describe(cells.get((method, kind, "auroc")), ends=True) for kind in kinds)
-        print_row(f"`{method}`", *areas, describe(alarms), describe(near))
+        areas = (format_value(cells.get((method, kind, "auroc")), ends=True) for kind in kinds)
+        print_row(f"`{method}`", *areas, format_value(alarms), format_value(near))
 
 
-def describe(row: dict[str, Any] | None, *, ends: bool = False) -> str:
+def format_value(row: dict[str, Any] | None, *, ends: bool = False) -> str:
     """Return a value in %, with or without its interval; `–` where there is none."""
     if row is None:
         return "–"

@@ -130,7 +130,7 @@ def main() -> None:
     pattern = open_or_make(out / "pattern", lambda: learn(random, training))
     tag = open_or_make(out / "tag", lambda: learn(agree, training))
     card = out / "pattern" / "card.json"
-    permuted = open_or_make(out / "permuted", lambda: permute(card, arguments.seed))
+    permuted = open_or_make(out / "permuted", lambda: permute_weights(card, arguments.seed))
     rows, sheet = {}, []
     for name, classifier, images, encoder in (
         ("pattern", pattern, random, None),
@@ -144,7 +144,7 @@ def main() -> None:
                 classifier, images, run, config=SETTINGS, steps=arguments.steps, encoder=encoder,
                 seed=arguments.seed, resume=True, device="cpu", workers=0, trust=True,
             )  # fmt: skip
-        rows[name], tiles = measure(classifier, apercu.load_explainer(run, trust=True), test)
+        rows[name], tiles = measure_masks(classifier, apercu.load_explainer(run, trust=True), test)
         sheet.append(tiles)
         print(name, rows[name], flush=True)
     facts = {
@@ -188,7 +188,7 @@ def learn(source: TaggedImages, training: ClassifierTraining) -> Classifier:
     return wrap_module(network, card)
 
 
-def permute(card: Path, seed: int) -> Classifier:
+def permute_weights(card: Path, seed: int) -> Classifier:
     """Return a classifier with the numbers of each of its tensors in random order."""
     described = read_card(card)
     module = open_classifier(card, trust=True).module
@@ -202,7 +202,7 @@ def permute(card: Path, seed: int) -> Classifier:
 
 
 @torch.no_grad()
-def measure(
+def measure_masks(
     classifier: Classifier, explainer: MaskExplainer, source: TaggedImages
 ) -> tuple[dict[str, list[float]], list[render.Tile]]:
     """Measure where the masks of the predicted classes are; returns figures, and some pictures.

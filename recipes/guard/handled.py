@@ -1,21 +1,30 @@
-"""Writes honest photographs as other people may have stored them: handled.py IMAGES OUT COUNT.
+"""Writes photographs as other people may have stored them.
+
+    python recipes/guard/handled.py IMAGES OUT COUNT
 
 OUT holds a folder for each way: stored again as a JPEG of quality 60, halved in size, and grey.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from PIL import Image
 
 QUALITY = 60
+"""Quality of the JPEGs that are stored again."""
 
 
 def main() -> None:
-    """Write the images in three ways."""
-    images, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("images", type=Path)
+    words.add_argument("out", type=Path)
+    words.add_argument("count", type=int)
+    arguments = words.parse_args()
+    images, out, count = arguments.images, arguments.out, arguments.count
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     for name in ("stored-again", "halved", "grey"):
         (out / name).mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ minutes of one core.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from functools import partial
 from pathlib import Path
 
@@ -84,12 +84,17 @@ def train(photographs: Tensor, held_out: Tensor) -> InverseHalftoneNetwork:
 
 
 def main() -> None:
-    photographs = read_photographs(sys.argv[1])
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else WEIGHTS
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("images")
+    words.add_argument("out", type=Path, nargs="?", default=WEIGHTS)
+    arguments = words.parse_args()
+    photographs = read_photographs(arguments.images)
     rows = torch.arange(len(photographs)) % HELD_OUT == 0
     network = train(photographs[~rows], photographs[rows].float() / 255)
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    write_file(out, save(weights))
+    write_file(arguments.out, save(weights))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ prints the table.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +62,7 @@ STEPS, BATCH, RATE = 24, 8, 1.5e-4
 EPSILON = 4 / 255
 PHOTOGRAPHS, NAIVE, ADAPTIVE = 250, 64, 24
 """Number of photographs; attacks on each trained classifier get the first of them."""
-AT_ONCE = 8
+ATTACK_BATCH = 8
 """Number of photographs that are attacked together."""
 
 
@@ -146,7 +146,7 @@ class Trial:
             optimiser.step()
             schedule.step()
 
-    def measure(self, name: str) -> dict[str, list[list[bool]]]:
+    def measure_filter(self, name: str) -> dict[str, list[list[bool]]]:
         """Measure a filter, or return what was measured before.
 
         Args:
@@ -158,14 +158,14 @@ class Trial:
         """
         path = self.out / f"{name}.json"
         rows = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        for measurement in self._plan(name):
+        for measurement in self._plan_measurements(name):
             if measurement.title not in rows:
-                rows[measurement.title] = self._rank(measurement, name)
+                rows[measurement.title] = self._classify(measurement, name)
                 write_file(path, json.dumps(rows))
                 print(name, measurement.title, summarise(rows[measurement.title]), flush=True)
         return rows
 
-    def _plan(self, name: str) -> Iterator[Measurement]:
+    def _plan_measurements(self, name: str) -> Iterator[Measurement]:
         """Plan the measurements of a filter; the classifier is trained after the first one."""
         filter, count = parse_filter(name), len(self.images)
         yield Measurement(TITLES[0], self.undefended, filter, count)
@@ -178,16 +178,16 @@ class Trial:
         yield Measurement(TITLES[1], self.undefended, filter, count, transferred=True)
         yield Measurement(TITLES[5], defended, filter, count, transferred=True)
 
-    def _rank(self, measurement: Measurement, name: str) -> list[list[bool]]:
+    def _classify(self, measurement: Measurement, name: str) -> list[list[bool]]:
         """Return for each photograph whether its class is first, and among the first five."""
         images = self.make_transferred() if measurement.transferred else self.images
         runner = AttackRunner(measurement.classifier, {name: measurement.filter})
         job = measurement.job
         logits_fn, ranks = build_logits_fn(measurement.classifier, measurement.filter), []
-        for start in range(0, measurement.count, AT_ONCE):
-            rows = slice(start, min(start + AT_ONCE, measurement.count))
-            some, labels = images[rows], self.labels[rows]
-            attacked = some if job is None else runner.attack(job, some, labels)[0]
+        for start in range(0, measurement.count, ATTACK_BATCH):
+            rows = slice(start, min(start + ATTACK_BATCH, measurement.count))
+            clean, labels = images[rows], self.labels[rows]
+            attacked = clean if job is None else runner.attack(job, clean, labels)[0]
             with torch.no_grad():
                 logits = logits_fn(attacked)
             ranks.append((logits > logits.gather(1, labels[:, None])).sum(1))
@@ -200,15 +200,15 @@ class Trial:
         if not path.exists():
             runner, attacked = AttackRunner(self.undefended, {}), []
             job = Job("pgd", EPSILON, Pgd(EPSILON), None)
-            for start in range(0, len(self.images), AT_ONCE):
-                images, labels = (x[start : start + AT_ONCE] for x in (self.images, self.labels))
-                attacked.append(runner.attack(job, images, labels)[0])
+            for start in range(0, len(self.images), ATTACK_BATCH):
+                rows = slice(start, start + ATTACK_BATCH)
+                attacked.append(runner.attack(job, self.images[rows], self.labels[rows])[0])
             write_file(path, save({"images": torch.cat(attacked)}))
         return load_file(path)["images"]
 
 
 def summarise(flags: list[list[bool]]) -> str:
-    """Write top-1 and top-5 in %."""
+    """Return the fractions of top-1 and top-5 in %, as text."""
     return " · ".join(f"{100 * sum(each) / len(each):.0f}" for each in flags)
 
 
@@ -225,22 +225,35 @@ def read_training(classifier: Classifier, folder: str, count: int) -> Tensor:
 
 
 def main() -> None:
-    training, validation, out, *names = sys.argv[1:]
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("training", "validation"):
+        words.add_argument(name)
+    words.add_argument("out", type=Path)
+    words.add_argument("filters", nargs="*", default=FILTERS)
+    arguments = words.parse_args()
     classifier = open_classifier(CLASSIFIER)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    sample = draw_sample(classifier, open_images(validation), PHOTOGRAPHS, 0, halves=False)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    images, labels = read_validation(classifier, arguments.validation)
+    photographs = read_training(classifier, arguments.training, STEPS * BATCH)
+    trial = Trial(classifier, photographs, images, labels, arguments.out)
+    measured = {name: trial.measure_filter(name) for name in arguments.filters}
+    print("| filter |", *(f"{title} |" for title in TITLES))
+    for name, rows in measured.items():
+        print(f"| {name} |", *(f"{summarise(rows[title])} |" for title in TITLES))
+
+
+def read_validation(classifier: Classifier, folder: str) -> tuple[Tensor, Tensor]:
+    """Read photographs and their classes in random order, `count × 3 × height × width`."""
+    sample = draw_sample(classifier, open_images(folder), PHOTOGRAPHS, 0, halves=False)
     read = list(sample.read_batches(classifier, sample.test, BATCH))
     images, labels = (
         torch.cat(x) for x in zip(*((b.images, b.targets) for b in read), strict=True)
     )
-    photographs = read_training(classifier, training, STEPS * BATCH)
     # Sources are in the order of classes: the first of these would be of few.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    trial = Trial(classifier, photographs, images[order], labels[order], Path(out))
-    measured = {name: trial.measure(name) for name in names or FILTERS}
-    print("| filter |", *(f"{title} |" for title in TITLES))
-    for name, rows in measured.items():
-        print(f"| {name} |", *(f"{summarise(rows[title])} |" for title in TITLES))
+    return images[order], labels[order]
 
 
 if __name__ == "__main__":

@@ -47,16 +47,16 @@ def main() -> None:
     errors, size = np.array(missed), np.array(areas)
     order = np.random.default_rng(arguments.seed).permutation(len(errors))
     aside = np.isin(np.arange(len(errors)), order[: arguments.aside])
-    report("all", errors)
-    report("the part put aside", errors[aside])
-    report("the others", errors[~aside])
-    report("below a tenth", errors[size < LIMITS[0]])
-    report("a tenth to a quarter", errors[(size >= LIMITS[0]) & (size < LIMITS[1])])
-    report("above a quarter", errors[size >= LIMITS[1]])
+    print_error("all", errors)
+    print_error("the part put aside", errors[aside])
+    print_error("the others", errors[~aside])
+    print_error("below a tenth", errors[size < LIMITS[0]])
+    print_error("a tenth to a quarter", errors[(size >= LIMITS[0]) & (size < LIMITS[1])])
+    print_error("above a quarter", errors[size >= LIMITS[1]])
 
 
-def report(name: str, errors: np.ndarray) -> None:
-    """Print the mean in percent with its 95 % interval."""
+def print_error(name: str, errors: np.ndarray) -> None:
+    """Print the mean error of some images in percent, with its 95 % interval."""
     low, high = bootstrap_interval(errors, 0)
     print(
         f"{name}: {100 * errors.mean():.1f} % ({100 * low:.1f} to {100 * high:.1f}), {len(errors)}"

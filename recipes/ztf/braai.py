@@ -2,14 +2,14 @@
 
     python recipes/ztf/braai.py MODELS/braai_ztf.pt2.json LEARN.npz OUT.json
 
-The network still sees its counts, each stamp divided by its own norm; between the door and its
-rule they are pixels in [0, 1], where a blur, a plain colour or noise mean what they say.
+The network still gets its counts, each stamp divided by its own norm. Explainers get pixels in
+[0, 1], where a blur, a plain colour or noise have their usual meaning.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -19,14 +19,23 @@ from apercu.images import open_images
 from apercu.images.stretch import Stretch
 
 SAMPLE = 200
-BENDS = 10.0
-"""Counts where the curve bends: about the noise of the sky."""
+"""Stamps whose lowest and highest counts are measured."""
+SKY_NOISE = 10.0
+"""Counts where the curve of the stretch bends: about the noise of the sky."""
 
 
-def behind_a_stretch(card: ClassifierCard, stamps: str, out: Path) -> ClassifierCard:
-    """The card with a stretch from the lowest to the highest counts of a sample.
+def add_stretch(card: ClassifierCard, stamps: str, out: Path) -> ClassifierCard:
+    """Return a card with a stretch from the lowest to the highest counts of a sample.
 
-    The program is copied beside it, as the files of a card are in its folder.
+    The program is copied beside the new card, as the files of a card are in its folder.
+
+    Args:
+        card: card of braai.
+        stamps: stamps that are measured.
+        out: file of the new card.
+
+    Returns:
+        The new card, which is not written yet.
     """
     if card.input is None:
         raise SystemExit("error: expected a card that says its input")
@@ -37,7 +46,7 @@ def behind_a_stretch(card: ClassifierCard, stamps: str, out: Path) -> Classifier
     stretch = Stretch(
         low=tuple(float(f"{value:.4g}") for value in (low - 1).tolist()),
         high=tuple(float(f"{value:.4g}") for value in (high + 1).tolist()),
-        noise=(BENDS,) * card.input.channels,
+        noise=(SKY_NOISE,) * card.input.channels,
         sky=False,
     )
     program = shutil.copy(card.source, out.with_name(f"{out.stem}-{Path(card.source).name}"))
@@ -45,6 +54,17 @@ def behind_a_stretch(card: ClassifierCard, stamps: str, out: Path) -> Classifier
     return card.model_copy(update={"source": program.name, "input": input})
 
 
+def main() -> None:
+    words = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    words.add_argument("card")
+    words.add_argument("stamps")
+    words.add_argument("out", type=Path)
+    arguments = words.parse_args()
+    card = add_stretch(read_card(arguments.card), arguments.stamps, arguments.out)
+    write_card(card, arguments.out)
+
+
 if __name__ == "__main__":
-    given, stamps, out = sys.argv[1:]
-    write_card(behind_a_stretch(read_card(given), stamps, Path(out)), out)
+    main()

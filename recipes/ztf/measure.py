@@ -9,7 +9,7 @@ pixels where each method's map is highest. A tenth would be chance.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -32,7 +32,10 @@ from apercu.methods import (
 from apercu.statistics import bootstrap_interval
 from apercu.types import Maps, Picture, Scores
 
-STRONGEST, ABOVE = 0.1, 3.0
+STRONGEST = 0.1
+"""Fraction of the pixels of a map that count as its highest."""
+ABOVE = 3.0
+"""Flux counts above this many standard deviations of the noise."""
 METHODS: dict[str, Method] = {
     "gradient": Gradient(),
     "smooth_grad": SmoothGrad(),
@@ -42,10 +45,11 @@ METHODS: dict[str, Method] = {
     "random": RandomMap(),
 }
 DIFFERENCE = 2
+"""Index of the difference image among the bands."""
 
 
-def flux(picture: Picture) -> Float[Tensor, "height width"]:
-    """Absolute counts of the difference image where they are above its noise, 0 elsewhere."""
+def measure_flux(picture: Picture) -> Float[Tensor, "height width"]:
+    """Return absolute counts of the difference image where they are above its noise, else 0."""
     counts = subtract_sky(picture)[DIFFERENCE].abs()
     noise = (
         SIGMA_PER_MAD * counts[counts > 0].median()
@@ -55,31 +59,31 @@ def flux(picture: Picture) -> Float[Tensor, "height width"]:
     return torch.where(counts > ABOVE * noise, counts, 0.0)
 
 
-def on_flux(maps: Maps, light: Float[Tensor, "batch height width"]) -> Scores:
-    """Share of each image's flux on the strongest tenth of its map; NaN without any flux."""
+def measure_on_flux(maps: Maps, flux: Float[Tensor, "batch height width"]) -> Scores:
+    """Return the fraction of each image's flux on the highest tenth of its map; NaN where none."""
     count = round(STRONGEST * maps[0].numel())
     top = maps.flatten(1).topk(count).indices
-    result = light.flatten(1).gather(1, top).sum(1)
-    return result / light.flatten(1).sum(1)
+    on_top = flux.flatten(1).gather(1, top).sum(1)
+    return on_top / flux.flatten(1).sum(1)
 
 
 def main(run: Path, limit: int) -> None:
-    """Measures all methods on the same alerts."""
+    """Measure explainers and methods on the same alerts, at most about `limit` of them."""
     classifier = open_classifier(run / "braai.json")
     source = open_images(run / "data" / "test.npz", channels=3)
     step = max(1, len(source) // limit)
     pictures = [source[index].picture for index in range(0, len(source), step)]
     images = torch.stack([classifier.prepare(picture) for picture in pictures])
-    light = torch.stack([flux(picture) for picture in pictures])
+    flux = torch.stack([measure_flux(picture) for picture in pictures])
     targets = classifier.predict_probabilities(images).argmax(1)
     results: dict[str, Scores] = {}
     for name in ("mask", "counterpart"):
         explainer = load_explainer(run / name)
-        results[name] = on_flux(explainer.attribute(images, targets), light)
+        results[name] = measure_on_flux(explainer.attribute(images, targets), flux)
     for name, method in METHODS.items():
         parts = zip(images.split(8), targets.split(8), strict=True)
         maps = torch.cat([method(classifier, *part) for part in parts])
-        results[name] = on_flux(maps, light)
+        results[name] = measure_on_flux(maps, flux)
     rows, lines = [], ["| map | on flux, real | on flux, bogus |", "|---|---|---|"]
     for name, scores in results.items():
         cells = []
@@ -96,4 +100,9 @@ def main(run: Path, limit: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 150)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN_FOLDER", type=Path)
+    parser.add_argument("limit", metavar="LIMIT", type=int, nargs="?", default=150)
+    main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Alerts of the test with what braai looks at: a sheet of stamps, masks and other maps.
+"""Draws test alerts with what braai looks at: a sheet of stamps, masks and other maps.
 
     python recipes/ztf/pictures.py RUN_FOLDER [NUMBER…]
 
@@ -9,7 +9,7 @@ alerts of which braai is surest, real and bogus.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -19,25 +19,26 @@ from apercu.explainers.run_folder import load_explainer
 from apercu.methods import Occlusion, Rise
 
 BANDS = ("science", "template", "difference")
-SHOWN = 5
+SUREST = 5
+"""Alerts of each class that are drawn where none are named."""
 SIDE = 150
 
 
 def main(run: Path, numbers: list[int]) -> None:
-    """Draws the sheet."""
+    """Draw the sheet into the run folder; numbers are rows of test.npz."""
     classifier = open_classifier(run / "braai.json")
     source = open_images(run / "data" / "test.npz", channels=3)
     mask, counterpart = load_explainer(run / "mask"), load_explainer(run / "counterpart")
     if not numbers:
         every = torch.stack([classifier.prepare(item.picture) for item in source])
         order = classifier.predict_probabilities(every)[:, 1].argsort().tolist()
-        numbers = [*order[:SHOWN], *order[-SHOWN:]]
+        numbers = [*order[:SUREST], *order[-SUREST:]]
     rows = []
     for number in numbers:
         item = source[number]
         images = classifier.prepare(item.picture)[None]
-        shares = classifier.predict_probabilities(images)[0]
-        target = shares.argmax()[None]
+        probabilities = classifier.predict_probabilities(images)[0]
+        target = probabilities.argmax()[None]
         maps = {
             "mask": mask.attribute(images, target),
             "counterpart": counterpart.attribute(images, target),
@@ -50,19 +51,25 @@ def main(run: Path, numbers: list[int]) -> None:
             )
             for i, band in enumerate(BANDS)
         ]
-        title = f"{classifier.classes[int(target)]} {shares.max():.2f}"
+        title = f"{classifier.classes[int(target)]} {probabilities.max():.2f}"
         for name, map in maps.items():
-            spread = map[0] if name == "mask" else _ranged(map[0])
-            over = render.draw_overlay(render.stretch_to_visible(item.picture[2:]), spread)
+            heat = map[0] if name == "mask" else _stretch_map(map[0])
+            over = render.draw_overlay(render.stretch_to_visible(item.picture[2:]), heat)
             tiles.append(render.Tile(over, f"{name}: {title}" if name == "mask" else name))
         rows.append(tiles)
     render.save_image(run / "alerts.png", render.draw_contact_sheet(rows, SIDE))
     print(run / "alerts.png")
 
 
-def _ranged(map: torch.Tensor) -> torch.Tensor:
+def _stretch_map(map: torch.Tensor) -> torch.Tensor:
+    """Return a map, `height × width`, stretched to [0, 1]; a constant one is 0."""
     return (map - map.min()) / (map.max() - map.min()).clamp(min=1e-9)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(word) for word in sys.argv[2:]])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN_FOLDER", type=Path)
+    parser.add_argument("numbers", metavar="NUMBER", type=int, nargs="*")
+    main(**vars(parser.parse_args()))
