@@ -13,6 +13,7 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
+from apercu.deploy.batch.ray_cluster import RayCluster
 
 STORE = 200 << 20
 
