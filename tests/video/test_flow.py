@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import pytest
+import torch
 
 import apercu
 from apercu import render
+from apercu.classifiers.names import TOP
+from apercu.cli import main
+from apercu.deploy.inference import ExplainedBatch, InferenceEngine
 from apercu.deploy.video import VideoSettings, open_video, write_video
 from apercu.errors import OutputError, TargetError
+from apercu.verdicts import SignalWords, Trust, VerdictFormat
 
 
 def levels(*values: int) -> list[np.ndarray]:
@@ -190,6 +196,59 @@ def test_live_drops_what_comes_while_a_frame_is_in_work(clip, player, engine, tm
     assert len(player.times(out)) == done.frames
     assert player.times(out)[-1] > 0.5
     assert player.sounds(out)[1] == player.sounds(Path(source.name))[1]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GuardedEngine(InferenceEngine):
+    """An engine with a guard that cannot judge what is dark, and finds tampered what is bright."""
+
+    engine: InferenceEngine
+
+    def predict_logits(self, images, targets=None):
+        return self.engine.predict_logits(images, targets)
+
+    def compute_masks(self, features, targets):
+        return self.engine.compute_masks(features, targets)
+
+    def judge(self, images, logits, features, masks=None) -> list[Trust]:
+        bright = float(images.mean())
+        row = [0.99 if bright > 0.7 else 0.1, 0.1, 0.5, float("nan") if bright < 0.3 else 1.0]
+        signal = SignalWords(name="noise", question="tampered", phrase="its noise is odd")
+        return [VerdictFormat(signals=(signal,), false_alarms=0.05, calibrated=False).read(row)]
+
+    def __call__(self, images, target=TOP) -> ExplainedBatch:
+        trust = self.judge(images, torch.empty(0), [])
+        return replace(self.engine(images, target), trust=trust)
+
+
+def test_alarms_of_a_guard_are_counted(clip, engine, tmp_path) -> None:
+    info = engine.info.model_copy(update={"guard": "digest"})
+    guarded = GuardedEngine(info, engine.input, engine.names, engine.output, engine)
+    source = clip(levels(20, 120, 230, 120, 230, 120, 120, 230))
+    for every, alarms in ((1, 4), (2, 3), (3, 1)):
+        out, settings = tmp_path / f"{every}.mp4", VideoSettings(every=every)
+        assert write_video(guarded, open_video(str(source)), out, settings).alarms == alarms
+    summary = write_video(engine, open_video(str(source)), tmp_path / "o.mp4", VideoSettings())
+    assert summary.alarms is None
+
+
+def test_a_guard_that_is_named_judges_the_frames(
+    clip, tiny_run, guarded_card, tiny_card, tiny_guard, tmp_path, capsys
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
+    source = clip([*noise])
+    for card, guard in ((guarded_card, None), (tiny_card, tiny_guard)):
+        words = ["video", tiny_run, source, tmp_path / "out.mp4", "--classifier", card]
+        words += [] if guard is None else ["--guard", guard]
+        with pytest.raises(SystemExit, match="0"):
+            main([str(word) for word in words])
+        line = "guard: 3 of 3 explained frames raise an alarm or cannot be judged"
+        assert line in capsys.readouterr().out
+        (tmp_path / "out.mp4").unlink()
+    with pytest.raises(SystemExit, match="0"):
+        main([*map(str, words[:6]), "--guard", "none"])
+    assert "guard" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("opened", [False, True])
