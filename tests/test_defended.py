@@ -21,6 +21,7 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
+from apercu.cli import main
 from apercu.deploy.inference import open_engine
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
@@ -212,6 +213,30 @@ def test_a_comparison_is_that_of_the_whole_classifier(card: Path, tmp_path: Path
         rows.append([(row.explainer, row.metric, row.value) for row in results.rows])
     assert rows[0] == rows[1]
     assert any(metric == "rise_deletion" for _, metric, _ in rows[0])
+
+
+def test_a_comparison_says_that_a_guard_plays_no_part(
+    card: Path, guarded_card: Path, tmp_path: Path
+) -> None:
+    for path, has_guard in ((card, False), (guarded_card, True)):
+        out = tmp_path / str(has_guard)
+        apercu.compare(path, IMAGES, methods="gradient", metrics="iou", out=out, cost=False)
+        page = (out / "report.html").read_text(encoding="utf-8")
+        assert page.count("card names plays no part") == has_guard
+
+
+def test_a_stress_test_says_that_a_guard_plays_no_part(
+    tiny_card: Path, guarded_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--images", IMAGES, "--attacks", "fgsm", "--epsilons", "8/255"]
+    note = "the guard that the card names plays no part here; apercu guard measure says how many"
+    for card, has_guard in ((guarded_card, True), (tiny_card, False)):
+        out = tmp_path / str(has_guard)
+        with pytest.raises(SystemExit, match="0"):
+            main(["stress", "--classifier", str(card), *words, "--out", str(out)])
+        assert capsys.readouterr().out.count(note) == has_guard
+        assert (out / "report.html").read_text(encoding="utf-8").count(note) == has_guard
+        assert ("guard" in json.loads((out / "results.json").read_text())) is has_guard
 
 
 def test_a_stress_test_takes_the_filter_off_and_tests_it(card: Path, tmp_path: Path) -> None:

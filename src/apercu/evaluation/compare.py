@@ -196,7 +196,8 @@ def _write_all(
 ) -> None:
     """Write the report with its gallery, and the tables."""
     drawn = draw_gallery(classifier, source, explainers, results, out=out, progress=progress)
-    write_report(results, drawn, out / REPORT_FILE)
+    has_guard = classifier.guard_folder is not None
+    write_report(results, drawn, out / REPORT_FILE, has_guard=has_guard)
     write_tables(results, out)
 
 

@@ -107,6 +107,7 @@ def write_report(results: StressResults, benchmark: StressBenchmark, folder: Pat
         about=results.about,
         environment=results.environment,
         warnings=[format_warning(line) for line in results.warnings],
+        guard_note=results.guard_note,
         columns=[_name_column(*column) for column in columns],
         groups=_group_lines(list(_make_lines(results, columns, has_top5=has_top5))),
         areas=[row for row in results.rows if row.metric == "auac"],

@@ -113,16 +113,29 @@ class StressResults:
 
         found, (heads, *cells) = write_finding(self), self.table()
         lines = (found.headline, found.certainty)
-        return render_output(
-            lines, header=heads, cells=cells, notes=[*map(format_warning, self.warnings)]
-        )
+        return render_output(lines, header=heads, cells=cells, notes=self._notes)
 
     def __str__(self) -> str:
         """Return what was found and the table as plain text."""
         from apercu.robustness.report import write_finding
 
         lines = ["  ".join(filter(None, texts)) for texts in self.table()]
-        return "\n".join([str(write_finding(self)), *lines, *map(format_warning, self.warnings)])
+        return "\n".join([str(write_finding(self)), *lines, *self._notes])
+
+    @property
+    def _notes(self) -> list[str]:
+        """What is said below the table, in one line each."""
+        return [*map(format_warning, self.warnings), *filter(None, [self.guard_note])]
+
+    @property
+    def guard_note(self) -> str:
+        """What a person should know of the guard that the card names, in one line; else empty."""
+        if "guard" not in self.about:
+            return ""
+        return (
+            "the guard that the card names plays no part here; apercu guard measure says how many "
+            "attacked images raise its alarm"
+        )
 
     def __repr__(self) -> str:
         return f"StressResults({self.about.get('classifier')}, {len(self.rows)} rows)"

@@ -35,7 +35,8 @@ def run_stress_test(
     """Attack a classifier with each attack at each budget, bare and behind each filter.
 
     A filter in front of the classifier is one of the tested filters, and `none` is its network
-    alone. Results that are in the folder already are not computed again.
+    alone. Results that are in the folder already are not computed again. A guard that the card
+    names plays no part, which the results say; `measure_guard` attacks a classifier with its guard.
 
     Args:
         classifier: classifier that is attacked.
@@ -70,6 +71,8 @@ def run_stress_test(
         "plan": plan.model_dump(mode="json"),
         "command": command,
     }
+    if classifier.guard_folder is not None:
+        about["guard"] = classifier.guard_folder.name
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         benchmark = StressBenchmark(

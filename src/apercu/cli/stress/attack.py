@@ -145,6 +145,8 @@ def stress(
         )
     for line in results.warnings:
         warn(format_warning(line))
+    if results.guard_note:
+        say(results.guard_note)
     say(f"report: {folder / 'report.html'}")
 
 

@@ -111,6 +111,7 @@ def write_report(
     path: Path,
     *,
     photographs: Sequence[GalleryImage] = (),
+    has_guard: bool = False,
 ) -> Path:
     """Write one self-contained page: what was found, pictures, tables, and how to repeat it.
 
@@ -119,6 +120,7 @@ def write_report(
         images: images under every explainer.
         path: the file.
         photographs: photographs that a ready-made explainer has explained, which come first.
+        has_guard: whether the card of the classifier names a guard, which plays no part.
 
     Returns:
         The path of the file.
@@ -132,6 +134,7 @@ def write_report(
         finding=write_finding(results),
         results=results,
         subject=results.key,
+        has_guard=has_guard,
         reference=find_reference(results),
         marks=describe_reference(results),
         columns=[
