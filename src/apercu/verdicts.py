@@ -30,6 +30,12 @@ TRUST: Final = "trust"
 """Name of the output of an exported graph that holds the verdicts."""
 NO_GUARD: Final = "none"
 """What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
+LEAVE_OUT: Final = f'leave it out with --guard {NO_GUARD} (in Python guard="{NO_GUARD}")'
+"""How a person goes on without the guard that a card names."""
+GUARD_FOLDER: Final = "guard"
+"""Folder of a guard beside the card of its classifier, where it is copied there."""
+GUARD_FILES: Final = ("guard.json", "guard.safetensors")
+"""Files of the folder of a guard: what it is, and what it has learnt."""
 
 
 class Trust(BaseModel):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, read_card, write_card
+from apercu.classifiers.trust import trust_files
 from apercu.errors import ClassifierError
 
 GOOD: dict[str, Any] = {
@@ -76,15 +78,31 @@ def test_no_filter_is_none(tmp_path: Path) -> None:
     assert read_card(_write(tmp_path, {**GOOD, "filter": "none"})).filter is None
 
 
-@pytest.mark.parametrize("is_file", [False, True])
-def test_a_guard_is_a_folder_that_is_there(is_file: bool, tmp_path: Path) -> None:
-    if is_file:
-        (tmp_path / "guard").write_text("{}")
-    card = _write(tmp_path, {**GOOD, "guard": "guard"})
-    with pytest.raises(ClassifierError, match=r"card.json: guard 'guard': no such folder; copy"):
+@pytest.mark.parametrize("guard", ["", ".", "./", "guard/..", "{folder}"])
+def test_the_folder_of_the_card_is_no_guard(guard: str, tmp_path: Path) -> None:
+    guard = guard.format(folder=tmp_path)
+    card = _write(tmp_path, {**GOOD, "guard": guard})
+    match = rf"card.json: guard {re.escape(repr(guard))}: expected a folder inside that of the card"
+    with pytest.raises(ClassifierError, match=match):
         read_card(card)
-    (tmp_path / "guard").unlink(missing_ok=True)
-    (tmp_path / "guard").mkdir()
+
+
+def test_a_guard_that_holds_the_card_is_refused_of_a_trusted_card_too(tmp_path: Path) -> None:
+    with (
+        trust_files(),
+        pytest.raises(ClassifierError, match=r"guard '\.\.': expected a folder ins"),
+    ):
+        read_card(_write(tmp_path, {**GOOD, "guard": ".."}))
+
+
+@pytest.mark.parametrize("guard", [3, True, ["guard"], {"folder": "guard"}])
+def test_a_guard_is_a_text(guard: object, tmp_path: Path) -> None:
+    with pytest.raises(ClassifierError, match=r"card.json: guard: input should be a valid string"):
+        read_card(_write(tmp_path, {**GOOD, "guard": guard}))
+
+
+def test_a_guard_is_looked_for_where_it_is_used(tmp_path: Path) -> None:
+    card = _write(tmp_path, {**GOOD, "guard": "guard"})
     assert read_card(card).guard == str(tmp_path / "guard")
 
 

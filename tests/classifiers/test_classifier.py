@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from apercu.classifiers import (
 )
 from apercu.errors import ClassifierError, ImageError, TargetError
 from apercu.filters import BitDepth, Jpeg
+from apercu.io import HASHES, write_hashes
+from apercu.verdicts import GUARD_FILES
 
 SPEC = InputSpec(size=(4, 5), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 
@@ -106,14 +109,44 @@ def test_a_module_in_memory_has_a_filter() -> None:
         open_classifier(_make_linear(), size=(4, 5), filter="jpg")
 
 
-def test_a_saved_classifier_keeps_its_filter_and_a_guard_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "one" / "guard").mkdir(parents=True)
+def write_guard(folder: Path) -> Path:
+    """Files of a guard, as far as they can be copied without being opened."""
+    folder.mkdir(parents=True)
+    for name in GUARD_FILES:
+        (folder / name).write_text(f"content of {name}")
+    write_hashes(folder, GUARD_FILES)
+    return folder
+
+
+def test_a_saved_classifier_keeps_its_filter_and_its_guard(tmp_path: Path) -> None:
+    guard = write_guard(tmp_path / "one" / "mine")
     classifier = open_classifier(_make_linear(), size=(4, 5), filter="jpeg:quality=50")
-    guarded = replace(classifier.network, guard=str(tmp_path / "one" / "guard"))
-    for name, guard in (("one", tmp_path / "one" / "guard"), ("other", None)):
-        opened = open_classifier(save_classifier(Classifier(guarded), tmp_path / name))
-        assert (opened.filter, opened.guard_folder) == (Jpeg(quality=50), guard)
+    guarded = Classifier(replace(classifier.network, guard=str(guard)))
+    for name, place in (("one", guard), ("other", tmp_path / "other" / "guard")):
+        opened = open_classifier(save_classifier(guarded, tmp_path / name))
+        assert (opened.filter, opened.guard_folder) == (Jpeg(quality=50), place)
         assert opened.fingerprint == classifier.fingerprint
+        assert [(place / file).read_bytes() for file in (*GUARD_FILES, HASHES)] == [
+            (guard / file).read_bytes() for file in (*GUARD_FILES, HASHES)
+        ]
+    assert not (tmp_path / "one" / "guard").exists()
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+@pytest.mark.parametrize("fault", ["gone", "damaged"])
+def test_a_guard_that_cannot_be_saved_is_refused(where: str, fault: str, tmp_path: Path) -> None:
+    guard = write_guard(tmp_path / where / "guard")
+    classifier = Classifier(replace(_open().network, source="memory/test", guard=str(guard)))
+    if fault == "damaged":
+        (guard / GUARD_FILES[1]).write_text("other")
+    else:
+        shutil.rmtree(guard)
+    with pytest.raises(ClassifierError, match=r"guard: the guard .*cannot be saved.*fit it again"):
+        save_classifier(classifier, tmp_path / "inside")
+    assert not (tmp_path / "inside" / "card.json").exists()
+    opened = open_classifier(save_classifier(classifier.without_guard(), tmp_path / "inside"))
+    assert opened.guard_folder is None
+    assert classifier.guard_folder == guard
 
 
 def test_an_open_network_is_switched_to_inference() -> None:

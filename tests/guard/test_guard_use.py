@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,20 @@ import torch
 from PIL import Image
 
 import apercu
-from apercu.classifiers import Classifier, open_classifier
+from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.classifiers.names import TOP
 from apercu.cli.root import main
+from apercu.deploy.export.graphs import check_page_guard
+from apercu.deploy.export.settings import ExportSettings
 from apercu.deploy.inference import open_engine
+from apercu.deploy.serving.worker import WorkerSetup, open_explainer
+from apercu.deploy.video.explain_video import open_video_engine
 from apercu.errors import ConfigError, ImageError, ImagesError, RunError
 from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.run_folder import load_explainer
 from apercu.guard.use import attach_guard, check_files, choose_guard, open_guard
+from apercu.networks.graph_encoder import GraphEncoder
 from apercu.types import Images
 from apercu.verdicts import CANNOT_JUDGE, COLUMNS, SignalWords, Trust, VerdictFormat
 
@@ -252,6 +258,153 @@ def test_a_card_without_a_guard_and_an_explainer_without_its_classifier_are_refu
     with pytest.raises(ConfigError, match="give --classifier SPEC"):
         open_engine(tiny_run, guard=tiny_guard)
     assert open_engine(tiny_run).has_guard is False
+
+
+@pytest.fixture
+def break_guard(guarded_card: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a copy of a card whose guard is gone, a file, a folder without one, or damaged."""
+
+    def make(fault: str) -> Path:
+        card = shutil.copytree(guarded_card.parent, tmp_path / fault) / guarded_card.name
+        guard = card.parent / "guard"
+        if fault == "damaged":
+            (guard / "guard.safetensors").write_bytes(b"other")
+            return card
+        shutil.rmtree(guard)
+        if fault == "file":
+            guard.write_text("a file")
+        elif fault == "empty":
+            guard.mkdir()
+        return card
+
+    return make
+
+
+FAULTS = {
+    "gone": "expected a guard, found no guard.json, as there is no such folder; fit one with",
+    "file": "expected a guard, found no guard.json, as this is a file; fit one with",
+    "empty": "expected a guard, found no guard.json; fit one with",
+    "damaged": "guard.safetensors: damaged, or not the file that was saved here; fit it again",
+}
+"""What is said of a guard that cannot be opened."""
+WITHOUT = 'or leave it out with --guard none (in Python guard="none")'
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_card_whose_guard_cannot_be_opened_is_used_without_it(
+    fault: str, break_guard: Callable[[str], Path], tiny_run: Path, pictures: Path, tmp_path, run
+) -> None:
+    card = break_guard(fault)
+    words = ("explain", tiny_run, pictures / "noise.png", "--out", tmp_path / "out")
+    code, _, err = run(*words, "--classifier", card)
+    assert code == 2 and err.count("\n") == 1 and err.endswith(f"{WITHOUT}\n")
+    assert err.startswith(f"error: {card}: guard {card.parent / 'guard'}")
+    assert FAULTS[fault] in err
+    code, out, err = run(*words, "--classifier", card, "--guard", "none")
+    assert (code, err) == (0, "") and "trust" not in out
+    code, _, err = run("guard", "check", card, pictures / "noise.png")
+    assert code == 2 and err.count("\n") == 1 and FAULTS[fault] in err
+    assert "--guard none" not in err  # there is nothing to check then
+
+
+def explain(run: Path, card: Path, out: Path, guard: str | None) -> object:
+    image = torch.rand(3, 32, 32)
+    explainer = load_explainer(run)
+    return explainer.explain(image, classifier=open_classifier(card), guard=guard).trust
+
+
+def serve(run: Path, card: Path, out: Path, guard: str | None) -> object:
+    explainer = open_explainer(WorkerSetup(run, str(card), 1_000_000, guard=guard))
+    return explainer.engine.guard
+
+
+def export(run: Path, card: Path, out: Path, guard: str | None) -> object:
+    manifest = apercu.export(run, out, combined=False, classifier=card, guard=guard)
+    return manifest.guard
+
+
+def explain_batch(run: Path, card: Path, out: Path, guard: str | None) -> object:
+    source = "planted:size=32,images=2,classes=3"
+    apercu.explain_dataset(run, source, out, classifier=card, workers=1, guard=guard)
+    return json.loads((out / "manifest.json").read_text())["explainer"].get("guard")
+
+
+USES = {
+    "explain": explain,
+    "serve": serve,
+    "export": export,
+    "batch": explain_batch,
+    "video": lambda run, card, _, guard: open_video_engine(run, card, guard=guard).guard,
+    "engine": lambda run, card, _, guard: open_engine(run, card, guard=guard).guard,
+}
+"""What uses the guard of a card, and gives what there is of one."""
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_every_verb_goes_on_without_a_guard_that_is_gone(
+    use: Callable[..., object],
+    break_guard: Callable[[str], Path],
+    tiny_run: Path,
+    tiny_export: Path,
+    copy_graphs,
+    tmp_path: Path,
+) -> None:
+    card = break_guard("gone")
+    with pytest.raises(RunError, match=re.escape(FAULTS["gone"])) as caught:
+        use(tiny_run, card, tmp_path / "out", None)
+    assert str(caught.value).endswith(WITHOUT)
+    with copy_graphs(tiny_export):
+        assert use(tiny_run, card, tmp_path / "out", "none") is None
+
+
+def test_a_guard_that_is_gone_is_attached_again(
+    guarded_card: Path, break_guard: Callable[[str], Path]
+) -> None:
+    card = break_guard("gone")
+    attach_guard(card, shutil.copytree(guarded_card.parent / "guard", card.parent / "again"))
+    assert open_guard(card).record == open_guard(guarded_card).record
+
+
+def test_an_encoder_is_saved_without_the_guard_of_its_classifier(
+    guarded_card: Path, tmp_path: Path
+) -> None:
+    """A guard that was fitted with another explainer would keep the run from being opened."""
+    classifier = open_classifier(guarded_card)
+    saved = GraphEncoder(classifier, classifier.network.input).save(tmp_path / "encoder")
+    assert open_classifier(saved).guard_folder is None
+    assert sorted(path.name for path in saved.parent.iterdir() if path.is_dir()) == []
+
+
+def test_a_saved_classifier_takes_its_guard_along(guarded_card: Path, tmp_path: Path) -> None:
+    saved = save_classifier(open_classifier(guarded_card), tmp_path / "saved")
+    images = torch.rand(2, 3, 32, 32)
+    assert open_guard(saved).check(images) == open_guard(guarded_card).check(images)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_page_for_browsers_refuses_a_guard_in_one_line(
+    named: bool, guarded_card: Path, tiny_card: Path, tiny_run: Path, tiny_guard, tmp_path, run
+) -> None:
+    words = ("--classifier", tiny_card, "--guard", tiny_guard) if named else ()
+    words = words or ("--classifier", guarded_card)
+    code, out, err = run("export", tiny_run, "--out", tmp_path / "o", "--format", "web", *words)
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: guard: a page of format web shows no guard; serve it with `apercu serve`, "
+        f"{WITHOUT}\n"
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_page_for_browsers_is_written_without_one(guarded_card: Path) -> None:
+    classifier = open_classifier(guarded_card)
+    for guard, whose, formats in (
+        ("none", classifier, ("web",)),
+        (None, classifier.without_guard(), ("web",)),
+        (None, None, ("web",)),
+        (None, classifier, ("onnx",)),
+    ):
+        check_page_guard(guard, whose, ExportSettings(formats))
 
 
 def test_an_image_that_the_classifier_refuses_stays_an_error(guarded_card: Path) -> None:

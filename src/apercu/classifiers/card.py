@@ -37,6 +37,8 @@ READY_PREFIX = "ready:"
 
 RAW_COUNTS = "filters take pixels in [0, 1], and this classifier raw counts; set input.stretch"
 """Why a classifier of raw counts has no filter."""
+MAX_TEMPERATURE = 1e6
+"""Largest temperature; the smallest is its inverse. Beyond them float32 has no probabilities."""
 MAX_SIDE = 8192
 """Pixels of the longest side of an input."""
 MAX_NUMBERS = 2**27
@@ -156,7 +158,8 @@ class ClassifierCard(BaseModel):
             "higher" have the same probability.
         temperature: number by which the logits are divided, so that probabilities are calibrated.
         filter: filter in front of the network, as people type it, such as `jpeg:quality=75`.
-        guard: folder of what says when the classifier's answers can be believed.
+        guard: folder of what says when the classifier's answers can be believed; it is opened
+            where it is used.
         classes: names of the classes, or the file that holds them.
     """
 
@@ -169,7 +172,7 @@ class ClassifierCard(BaseModel):
     output: OutputName = "logits"
     output_name: str | None = None
     value_range: tuple[float, float] | None = None
-    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, strict=True, gt=0, allow_inf_nan=False)
     filter: str | None = None
     guard: str | None = None
     classes: str | tuple[str, ...] | None = None
@@ -201,6 +204,9 @@ class ClassifierCard(BaseModel):
         output = info.data.get("output")
         if temperature is not None and output in ("value", "features"):
             raise ValueError(f"belongs to outputs that are classes, not to output: {output}")
+        if temperature is not None and not 1 / MAX_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+            limits = f"{1 / MAX_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            raise ValueError(f"expected a number from {limits}, by which logits are divided")
         return temperature
 
     @field_validator("filter")
@@ -258,10 +264,10 @@ def read_card(path: str | Path) -> ClassifierCard:
                 f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
                 "copy the file there, or add --trust (in Python trust=True) if you trust the card"
             )
-    if "guard" in paths and not is_folder(Path(paths["guard"])):
+    if "guard" in paths and is_inside(path.parent, Path(paths["guard"])):
         raise ClassifierError(
-            f"{path}: guard {shorten(card.guard)}: no such folder; copy it there, or leave guard "
-            "out of the card"
+            f"{path}: guard {shorten(card.guard)}: expected a folder inside that of the card, such "
+            "as 'guard'; leave guard out of the card where there is none"
         )
     return card.model_copy(update=paths)
 

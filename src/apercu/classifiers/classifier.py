@@ -207,6 +207,15 @@ class Classifier:
         bare.queries = 0
         return bare
 
+    def without_guard(self) -> Classifier:
+        """Return the same classifier without the guard of its card; it shares the network."""
+        if self.network.guard is None:
+            return self
+        bare = copy.copy(self)
+        bare.network = replace(self.network, guard=None)
+        bare.queries = 0
+        return bare
+
     def normalise(self, images: Images) -> Images:
         """Return what `module` receives for these images: filtered, then normalised."""
         if self._filter_layer is not None:

@@ -20,10 +20,11 @@ from apercu.classifiers.sources.exported_program import (
     export_module,
     serialise_program,
 )
-from apercu.errors import ClassifierError, OutputError
+from apercu.errors import ClassifierError, OutputError, first_line
 from apercu.filters import find_folder, move_folder
 from apercu.filters.purifier import DESCRIPTION, PURIFIER_FOLDER, WEIGHTS
-from apercu.io import is_folder, is_inside, write_file, write_hashes
+from apercu.io import find_changed_file, is_inside, write_file, write_hashes
+from apercu.verdicts import GUARD_FILES, GUARD_FOLDER
 
 WEIGHTS_FILE = "weights.safetensors"
 PROGRAM_FILE = "classifier.pt2"
@@ -34,8 +35,8 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     """Write `card.json` and the files that it names into a folder, the card last.
 
     A network from a SPEC is written as its weights, a module in memory as an exported program. The
-    classifier of the card has the same fingerprint, and the same filter in front. A guard stays on
-    the card if it is in the folder already.
+    classifier of the card has the same fingerprint, the same filter in front and the same guard;
+    what lies in another folder of these is copied.
 
     Args:
         classifier: a classifier whose weights can be reached.
@@ -45,8 +46,8 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
         The path of the card.
 
     Raises:
-        ClassifierError: the classifier is a black box, whose weights cannot be reached, or
-            torch.export cannot trace it.
+        ClassifierError: the classifier is a black box, whose weights cannot be reached,
+            torch.export cannot trace it, or its guard cannot be read.
         OutputError: the folder cannot be written.
     """
     network, module = classifier.network, classifier.module
@@ -129,7 +130,7 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
         input=network.input,
         **_describe_output(classifier),
         filter=_store_filter(network.filter, Path(folder)),
-        guard=_find_guard(classifier, Path(folder)),
+        guard=_store_guard(classifier, Path(folder)),
         classes=_choose_classes_entry(classifier),
     )
     path = Path(folder) / CARD_FILE
@@ -154,12 +155,26 @@ def _describe_output(classifier: Classifier) -> dict[str, Any]:
     return content | {"value_range": network.value_range, "temperature": network.temperature}
 
 
-def _find_guard(classifier: Classifier, folder: Path) -> str | None:
-    """Return the guard of a classifier as its card in a folder names it, if it is in there."""
+def _store_guard(classifier: Classifier, folder: Path) -> str | None:
+    """Return a guard as the card in a folder names it; one from elsewhere is copied there."""
     guard = classifier.guard_folder
-    if guard is None or not (is_folder(guard) and is_inside(guard, folder)):
+    if guard is None:
         return None
-    return guard.resolve().relative_to(folder.resolve()).as_posix()
+    try:
+        if changed := find_changed_file(guard, GUARD_FILES):
+            raise ClassifierError(f"{changed}: damaged, or not the file that was saved there")
+        contents = {name: (guard / name).read_bytes() for name in GUARD_FILES}
+    except (OSError, ClassifierError) as error:
+        raise ClassifierError(
+            f"{guard}: the guard of the classifier cannot be saved with it ({first_line(error)}); "
+            "fit it again, or save classifier.without_guard()"
+        ) from error
+    if is_inside(guard, folder):
+        return guard.resolve().relative_to(folder.resolve()).as_posix()
+    for name, content in contents.items():
+        write_file(folder / GUARD_FOLDER / name, content)
+    write_hashes(folder / GUARD_FOLDER, GUARD_FILES)
+    return GUARD_FOLDER
 
 
 def _store_filter(filter: str | None, folder: Path) -> str | None:

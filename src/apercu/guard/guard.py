@@ -25,12 +25,19 @@ from apercu.explainers.run_folder import digest_run
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import Observer
 from apercu.guard.summaries import Observation
-from apercu.io import find_changed_file, parse_json, write_file, write_hashes
+from apercu.io import (
+    find_changed_file,
+    is_file,
+    is_folder,
+    parse_json,
+    write_file,
+    write_hashes,
+)
 from apercu.types import Images, Logits, Maps
-from apercu.verdicts import PassJudge, SignalWords, Trust, VerdictFormat
+from apercu.verdicts import GUARD_FILES, PassJudge, SignalWords, Trust, VerdictFormat
 from apercu.weights import check_finite
 
-GUARD, TENSORS = "guard.json", "guard.safetensors"
+GUARD, TENSORS = GUARD_FILES
 """Files of the folder of a guard."""
 BATCH: Final = 16
 """Images of one pass."""
@@ -212,14 +219,10 @@ def load_guard(
         explainer = None
     elif explainer is None:
         raise RunError(
-            f"{folder}: was fitted with an explainer, whose encoder it observes; give the same "
-            "one, or leave the guard out with --guard none"
+            f"{folder}: was fitted with an explainer, whose encoder it observes; give the same one"
         )
     elif digest_run(explainer) != record.run:
-        raise RunError(
-            f"{folder}: was fitted with another explainer; fit a guard with this one, or leave it "
-            "out with --guard none"
-        )
+        raise RunError(f"{folder}: was fitted with another explainer; fit a guard with this one")
     try:
         tensors = load_file(folder / TENSORS)
         check_finite(tensors, folder / TENSORS)
@@ -243,9 +246,12 @@ def read_guard_record(folder: str | Path) -> GuardRecord:
         RunError: the folder is no guard, or a file of it is damaged.
     """
     folder = Path(folder)
-    if not (folder / GUARD).is_file():
+    if not is_file(folder / GUARD):
+        reason = "" if is_folder(folder) else ", as there is no such folder"
+        reason = ", as this is a file" if is_file(folder) else reason
         raise RunError(
-            f"{folder}: expected a guard, found no {GUARD}; fit one with apercu guard fit"
+            f"{folder}: expected a guard, found no {GUARD}{reason}; fit one with apercu guard fit, "
+            "or copy its folder there"
         )
     if changed := find_changed_file(folder, (GUARD, TENSORS)):
         raise RunError(f"{changed}: damaged, or not the file that was saved here; fit it again")

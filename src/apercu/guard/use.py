@@ -26,7 +26,7 @@ from apercu.images import ImageSource, check_images, open_images
 from apercu.io import is_inside, parse_json, write_file
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback
-from apercu.verdicts import NO_GUARD, GuardChoice, Trust
+from apercu.verdicts import LEAVE_OUT, NO_GUARD, GuardChoice, Trust
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 
@@ -163,7 +163,7 @@ def open_guard(
     if guard is not None:
         read_guard_record(guard)
     opened, observed = _open_both(classifier, explainer, device, trust)
-    chosen = choose_guard(guard, opened, observed)
+    chosen = choose_guard(guard or opened.guard_folder, opened, observed)
     if chosen is None:
         raise ConfigError(
             f"guard: the card of {opened.spec} names none; give --guard GUARD, or fit one with "
@@ -192,9 +192,7 @@ def choose_guard(
     if guard == NO_GUARD:
         return None
     if guard is None:
-        guard = None if classifier is None else classifier.guard_folder
-    if guard is None:
-        return None
+        return None if classifier is None else _open_own_guard(classifier, explainer)
     if classifier is None:
         raise ConfigError(
             "guard: it judges what the classifier itself predicts, and the explainer does not hold "
@@ -216,6 +214,16 @@ def choose_guard(
             "guard: was fitted with another explainer; fit a guard with this one, or without any"
         )
     return guard
+
+
+def _open_own_guard(classifier: Classifier, explainer: AnyExplainer | None) -> Guard | None:
+    """Return the guard that the card of a classifier names, or None where it names none."""
+    if classifier.guard_folder is None:
+        return None
+    try:
+        return folders.load_guard(classifier.guard_folder, classifier, explainer)
+    except RunError as error:
+        raise RunError(f"{classifier.spec}: guard {error}; or {LEAVE_OUT}") from error
 
 
 def attach_guard(card: str | Path, guard: str | Path, *, trust: bool = False) -> Path:

@@ -163,7 +163,7 @@ class GraphEncoder(Encoder):
                 raise ConfigError(f"encoder: {error}; or {OTHER_ENCODER}") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write the classifier, so that its card opens as the same encoder.
+        """Write the classifier without its guard, so that its card opens as the same encoder.
 
         Args:
             folder: folder to write to; it is created.
@@ -176,7 +176,7 @@ class GraphEncoder(Encoder):
             ConfigError: the classifier's output is not that of its last layer.
             OutputError: the folder cannot be written.
         """
-        classifier = self.classifier[0]
+        classifier = self.classifier[0].without_guard()
         if classifier.network.is_in_memory:
             return save_program(classifier, self._export(), folder, strides=self.strides)
         return save_classifier(classifier, folder)

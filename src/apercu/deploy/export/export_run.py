@@ -27,6 +27,7 @@ from apercu.deploy.export.graphs import (
     build_graph,
     build_predictor,
     check_guard,
+    check_page_guard,
 )
 from apercu.deploy.export.manifest import (
     MANIFEST,
@@ -285,8 +286,7 @@ class ExportRun:
     @property
     def _classifier(self) -> Classifier | None:
         """The explained classifier, which the caller gave or the explainer holds."""
-        own = self.explainer.own_classifier
-        return self.inputs.classifier or own
+        return self.inputs.classifier or self.explainer.own_classifier
 
     def _select_images(
         self, source: ImageSource | None, limit: int | None = None
@@ -367,7 +367,6 @@ def export(
     )
     if web_runtime is not None and not settings.web:
         raise ConfigError("runtime: only the format web needs it; leave it out")
-    runtime = read_web_runtime(web_runtime) if settings.web else None
     name = "explainer" if isinstance(explainer, TrainedExplainer) else Path(explainer).name
     for spec in (images, calibration):
         if isinstance(spec, str | Path):
@@ -381,14 +380,16 @@ def export(
         explainer = load_explainer(run, trust=trust)
         if explainer.doubts:
             report(f"warning: {describe_doubts(run, explainer.doubts)}")
+    own = classifier or explainer.own_classifier
+    check_page_guard(guard, own, settings)
     channels = explainer.classifier_info.input.channels
     inputs = ExportInputs(
         classifier,
         _open_images(images, channels),
         _open_images(calibration, channels),
-        runtime,
+        read_web_runtime(web_runtime) if settings.web else None,
         name,
-        choose_guard(guard, classifier or explainer.own_classifier, explainer),
+        choose_guard(guard, own, explainer),
     )
     return write_export(explainer, Path(out), settings, inputs, report)
 

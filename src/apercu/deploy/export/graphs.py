@@ -29,7 +29,7 @@ from apercu.guard.summaries import Observation
 from apercu.networks.gate import GatedNetwork
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 from apercu.types import Images, Logits, Targets
-from apercu.verdicts import NO_GUARD, TRUST
+from apercu.verdicts import LEAVE_OUT, NO_GUARD, TRUST, GuardChoice
 
 
 class ExportableExplainer(nn.Module, ABC):
@@ -204,6 +204,27 @@ def build_graph(explainer: TrainedExplainer) -> ExportableExplainer:  # type: ig
     )
 
 
+def check_page_guard(
+    guard: GuardChoice, classifier: Classifier | None, settings: ExportSettings
+) -> None:
+    """Check that no guard is asked of a page for browsers, which shows none, whichever it is.
+
+    Args:
+        guard: a guard, its folder, `none` for none, or None for that of the classifier's card.
+        classifier: the explained classifier, where it is known.
+        settings: what is written.
+
+    Raises:
+        ConfigError: a page is written, and the caller or the card names a guard.
+    """
+    named = classifier.guard_folder if guard is None and classifier is not None else guard
+    if settings.web and named is not None and named != NO_GUARD:
+        raise ConfigError(
+            "guard: a page of format web shows no guard; serve it with `apercu serve`, or "
+            f"{LEAVE_OUT}"
+        )
+
+
 def check_guard(
     guard: Guard,
     explainer: TrainedExplainer,  # type: ignore[type-arg]
@@ -215,20 +236,19 @@ def check_guard(
         RunError: it was not fitted with this explainer.
         ConfigError: there is no combined graph, or one in another precision.
     """
-    leave_out = f"or leave it out with --guard {NO_GUARD}"
+    check_page_guard(guard, None, settings)
     if guard.record.run != digest_run(explainer):
         fitted = "without an explainer" if guard.record.run is None else "with another explainer"
         raise RunError(
             f"guard: was fitted {fitted}, and judges no pass of this one; fit one with "
-            f"--explainer, {leave_out}"
+            f"--explainer, or {LEAVE_OUT}"
         )
     reasons = {
-        "a page in the browser shows no guard": settings.web,
         "only the combined graph predicts": settings.combined is False,
         f"its thresholds hold in fp32, not in {settings.precision}": settings.precision != "fp32",
     }
     if reason := next((words for words, is_so in reasons.items() if is_so), None):
-        raise ConfigError(f"guard: {reason}; choose otherwise, {leave_out}")
+        raise ConfigError(f"guard: {reason}; choose otherwise, or {LEAVE_OUT}")
 
 
 @final

@@ -258,7 +258,7 @@ class _TrainedCopy:
         """Return the copy as a classifier."""
         opened = self.classifier.network
         digest = digest_module(self.network, opened.source, opened.options)
-        return Classifier(replace(opened, forward=self.network, digest=digest))
+        return Classifier(replace(opened, forward=self.network, digest=digest, guard=None))
 
 
 def _draw_batches(
