@@ -101,6 +101,14 @@ def test_an_unreadable_image_gives_its_neighbour() -> None:
     assert images[8].mean().item() == pytest.approx(0.0)
 
 
+def test_images_that_are_iterated_over_end() -> None:
+    images = TrainingImages(Broken(set(range(10))), Plain())
+    assert sum(1 for _ in iter(images)) == 10
+    assert images[-1].mean().item() == pytest.approx(0.9)
+    with pytest.raises(IndexError, match="expected an index of 10 images, got 10"):
+        images[10]
+
+
 def test_too_many_unreadable_images_are_an_error() -> None:
     with pytest.raises(
         ImagesError, match="5 images in a row cannot be used, the last because 5: not an image"

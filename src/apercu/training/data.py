@@ -93,6 +93,8 @@ class TrainingImages(Dataset[Any]):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected an index of {len(self)} images, got {index}")
         tries, reason = max(1, int(MAX_UNUSABLE * len(self))), ""
         for offset in range(tries):
             position = self.indices[(index + offset) % len(self)]
