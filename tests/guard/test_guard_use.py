@@ -297,14 +297,20 @@ def test_a_card_whose_guard_cannot_be_opened_is_used_without_it(
     card = break_guard(fault)
     words = ("explain", tiny_run, pictures / "noise.png", "--out", tmp_path / "out")
     code, _, err = run(*words, "--classifier", card)
-    assert code == 2 and err.count("\n") == 1 and err.endswith(f"{WITHOUT}\n")
-    assert err.startswith(f"error: {card}: guard {card.parent / 'guard'}")
-    assert FAULTS[fault] in err
+    (line,) = drop_warnings(err)
+    assert code == 2 and line.endswith(WITHOUT)
+    assert line.startswith(f"error: {card}: guard {card.parent / 'guard'}")
+    assert FAULTS[fault] in line
     code, out, err = run(*words, "--classifier", card, "--guard", "none")
-    assert (code, err) == (0, "") and "trust" not in out
+    assert (code, drop_warnings(err)) == (0, []) and "trust" not in out
     code, _, err = run("guard", "check", card, pictures / "noise.png")
     assert code == 2 and err.count("\n") == 1 and FAULTS[fault] in err
     assert "--guard none" not in err  # there is nothing to check then
+
+
+def drop_warnings(text: str) -> list[str]:
+    """The lines that are no warnings, such as that the explainer does not look trained."""
+    return [line for line in text.splitlines() if not line.startswith("warning: ")]
 
 
 def explain(run: Path, card: Path, out: Path, guard: str | None) -> object:
@@ -388,7 +394,7 @@ def test_a_page_for_browsers_refuses_a_guard_in_one_line(
     words = ("--classifier", tiny_card, "--guard", tiny_guard) if named else ()
     words = words or ("--classifier", guarded_card)
     code, out, err = run("export", tiny_run, "--out", tmp_path / "o", "--format", "web", *words)
-    assert (code, out) == (2, "")
+    assert (code, drop_warnings(out)) == (2, [])
     assert err == (
         "error: guard: a page of format web shows no guard; serve it with `apercu serve`, "
         f"{WITHOUT}\n"
