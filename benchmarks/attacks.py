@@ -11,10 +11,11 @@ Promised: at most 0.75 of the toolbox's time.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 
 import timm
 import torch
-from timing import by_turns, opened, ratio, shown
+from timing import compute_ratio, format_times, open_timm, report_missing, time_in_turns
 from torch import nn
 from torchvision.transforms import Normalize
 
@@ -23,7 +24,7 @@ from apercu.methods.layers import get_open_module
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.objectives import Untargeted
 
-SIZE, LIMIT, PACE = 160, 0.75, 0.25
+SIZE, LIMIT, STEP = 160, 0.75, 0.25
 
 
 def main() -> int:
@@ -33,15 +34,18 @@ def main() -> int:
     parser.add_argument("--epsilon", type=float, default=4 / 255)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
+    for rival, package in (("foolbox", "foolbox"), ("art", "adversarial-robustness-toolbox")):
+        if not importlib.util.find_spec(rival):
+            return report_missing(package)
     import foolbox
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
-    classifier = opened("mobilenetv2_100", SIZE)
+    classifier = open_timm("mobilenetv2_100", SIZE)
     images = torch.rand(given.images, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         labels = classifier(images).argmax(1)
-    network, step = as_made(classifier), PACE * given.epsilon
+    network, step = build_timm_module(classifier), STEP * given.epsilon
     classes, loss = len(classifier.classes), nn.CrossEntropyLoss()
     toolbox = ProjectedGradientDescentPyTorch(
         PyTorchClassifier(network, loss, images[0].shape, classes, clip_values=(0, 1)),
@@ -52,38 +56,45 @@ def main() -> int:
         batch_size=given.images,
         verbose=False,
     )
-    fools = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=given.steps)
+    rival = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=given.steps)
     model = foolbox.PyTorchModel(network, bounds=(0, 1))
     results: dict[str, torch.Tensor] = {}
 
-    def ours() -> None:
-        attack = Pgd(given.epsilon, given.steps, PACE)
+    def attack_with_apercu() -> None:
+        attack = Pgd(given.epsilon, given.steps, STEP)
         results["ours"] = attack(Untargeted(classifier, labels), images)
 
-    def art() -> None:
+    def attack_with_toolbox() -> None:
         result = toolbox.generate(images.numpy(), labels.numpy())
         results["toolbox"] = torch.from_numpy(result)
 
-    def fool() -> None:
-        results["foolbox"] = fools(model, images, labels, epsilons=given.epsilon)[1]
+    def attack_with_foolbox() -> None:
+        results["foolbox"] = rival(model, images, labels, epsilons=given.epsilon)[1]
 
-    calls = {"ours": ours, "toolbox": art, "foolbox": fool}
-    rounds = by_turns(calls, given.repeats, classifier.device)
+    calls = {
+        "ours": attack_with_apercu,
+        "toolbox": attack_with_toolbox,
+        "foolbox": attack_with_foolbox,
+    }
+    rounds = time_in_turns(calls, given.repeats, classifier.device)
     for name, attacked in results.items():
         with torch.no_grad():
             fooled = (classifier(attacked.float()).argmax(1) != labels).float().mean()
         reach = (attacked - images).abs().max()
-        print(f"{name:<8} {shown(rounds[name])}, fools {fooled:.0%}, at most {255 * reach:.2f}/255")
-    times = ratio(rounds, "ours", "toolbox")
+        print(
+            f"{name:<8} {format_times(rounds[name])}, "
+            f"fools {fooled:.0%}, at most {255 * reach:.2f}/255"
+        )
+    times = compute_ratio(rounds, "ours", "toolbox")
     print(
         f"PGD-{given.steps}: {times:.3f} of the toolbox's time (at most {LIMIT:.2f}), "
-        f"{ratio(rounds, 'ours', 'foolbox'):.3f} of foolbox's"
+        f"{compute_ratio(rounds, 'ours', 'foolbox'):.3f} of foolbox's"
     )
     return 0 if times <= LIMIT else 1
 
 
-def as_made(classifier: Classifier) -> nn.Module:
-    """The network of `opened` with its normalisation, and parameters that could be trained."""
+def build_timm_module(classifier: Classifier) -> nn.Module:
+    """Return the network of a classifier with its normalisation, its parameters trainable."""
     plain = timm.create_model("mobilenetv2_100").eval()
     plain.load_state_dict(get_open_module(classifier).state_dict())
     spec = classifier.network.input

@@ -30,12 +30,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import opened
+from timing import SIZE, Promise, make_untrained_explainer, open_timm, report_promises
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.deploy.batch import BatchRequest, BatchSettings, ExplainerRef, Workers, run_batch
 from apercu.deploy.batch.request import OpenBatch
-from export import SIZE, Promise, untrained
 
 BATCH = 16
 THROUGHPUT, GROWTH = 0.9, 1.1
@@ -54,46 +53,57 @@ def main() -> int:
     if given.repeats < 2:
         parser.error("--repeats: expected at least 2, for a spread")
     if given.peak:
-        return peak(*given.peak)
+        return print_peak_memory(*given.peak)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        promises = [speed(Path(folder), given.images, given.repeats, given.threads)]
+        promises = [measure_throughput(Path(folder), given.images, given.repeats, given.threads)]
     with tempfile.TemporaryDirectory() as folder:
-        promises.append(memory(Path(folder), [int(size) for size in given.sizes.split(",")]))
-    print(*promises, sep="\n")
-    return 0 if all(promise.kept for promise in promises) else 1
+        promises.append(
+            measure_growth(Path(folder), [int(size) for size in given.sizes.split(",")])
+        )
+    return report_promises(promises)
 
 
-def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
-    """Throughput of the whole beside the explainer alone."""
-    run = written(opened("mobilenetv2_100", SIZE), folder / "run")
-    photos = pictures(folder / "photos", count, (375, 500))
+def measure_throughput(folder: Path, count: int, repeats: int, threads: int) -> Promise:
+    """Measure the throughput of the whole over that of the explainer alone.
+
+    Args:
+        folder: an empty folder.
+        count: number of images.
+        repeats: number of rounds.
+        threads: threads that explain.
+
+    Returns:
+        The median ratio over the rounds.
+    """
+    run = save_untrained_run(open_timm("mobilenetv2_100", SIZE), folder / "run")
+    photos = write_jpegs(folder / "photos", count, (375, 500))
     workers, settings = Workers(threads=threads), BatchSettings(batch=BATCH)
-    order = BatchRequest(ExplainerRef(run), str(photos), folder / "maps", settings, workers)
-    at_work = order.open()
+    request = BatchRequest(ExplainerRef(run), str(photos), folder / "maps", settings, workers)
+    opened = request.open()
     torch.set_num_threads(threads)
-    ready = [prepared(at_work, start) for start in range(0, count, BATCH)]
+    ready = [read_batch(opened, start) for start in range(0, count, BATCH)]
     rounds: dict[str, list[float]] = {"bare": [], "in a row": [], "batch": []}
     for turn in range(repeats + 1):
-        begun = time.perf_counter()
+        start_bare = time.perf_counter()
         for images in ready:
-            at_work.engine(images)
-        bare = time.perf_counter()
+            opened.engine(images)
+        start_in_a_row = time.perf_counter()
         for start in range(0, count, BATCH):
-            at_work.engine(prepared(at_work, start))
-        in_a_row = time.perf_counter()
+            opened.engine(read_batch(opened, start))
+        end_in_a_row = time.perf_counter()
         out = folder / f"maps-{turn}"
-        outcome = run_batch(
-            BatchRequest(order.explainer, order.images, out, settings, workers), lambda *_: None
+        summary = run_batch(
+            BatchRequest(request.explainer, request.images, out, settings, workers), lambda *_: None
         )
         if turn:  # the first one warms up
-            rounds["bare"].append(count / (bare - begun))
-            rounds["in a row"].append(count / (in_a_row - bare))
-            rounds["batch"].append(count / outcome.times.wall)
+            rounds["bare"].append(count / (start_in_a_row - start_bare))
+            rounds["in a row"].append(count / (end_in_a_row - start_in_a_row))
+            rounds["batch"].append(count / summary.times.wall)
     for name, rates in rounds.items():
         low, middle, high = statistics.quantiles(rates, n=4, method="inclusive")
         print(f"  {name:<10} {middle:8.1f} images per second ± {(high - low) / 2:.1f}")
-    busy = outcome.times
+    busy = summary.times
     print(
         f"  of {busy.wall:.1f} s: reading {busy.read:.1f} s on {busy.readers} threads, "
         f"explaining {busy.explain:.1f} s, writing {busy.write:.1f} s"
@@ -108,12 +118,12 @@ def speed(folder: Path, count: int, repeats: int, threads: int) -> Promise:
     return Promise("batch ÷ bare throughput", ratios["bare"], THROUGHPUT, least=True)
 
 
-def memory(folder: Path, sizes: list[int]) -> Promise:
-    """Peak of the largest set over that of the smallest."""
-    run = written(tiny(), folder / "run")
+def measure_growth(folder: Path, sizes: list[int]) -> Promise:
+    """Measure the peak memory of the largest set of images over that of the smallest."""
+    run = save_untrained_run(make_tiny_classifier(), folder / "run")
     peaks = []
     for size in sizes:
-        photos = pictures(folder / f"{size}", size, (32, 32))
+        photos = write_jpegs(folder / f"{size}", size, (32, 32))
         command = [sys.executable, __file__, "--peak", str(run), str(photos)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         peaks.append(float(re.findall(r"[\d.]+", done.stdout)[-1]))
@@ -123,41 +133,41 @@ def memory(folder: Path, sizes: list[int]) -> Promise:
     )
 
 
-def peak(run: Path, photos: Path) -> int:
-    """Explains a folder in this process, and prints the most memory that it held on the way."""
-    order = BatchRequest(
+def print_peak_memory(run: Path, photos: Path) -> int:
+    """Explain a folder in this process, and print its largest memory meanwhile, in MB."""
+    request = BatchRequest(
         ExplainerRef(run),
         str(photos),
         photos.with_name(f"{photos.name}-maps"),
         workers=Workers(2, 1),
     )
     sizes = [0.0]
-    run_batch(order, lambda done, total: sizes.append(resident()))
+    run_batch(request, lambda done, total: sizes.append(measure_memory()))
     print(max(sizes))
     return 0
 
 
-def resident() -> float:
-    """What this process holds in memory now, in MB."""
+def measure_memory() -> float:
+    """Return the memory that this process holds now, in MB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
-def written(classifier: Classifier, run: Path) -> Path:
-    """The run folder of a classifier's light explainer, untrained."""
-    untrained(classifier, "light").save_pretrained(run)
+def save_untrained_run(classifier: Classifier, run: Path) -> Path:
+    """Write the run folder of a classifier's light explainer with random weights."""
+    make_untrained_explainer(classifier, "light").save_pretrained(run)
     return run
 
 
-def prepared(at_work: OpenBatch, start: int) -> torch.Tensor:
-    """A batch, read and decoded."""
-    stop = min(start + BATCH, len(at_work.dataset))
-    images = (at_work.dataset.read_picture(index) for index in range(start, stop))
-    return torch.stack([at_work.engine.prepare(image) for image in images])
+def read_batch(opened: OpenBatch, start: int) -> torch.Tensor:
+    """Read and decode the images of a batch, `images × 3 × height × width`."""
+    stop = min(start + BATCH, len(opened.dataset))
+    images = (opened.dataset.read_picture(index) for index in range(start, stop))
+    return torch.stack([opened.engine.prepare(image) for image in images])
 
 
-def tiny() -> Classifier:
-    """A small network of random weights for three classes at 32 pixels."""
+def make_tiny_classifier() -> Classifier:
+    """Return a small network of random weights for three classes at 32 pixels."""
     options = {"channels": 3, "classes": 3, "size": [32, 32], "width": 4}
     card = ClassifierCard(
         source="apercu.classifiers.small_resnet:SmallResNet",
@@ -168,8 +178,8 @@ def tiny() -> Classifier:
     return wrap_module(SmallResNet(**options), card)
 
 
-def pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """JPEGs of smooth noise, as large as photographs of that size are."""
+def write_jpegs(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Write JPEGs of smooth noise, which take as many bytes as photographs of that size."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     height, width = size

@@ -26,7 +26,8 @@ from apercu.explainers.ready import list_photographs
 
 MEGABYTES, RATE = 40, 10.0
 """Largest size of the folder, and fewest maps per second with several threads."""
-PATIENCE = 120_000
+TIMEOUT = 120_000
+"""Milliseconds that the browser may take for one step."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WORDS = ("--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 FRAMES = """async (seconds) => {
@@ -50,7 +51,7 @@ FRAMES = """async (seconds) => {
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Sends files, and logs nothing."""
+    """A handler that sends files and logs nothing."""
 
     def log_message(self, format: str, *args: object) -> None:
         return
@@ -71,14 +72,14 @@ def main() -> int:
         with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever).start()
             try:
-                rate = measure(f"http://127.0.0.1:{server.server_port}/", arguments.seconds)
+                rate = measure_site(f"http://127.0.0.1:{server.server_port}/", arguments.seconds)
             finally:
                 server.shutdown()
     return int(size > MEGABYTES or rate < RATE)
 
 
-def measure(address: str, seconds: int) -> float:
-    """Maps per second with several threads; all figures are printed."""
+def measure_site(address: str, seconds: int) -> float:
+    """Return the maps per second with several threads; all figures are printed."""
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path
         other = next(filter(None, map(shutil.which, CHROMIUM)), None)
@@ -89,11 +90,11 @@ def measure(address: str, seconds: int) -> float:
 
 
 def measure_page(browser: Browser, address: str, seconds: int, *, threads: bool) -> float:
-    """Maps per second of one page, with one thread or with several."""
+    """Return the maps per second of one page, with one thread or with several."""
     workers = "allow" if threads else "block"
     context = browser.new_context(permissions=["camera"], service_workers=workers)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     page.goto(address)
     page.wait_for_selector("#examples img")
     page.wait_for_selector("#work[aria-busy=false] #views canvas")

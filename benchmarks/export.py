@@ -24,51 +24,34 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from timing import Call, Clock, Rounds, by_turns, opened, ratio, shown
+from timing import (
+    CPU,
+    SIZE,
+    Call,
+    Clock,
+    Promise,
+    Rounds,
+    compute_ratio,
+    format_times,
+    make_untrained_explainer,
+    open_timm,
+    report_promises,
+    time_in_turns,
+)
 from torch import nn
 
-from apercu.classifiers import Classifier
 from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.kind import build_mask_network
-from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.networks.graph_encoder import EncoderWithHead, GraphEncoder
 
-SIZE, CLASSES = 224, 100
+CLASSES = 100
 EXPLAINERS = ("light", "lean")
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What is promised of a ratio, or of maps per second.
-
-    Attributes:
-        what: in words.
-        value: as measured.
-        limit: at most, or at least where `least`.
-        least: whether more is better.
-    """
-
-    what: str
-    value: float
-    limit: float
-    least: bool = False
-
-    @property
-    def kept(self) -> bool:
-        return self.value >= self.limit if self.least else self.value <= self.limit
-
-    def __str__(self) -> str:
-        bound = f"at {'least' if self.least else 'most'} {self.limit:g}"
-        return f"{self.what:<58} {self.value:8.2f}  {bound:<14} {'' if self.kept else 'MISSED'}"
 
 
 class Prediction(nn.Module):
-    """A classifier alone: images → probabilities."""
+    """The prediction of a classifier alone: images to probabilities."""
 
     outputs = ("probabilities",)
 
@@ -81,15 +64,15 @@ class Prediction(nn.Module):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Graphs in a folder, run by so many threads.
+class GraphBenchmark:
+    """Graphs in a folder, and how they are run.
 
     Attributes:
-        folder: of the graphs.
-        threads: of each session.
+        folder: folder of the graphs.
+        threads: number of threads of each session.
         batch: images per call.
-        repeats: rounds.
-        clock: what is counted.
+        repeats: number of rounds.
+        clock: clock in seconds.
     """
 
     folder: Path
@@ -98,49 +81,55 @@ class Bench:
     repeats: int
     clock: Clock
 
-    def written(self, name: str) -> None:
-        """`NAME.onnx`, and of each preset the graphs NAME_PRESET_(mask|combined|classes).onnx."""
-        classifier = opened(name, SIZE)
+    def write_graphs(self, name: str) -> None:
+        """Write the graphs of a timm model, and of an explainer of each preset.
+
+        Args:
+            name: the model. Files are `NAME.onnx` for its prediction, and
+                `NAME_PRESET_(mask|combined|classes).onnx`.
+        """
+        classifier = open_timm(name, SIZE)
         self._write(
             Prediction(GraphEncoder(classifier)),
             f"{name}.onnx",
             ClassifierInfo.from_classifier(classifier),
         )
         for preset in EXPLAINERS:
-            explainer = untrained(classifier, preset)
-            encoder, explaining = explainer.network.encoder, MaskGraph(explainer.network)
-            combined = CombinedGraph(explaining, EncoderWithHead(encoder))
-            many = ClassesGraph(explainer.network)
-            for kind, graph in (("mask", explaining), ("combined", combined), ("classes", many)):
+            explainer = make_untrained_explainer(classifier, preset)
+            encoder, mask = explainer.network.encoder, MaskGraph(explainer.network)
+            combined = CombinedGraph(mask, EncoderWithHead(encoder))
+            classes = ClassesGraph(explainer.network)
+            for kind, graph in (("mask", mask), ("combined", combined), ("classes", classes)):
                 self._write(graph, f"{name}_{preset}_{kind}.onnx", explainer.classifier_info)
 
-    def _write(self, graph: nn.Module, file: str, passport: ClassifierInfo) -> None:
+    def _write(self, graph: nn.Module, file: str, info: ClassifierInfo) -> None:
+        """Trace a graph, and write it under a name."""
         make = Traceable.for_classes if isinstance(graph, ClassesGraph) else Traceable.for_images
-        write_onnx(make(graph, graph.outputs, passport.input), self.folder / file)
+        write_onnx(make(graph, graph.outputs, info.input), self.folder / file)
 
-    def quantised(self, name: str) -> None:
-        """`NAME_int8.onnx` from `NAME.onnx`."""
+    def quantise(self, name: str) -> None:
+        """Write `NAME_int8.onnx` from `NAME.onnx`, with ranges of noise."""
         exact, converted = (self.folder / f"{file}.onnx" for file in (name, f"{name}_int8"))
         noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         convert_graph(exact, "int8-static", converted, list(noise.split(4)))
 
-    def turns(self, calls: Mapping[str, Call]) -> Rounds:
-        """Run all calls by turns, and print their seconds."""
-        rounds = by_turns(calls, self.repeats, CPU, self.clock)
+    def time_calls(self, calls: Mapping[str, Call]) -> Rounds:
+        """Time all calls in turn, and print their seconds."""
+        rounds = time_in_turns(calls, self.repeats, CPU, self.clock)
         for name, seconds in rounds.items():
-            print(f"  {name:<28} {shown(seconds)}")
+            print(f"  {name:<28} {format_times(seconds)}")
         return rounds
 
-    def call(self, name: str, targets: Sequence[int] | None = None) -> partial[object]:
-        """One answer of a graph."""
-        running = open_session(self.folder / f"{name}.onnx", self.threads)
+    def make_call(self, name: str, targets: Sequence[int] | None = None) -> Call:
+        """Return a call of a graph on random images; targets are classes of one image."""
+        session = open_session(self.folder / f"{name}.onnx", self.threads)
         generator = np.random.default_rng(0)
         batch = self.batch if targets is None else 1
-        given = {"images": generator.random((batch, 3, SIZE, SIZE), np.float32)}
-        if len(running.get_inputs()) > 1:
+        inputs = {"images": generator.random((batch, 3, SIZE, SIZE), np.float32)}
+        if len(session.get_inputs()) > 1:
             chosen = [-1] * batch if targets is None else targets
-            given["targets"] = np.array(chosen, np.int64)
-        return partial(running.run, None, given)
+            inputs["targets"] = np.array(chosen, np.int64)
+        return partial(session.run, None, inputs)
 
 
 def main() -> int:
@@ -153,58 +142,54 @@ def main() -> int:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         clock = time.process_time if given.processor else time.perf_counter
-        bench = Bench(Path(folder), given.threads, given.batch, given.repeats, clock)
+        bench = GraphBenchmark(Path(folder), given.threads, given.batch, given.repeats, clock)
         for name in ("mobilenetv2_100", "resnet50"):
-            bench.written(name)
+            bench.write_graphs(name)
         promises = []
         for preset in EXPLAINERS:
-            bench.quantised(f"mobilenetv2_100_{preset}_mask")
-            promises += [*alone(bench, preset), *beside(bench, preset), *many(bench, preset)]
+            bench.quantise(f"mobilenetv2_100_{preset}_mask")
+            promises += [
+                *measure_maps(bench, preset),
+                *measure_combined(bench, preset),
+                *measure_classes(bench, preset),
+            ]
     print(f"onnxruntime {onnxruntime.__version__}, {given.threads} threads, batch {given.batch}")
-    print(*promises, sep="\n")
-    return 0 if all(promise.kept for promise in promises) else 1
+    return report_promises(promises)
 
 
-def alone(bench: Bench, preset: str) -> list[Promise]:
-    """A map per second, and over a ResNet-50 forward; in float32 and in 8 bits."""
+def measure_maps(bench: GraphBenchmark, preset: str) -> list[Promise]:
+    """Measure maps per second and their time over a ResNet-50's, in float32 and in 8 bits."""
     mask = f"mobilenetv2_100_{preset}_mask"
     names = ("resnet50", mask, f"{mask}_int8")
-    rounds = bench.turns({name: bench.call(name) for name in names})
+    rounds = bench.time_calls({name: bench.make_call(name) for name in names})
     results = []
     for name, words in ((names[1], preset), (names[2], f"{preset}, int8-static")):
         rate = bench.batch / statistics.median(rounds[name])
         results.append(Promise(f"{words}: maps per second", rate, 100, least=True))
-        results.append(Promise(f"{words} ÷ ResNet-50", ratio(rounds, name, names[0]), 0.15))
+        results.append(Promise(f"{words} ÷ ResNet-50", compute_ratio(rounds, name, names[0]), 0.15))
     return results
 
 
-def beside(bench: Bench, preset: str) -> list[Promise]:
-    """Prediction and map over the prediction alone."""
+def measure_combined(bench: GraphBenchmark, preset: str) -> list[Promise]:
+    """Measure the time of prediction and map over that of the prediction alone."""
     results = []
     for name, words, limit in (
         ("resnet50", "ResNet-50", 1.15),
         ("mobilenetv2_100", "MobileNetV2", 1.35),
     ):
         names = (name, f"{name}_{preset}_combined")
-        rounds = bench.turns({one: bench.call(one) for one in names})
-        times = ratio(rounds, names[1], name)
+        rounds = bench.time_calls({one: bench.make_call(one) for one in names})
+        times = compute_ratio(rounds, names[1], name)
         results.append(Promise(f"{preset}, {words}: with map ÷ prediction alone", times, limit))
     return results
 
 
-def many(bench: Bench, preset: str) -> list[Promise]:
-    """Maps of a hundred classes of an image over one."""
+def measure_classes(bench: GraphBenchmark, preset: str) -> list[Promise]:
+    """Measure the time of maps of a hundred classes of an image over that of one class."""
     name = f"mobilenetv2_100_{preset}_classes"
-    calls = {str(count): bench.call(name, range(count)) for count in (1, CLASSES)}
-    times = ratio(bench.turns(calls), str(CLASSES), "1")
+    calls = {str(count): bench.make_call(name, range(count)) for count in (1, CLASSES)}
+    times = compute_ratio(bench.time_calls(calls), str(CLASSES), "1")
     return [Promise(f"{preset}: {CLASSES} classes of an image ÷ one", times, 5)]
-
-
-def untrained(classifier: Classifier, preset: str) -> MaskExplainer:
-    """The explainer of a preset."""
-    settings, passport = MASK_PRESETS.presets[preset], ClassifierInfo.from_classifier(classifier)
-    network = build_mask_network(settings, passport, classifier)
-    return MaskExplainer(network, passport, settings, {})
 
 
 if __name__ == "__main__":

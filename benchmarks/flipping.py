@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from timing import by_turns, missing, opened, ratio, shown
+from timing import compute_ratio, format_times, open_timm, report_missing, time_in_turns
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
@@ -24,7 +24,7 @@ from apercu.metrics.flipping import DELETION, Flipping, flip_pixels
 
 PROMISED = 4.0
 """Quantus' time over ours, at least."""
-CLOSE = 1e-4
+TOLERANCE = 1e-4
 """How far values may lie apart, at most."""
 Call = Callable[[], Tensor]
 """Probabilities of the targets after each step: images × steps, on the CPU."""
@@ -41,25 +41,31 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    task = Task.of(arguments)
-    calls: dict[str, Call] = {"ours": task.ours, "a literal loop": task.literal}
+    task = Task.from_arguments(arguments)
+    calls: dict[str, Call] = {"ours": task.flip_with_apercu, "a literal loop": task.flip_literally}
     if importlib.util.find_spec("quantus"):
-        calls["Quantus PixelFlipping"] = task.quantus
-    reference = task.ours()
-    away = {name: (call() - reference).abs().max().item() for name, call in calls.items()}
-    rounds = by_turns(calls, arguments.repeats, task.images.device)
+        calls["Quantus PixelFlipping"] = task.flip_with_quantus
+    reference = task.flip_with_apercu()
+    errors = {name: (call() - reference).abs().max().item() for name, call in calls.items()}
+    rounds = time_in_turns(calls, arguments.repeats, task.images.device)
     for name, result in rounds.items():
-        times = ratio(rounds, name, "ours")
-        print(f"{name:<22} {shown(result)}  {times:6.2f} × ours  values within {away[name]:.0e}")
+        times = compute_ratio(rounds, name, "ours")
+        print(
+            f"{name:<22} {format_times(result)}  {times:6.2f} × ours  "
+            f"values within {errors[name]:.0e}"
+        )
     if "Quantus PixelFlipping" not in rounds:
-        return missing("quantus")
-    times = ratio(rounds, "Quantus PixelFlipping", "ours")
-    return 0 if max(away.values()) <= CLOSE and times >= PROMISED else 1
+        return report_missing("quantus")
+    times = compute_ratio(rounds, "Quantus PixelFlipping", "ours")
+    return 0 if max(errors.values()) <= TOLERANCE and times >= PROMISED else 1
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is timed: random images and maps, and the class that the classifier sees."""
+    """Random images and maps, and the class that the classifier predicts; what is timed.
+
+    Each method returns the probabilities of the targets after each step, `images × steps`.
+    """
 
     classifier: Classifier
     images: Tensor
@@ -68,22 +74,24 @@ class Task:
     flipping: Flipping
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Task:
+    def from_arguments(cls, arguments: argparse.Namespace) -> Task:
+        """Make random images and maps of the size that is asked for."""
         size, count, device = arguments.size, arguments.images, arguments.device
-        classifier = opened(arguments.model, size).to(device)
+        classifier = open_timm(arguments.model, size).to(device)
         images = torch.rand(count, 3, size, size, device=device)
         with torch.no_grad():
             targets = classifier(images).argmax(dim=1)
         maps = torch.rand(count, size, size, device=device)
-        how = replace(DELETION, steps=arguments.steps, batch=arguments.batch)
-        return cls(classifier, images, targets, maps, how)
+        flipping = replace(DELETION, steps=arguments.steps, batch=arguments.batch)
+        return cls(classifier, images, targets, maps, flipping)
 
-    def ours(self) -> Tensor:
+    def flip_with_apercu(self) -> Tensor:
+        """Flip pixels with the package."""
         result = flip_pixels(self.classifier, self.images, self.targets, self.maps, self.flipping)
         return result.probabilities[:, 1:].cpu()
 
-    def literal(self) -> Tensor:
-        """One image and one step after the other."""
+    def flip_literally(self) -> Tensor:
+        """Flip pixels of one image and one step after the other."""
         curves = []
         for image, target, map in zip(self.images, self.targets, self.maps, strict=True):
             flipped = image[None].clone()
@@ -93,8 +101,8 @@ class Task:
                     curves.append(self.classifier(flipped).softmax(dim=1)[0, target])
         return torch.stack(curves).view(len(self.images), -1).cpu()
 
-    def quantus(self) -> Tensor:
-        """Quantus flips channel by channel: a step of pixels is three times as many features."""
+    def flip_with_quantus(self) -> Tensor:
+        """Flip pixels with Quantus, channel by channel: a pixel is three of its features."""
         import quantus
 
         metric = quantus.PixelFlipping(
@@ -103,7 +111,7 @@ class Task:
             disable_warnings=True,
         )
         scores = metric(
-            model=Door(self.classifier).eval(),
+            model=ProbabilityModule(self.classifier).eval(),
             x_batch=self.images.cpu().numpy(),
             y_batch=self.targets.cpu().numpy(),
             a_batch=self.maps[:, None].cpu().numpy(),
@@ -114,8 +122,8 @@ class Task:
         return torch.tensor(scores)
 
 
-class Door(nn.Module):
-    """A classifier of [0, 1] images as the module that Quantus expects."""
+class ProbabilityModule(nn.Module):
+    """A classifier of images in [0, 1] as the module that Quantus expects."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 
 import torch
-from timing import Call, by_turns, opened, ratio, shown
+from timing import Call, compute_ratio, format_times, open_timm, time_in_turns
 
 from apercu.methods import GradCam
 from apercu.methods.layers import find_target_layers, get_layer, get_open_module
@@ -29,20 +29,20 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.manual_seed(0)
-    classifier = opened(given.model, given.size).to(given.device)
+    classifier = open_timm(given.model, given.size).to(given.device)
     images = torch.rand(given.batch, 3, given.size, given.size, device=given.device)
     with torch.no_grad():
         targets = classifier(images).argmax(dim=1)
     network, ready = get_open_module(classifier), classifier.normalise(images)
 
-    def bare() -> None:
+    def run_network() -> None:
         inputs = ready.clone().requires_grad_()
         torch.autograd.grad(network(inputs).gather(1, targets[:, None]).sum(), inputs)
 
-    def ours() -> None:
+    def explain_with_apercu() -> None:
         GradCam()(classifier, images, targets)
 
-    def theirs() -> None:
+    def explain_with_grad_cam() -> None:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -51,14 +51,14 @@ def main() -> int:
             inputs = ready.clone().requires_grad_()  # its weights want no gradients
             method(inputs, [ClassifierOutputTarget(int(target)) for target in targets])
 
-    calls: dict[str, Call] = {"forward + backward": bare, "ours": ours}
+    calls: dict[str, Call] = {"forward + backward": run_network, "ours": explain_with_apercu}
     if importlib.util.find_spec("pytorch_grad_cam"):
-        calls["pytorch-grad-cam"] = theirs
-    rounds = by_turns(calls, given.repeats, classifier.device)
+        calls["pytorch-grad-cam"] = explain_with_grad_cam
+    rounds = time_in_turns(calls, given.repeats, classifier.device)
     for name, seconds in rounds.items():
-        times = ratio(rounds, name, "forward + backward")
-        print(f"{name:<18} {shown(seconds)}  {times:5.2f} × forward + backward")
-    return 0 if ratio(rounds, "ours", "forward + backward") <= PROMISED else 1
+        times = compute_ratio(rounds, name, "forward + backward")
+        print(f"{name:<18} {format_times(seconds)}  {times:5.2f} × forward + backward")
+    return 0 if compute_ratio(rounds, "ours", "forward + backward") <= PROMISED else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,14 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
-from timing import by_turns, opened, shown
+from timing import (
+    Promise,
+    format_times,
+    make_untrained_explainer,
+    open_timm,
+    report_promises,
+    time_in_turns,
+)
 from trials.load_generator import count_statuses, run_closed_loop, spawn_process
 from trials.pictures import SIZE, make_jpegs
 from trials.server_process import ServerProcess, run_server
@@ -31,9 +38,8 @@ from apercu.guard import Guard
 from apercu.guard.use import fit_guard
 from apercu.images.planted import Planted
 from apercu.render import save_image, to_image
-from export import Promise, untrained
 
-HONEST, PICTURES = 60, 16
+CLEAN_IMAGES, PICTURES = 60, 16
 """Images that the guard is fitted to, and pictures that are sent."""
 WARM = 1.0
 """Seconds of load before anything is counted."""
@@ -42,7 +48,7 @@ WARM = 1.0
 def save_run(folder: Path) -> Path:
     """Write the light mask explainer of a MobileNetV2 with random weights, which it holds."""
     torch.manual_seed(0)
-    untrained(opened("mobilenetv2_100", SIZE), "light").save_pretrained(folder)
+    make_untrained_explainer(open_timm("mobilenetv2_100", SIZE), "light").save_pretrained(folder)
     return folder
 
 
@@ -52,10 +58,10 @@ def fit_planted_guard(run: Path, out: Path) -> Guard:
     classifier = explainer.own_classifier
     if classifier is None:
         raise SystemExit(f"{run}: expected a run that holds its classifier")
-    planted = Planted(images=HONEST, size=SIZE, objects=2, split="train")
-    for number in range(HONEST):  # without labels, which are those of other classes
-        save_image(out.parent / "honest" / f"{number}.png", to_image(planted[number].picture))
-    return fit_guard(classifier, out.parent / "honest", out, explainer=explainer)
+    planted = Planted(images=CLEAN_IMAGES, size=SIZE, objects=2, split="train")
+    for number in range(CLEAN_IMAGES):  # without labels, which are those of other classes
+        save_image(out.parent / "clean" / f"{number}.png", to_image(planted[number].picture))
+    return fit_guard(classifier, out.parent / "clean", out, explainer=explainer)
 
 
 def measure_price(run: Path, guard: Path, batch: int, repeats: int) -> Promise:
@@ -66,14 +72,14 @@ def measure_price(run: Path, guard: Path, batch: int, repeats: int) -> Promise:
     classifier = engine.predictor.classifier
     images = torch.rand(batch, engine.input.channels, *engine.input.size)
 
-    def forward() -> None:
+    def run_classifier() -> None:
         with torch.inference_mode():
             classifier(images)
 
     calls = {name: lambda engine=engine: engine(images) for name, engine in engines.items()}
-    rounds = by_turns({**calls, "forward": forward}, repeats, images.device)
+    rounds = time_in_turns({**calls, "forward": run_classifier}, repeats, images.device)
     for name, seconds in rounds.items():
-        print(f"  {name:<8} {shown(seconds)}, {batch} images")
+        print(f"  {name:<8} {format_times(seconds)}, {batch} images")
     prices = [
         (checked - plain) / base
         for checked, plain, base in zip(
@@ -129,11 +135,10 @@ def main() -> int:
         run = given.run or save_run(Path(folder) / "run")
         guard = Path(folder) / "guard"
         print(f"looks at {', '.join(fit_planted_guard(run, guard).record.signals)}")
-        kept = [measure_price(run, guard, batch, given.repeats) for batch in (1, given.batch)]
-        kept.append(measure_server(run, guard, given))
+        promises = [measure_price(run, guard, batch, given.repeats) for batch in (1, given.batch)]
+        promises.append(measure_server(run, guard, given))
     print(f"{torch.get_num_threads()} threads")
-    print(*kept, sep="\n")
-    return 0 if all(promise.kept for promise in kept) else 1
+    return report_promises(promises)
 
 
 if __name__ == "__main__":

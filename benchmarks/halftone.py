@@ -15,7 +15,7 @@ import argparse
 
 import torch
 from PIL import Image
-from timing import Call, Rounds, by_turns, ratio, shown
+from timing import Call, Rounds, compute_ratio, format_times, time_in_turns
 
 from apercu.filters import FloydSteinberg
 
@@ -29,36 +29,43 @@ def main() -> int:
     given = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(given.planes, 1, SIZE, SIZE, generator=generator)
-    rounds = by_turns(calls(images), given.repeats, images.device)
+    rounds = time_in_turns(make_calls(images), given.repeats, images.device)
     print(f"floyd_steinberg, {given.planes} planes of {SIZE} × {SIZE}, milliseconds per plane")
     for name in rounds:
-        print(f"{name:<12} {per_plane(rounds, name, given.planes)}")
-    times, gain = ratio(rounds, "one thread", "pillow"), ratio(rounds, "one thread", "two threads")
+        print(f"{name:<12} {format_per_plane(rounds, name, given.planes)}")
+    times, gain = (
+        compute_ratio(rounds, "one thread", "pillow"),
+        compute_ratio(rounds, "one thread", "two threads"),
+    )
     print(f"one thread ÷ pillow = {times:.3f}  (at most {LIMIT:.2f})")
     print(f"one thread ÷ two threads = {gain:.3f}")
     return 0 if times <= LIMIT else 1
 
 
-def calls(images: torch.Tensor) -> dict[str, Call]:
-    """The same planes for Pillow, for one thread and for two."""
+def make_calls(images: torch.Tensor) -> dict[str, Call]:
+    """Return calls that halftone the same planes: Pillow's, and ours with one thread and two."""
     planes = (images[:, 0] * 255).round().to(torch.uint8).numpy()
     pictures = [Image.fromarray(plane) for plane in planes]
     halftone = FloydSteinberg()
 
-    def pillow() -> None:
+    def halftone_with_pillow() -> None:
         for picture in pictures:
             picture.convert("1", dither=Image.Dither.FLOYDSTEINBERG)
 
-    def ours(threads: int) -> None:
+    def halftone_with_apercu(threads: int) -> None:
         torch.set_num_threads(threads)
         halftone(images)
 
-    return {"pillow": pillow, "one thread": lambda: ours(1), "two threads": lambda: ours(2)}
+    return {
+        "pillow": halftone_with_pillow,
+        "one thread": lambda: halftone_with_apercu(1),
+        "two threads": lambda: halftone_with_apercu(2),
+    }
 
 
-def per_plane(rounds: Rounds, name: str, planes: int) -> str:
-    """Median and half the interquartile range, of milliseconds."""
-    return shown([1000 * seconds / planes for seconds in rounds[name]]).replace(" s", "")
+def format_per_plane(rounds: Rounds, name: str, planes: int) -> str:
+    """Return the median and half the interquartile range, in milliseconds of one plane."""
+    return format_times([1000 * seconds / planes for seconds in rounds[name]]).replace(" s", "")
 
 
 if __name__ == "__main__":

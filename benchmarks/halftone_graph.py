@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from timing import by_turns, ratio
+from timing import compute_ratio, time_in_turns
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.deploy.export.tracing import Traceable, open_session, run_session, write_onnx
@@ -63,10 +63,10 @@ def main() -> int:
             name: partial(run_session, session, images, targets)
             for name, session in sessions.items()
         }
-        rounds = by_turns(calls, given.repeats, images.device)
+        rounds = time_in_turns(calls, given.repeats, images.device)
         for name in sessions:
             if name != BARE:
-                print(f"{count} images: {name} ÷ bare = {ratio(rounds, name, BARE):.2f}")
+                print(f"{count} images: {name} ÷ bare = {compute_ratio(rounds, name, BARE):.2f}")
     return 0
 
 

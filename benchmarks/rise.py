@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from timing import by_turns, opened, ratio, shown
+from timing import compute_ratio, format_times, open_timm, time_in_turns
 
 from apercu.classifiers import Classifier
 from apercu.methods import Method
@@ -31,39 +31,52 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    classifier = opened("mobilenetv2_100", SIZE).to(given.device)
+    classifier = open_timm("mobilenetv2_100", SIZE).to(given.device)
     methods: list[Method] = [
         Rise(masks=given.masks, batch=given.batch),
         Mfpp(masks=given.masks, batch=given.batch),
     ]
     ratios = [
-        beyond(classifier, method, (given.masks, given.batch, given.repeats)) for method in methods
+        measure_ratio(classifier, method, given.masks, given.batch, given.repeats)
+        for method in methods
     ]
     return 0 if max(ratios) <= LIMIT else 1
 
 
-def beyond(classifier: Classifier, method: Method, plan: tuple[int, int, int]) -> float:
-    """Prints and returns a method's time over that of the bare forwards."""
-    masks, batch, repeats = plan
+def measure_ratio(
+    classifier: Classifier, method: Method, masks: int, batch: int, repeats: int
+) -> float:
+    """Print and return a method's time over that of the bare forward passes.
+
+    Args:
+        classifier: classifier that is asked.
+        method: method that is timed.
+        masks: number of its masks.
+        batch: masked images that the classifier receives at once.
+        repeats: number of rounds.
+
+    Returns:
+        The median ratio over the rounds.
+    """
     image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     image, target = image.to(classifier.device), torch.tensor([0], device=classifier.device)
     network = get_open_module(classifier)
     ready = classifier.normalise(image.expand(batch, -1, -1, -1))
 
-    def bare() -> None:
+    def run_network() -> None:
         with torch.no_grad():
             for count in split_into_batches(masks, batch):
                 network(ready[:count])
 
-    def whole() -> None:
+    def explain() -> None:
         method(classifier, image, target)
 
-    rounds = by_turns({"bare": bare, "whole": whole}, repeats, classifier.device)
-    times = ratio(rounds, "whole", "bare")
+    rounds = time_in_turns({"bare": run_network, "whole": explain}, repeats, classifier.device)
+    times = compute_ratio(rounds, "whole", "bare")
     print(
         f"{type(method).__name__.lower():<5} {masks} masks, batch {batch}, {classifier.device}: "
-        f"{shown(rounds['whole'])} ÷ {shown(rounds['bare'])} of bare forwards = {times:.3f}  "
-        f"(at most {LIMIT:.2f})"
+        f"{format_times(rounds['whole'])} ÷ {format_times(rounds['bare'])} of bare forwards "
+        f"= {times:.3f}  (at most {LIMIT:.2f})"
     )
     return times
 

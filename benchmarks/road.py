@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 
 import torch
-from timing import Call, by_turns, missing, opened, ratio, shown
+from timing import Call, compute_ratio, format_times, open_timm, report_missing, time_in_turns
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
@@ -31,40 +31,42 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.manual_seed(0)
-    classifier = opened(given.model, given.size).to(given.device)
-    images, maps = smooth(given.images, given.size, classifier.device)
+    classifier = open_timm(given.model, given.size).to(given.device)
+    images, maps = make_smooth_images(given.images, given.size, classifier.device)
     with torch.no_grad():
         targets = classifier(images).argmax(dim=1)
     results: dict[str, Tensor] = {}
 
-    def ours() -> None:
+    def score_with_apercu() -> None:
         results["ours"] = road(classifier, images, targets, maps, RoadSettings()).cpu()
 
-    def theirs() -> None:
-        results["pytorch-grad-cam"] = of_grad_cam(classifier, images, targets, maps)
+    def score_with_grad_cam() -> None:
+        results["pytorch-grad-cam"] = compute_rival_road(classifier, images, targets, maps)
 
-    calls: dict[str, Call] = {"ours": ours}
+    calls: dict[str, Call] = {"ours": score_with_apercu}
     if importlib.util.find_spec("pytorch_grad_cam"):
-        calls["pytorch-grad-cam"] = theirs
-    rounds = by_turns(calls, given.repeats, classifier.device)
+        calls["pytorch-grad-cam"] = score_with_grad_cam
+    rounds = time_in_turns(calls, given.repeats, classifier.device)
     for name, seconds in rounds.items():
-        away = (results[name] - results["ours"]).abs().max().item()
-        times = ratio(rounds, name, "ours")
-        print(f"{name:<17} {shown(seconds)}  {times:6.2f} × ours  scores within {away:.3f}")
+        error = (results[name] - results["ours"]).abs().max().item()
+        times = compute_ratio(rounds, name, "ours")
+        print(f"{name:<17} {format_times(seconds)}  {times:6.2f} × ours  scores within {error:.3f}")
     if "pytorch-grad-cam" not in rounds:
-        return missing("grad-cam")
-    return 0 if ratio(rounds, "pytorch-grad-cam", "ours") >= PROMISED else 1
+        return report_missing("grad-cam")
+    return 0 if compute_ratio(rounds, "pytorch-grad-cam", "ours") >= PROMISED else 1
 
 
-def smooth(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and maps like photographs and explanations: large patches, little noise."""
+def make_smooth_images(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images and maps like photographs and explanations: large patches, little noise."""
     coarse = torch.rand(count, 4, 7, 7, device=device)
     fine = nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
     return fine[:, :3].contiguous(), fine[:, 3].contiguous()
 
 
-def of_grad_cam(classifier: Classifier, images: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
-    """The same score by pytorch-grad-cam, whose images are those the network sees."""
+def compute_rival_road(
+    classifier: Classifier, images: Tensor, targets: Tensor, maps: Tensor
+) -> Tensor:
+    """Return the scores of pytorch-grad-cam, which takes normalised images; one per image."""
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 

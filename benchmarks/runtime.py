@@ -30,14 +30,14 @@ print(now() - start)
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    seconds = [import_seconds() for _ in range(parser.parse_args().repeats + 1)][1:]
+    seconds = [measure_import() for _ in range(parser.parse_args().repeats + 1)][1:]
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     print(
         f"import apercu_runtime and onnxruntime  {middle:6.3f} s ± {(high - low) / 2:.3f}  "
         f"at most {SECONDS} s"
     )
-    sizes = {name: megabytes(name) for name in distributions(NEEDED)}
-    sizes["apercu-runtime"] = folder_megabytes(ROOT / "runtime" / "apercu_runtime")
+    sizes = {name: measure_distribution(name) for name in list_distributions(NEEDED)}
+    sizes["apercu-runtime"] = measure_folder(ROOT / "runtime" / "apercu_runtime")
     for name, size in sorted(sizes.items(), key=lambda one: -one[1]):
         print(f"  {name:<20} {size:7.1f} MB")
     total = sum(sizes.values())
@@ -45,16 +45,16 @@ def main() -> int:
     return 0 if middle <= SECONDS and total <= MEGABYTES else 1
 
 
-def import_seconds() -> float:
-    """A fresh process that imports it."""
+def measure_import() -> float:
+    """Return the seconds that a fresh process takes to import the runtime."""
     command = [sys.executable, "-c", IMPORT]
     environment = {"PYTHONPATH": str(ROOT / "runtime"), "PATH": ""}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return float(done.stdout)
 
 
-def distributions(names: tuple[str, ...]) -> set[str]:
-    """The distributions and all that they need, without extras."""
+def list_distributions(names: tuple[str, ...]) -> set[str]:
+    """Return the names of distributions and of all that they need, without extras."""
     results: set[str] = set()
     left = list(names)
     while left:
@@ -67,15 +67,15 @@ def distributions(names: tuple[str, ...]) -> set[str]:
     return results
 
 
-def megabytes(name: str) -> float:
-    """Room that the files of an installed distribution take."""
+def measure_distribution(name: str) -> float:
+    """Return the megabytes that the files of an installed distribution take."""
     files = metadata.files(name) or ()
     paths = [Path(str(file.locate())) for file in files]
     return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
 
 
-def folder_megabytes(folder: Path) -> float:
-    """Room that a folder takes."""
+def measure_folder(folder: Path) -> float:
+    """Return the megabytes that the files of a folder take."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 

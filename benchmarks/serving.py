@@ -23,20 +23,19 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
+from timing import Promise, report_promises
 from trials.load_generator import (
     Pause,
     Reply,
     count_statuses,
-    even_pauses,
-    random_pauses,
+    make_even_pauses,
+    make_random_pauses,
     run_at_rate,
     run_closed_loop,
     spawn_process,
 )
 from trials.pictures import BareRuntime, make_jpegs, save_untrained_run
 from trials.server_process import ServerProcess, run_server
-
-from export import Promise
 
 PICTURES = 16
 WARM = 1.0
@@ -62,6 +61,7 @@ def measure_bare_seconds(pictures: Sequence[bytes], seconds: float) -> float:
 
 
 def _time_bare(pictures: Sequence[bytes], batch: int, seconds: float) -> list[float]:
+    """Return the seconds of each batch, in the bare runtime's process."""
     if _runtime is None:
         raise RuntimeError("the bare runtime is not open")
     end, times = time.perf_counter() + seconds, []
@@ -81,8 +81,8 @@ class ServerBenchmark:
         callers: process of the clients.
         alone: process of the bare runtime.
         batch: images in a batch.
-        seconds: of each measurement.
-        pictures: that are sent.
+        seconds: length of each measurement.
+        pictures: JPEG files that are sent.
     """
 
     server: ServerProcess
@@ -92,27 +92,27 @@ class ServerBenchmark:
     seconds: float
     pictures: list[bytes]
 
-    def throughput(self) -> tuple[float, float]:
+    def measure_throughput(self) -> tuple[float, float]:
         """Measure images per second of the bare runtime, and of a server that is never idle."""
         rates = [
             self.alone.apply(measure_bare_rate, (self.pictures, batch, self.seconds))
             for batch in sorted({1, self.batch})
         ]
-        replies = self._closed(3 * self.batch)
+        replies = self._run_closed_loop(3 * self.batch)
         started = min(reply.started for reply in replies) + WARM
         ended = [end for reply in replies if (end := reply.started + reply.seconds) > started]
         rate = len(ended) / (max(ended) - started)
         print(f"  images per second: bare {max(rates):6.2f}, server {rate:6.2f}")
         return max(rates), rate
 
-    def overhead(self) -> float:
+    def measure_overhead(self) -> float:
         """Measure the milliseconds of a single request beyond the bare runtime."""
         alone = self.alone.apply(measure_bare_seconds, (self.pictures, self.seconds))
-        served = statistics.median(reply.seconds for reply in self._closed(1))
+        served = statistics.median(reply.seconds for reply in self._run_closed_loop(1))
         print(f"  ms of one image: bare {1e3 * alone:6.2f}, server {1e3 * served:6.2f}")
         return 1e3 * (served - alone)
 
-    def tail(self, pause: Pause, rounds: int) -> float:
+    def measure_tail(self, pause: Pause, rounds: int) -> float:
         """Measure the 99th percentile over the median of the latency, in all rounds together."""
         given = (self.server.port, self.pictures, pause, self.seconds * rounds)
         times = statistics.quantiles(_check_answered(self.callers.apply(run_at_rate, given)), n=100)
@@ -120,7 +120,8 @@ class ServerBenchmark:
         print(f"  ms at half load: {shares}")
         return times[98] / times[49]
 
-    def _closed(self, callers: int) -> list[Reply]:
+    def _run_closed_loop(self, callers: int) -> list[Reply]:
+        """Return the replies to a number of clients that never pause; all are answers."""
         given = (self.server.port, self.pictures, callers, self.seconds + WARM)
         replies = self.callers.apply(run_closed_loop, given)
         _check_answered(replies)
@@ -135,13 +136,13 @@ def _check_answered(replies: Sequence[Reply]) -> list[float]:
 
 
 def measure_promises(bench: ServerBenchmark, rounds: int) -> list[Promise]:
-    """Measure all three figures."""
-    rates = [bench.throughput() for _ in range(rounds)]
+    """Measure throughput, tail of the latency and overhead of each request."""
+    rates = [bench.measure_throughput() for _ in range(rounds)]
     share = statistics.median(server / alone for alone, server in rates)
     half = statistics.median(server for _, server in rates) / 2
-    overhead = statistics.median(bench.overhead() for _ in range(rounds))
-    tail = bench.tail(even_pauses(half), rounds)
-    queued = bench.tail(random_pauses(half), rounds)
+    overhead = statistics.median(bench.measure_overhead() for _ in range(rounds))
+    tail = bench.measure_tail(make_even_pauses(half), rounds)
+    queued = bench.measure_tail(make_random_pauses(half), rounds)
     print(f"  p99 ÷ median of the latency at half load, at random times: {queued:.2f}")
     return [
         Promise("throughput at saturation ÷ bare runtime", share, 0.90, least=True),
@@ -169,10 +170,9 @@ def main() -> int:
         threads = str(given.threads)
         with run_server(run, "--batch", str(given.batch), OMP_NUM_THREADS=threads) as server:
             bench = ServerBenchmark(server, callers, alone, given.batch, given.seconds, pictures)
-            kept = measure_promises(bench, given.rounds)
+            promises = measure_promises(bench, given.rounds)
     print(f"{given.threads} threads, at most {given.batch} images together")
-    print(*kept, sep="\n")
-    return 0 if all(promise.kept for promise in kept) else 1
+    return report_promises(promises)
 
 
 if __name__ == "__main__":

@@ -28,22 +28,22 @@ HOUR, DAY = 3600, 86400
 SHARD = 10_000
 """Images per shard of the plan."""
 DAYS = 7
-"""In which the plan is to be done."""
+"""Days in which the plan is to be done."""
 LOSSES = 0.05
-"""Of the work that is done again since machines were taken away: pessimistic, a batch each time."""
+"""Fraction of the work that is done again since machines were taken away; a high guess."""
 MACHINES = ("4 cores=4", "16 cores=16", "64 cores=64")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one core was seen to do.
+class Measurement:
+    """The speed of one machine, and the room that results take.
 
     Attributes:
-        processor: that it belongs to.
-        explainer: of which classifier.
-        images: that were explained.
+        processor: name of the processor.
+        explainer: name of the classifier that is explained.
+        images: number of images that were explained.
         rate: images per second, one thread explaining beside one that reads and writes.
-        cores: that were at work, by the processor's own time.
+        cores: cores at work, by the processor's own time.
         row: bytes of a row, by how maps are stored.
     """
 
@@ -62,10 +62,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine.
+    """One machine, and what it costs.
 
     Attributes:
-        name: in words.
+        name: name of the machine in words.
         rate: images per second.
         price: euros per hour.
     """
@@ -74,8 +74,8 @@ class Machine:
     rate: float
     price: float
 
-    def cells(self, images: int) -> tuple[str, ...]:
-        """Images per hour and per euro; machines and euros for all of them."""
+    def make_row(self, images: int) -> tuple[str, ...]:
+        """Return the cells of the table: rates, and time, machines and euros for all images."""
         hours = images / self.rate / HOUR * (1 + LOSSES)
         machines = max(1, -(-hours // (24 * DAYS)))
         return (
@@ -103,46 +103,46 @@ def main() -> int:
     parser.add_argument("--plan", type=int, default=1_000_000_000)
     given = parser.parse_args()
     if given.run is not None:
-        measured = measure(given.run, given.images, given.limit)
+        measured = measure_run(given.run, given.images, given.limit)
         if given.out is not None:
             given.out.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
     else:
-        measured = Measured(**json.loads(given.measured.read_text(encoding="utf-8")))
+        measured = Measurement(**json.loads(given.measured.read_text(encoding="utf-8")))
     print(
         f"{measured.explainer} on {measured.processor}: {measured.rate:.1f} images per second of "
         f"{measured.cores:.2f} cores, {measured.per_core:.1f} per core\n"
     )
-    cores = [split(text) for text in given.machine or MACHINES]
+    cores = [split_pair(text) for text in given.machine or MACHINES]
     machines = [
         Machine(name, float(count) * measured.per_core, float(count) * given.euro_per_core_hour)
         for name, count in cores
     ]
-    for name, text in map(split, given.rate):
+    for name, text in map(split_pair, given.rate):
         rate, price = text.split(",")
         machines.append(Machine(name, float(rate), float(price)))
-    print(table(machine.cells(given.plan) for machine in machines), end="\n\n")
-    print(plan(measured, given.plan, given.euro_per_terabyte_month))
+    print(render_machines(machine.make_row(given.plan) for machine in machines), end="\n\n")
+    print(render_plan(measured, given.plan, given.euro_per_terabyte_month))
     return 0
 
 
-def measure(run: Path, images: str, limit: int) -> Measured:
-    """Explains images, once for each way of storing maps; the rate is that of the first."""
+def measure_run(run: Path, images: str, limit: int) -> Measurement:
+    """Explain images, once for each way of storing maps; the rate is that of the first."""
     row: dict[str, float] = {}
     seconds: list[float] = []
     for map in MAPS:
         clock: list[float] = []  # the processor's, from when everything is open
         with tempfile.TemporaryDirectory() as folder:
             settings = BatchSettings(map=map, limit=limit)
-            order = BatchRequest(
+            request = BatchRequest(
                 ExplainerRef(run), images, Path(folder), settings, Workers(threads=1)
             )
-            outcome = run_batch(order, lambda *_, kept=clock: kept.append(time.process_time()))
-        result, wall = outcome.manifest, outcome.times.wall
+            summary = run_batch(request, lambda *_, times=clock: times.append(time.process_time()))
+        result, wall = summary.manifest, summary.times.wall
         row[map] = result["bytes"] / (result["images"] - result["errors"])
         seconds = seconds or [wall, clock[-1] - clock[0]]
     wall, worked = seconds
-    return Measured(
-        processor=processor(),
+    return Measurement(
+        processor=read_processor(),
         explainer=Path(result["explainer"]["classifier"]).stem,
         images=result["images"],
         rate=result["images"] / wall,
@@ -151,16 +151,25 @@ def measure(run: Path, images: str, limit: int) -> Measured:
     )
 
 
-def table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Machines beside each other, in Markdown."""
+def render_machines(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table of Markdown with a row for each machine."""
     heads = ("machine", "€ per hour", "images per hour", "images per €")
     heads += ("days of one machine", f"machines for {DAYS} days", "€ in all")
     lines = [heads, ("---",) * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def plan(measured: Measured, images: int, storage: float) -> str:
-    """Shards and room."""
+def render_plan(measured: Measurement, images: int, storage: float) -> str:
+    """Return the number of shards, and a table of Markdown of the room they take.
+
+    Args:
+        measured: bytes of a row, by how maps are stored.
+        images: number of images of the plan.
+        storage: price in euros per terabyte and month.
+
+    Returns:
+        Text in Markdown.
+    """
     heads = ("map", "bytes per row", f"TB for {images:,}", "€ per month", "GB per shard")
     lines = [heads, ("---",) * len(heads)]
     for name, size in measured.row.items():
@@ -174,14 +183,14 @@ def plan(measured: Measured, images: int, storage: float) -> str:
     return f"{shards:,} shards of {SHARD:,} images\n\n{rows}"
 
 
-def split(text: str) -> tuple[str, str]:
-    """The two sides of NAME=VALUE."""
+def split_pair(text: str) -> tuple[str, str]:
+    """Return the two sides of NAME=VALUE."""
     name, _, value = text.partition("=")
     return name, value
 
 
-def processor() -> str:
-    """What the processor calls itself."""
+def read_processor() -> str:
+    """Return the name of the processor, as the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -21,16 +21,13 @@ from pathlib import Path
 
 import timm
 import torch
-from timing import Call, by_turns, ratio
+from timing import SIZE, Call, compute_ratio, make_untrained_explainer, open_timm, time_in_turns
 from torch import nn
 
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
-from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.mask.kind import build_mask_network
-from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.classifiers import Classifier
 from apercu.methods import GradCam, Gradient, IntegratedGradients, Rise
 
-SIZE, REPEATS, RISE_MASKS, RISE_ASKED = 224, 7, 4000, 200
+REPEATS, RISE_MASKS, RISE_TIMED = 7, 4000, 200
 UNIT = "ResNet-50 forward"
 
 
@@ -40,7 +37,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    rows = [row for batch in arguments.batches for row in measure(batch)]
+    rows = [row for batch in arguments.batches for row in measure_batch(batch)]
     for row in rows:
         print(
             f"{row['what']:<34} batch {row['batch']:>2}  {row['ms_per_image']:>10.1f} ms/image  "
@@ -58,15 +55,15 @@ def main() -> None:
         arguments.out.write_text(json.dumps({"environment": about, "rows": rows}, indent=1) + "\n")
 
 
-def measure(batch: int) -> Iterator[dict[str, object]]:
-    """Rows for one batch size; the ResNet-50 forward is the unit of each."""
+def measure_batch(batch: int) -> Iterator[dict[str, object]]:
+    """Yield the rows of one batch size; the forward pass of a ResNet-50 is the unit of each."""
     images = torch.rand(batch, 3, SIZE, SIZE)
     targets = torch.zeros(batch, dtype=torch.long)
-    resnet = imagenet("resnet50")
+    resnet = open_timm("resnet50", SIZE)
     plain = timm.create_model("resnet50").eval()
-    explained = light(imagenet("mobilenetv2_100"))
+    explained = build_light_network(open_timm("mobilenetv2_100", SIZE))
 
-    def forward() -> None:
+    def run_resnet() -> None:
         with torch.inference_mode():
             plain(images)
 
@@ -83,24 +80,39 @@ def measure(batch: int) -> Iterator[dict[str, object]]:
             1,
         ),
         "RISE (4,000 masks)": (
-            lambda: Rise(masks=RISE_ASKED)(resnet, images, targets),
-            RISE_MASKS // RISE_ASKED,
+            lambda: Rise(masks=RISE_TIMED)(resnet, images, targets),
+            RISE_MASKS // RISE_TIMED,
         ),
     }
     if batch > 1:  # minutes per call, and the ratios are those of batch 1
         del calls["integrated gradients (50)"], calls["RISE (4,000 masks)"]
     for what, (call, factor) in calls.items():
         slow = factor > 1 or "integrated" in what
-        rounds = by_turns({UNIT: forward, what: call}, 3 if slow else REPEATS, images.device)
+        rounds = time_in_turns(
+            {UNIT: run_resnet, what: call}, 3 if slow else REPEATS, images.device
+        )
         if what == next(iter(calls)):
-            yield row(UNIT, batch, rounds[UNIT], 1.0, 1)
-        yield row(what, batch, rounds[what], factor * ratio(rounds, what, UNIT), factor)
+            yield make_row(UNIT, batch, rounds[UNIT], 1.0, 1)
+        yield make_row(
+            what, batch, rounds[what], factor * compute_ratio(rounds, what, UNIT), factor
+        )
 
 
-def row(
+def make_row(
     what: str, batch: int, seconds: Sequence[float], forwards: float, factor: int
 ) -> dict[str, object]:
-    """One line of the table; `factor` extrapolates."""
+    """Return one row of the table.
+
+    Args:
+        what: the name of the method.
+        batch: images in a call.
+        seconds: times of the calls.
+        forwards: the time in forward passes of a ResNet-50.
+        factor: factor by which the times are extrapolated.
+
+    Returns:
+        The figures by name.
+    """
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return {
         "what": what,
@@ -111,19 +123,9 @@ def row(
     }
 
 
-def imagenet(name: str) -> Classifier:
-    """A timm model with random weights, opened as a classifier."""
-    statistics_of = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    card = ClassifierCard(
-        source=f"timm/{name}", input=InputSpec(channels=3, size=(SIZE, SIZE), **statistics_of)
-    )
-    return wrap_module(timm.create_model(name), card)
-
-
-def light(classifier: Classifier) -> nn.Module:
-    """The `light` explainer of a classifier, untrained."""
-    classifier_info = ClassifierInfo.from_classifier(classifier)
-    network = build_mask_network(MASK_PRESETS.presets["light"], classifier_info, classifier)
+def build_light_network(classifier: Classifier) -> nn.Module:
+    """Return the network of the `light` explainer with random weights, ready for inference."""
+    network = make_untrained_explainer(classifier, "light").network
     return network.eval().to(memory_format=torch.channels_last)
 
 

@@ -37,36 +37,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
-    torch, package, names = zip(*repeated(import_seconds, repeats), strict=True)
-    help_ = repeated(help_seconds, repeats)
-    print(f"import torch                      {shown(torch)}")
-    print(f"import apercu after it            {shown(package)}  at most {IMPORT_LIMIT} s")
-    print(f"explainer, classifiers and images {shown(names)}")
-    print(f"apercu --help                     {shown(help_)}  at most {HELP_LIMIT} s")
-    kept = statistics.median(package) <= IMPORT_LIMIT and statistics.median(help_) <= HELP_LIMIT
+    torch, package, names = zip(*repeat(measure_import, repeats), strict=True)
+    to_help = repeat(measure_help, repeats)
+    print(f"import torch                      {format_times(torch)}")
+    print(f"import apercu after it            {format_times(package)}  at most {IMPORT_LIMIT} s")
+    print(f"explainer, classifiers and images {format_times(names)}")
+    print(f"apercu --help                     {format_times(to_help)}  at most {HELP_LIMIT} s")
+    kept = statistics.median(package) <= IMPORT_LIMIT and statistics.median(to_help) <= HELP_LIMIT
     return 0 if kept else 1
 
 
-def import_seconds() -> tuple[float, ...]:
-    """Importing torch, then the package, then the names that people use first."""
+def measure_import() -> tuple[float, ...]:
+    """Return the seconds of importing torch, then the package, then the names used first."""
     command = [sys.executable, "-c", IMPORTS]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return tuple(float(word) for word in done.stdout.split())
 
 
-def help_seconds() -> float:
-    """A fresh process that shows the help."""
+def measure_help() -> float:
+    """Return the seconds that a fresh process takes to show the help."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", HELP], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
-def repeated(measure: Callable[[], T], repeats: int) -> list[T]:
-    """Several measurements; the first one warms the disk cache and is dropped."""
+def repeat(measure: Callable[[], T], repeats: int) -> list[T]:
+    """Measure several times; the first one warms the disk cache and is dropped."""
     return [measure() for _ in range(repeats + 1)][1:]
 
 
-def shown(times: Sequence[float]) -> str:
+def format_times(times: Sequence[float]) -> str:
+    """Return the median of some times, and half their interquartile range."""
     low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     return f"{middle:6.3f} s ± {(high - low) / 2:.3f}"
 

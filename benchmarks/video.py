@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import av
@@ -24,10 +25,11 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
-from timing import opened
+from timing import CPU, SIZE, Promise, make_untrained_explainer, open_timm, report_promises
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.deploy.export.graphs import CombinedGraph, MaskGraph
+from apercu.classifiers.outputs import SOFTMAX
+from apercu.deploy.export.graphs import ClassesGraph, CombinedGraph, MaskGraph
 from apercu.deploy.export.precision import convert_graph
 from apercu.deploy.export.tracing import Traceable, open_session, write_onnx
 from apercu.deploy.inference import ExplainerInfo, InferenceEngine
@@ -41,7 +43,6 @@ from apercu.deploy.video.writer import FORMATS, VideoWriter
 from apercu.evaluation.cost import track_peak_memory
 from apercu.images import open_images
 from apercu.networks.graph_encoder import EncoderWithHead
-from export import CPU, SIZE, Promise, untrained
 
 WIDTH, HEIGHT, RATE, SOUND = 1280, 720, 25, 48_000
 SHORT, LONG = 10, 300
@@ -61,36 +62,37 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
-        clip = written_clip(folder / "clip.mp4", given.frames / RATE)
-        graphs = written_graphs(folder)
+        clip = write_clip(folder / "clip.mp4", given.frames / RATE)
+        graphs = write_graphs(folder)
         promises = []
         for name, graph in graphs.items():
-            bench = Bench(engine_of(graph, given.threads), clip, folder)
-            promises.append(bench.speed(name, given.repeats))
-            bench.stages()
+            bench = VideoBenchmark(open_graph(graph, given.threads), clip, folder)
+            promises.append(bench.measure_rate(name, given.repeats))
+            bench.time_stages()
         if given.memory:
-            promises.append(memory(engine_of(graphs["int8-static"], given.threads), folder))
+            promises.append(
+                measure_growth(open_graph(graphs["int8-static"], given.threads), folder)
+            )
     print(f"onnxruntime {onnxruntime.__version__}, PyAV {av.__version__}, {given.threads} threads")
-    print(*promises, sep="\n")
-    return 0 if all(promise.kept for promise in promises) else 1
+    return report_promises(promises)
 
 
 @dataclass(frozen=True)
-class Bench:
+class VideoBenchmark:
     """One engine on one clip.
 
     Attributes:
-        engine: explains the frames.
-        clip: a file.
-        folder: for what is written.
+        engine: engine that explains the frames.
+        clip: file of the clip.
+        folder: folder of what is written.
     """
 
     engine: InferenceEngine
     clip: Path
     folder: Path
 
-    def speed(self, name: str, repeats: int) -> Promise:
-        """Frames per second of the whole way, the median of so many."""
+    def measure_rate(self, name: str, repeats: int) -> Promise:
+        """Measure frames per second from file to file, the median of some repeats."""
         rates, busy = [], []
         for _ in range(repeats):
             out = self.folder / "out.mp4"
@@ -106,12 +108,12 @@ class Bench:
         words = f"720p, {name}: frames per second"
         return Promise(words, statistics.median(rates), RATE, least=True)
 
-    def stages(self) -> None:
-        """Processor time of each stage alone, per frame."""
+    def time_stages(self) -> None:
+        """Print the processor time of each stage alone, per frame."""
         source = open_video(str(self.clip))
         frames: list[VideoPicture] = []
-        explaining = FrameExplainer(self.engine, StableClass(), MapSmoother(0.2))
-        drawing = FrameOverlay(source.frame_format)
+        explain_frame = FrameExplainer(self.engine, StableClass(), MapSmoother(0.2))
+        draw_overlay = FrameOverlay(source.frame_format)
         contents: list[OverlayContent] = []
         drawn: list[av.VideoFrame] = []
 
@@ -120,11 +122,11 @@ class Bench:
             frames.extend(item for item, _ in zip(items, range(SAMPLE), strict=False))
 
         def explain() -> None:
-            contents.extend(map(explaining, frames))
+            contents.extend(map(explain_frame, frames))
 
         def draw() -> None:
             for frame, one in zip(frames, contents, strict=True):
-                drawn.append(drawing(frame.picture, one))
+                drawn.append(draw_overlay(frame.picture, one))
 
         def encode() -> None:
             out = self.folder / "stage.mp4"
@@ -133,81 +135,100 @@ class Bench:
                     writer.write_frame(picture)
             out.unlink()
 
-        times = {stage.__name__: timed(stage) for stage in (decode, explain, draw, encode)}
-        whole = sum(times.values())
+        times = {stage.__name__: time_processor(stage) for stage in (decode, explain, draw, encode)}
+        total = sum(times.values())
         for name, seconds in times.items():
-            share = seconds / whole
-            print(f"  {name:<10} {seconds / SAMPLE * 1e3:7.2f} ms per frame {share:6.0%}")
+            milliseconds, share = seconds / SAMPLE * 1e3, seconds / total
+            print(f"  {name:<10} {milliseconds:7.2f} ms per frame {share:6.0%}")
 
 
-def timed(stage: Callable[[], None]) -> float:
-    """Processor time of all threads."""
+def time_processor(stage: Callable[[], None]) -> float:
+    """Return the processor time of a stage in seconds, of all threads."""
     start = time.process_time()
     stage()
     return time.process_time() - start
 
 
-def written_graphs(folder: Path) -> dict[str, Path]:
-    """Prediction and map in one graph, in two precisions."""
-    explainer = untrained(opened("mobilenetv2_100", SIZE), "light")
+def write_graphs(folder: Path) -> dict[str, Path]:
+    """Write prediction and map as one graph in two precisions, and a graph of further classes.
+
+    Args:
+        folder: folder of the graphs; the one of further classes is `classes.onnx`.
+
+    Returns:
+        The graphs that predict, by precision.
+    """
+    explainer = make_untrained_explainer(open_timm("mobilenetv2_100", SIZE), "light")
     read = EncoderWithHead(explainer.network.encoder)
-    graph = CombinedGraph(MaskGraph(explainer.network), read)
+    graph, classes = (
+        CombinedGraph(MaskGraph(explainer.network), read),
+        ClassesGraph(explainer.network),
+    )
     spec = explainer.classifier_info.input
     exact = write_onnx(Traceable.for_images(graph, graph.outputs, spec), folder / "float32.onnx")
+    write_onnx(Traceable.for_classes(classes, classes.outputs, spec), folder / "classes.onnx")
     noise = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     small = convert_graph(exact, "int8-static", folder / "int8.onnx", list(noise.split(4)))
     return {"float32": exact, "int8-static": small}
 
 
-def engine_of(graph: Path, threads: int) -> InferenceEngine:
-    running = open_session(graph, threads, spin=False)
-    about = ExplainerInfo(
+def open_graph(graph: Path, threads: int) -> InferenceEngine:
+    """Open an exported graph, and that of further classes beside it, with a number of threads."""
+    session = open_session(graph, threads, spin=False)
+    info = ExplainerInfo(
         runtime="onnxruntime", run="", classifier="", fingerprint="", read_by="classifier"
     )
-    names = ClassNames.make_numbered(running.get_outputs()[0].shape[1])
-    return OnnxEngine(about, InputSpec(size=(SIZE, SIZE)), names, running)
+    names = ClassNames.make_numbered(session.get_outputs()[0].shape[1])
+    open_classes = cache(
+        partial(open_session, graph.with_name("classes.onnx"), threads, spin=False)
+    )
+    spec = InputSpec(size=(SIZE, SIZE))
+    return OnnxEngine(info, spec, names, SOFTMAX, session, open_classes)
 
 
-def written_clip(path: Path, seconds: float) -> Path:
-    """A pan over planted images, with a tone."""
-    world = mosaic()
+def write_clip(path: Path, seconds: float) -> Path:
+    """Write a clip that pans over planted images, with a tone."""
+    mosaic = make_mosaic()
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         audio = container.add_stream("aac", rate=SOUND)
         for number in range(round(seconds * RATE)):
-            left = 2 * number % (world.shape[1] - WIDTH)
-            pixels = np.ascontiguousarray(world[:HEIGHT, left : left + WIDTH])
+            left = 2 * number % (mosaic.shape[1] - WIDTH)
+            pixels = np.ascontiguousarray(mosaic[:HEIGHT, left : left + WIDTH])
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-            container.mux(audio.encode(tone(number)))
+            container.mux(audio.encode(make_tone(number)))
         container.mux([*video.encode(None), *audio.encode(None)])
     return path
 
 
-def mosaic() -> np.ndarray:
-    """Planted images side by side, larger than a frame."""
+def make_mosaic() -> np.ndarray:
+    """Return planted images side by side, larger than a frame, `height × width × 3`, uint8."""
     images = open_images("planted:size=128,images=16,classes=4")
     tiles = [(images[n].picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8) for n in range(16)]
     large = [np.asarray(Image.fromarray(tile).resize((360, 360))) for tile in tiles]
     return np.concatenate([np.concatenate(large[:8], 1), np.concatenate(large[8:], 1)], 0)
 
 
-def tone(number: int) -> av.AudioFrame:
-    """The sound of one frame."""
+def make_tone(number: int) -> av.AudioFrame:
+    """Return the sound of one frame, given its number."""
     count = SOUND // RATE
-    places = (np.arange(count) + number * count) / SOUND
+    times = (np.arange(count) + number * count) / SOUND
     frame = av.AudioFrame.from_ndarray(
-        np.sin(2 * np.pi * 440 * places).astype(np.float32)[None], "fltp", "mono"
+        np.sin(2 * np.pi * 440 * times).astype(np.float32)[None], "fltp", "mono"
     )
     frame.sample_rate, frame.pts = SOUND, number * count
     return frame
 
 
-def memory(engine: InferenceEngine, folder: Path) -> Promise:
-    """Most memory that a long clip takes over that of a short one, above what was there before."""
+def measure_growth(engine: InferenceEngine, folder: Path) -> Promise:
+    """Measure the memory that a long clip takes over that of a short one.
+
+    Memory is the largest during the work, above what was there before.
+    """
     results = []
     for seconds in (SHORT, LONG):
-        clip, out = written_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
+        clip, out = write_clip(folder / f"{seconds}.mp4", seconds), folder / "out.mkv"
         with track_peak_memory(CPU) as usage:
             write_video(engine, open_video(str(clip)), out, VideoSettings())
         out.unlink()

@@ -12,8 +12,8 @@ from trials.load_generator import (
     HOST,
     Connection,
     make_form,
+    make_random_pauses,
     measure_recovery,
-    random_pauses,
     read_response,
     run_at_rate,
     run_closed_loop,
@@ -45,7 +45,7 @@ def overload(setup: TrialSetup) -> TrialResult:
     with run_server(setup.run, "--queue", str(queue)) as server, spawn_process() as probe:
         usual = setup.measure_latency(server)
         end = time.monotonic() + setup.seconds
-        pause = random_pauses(2 * capacity, setup.seed)
+        pause = make_random_pauses(2 * capacity, setup.seed)
         given = (server.port, setup.pictures, pause, setup.seconds)
         load = setup.callers.apply_async(run_at_rate, given)
         again = (server.port, setup.pictures[0], end, SLOWER * usual)
@@ -143,7 +143,7 @@ def disconnect_early(port: int, picture: bytes, seconds: float, seed: int) -> in
     """Disconnect within 0.2 s of each request; return the number of requests."""
     draw, sent, times = random.Random(seed), make_form(picture), 0
 
-    async def call() -> None:
+    async def abort_requests() -> None:
         nonlocal times
         while time.monotonic() < end:
             _, writer = await asyncio.open_connection(HOST, port)
@@ -154,7 +154,7 @@ def disconnect_early(port: int, picture: bytes, seconds: float, seed: int) -> in
             times += 1
 
     async def run_all() -> None:
-        await asyncio.gather(*(call() for _ in range(ABORTING)))
+        await asyncio.gather(*(abort_requests() for _ in range(ABORTING)))
 
     end = time.monotonic() + seconds
     asyncio.run(run_all())
@@ -165,7 +165,7 @@ def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int]
     """Return the statuses that slow clients got, and the seconds of the longest connection."""
     sent, counts, longest = make_form(picture), Counter[int](), 0.0
 
-    async def call() -> None:
+    async def send_bytes() -> None:
         nonlocal longest
         while time.monotonic() < end:
             started = time.monotonic()
@@ -187,7 +187,7 @@ def send_slowly(port: int, picture: bytes, seconds: float) -> tuple[Counter[int]
             writer.close()
 
     async def run_all() -> None:
-        await asyncio.gather(*(call() for _ in range(SLOW)))
+        await asyncio.gather(*(send_bytes() for _ in range(SLOW)))
 
     end = time.monotonic() + seconds
     asyncio.run(run_all())

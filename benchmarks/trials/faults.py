@@ -89,8 +89,8 @@ def run_on_full_disk(setup: TrialSetup) -> TrialResult:
     figures = {
         "seconds": f"{setup.seconds:g}",
         **setup.summarise([*replies, *after]),
-        "responses to pictures of 7 MB": _count(large, 200),
-        "files that are no images, refused": _count(broken, 422),
+        "responses to pictures of 7 MB": _describe_count(large, 200),
+        "files that are no images, refused": _describe_count(broken, 422),
     }
     fine = all(one.status == 200 for one in (*replies, *large, *after))
     kept = fine and all(one.status == 422 for one in broken) and not figures["wrong maps"]
@@ -98,6 +98,6 @@ def run_on_full_disk(setup: TrialSetup) -> TrialResult:
     return TrialResult(promise, figures, kept)
 
 
-def _count(replies: Sequence[Reply], status: int) -> str:
+def _describe_count(replies: Sequence[Reply], status: int) -> str:
     """Return how many replies have a status, in words."""
     return f"{sum(one.status == status for one in replies)} of {len(replies)}"

@@ -39,12 +39,12 @@ def send_fuzzed(setup: TrialSetup) -> TrialResult:
     with tempfile.TemporaryDirectory() as folder:
         run = save_untrained_run(Path(folder) / MODEL, setup.seed, SIZE)
         with run_server(run, "--max-pixels", "1", "--max-body", "4") as server:
-            worker, started = server.worker_pid(), time.monotonic()
+            worker, started = server.find_worker(), time.monotonic()
             sent = (server.port, bodies - described, setup.seed)
             statuses = setup.callers.apply(send_hostile, sent)
             statuses += send_described(server.port, described, setup.seed)
             elapsed = time.monotonic() - started
-            same = server.is_ready() and server.worker_pid() == worker
+            same = server.is_ready() and server.find_worker() == worker
             result = len(server.read_log().splitlines()) - GREETING
     figures = {
         "bodies": sum(statuses.values()),
@@ -65,7 +65,7 @@ def send_hostile(port: int, bodies: int, seed: int) -> Counter[int]:
     files, counts = make_seeds(seed), Counter[int]()
     left = iter(range(bodies))
 
-    async def call(number: int) -> None:
+    async def send_bodies(number: int) -> None:
         line, draw = Connection(port), random.Random(seed * CALLERS + number)
         for _ in left:
             sent = make_hostile(files, draw)
@@ -76,10 +76,10 @@ def send_hostile(port: int, bodies: int, seed: int) -> Counter[int]:
                 (KEPT / f"{status}-{seed}-{number}-{counts[status]}").write_bytes(sent)
         line.close()
 
-    async def crowd() -> None:
-        await asyncio.gather(*map(call, range(CALLERS)))
+    async def run_all() -> None:
+        await asyncio.gather(*map(send_bodies, range(CALLERS)))
 
-    asyncio.run(crowd())
+    asyncio.run(run_all())
     return counts
 
 

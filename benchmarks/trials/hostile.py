@@ -41,9 +41,9 @@ def make_seeds(seed: int) -> dict[str, bytes]:
     pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     results = {kind: encode(pixels, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
     results["TIFF, packed"] = encode(pixels, "TIFF", compression="tiff_lzw")
-    results["npy"] = _npy(pixels)
-    results["npy, floats"] = _npy(np.float32(pixels / 255))
-    results["FITS"] = _fits(pixels)
+    results["npy"] = _encode_npy(pixels)
+    results["npy, floats"] = _encode_npy(np.float32(pixels / 255))
+    results["FITS"] = _encode_fits(pixels)
     results["FITS, gzip"] = gzip.compress(results["FITS"])
     source = DicomReference("1.2", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", None)
     results["DICOM"] = build_secondary_capture(
@@ -124,13 +124,13 @@ def _build_form(fields: Mapping[str, bytes]) -> bytes:
     return b"".join(parts) + b"--%b--\r\n" % BOUNDARY
 
 
-def _npy(pixels: np.ndarray) -> bytes:
+def _encode_npy(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, pixels)
     return buffer.getvalue()
 
 
-def _fits(pixels: np.ndarray) -> bytes:
+def _encode_fits(pixels: np.ndarray) -> bytes:
     from astropy.io import fits
 
     buffer = io.BytesIO()

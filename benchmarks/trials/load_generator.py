@@ -104,7 +104,7 @@ def run_closed_loop(
     sent = [make_form(picture) for picture in pictures]
     replies: list[Reply] = []
 
-    async def call(number: int) -> None:
+    async def send_again(number: int) -> None:
         line, turn = Connection(port), number
         while time.monotonic() < end:
             picture, started = turn % len(sent), time.monotonic()
@@ -114,11 +114,11 @@ def run_closed_loop(
             turn += callers
         line.close()
 
-    async def crowd() -> None:
-        await asyncio.gather(*map(call, range(callers)))
+    async def run_all() -> None:
+        await asyncio.gather(*map(send_again, range(callers)))
 
     end = time.monotonic() + seconds
-    asyncio.run(crowd())
+    asyncio.run(run_all())
     return replies
 
 
@@ -126,12 +126,12 @@ Pause = Callable[[], float]
 """Seconds from one request to the next."""
 
 
-def even_pauses(rate: float) -> Pause:
+def make_even_pauses(rate: float) -> Pause:
     """Return equal pauses, for a number of requests per second."""
     return partial(float, 1 / rate)
 
 
-def random_pauses(rate: float, seed: int = 0) -> Pause:
+def make_random_pauses(rate: float, seed: int = 0) -> Pause:
     """Return random pauses, as of clients that are independent of each other."""
     return partial(random.Random(seed).expovariate, rate)
 
@@ -142,31 +142,31 @@ def run_at_rate(port: int, pictures: Sequence[bytes], pause: Pause, seconds: flo
     replies: list[Reply] = []
     idle: list[Connection] = []
 
-    async def call(picture: int, started: float) -> None:
+    async def send_one(picture: int, started: float) -> None:
         line = idle.pop() if idle else Connection(port)
         status, retry, body = await line.send(sent[picture])
         replies.append(Reply(picture, status, started, time.monotonic() - started, body, retry))
         idle.append(line)
 
-    async def crowd() -> None:
+    async def send_all() -> None:
         due, end = time.monotonic(), time.monotonic() + seconds
         async with asyncio.TaskGroup() as tasks:
             for turn in count():
                 if (due := due + pause()) > end:
                     break
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                tasks.create_task(call(turn % len(sent), due))
+                tasks.create_task(send_one(turn % len(sent), due))
         for line in idle:
             line.close()
 
-    asyncio.run(crowd())
+    asyncio.run(send_all())
     return replies
 
 
 def measure_recovery(port: int, picture: bytes, since: float, usual: float) -> float:
     """Measure the seconds from a time on to the first answer that takes no longer than usual."""
 
-    async def probe() -> float:
+    async def wait_for_answer() -> float:
         line, sent = Connection(port), make_form(picture)
         while time.monotonic() < since + PATIENCE:
             started = time.monotonic()
@@ -179,7 +179,7 @@ def measure_recovery(port: int, picture: bytes, since: float, usual: float) -> f
         return ended - since
 
     time.sleep(max(0.0, since - time.monotonic()))
-    return asyncio.run(probe())
+    return asyncio.run(wait_for_answer())
 
 
 def count_statuses(replies: Sequence[Reply]) -> dict[int, int]:

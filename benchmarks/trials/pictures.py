@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import opened
+from timing import make_untrained_explainer, open_timm
 
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.images.planted import Planted
-from export import untrained
 
 SIZE, SIDE = 224, 256
 """Pixels of the network's input, and of the pictures' sides."""
@@ -29,9 +28,9 @@ PROBABILITY, GREY = 1e-3, 2
 
 
 def save_untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
-    """The light mask explainer of a MobileNetV2, with random weights and maps full of contrast."""
+    """Write the light mask explainer of a MobileNetV2, with random weights and maps of contrast."""
     torch.manual_seed(seed)
-    explainer = untrained(opened("mobilenetv2_100", size), "light")
+    explainer = make_untrained_explainer(open_timm("mobilenetv2_100", size), "light")
     network = explainer.network
     torch.nn.init.normal_(network.decoder.head.weight)
     torch.nn.init.zeros_(network.decoder.head.bias)
@@ -43,7 +42,7 @@ def save_untrained_run(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
 
 @torch.no_grad()
 def _set_norms(network: MaskNetwork, images: torch.Tensor) -> None:
-    """Lets every layer see what it would have been trained on, so that images make a difference."""
+    """Set the statistics of batch norms from images, so that images make a difference."""
     norms = [one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)]
     for one in norms:
         one.reset_running_stats()
@@ -92,7 +91,7 @@ class BareRuntime:
 
 @dataclass
 class ExpectedAnswers:
-    """The right answers.
+    """The right answers for some pictures.
 
     Attributes:
         answers: one for each picture: index of the class, its probability, the map.
@@ -104,7 +103,7 @@ class ExpectedAnswers:
 
     @classmethod
     def from_run(cls, run: Path, pictures: list[bytes]) -> ExpectedAnswers:
-        """Compute them with the explainer itself, picture by picture.
+        """Compute the right answers with the explainer itself, picture by picture.
 
         Raises:
             ValueError: two pictures have answers that a wrong map could pass for.
@@ -116,7 +115,9 @@ class ExpectedAnswers:
             responses.append(_read(response.body))
         key = cls(responses)
         for index, answer in enumerate(responses):
-            if any(key.matches(other, answer) for other in range(len(responses)) if other != index):
+            if any(
+                key.is_answer_of(other, answer) for other in range(len(responses)) if other != index
+            ):
                 raise ValueError("two pictures have the same answer: take another --run or --seed")
         return key
 
@@ -124,15 +125,15 @@ class ExpectedAnswers:
         """Whether a body is the answer for this picture."""
         if (picture, body) not in self.checked:
             try:
-                if not self.matches(picture, _read(body)):
+                if not self.is_answer_of(picture, _read(body)):
                     return False
             except (ValueError, KeyError, IndexError, OSError):
                 return False
             self.checked.add((picture, body))
         return True
 
-    def matches(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
-        """Whether an answer agrees with that of a picture, but for rounding."""
+    def is_answer_of(self, picture: int, answer: tuple[int, float, np.ndarray]) -> bool:
+        """Whether an answer is that of a picture, but for rounding."""
         index, probability, map = self.answers[picture]
         if answer[0] != index or abs(answer[1] - probability) > PROBABILITY:
             return False
@@ -140,6 +141,7 @@ class ExpectedAnswers:
 
 
 def _read(body: bytes) -> tuple[int, float, np.ndarray]:
+    """Return class index, probability and map of a response."""
     [answer] = json.loads(body)["answers"]
     grey = Image.open(io.BytesIO(base64.b64decode(answer["map"]["png"])))
     return answer["index"], answer["probability"], np.asarray(grey).astype(np.int16)

@@ -46,7 +46,7 @@ class ServerProcess:
                     result += map(int, (task / "children").read_text().split())
         return result
 
-    def worker_pid(self) -> int:
+    def find_worker(self) -> int:
         """Return the process id of a worker, or 0."""
         for pid in self.list_pids()[1:]:
             with suppress(OSError):
@@ -57,7 +57,7 @@ class ServerProcess:
 
     def kill_worker(self) -> bool:
         """Kill a worker; return whether there was one."""
-        if pid := self.worker_pid():
+        if pid := self.find_worker():
             os.kill(pid, signal.SIGKILL)
         return pid != 0
 
