@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -343,7 +343,9 @@ def test_fine_pruning_cuts_off_what_clean_images_do_not_use(
 ) -> None:
     images, labels, marked = samples
     before = planted.fingerprint
-    cleaned = FinePruning(steps=5, rate=1e-3, images=40)(planted, images, labels)
+    guarded = Classifier(replace(planted.network, guard="guard"))
+    cleaned = FinePruning(steps=5, rate=1e-3, images=40)(guarded, images, labels)
+    assert cleaned.classifier.guard_folder is None  # a guard of other weights
     assert cleaned.pruned >= 1
     assert torch.equal(cleaned.classifier(images).argmax(1), labels)
     assert torch.equal(cleaned.classifier(marked).argmax(1), labels[labels != 0])
