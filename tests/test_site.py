@@ -35,7 +35,6 @@ INTERNAL = {
     "apercu.evaluation.report": "written by `compare`",
     "apercu.explainers.mask.objectives": "settings, which have a page of their own",
     "apercu.pages": "templates of the reports",
-    "apercu.robustness.filters": "given again by apercu.filters",
     "apercu.robustness.detection.detectors": "given again by apercu.robustness.detection",
 }
 """Packages with `__all__` whose names are not in the reference, and why."""

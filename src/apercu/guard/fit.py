@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
-from apercu.guard.confidence import calibrate_confidence, compute_logits, find_labels
-from apercu.guard.guard import BATCH, Guard, GuardRecord
+from apercu.guard.guard import Guard, GuardRecord
 from apercu.guard.network import GuardNetwork
-from apercu.guard.observe import Observer
+from apercu.guard.observe import BATCH, Observer, compute_logits, find_labels
 from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
 from apercu.images import Batch, ImageSource, batches
 from apercu.io import check_writable, write_file
@@ -38,6 +39,8 @@ PART: Final = 128
 """Images of one file in `PARTS`."""
 FEWEST: Final = 60
 """Smallest number of honest images."""
+FEWEST_LABELS: Final = 20
+"""Smallest number of images with labels that set a temperature."""
 HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
 TITLE: Final = "honest images"
@@ -114,13 +117,26 @@ def fit_guard(
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         run = None if explainer is None else digest_run(explainer)
         key = f"{classifier.fingerprint} {run}"
-        known = None if calibration is None else compute_logits(observer, calibration, report)
+        known = None if calibration is None else _classify(observer, calibration, report)
         observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
         _check_honest(observed, source)
         guard = _fit(observer, observed, source, settings, run, known)
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return guard
+
+
+def _classify(
+    observer: Observer, calibration: ImageSource, report: ProgressCallback
+) -> tuple[Logits, Tensor]:
+    """Return the logits of the images that calibrate the confidence, and their classes."""
+    logits, labels = compute_logits(observer, calibration, report)
+    if (known := int((labels >= 0).sum())) < FEWEST_LABELS:
+        raise ImagesError(
+            f"{calibration.name}: expected at least {FEWEST_LABELS} images whose label is a class "
+            f"of the classifier, to calibrate with, got {known}"
+        )
+    return logits, labels
 
 
 class _Observed(NamedTuple):
@@ -284,7 +300,7 @@ def _fit(
     ]
     network.calibrate(torch.stack(scores, 1))
     known = calibration or (observed.logits[fitted:], observed.labels[fitted:])
-    facts = calibrate_confidence(network, classifier, *known)
+    facts = _calibrate_confidence(network, classifier, *known)
     is_value = classifier.output.name == "value"
     has_confidence = bool(facts) or classifier.output.temperature is not None
     record = GuardRecord(
@@ -300,3 +316,44 @@ def _fit(
         facts=facts,
     )
     return Guard(record, network, observer)
+
+
+def _calibrate_confidence(
+    network: GuardNetwork, classifier: Classifier, logits: Logits, labels: Tensor
+) -> dict[str, float]:
+    """Fit the temperature of the confidence, and measure its error by two halves.
+
+    Args:
+        network: receives the temperature.
+        classifier: the classifier.
+        logits: logits of images, `images × classes`.
+        labels: their true classes, below 0 where they are not known.
+
+    Returns:
+        What was measured; nothing where too few classes are known.
+    """
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    if len(labels) < FEWEST_LABELS:
+        return {}
+    targets = F.one_hot(labels, logits.shape[1]).to(logits)
+    decision = classifier.decision
+    correct = logits.argmax(1) == labels
+    before, after = decision.probabilities(logits), torch.zeros_like(logits)
+    half = torch.arange(len(labels)) % 2 == 0
+    for part in (half, ~half):  # each half is measured with the temperature of the other
+        temperature = fit_temperature(logits[~part], targets[~part], decision)
+        after[part] = decision.probabilities(logits[part] / temperature)
+    temperature = fit_temperature(logits, targets, decision)
+    network.temperature.fill_(temperature)
+    earlier, later = (
+        measure_reliability(probabilities, targets, is_multiple=False)
+        for probabilities in (before, after)
+    )
+    return {
+        "accuracy": float(correct.float().mean()),
+        "temperature": temperature,
+        "calibration_images": float(len(labels)),
+        "calibration_error_before": earlier.error,
+        "calibration_error": later.error,
+        "calibration_error_by_chance": later.chance_error,
+    }

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.network import GuardNetwork
-from apercu.guard.observe import Observer
+from apercu.guard.observe import BATCH, Observer
 from apercu.guard.summaries import Observation
 from apercu.io import (
     find_changed_file,
@@ -39,8 +39,6 @@ from apercu.weights import check_finite
 
 GUARD, TENSORS = GUARD_FILES
 """Files of the folder of a guard."""
-BATCH: Final = 16
-"""Images of one pass."""
 
 
 class GuardRecord(BaseModel):

@@ -19,9 +19,9 @@ from apercu.errors import ConfigError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
 from apercu.guard.aware import Evasion
-from apercu.guard.confidence import find_labels
 from apercu.guard.fit import digest_batches
-from apercu.guard.guard import BATCH, Guard
+from apercu.guard.guard import Guard
+from apercu.guard.observe import BATCH, find_labels
 from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.images import ImageSource, batches
 from apercu.io import check_writable, write_file, write_json

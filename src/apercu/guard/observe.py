@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import NoFeatureMapsError
+from apercu.errors import NoFeatureMapsError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.guard.summaries import Observation
+from apercu.images import ImageSource, batches
 from apercu.networks.graph_encoder import open_feature_maps
+from apercu.progress import ProgressCallback
 from apercu.types import Images, Logits, Maps
+
+BATCH: Final = 16
+"""Images that are observed together."""
+CALIBRATION_TITLE: Final = "calibration images"
 
 
 class Observer:
@@ -92,3 +99,53 @@ class Observer:
             masks = explainer.decode_classes(features, logits.argmax(1, keepdim=True))[:, 0]
         explained = explainer.network.gate.predict_logits(features[-1])
         return Observation(images, logits, features, masks, explained)
+
+
+def find_labels(
+    classifier: Classifier, source: ImageSource, labels: Sequence[str | int | None]
+) -> list[int]:
+    """Return the class of each image of a batch.
+
+    Args:
+        classifier: the classifier.
+        source: where the images come from.
+        labels: their labels, such as the names of their folders.
+
+    Returns:
+        Class indices; −1 where there is no label, where it is no class, and where the classifier
+        does not choose one class.
+    """
+    is_value = classifier.output.name == "value"
+    if not source.labelled or classifier.decision.is_multiple or is_value:
+        return [-1] * len(labels)
+    found = []
+    for label in labels:
+        try:
+            found.append(-1 if label is None else classifier.index_of(label))
+        except TargetError:  # a folder that is no class, such as a day
+            found.append(-1)
+    return found
+
+
+def compute_logits(
+    observer: Observer, source: ImageSource, report: ProgressCallback
+) -> tuple[Logits, Tensor]:
+    """Return the logits of all images, `images × classes`, and their classes; −1 for none.
+
+    Args:
+        observer: the classifier, with what stands before it.
+        source: the images.
+        report: receives a title, the number of finished images, and that of all.
+
+    Returns:
+        The logits, and class indices.
+    """
+    classifier = observer.classifier
+    logits: list[Tensor] = []
+    labels: list[int] = []
+    report(CALIBRATION_TITLE, 0, len(source))
+    for batch in batches(source, classifier.prepare, BATCH):
+        logits.append(observer(batch.images).logits.float().cpu())
+        labels += find_labels(classifier, source, batch.labels)
+        report(CALIBRATION_TITLE, len(labels), len(source))
+    return torch.cat(logits), torch.tensor(labels)

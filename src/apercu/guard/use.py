@@ -21,7 +21,8 @@ from apercu.explainers.run_folder import check_run, digest_run, load_explainer
 from apercu.guard import fit as fitting
 from apercu.guard import guard as folders
 from apercu.guard.fit import GuardSettings
-from apercu.guard.guard import BATCH, Guard, read_guard_record
+from apercu.guard.guard import Guard, read_guard_record
+from apercu.guard.observe import BATCH
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import is_inside, parse_json, write_file
 from apercu.option_strings import MAX_SEED
