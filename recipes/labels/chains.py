@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from apercu.classifiers import Classifier, InputSpec, Network
+from apercu.classifiers.distillation_data import stack_images
 from apercu.images import ImageSource
 from apercu.io import write_file
 from apercu.learning.data import prepare_images
@@ -31,6 +32,9 @@ from apercu.learning.training import LabelledTrainingImages, LearningTraining
 
 UNLABELLED = 1024
 """Most images without labels that a chain sees."""
+IMAGENET_SIZE = 160
+"""Side of the images, in pixels, of ImageNet's frozen network."""
+FROZEN_BATCH, TUNED_BATCH = 32, 16
 
 
 @dataclass(frozen=True)
@@ -41,52 +45,63 @@ class Chain:
         start: the network: `imagenet`, `pretraining`, `scratch` or `small`.
         recipes: recipes as people type them.
         frozen: whether the network does not change, but for its last layer.
-        steps: steps of the training.
         size: side of the images in pixels; that of the network when None.
     """
 
     start: str
     recipes: tuple[str, ...] = ()
     frozen: bool = True
-    steps: int = 150
     size: int | None = None
 
+    def count_steps(self, labels: int) -> int:
+        """Return the steps of a training: of a last layer always as many, else at least 5 passes.
 
-def list_chains(tuned: int = 60) -> dict[str, Chain]:
+        Passes count up to 400 steps, which are fewer than 5 of the largest sets.
+        """
+        return 150 if self.frozen else min(400, max(120, 5 * labels // TUNED_BATCH))
+
+
+def list_chains() -> dict[str, Chain]:
     """Return all chains by name; those without a recipe are what the others are compared with."""
-    frozen = {
-        "static": ("static_augmentation:copies=4",),
-        "final norm": ("final_batch_norm",),
-        "graph": ("graph_interpolation",),
-        "groups": ("auxiliary_targets:combine=true",),
-        "born again": ("distillation:reborn=true",),
-    }
+    imagenet = Chain("imagenet", size=IMAGENET_SIZE)
+    pretraining = Chain("pretraining")
+    small = Chain("small", frozen=False, size=64)
+    scratch = Chain("scratch", frozen=False, size=64)
     chains = {
-        "imagenet": Chain("imagenet", size=96),
-        "pretraining": Chain("pretraining"),
-        "scratch": Chain("scratch", frozen=False, steps=tuned, size=64),
-        "pretraining, all layers": Chain("pretraining", frozen=False, steps=tuned),
-        "imagenet, all layers": Chain("imagenet", frozen=False, steps=tuned, size=64),
+        "imagenet": imagenet,
+        "pretraining": pretraining,
+        "small": small,
+        "scratch": scratch,
+        "imagenet, all layers": replace(imagenet, frozen=False, size=64),
+        "pretraining, all layers": replace(pretraining, frozen=False),
     }
-    for name, recipes in frozen.items():
-        chains[f"imagenet + {name}"] = Chain("imagenet", recipes, size=96)
-        chains[f"pretraining + {name}"] = Chain("pretraining", recipes)
-    low = Chain("small", frozen=False, steps=tuned, size=64)
-    chains["small"] = low
-    chains["small + static"] = replace(low, recipes=frozen["static"])
-    chains["small + unsupervised"] = replace(low, recipes=("unsupervised_loss",))
-    chains["scratch + static"] = replace(chains["scratch"], recipes=frozen["static"])
-    chains["pretraining, all layers + unsupervised"] = replace(
-        chains["pretraining, all layers"], recipes=("unsupervised_loss",)
-    )
+    static = "static_augmentation:copies=4"
+    added = {
+        "static": static,
+        "final norm": "final_batch_norm",
+        "graph": "graph_interpolation",
+        "groups": "auxiliary_targets:combine=true",
+        "born again": "distillation:reborn=true",
+    }
+    for name, recipe in added.items():
+        chains[f"imagenet + {name}"] = replace(imagenet, recipes=(recipe,))
+        chains[f"pretraining + {name}"] = replace(pretraining, recipes=(recipe,))
     further = {
-        "gradually": ("gradual_unfreezing",),
-        "mean teacher": ("mean_teacher",),
-        "mixmatch": ("mixmatch",),
+        "small": {"static": static, "unsupervised": "unsupervised_loss"},
+        "scratch": {"static": static},
+        "imagenet, all layers": {},
+        "pretraining, all layers": {"unsupervised": "unsupervised_loss"},
     }
-    for name, recipes in further.items():
-        for start in ("pretraining, all layers", "imagenet, all layers"):
-            chains[f"{start} + {name}"] = replace(chains[start], recipes=recipes)
+    for start in ("imagenet, all layers", "pretraining, all layers"):
+        further[start] |= {
+            "graph": "graph_interpolation",
+            "gradually": "gradual_unfreezing",
+            "mean teacher": "mean_teacher",
+            "mixmatch": "mixmatch",
+        }
+    for start, recipes in further.items():
+        for name, recipe in recipes.items():
+            chains[f"{start} + {name}"] = replace(chains[start], recipes=(recipe,))
     return chains
 
 
@@ -126,7 +141,7 @@ class Laboratory:
             if start.channels != self.channels:
                 both = open_task(self.name, self.out, start.channels)
             images = [prepare_images(part.source, start)[1] for part in both]
-            learn, test = (torch.stack(list(each)).half() for each in images)
+            learn, test = (stack_images(each, torch.arange(len(each))).half() for each in images)
             self.prepared = {key: (learn, test)}  # one at a time, for the memory
         return start, *self.prepared[key]
 
@@ -221,17 +236,18 @@ def train(
     learnt = LabelledTrainingImages(task, training.added)
     keeps = chain.frozen or any(recipe.keeps_images for recipe in recipes)
     view = (lambda images, generator: images) if chain.frozen else training.draw_views
+    steps = chain.count_steps(len(task.targets))
     optimiser = torch.optim.AdamW(training.parameter_groups(), rate, weight_decay=1e-2)
-    schedule = OneCycleLR(optimiser, rate, total_steps=chain.steps, pct_start=0.15)
+    schedule = OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     order = task.make_generator("order")
-    batch = min(32 if chain.frozen else 16, len(learnt))
-    rows = list(iterate_rows(len(learnt), batch, chain.steps, order))
+    batch = min(FROZEN_BATCH if chain.frozen else TUNED_BATCH, len(learnt))
+    rows = list(iterate_rows(len(learnt), batch, steps, order))
     for number, chosen in enumerate(rows):
         generator = torch.Generator().manual_seed(task.seed * 100_003 + number)
         stored, targets = (
             torch.stack(each) for each in zip(*map(learnt.__getitem__, chosen), strict=True)
         )
-        progress = number / chain.steps
+        progress = number / steps
         if not chain.frozen:
             training.set_rates(progress)
         step = TrainingStep(
@@ -254,7 +270,7 @@ def train(
         optimiser.step()
         schedule.step()
         for recipe in recipes:
-            recipe.finish_step(network, task, (number + 1) / chain.steps)
+            recipe.finish_step(network, task, (number + 1) / steps)
     training.finish_network()
     return training
 
