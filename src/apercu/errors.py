@@ -7,7 +7,8 @@
     │   ├── ImagesError         a folder, table or Parquet file of images is wrong
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
     │   │   ├── UntrustedError      a file wants to run code, and nobody said that it may
-    │   │   └── MissingModuleError  the module of a factory is not found
+    │   │   ├── MissingModuleError  the module of a factory is not found
+    │   │   └── NoWeightsError      the pretrained weights of a name cannot be had here
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   │   ├── MissingExtraError   an optional package is not installed
@@ -72,6 +73,10 @@ class UntrustedError(ClassifierError):
 
 class MissingModuleError(ClassifierError):
     """The module of a factory is neither in this folder nor on the path of Python."""
+
+
+class NoWeightsError(ClassifierError):
+    """A name of a library has no pretrained weights, or they cannot be downloaded."""
 
 
 class TargetError(InputError):

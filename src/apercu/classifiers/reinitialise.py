@@ -1,20 +1,28 @@
-"""A classifier's network as something to train: a copy, or one with new random weights."""
+"""A classifier's network as something to train: a copy, or one with new weights or classes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from apercu.classifiers.card import InputSpec
 from apercu.classifiers.classifier import Classifier
+from apercu.classifiers.network import Network
+from apercu.classifiers.sources.hf import HF_PREFIX, build_hf
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
+from apercu.classifiers.sources.torchvision import TORCHVISION_PREFIX, build_torchvision
 from apercu.errors import ClassifierError
 from apercu.types import Images
 from apercu.weights import digest_module
+
+TOLERANCE = 1e-4
+"""Largest difference of the logits of two networks that are the same, as a fraction of them."""
 
 
 def copy_trainable(
@@ -34,10 +42,15 @@ def copy_trainable(
         ClassifierError: the classifier is a black box or an exported program, or a layer has no
             rule for new weights.
     """
-    if classifier.module is None or classifier.network.source.endswith(".pt2"):
+    if classifier.network.source.endswith(".pt2"):
         raise ClassifierError(
-            f"{classifier.spec}: only a classifier from timm, torchvision or a Python function "
-            "can be trained further"
+            f"{classifier.spec}: is an exported program, which cannot be trained further; begin "
+            "with the network that it was made of"
+        )
+    if classifier.module is None:
+        raise ClassifierError(
+            f"{classifier.spec}: shows no weights, so it cannot be trained further; expected a "
+            "network of timm, torchvision, transformers, or a module in PyTorch"
         )
     module = copy.deepcopy(classifier.module).requires_grad_(True)
     if reinitialise:
@@ -74,6 +87,90 @@ def reinitialise_classifier(
     return Classifier(
         replace(network, forward=module, digest=digest, guard=None), spec=f"{classifier.spec}, anew"
     )
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """What a card says of how its network is built.
+
+    Args:
+        source: source of the network, which is a name of a library.
+        options: options with which the source builds it.
+        input: what it expects of its images.
+    """
+
+    source: str
+    options: Mapping[str, Any]
+    input: InputSpec
+
+    def build(self, seed: int) -> nn.Module:
+        """Build the network with new random weights.
+
+        Args:
+            seed: seed of the weights.
+
+        Returns:
+            The network, from normalised images to logits.
+
+        Raises:
+            ClassifierError: the library refuses the options.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.source.startswith(HF_PREFIX):
+                return build_hf(self.source, self.options)
+            if self.source.startswith(TORCHVISION_PREFIX):
+                return build_torchvision(self.source, self.options, self.input.size)
+            return create_model(self.source.removeprefix(TIMM_PREFIX), self.options)
+
+    def digest(self, module: nn.Module) -> str:
+        """Return the identity of a network, which is that of the card that it is saved with."""
+        source = HF_PREFIX if self.source.startswith(HF_PREFIX) else self.source
+        return digest_module(module, source, self.options)
+
+    @torch.no_grad()
+    def matches(self, module: nn.Module) -> bool:
+        """Whether the source builds a network that computes the same with the same weights."""
+        again, weights = self.build(0), module.state_dict()
+        expected = again.state_dict()
+        if {name: each.shape for name, each in weights.items()} != {
+            name: each.shape for name, each in expected.items()
+        }:
+            return False
+        expected.update(weights)  # which keeps the versions of its layers
+        again.load_state_dict(expected)
+        size = (2, self.input.channels, *self.input.size)
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        parameter = next(module.parameters(), noise)
+        noise = noise.to(parameter.device)
+        was_training = module.training
+        first, second = module.eval()(noise), again.to(noise.device).eval()(noise)
+        module.train(was_training)
+        return torch.allclose(first, second, TOLERANCE, TOLERANCE * float(first.abs().max()))
+
+
+def find_source(network: Network, classes: int) -> NetworkSource | None:
+    """Find how the source of a network builds it with another number of classes.
+
+    Args:
+        network: the network.
+        classes: number of classes.
+
+    Returns:
+        The source with its options; None where it is no name of timm, torchvision or transformers.
+    """
+    options = dict(network.options)
+    if network.source.startswith(TIMM_PREFIX):
+        options.pop("pretrained", None)
+        options |= {"num_classes": classes, "in_chans": network.input.channels}
+    elif network.source.startswith(TORCHVISION_PREFIX):
+        options.pop("weights", None)
+        options["num_classes"] = classes
+    elif network.source.startswith(HF_PREFIX):
+        options["config"] = {**options["config"], "num_labels": classes}
+    else:
+        return None
+    return NetworkSource(network.source, options, network.input)
 
 
 @torch.no_grad()

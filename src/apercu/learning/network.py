@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier, Network
 from apercu.classifiers.decisions import Decision
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY
-from apercu.classifiers.reinitialise import copy_trainable
+from apercu.classifiers.reinitialise import NetworkSource, copy_trainable, find_source
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
 from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_target_layers
@@ -68,8 +68,7 @@ class LearningNetwork(nn.Module):
         front: layer before the body: normalised images → normalised images.
         tail: layer behind the body: logits → logits.
         parts: parts that help in the training, and are not kept.
-        source: source of the body as in a card; None where no SPEC can build such a body.
-        options: options of the source.
+        source: how a card builds the body; None where no SPEC can build such a body.
     """
 
     def __init__(self, body: nn.Module, start: Classifier, head: str, maps: str) -> None:
@@ -79,13 +78,18 @@ class LearningNetwork(nn.Module):
         self.tail: nn.Module = nn.Identity()
         self.parts = nn.ModuleDict()
         self.head_name, self.maps_name = head, maps
-        self.source: str | None = None
-        self.options: dict[str, Any] = {}
+        self.source: NetworkSource | None = None
         self._start = [start.network]  # in a list, as it is no part of the network
 
     def forward(self, images: Images) -> Logits:
         """Return the logits of normalised images, `batch × classes`."""
         raw = self.body(self.front(images))
+        if self.training and not isinstance(raw, Tensor) and self._start[0].resolved_tensor == "":
+            raise ClassifierError(
+                f"network: {self._start[0].source}: in training it returns "
+                f"{type(raw).__name__} and not logits alone, as it has auxiliary layers; write a "
+                "card whose options leave them out (aux_logits: false)"
+            )
         logits: Tensor = self.tail(self._start[0].pick_tensor(raw).flatten(1))
         return logits
 
@@ -183,13 +187,15 @@ class LearningNetwork(nn.Module):
         Returns:
             The classifier, which `save_classifier` can write.
         """
-        source = self.source if self.is_plain and self.source else f"{IN_MEMORY}LearningNetwork"
+        source, options, digest = f"{IN_MEMORY}LearningNetwork", dict[str, Any](), ""
         forward: nn.Module = self.body if self.is_plain else Folded(self)
-        options = self.options if self.is_plain else {}
+        if self.is_plain and self.source is not None:
+            source, options = self.source.source, dict(self.source.options)
+            digest = self.source.digest(forward)
         opened = Network(
             source=source,
             forward=forward,
-            digest=digest_module(forward, source, options),
+            digest=digest or digest_module(forward, source, options),
             input=self._start[0].input,
             output="sigmoid" if decision.is_multiple else "logits",
             output_is_stated=decision.is_multiple,
@@ -254,22 +260,23 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
         ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
     """
     grey = torch.full((start.channels, *start.size), 0.5)
-    source: str | None = None
-    options: dict[str, Any] = {}
+    source = find_source(start.network, classes)
     if start.network.source.startswith(TIMM_PREFIX):
         body: Any = copy_trainable(start, reinitialise=scratch, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             body.reset_classifier(classes)
-        source = start.network.source
-        options = {**start.network.options, "num_classes": classes, "in_chans": start.channels}
-        options.pop("pretrained", None)
+    elif not scratch:
+        body = _replace_last_layer(start, grey, classes, seed)
+        if source is not None and not source.matches(body):
+            source = None
+    elif source is not None:
+        body = source.build(seed).to(start.device).eval()
     else:
-        body = replace_head(start, grey, classes, seed)
-        if scratch:
-            raise ClassifierError(
-                f"network: {start.spec}: only networks of timm can begin with new weights here"
-            )
+        raise ClassifierError(
+            f"network: {start.spec}: only networks of timm, torchvision and transformers can begin "
+            "with new weights here"
+        )
     probe = Classifier(
         replace(
             start.network,
@@ -281,10 +288,30 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
         ),
         spec=start.spec,
     )
-    layers = find_target_layers(probe, grey[None].to(start.device))
+    try:
+        layers = find_target_layers(probe, grey[None].to(start.device))
+    except ClassifierError as error:
+        raise _no_features_error(start) from error
     network = LearningNetwork(body.requires_grad_(True), probe, layers.head, layers.features)
-    network.source, network.options = source, options
+    network.source = source
     return network
+
+
+def _replace_last_layer(start: Classifier, image: Tensor, classes: int, seed: int) -> nn.Module:
+    """Copy a network and replace its last layer; raises ClassifierError where it has none."""
+    if start.network.output != "features" and start.exposes_layers:
+        try:
+            find_target_layers(start, image[None].to(start.device))
+        except ClassifierError as error:
+            raise _no_features_error(start) from error
+    return replace_head(start, image, classes, seed)
+
+
+def _no_features_error(start: Classifier) -> ClassifierError:
+    return ClassifierError(
+        f"network: {start.spec}: has no feature map or tokens before its last layer; name a "
+        "network that has, such as timm/resnet18"
+    )
 
 
 def _group_body(body: nn.Module) -> list[tuple[str, list[str]]]:

@@ -76,10 +76,7 @@ def open_hf(card: ClassifierCard) -> Network:
 
     options, name = read_options(card), card.source.removeprefix(HF_PREFIX)
     if card.weights is not None and options.config is not None:
-        with catch_errors(card.source):
-            config = make_config(options.config)
-            model = AutoModelForImageClassification.from_config(config)
-        module = HfClassifier(model, options.reverse_channels)
+        module = build_hf(card.source, card.options)
         load_weights(module, card.weights)
         spec = card.input
     else:
@@ -94,20 +91,42 @@ def open_hf(card: ClassifierCard) -> Network:
             load_weights(module, card.weights)
     if spec is None:
         raise ClassifierError(f"classifier {card.source}: its card needs `input`")
-    content = options.config or describe_config(model.config)
+    config = module.model.config
+    content = options.config or describe_config(config)
     settings = {"config": content, "reverse_channels": module.reverse_channels}
     output: OutputName = card.output
     if "output" not in card.model_fields_set:
-        output = _OUTPUTS.get(str(getattr(model.config, "problem_type", None)), output)
+        output = _OUTPUTS.get(str(getattr(config, "problem_type", None)), output)
     return Network(
         source=card.source,
         forward=module,
         digest=digest_module(module, HF_PREFIX, settings),
         input=spec,
         output=output,
-        names=_read_names(model.config),
+        names=_read_names(config),
         options=settings,
     )
+
+
+def build_hf(source: str, options: Mapping[str, Any]) -> HfClassifier:
+    """Build a model of transformers with new random weights.
+
+    Args:
+        source: source of the classifier, for the error.
+        options: options of its card, with the configuration.
+
+    Returns:
+        The model as a module from images to logits.
+
+    Raises:
+        ClassifierError: transformers refuses the configuration.
+    """
+    from transformers import AutoModelForImageClassification
+
+    own = _validate_options(source, options)
+    with catch_errors(source):
+        model = AutoModelForImageClassification.from_config(make_config(own.config or {}))
+    return HfClassifier(model, own.reverse_channels)
 
 
 def read_options(card: ClassifierCard) -> HfOptions:
@@ -116,7 +135,11 @@ def read_options(card: ClassifierCard) -> HfOptions:
     Raises:
         ClassifierError: they hold mistakes.
     """
-    return validate(HfOptions, card.options, f"classifier {card.source}: options")
+    return _validate_options(card.source, card.options)
+
+
+def _validate_options(source: str, options: Mapping[str, Any]) -> HfOptions:
+    return validate(HfOptions, options, f"classifier {source}: options")
 
 
 def check_config_of_model(source: str, options: HfOptions, config: Any) -> None:

@@ -15,7 +15,13 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard, InputSpec, make_input
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
-from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
+from apercu.errors import (
+    LIBRARY_ERRORS,
+    ClassifierError,
+    NoWeightsError,
+    first_line,
+    suggest_nearest,
+)
 from apercu.log import warn
 from apercu.weights import digest_module, load_weights
 
@@ -177,7 +183,7 @@ def _create_pretrained(name: str, options: Mapping[str, Any]) -> Any:
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise ClassifierError(
+        raise NoWeightsError(
             f"classifier timm/{name}: timm has no pretrained weights for it; "
             "write a classifier card with `weights`"
         )
@@ -213,8 +219,8 @@ def is_reachable(url: str) -> bool:
     return True
 
 
-def _download_error(name: str, reason: str) -> ClassifierError:
-    return ClassifierError(
+def _download_error(name: str, reason: str) -> NoWeightsError:
+    return NoWeightsError(
         f"classifier timm/{name}: its pretrained weights cannot be downloaded ({reason}); "
         "write a classifier card with `weights`, a safetensors file"
     )

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.timm import warn_random
-from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, suggest_nearest
+from apercu.errors import (
+    LIBRARY_ERRORS,
+    ClassifierError,
+    NoWeightsError,
+    first_line,
+    suggest_nearest,
+)
 from apercu.weights import digest_module, load_weights
+
+TORCHVISION_PREFIX = "torchvision/"
 
 
 def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
@@ -31,13 +41,8 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
     """
     from torchvision import models
 
-    name = card.source.removeprefix("torchvision/")
-    names = models.list_models(module=models)
-    if name not in names:
-        suggestion = suggest_nearest(name, names)
-        raise ClassifierError(
-            f"classifier {card.source}: torchvision has no such classifier{suggestion}"
-        )
+    name = card.source.removeprefix(TORCHVISION_PREFIX)
+    _check_name(name)
     options = dict(card.options)
     presets = models.get_model_weights(name)
     preset = _choose_preset(presets, options.pop("weights", ""), card)
@@ -51,7 +56,7 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         weights = None if card.weights or is_random else preset
         module = models.get_model(name, weights=weights, **options)
     except OSError as error:
-        raise ClassifierError(
+        raise NoWeightsError(
             f"classifier {card.source}: its pretrained weights cannot be downloaded "
             f"({first_line(error)}); write a classifier card with `weights`, a safetensors file"
         ) from error
@@ -70,6 +75,47 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         names=ClassNames.of(preset.meta["categories"]) if weights is not None else None,
         options=card.options,
     )
+
+
+def build_torchvision(source: str, options: Mapping[str, Any], size: tuple[int, int]) -> nn.Module:
+    """Build a model of torchvision with new random weights.
+
+    Args:
+        source: `torchvision/NAME`.
+        options: options of the model's builder.
+        size: height and width of its images in pixels.
+
+    Returns:
+        The model.
+
+    Raises:
+        ClassifierError: there is no such model, or it refuses the options.
+    """
+    from torchvision import models
+
+    name = source.removeprefix(TORCHVISION_PREFIX)
+    _check_name(name)
+    try:
+        model: nn.Module = models.get_model(
+            name, weights=None, **{**find_size_option(name, size), **options}
+        )
+    except LIBRARY_ERRORS as error:
+        raise ClassifierError(
+            f"classifier {source}: {first_line(error)}; check its options"
+        ) from error
+    return model
+
+
+def _check_name(name: str) -> None:
+    """Raise ClassifierError if torchvision has no classifier of this name."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ClassifierError(
+            f"classifier {TORCHVISION_PREFIX}{name}: torchvision has no such classifier"
+            f"{suggest_nearest(name, names)}"
+        )
 
 
 def _choose_preset(presets: Any, choice: Any, card: ClassifierCard) -> Any:

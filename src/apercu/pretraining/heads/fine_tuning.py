@@ -167,9 +167,10 @@ def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed
         if not isinstance(old, SCORING_LAYERS):
             raise ClassifierError(f"{classifier.spec}: its last layer {name} cannot be replaced")
         new: nn.Module
+        has_bias = old.bias is not None
         if isinstance(old, nn.Linear):
-            new = nn.Linear(old.in_features, classes)
+            new = nn.Linear(old.in_features, classes, has_bias)
         else:
-            new = nn.Conv2d(old.in_channels, classes, 1)
+            new = nn.Conv2d(old.in_channels, classes, 1, bias=has_bias)
         setattr(network.get_submodule(parent), last, new)
     return network
