@@ -95,7 +95,9 @@ class Task:
         curves = []
         for image, target, map in zip(self.images, self.targets, self.maps, strict=True):
             flipped = image[None].clone()
-            for part in map.flatten().argsort(descending=True).chunk(self.flipping.steps):
+            order, steps = map.flatten().argsort(descending=True), self.flipping.steps
+            ends = [len(order) * step // steps for step in range(1, steps)]
+            for part in order.tensor_split(ends):
                 flipped.flatten(2)[..., part] = 0
                 with torch.no_grad():
                     curves.append(self.classifier(flipped).softmax(dim=1)[0, target])
