@@ -22,10 +22,10 @@ pretrain() { # name pretext images steps [options]
             --out "$run/pretrained/$name" --steps "$steps" --resume "$@"
 }
 
-pretrain ztf magnitudes $run/data/learn.npz 300 --catalogue "$shared/data/ztf/alerts.parquet" \
+pretrain ztf magnitudes $run/data/learn.npz 400 --catalogue "$shared/data/ztf/alerts.parquet" \
     --id candid --target magnr,magpsf
-pretrain galaxies contrastive "$shared/data/star-galaxy/train" 250
-pretrain films adios "$shared/data/cxr-kermany/train" 250 --channels 1 --size 64 \
+pretrain galaxies contrastive "$shared/data/star-galaxy/train" 400
+pretrain films adios "$shared/data/cxr-kermany/train" 500 --channels 1 --size 64 \
     --config recipes/pretraining/adios.yaml
 
 for share in ${*:-0.05 0.25 0.01 0.1 1}; do
