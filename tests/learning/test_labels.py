@@ -14,7 +14,8 @@ from apercu.errors import ConfigError, ImagesError
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import read_label_rows
 from apercu.learning.settings import LearningSettings
-from apercu.learning.splits import LearningInputs, split_by_class, split_images
+from apercu.learning.splits import LearningInputs, LearningParts, split_by_class, split_images
+from apercu.log import redirect_warnings
 
 
 def write_images(folder: Path, names: list[str]) -> Path:
@@ -160,3 +161,50 @@ def test_labels_of_planted_images() -> None:
     images = read_labels_of(open_images("planted:images=6,classes=3,size=32"))
     assert images.classes == ("dots", "rings", "stripes")
     assert images.targets.sum(0).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,label\na.png,x\nimages/a.png,y\n", r"a\.png and images/a\.png are one image"),
+        ("file,label\na.png,x\n./a.png,y\n", r"line 3: a\.png is listed twice"),
+        ("file,label,Label\na.png,x,y\n", "the column label is there twice, expected once"),
+    ],
+)
+def test_an_image_with_two_labels_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(ImagesError, match=message):
+        match_labels(open_images(tmp_path / "images"), read_label_rows(tmp_path / "t.csv"))
+
+
+def test_labels_without_an_image_are_named(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("file,label\r\n./a.png,x\r\nb.png,y\r\n")
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        rows = read_label_rows(tmp_path / "t.csv")
+        labelled, others = match_labels(open_images(tmp_path), rows)
+    assert labelled.source.names == ("a.png",) and others is None
+    assert len(lines) == 1 and "1 of 2 labels belong to no image" in lines[0]
+    assert "that of b.png" in lines[0]
+
+
+def test_test_images_are_not_learnt_from(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{'xy'[number % 2]}" for number in range(12)]
+    for name, part in (("t.csv", rows), ("own.csv", rows[:8]), ("other.csv", rows[8:])):
+        (tmp_path / name).write_text("\n".join(["file,label", *part]))
+
+    def split(test: str) -> LearningParts:
+        inputs = LearningInputs(
+            tmp_path, tmp_path / "own.csv", test=tmp_path, test_labels=tmp_path / test
+        )
+        with redirect_warnings(lambda line: None):
+            return split_images(LearningSettings(), inputs, open_images, 0)
+
+    assert split("other.csv").test.source.names == ("10.png", "11.png", "8.png", "9.png")
+    with pytest.raises(ImagesError, match="8 of 12 test images are also among"):
+        split("t.csv")

@@ -108,6 +108,12 @@ def match_labels(
     """
     matched = rows.match(source)
     files = list(matched.values())
+    missing = sorted(set(rows.labels).difference(files))
+    if missing:
+        warn(
+            f"{rows.path}: {len(missing)} of {len(rows.labels)} labels belong to no image of "
+            f"{source.name}, such as that of {missing[0]}; they are not used"
+        )
     names = rows.classes if classes is None else tuple(classes)
     labelled = LabelledSet(
         ChosenImages(source, tuple(matched)),
@@ -218,7 +224,10 @@ def prepare_images(
             f"because {errors[0]}"
         )
     if errors:
-        warn(f"{source.name}: {len(errors)} images are left out; the first because {errors[0]}")
+        warn(
+            f"{source.name}: {len(errors)} of {len(source)} images are left out; the first because "
+            f"{errors[0]}"
+        )
     if not is_small:
         return readable, TrainingImages(source, classifier, readable)
     return readable, torch.stack(prepared)

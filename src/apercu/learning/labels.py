@@ -44,7 +44,7 @@ class LabelRows:
         table.
 
         Raises:
-            ImagesError: no image is in the table.
+            ImagesError: no image is in the table, or one is there under two names with two labels.
         """
         matched: dict[int, str] = {}
         for index, name in enumerate(source.names):
@@ -53,9 +53,14 @@ class LabelRows:
             if isinstance(source, FolderImages):
                 beside = os.path.relpath(source.path / plain, self.path.parent)
                 candidates += [PurePosixPath(beside).as_posix(), f"{source.path.name}/{plain}"]
-            file = next((each for each in candidates if each in self.labels), None)
-            if file is not None:
-                matched[index] = file
+            files = [each for each in dict.fromkeys(candidates) if each in self.labels]
+            if len({self.labels[file] for file in files}) > 1:
+                raise ImagesError(
+                    f"{self.path}: {files[0]} and {files[1]} are one image with two labels; "
+                    "expected it once"
+                )
+            if files:
+                matched[index] = files[0]
         if not matched:
             example = next(iter(self.labels), "nothing")
             raise ImagesError(
@@ -139,21 +144,28 @@ def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
     """Return the columns in lower case with their titles, and the cells of each line."""
     try:
         with open_csv(path) as lines:
-            titles = {name.strip().lower(): name.strip() for name in next(lines, [])}
-            columns = list(titles)
+            names = [name.strip() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines if cells]
     except FileNotFoundError:
         raise ImagesError(f"{path}: no such table of labels") from None
     except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
+    columns = [name.lower() for name in names]
+    titles = dict(zip(columns, names, strict=True))
+    if twice := next((name for name in columns if name and columns.count(name) > 1), None):
+        raise ImagesError(f"{path}: the column {twice} is there twice, expected once")
     padding = [""] * len(columns)
-    return titles, {
+    rows = {
         line: {
             name: unescape_cell(cell.strip())
             for name, cell in zip(columns, cells + padding, strict=False)
         }
         for line, cells in numbered
     }
+    for row in rows.values():
+        if FILE in row:
+            row[FILE] = row[FILE].removeprefix("./")
+    return titles, rows
 
 
 def _require_column(path: Path, name: str, columns: Sequence[str]) -> None:

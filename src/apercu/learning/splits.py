@@ -13,7 +13,8 @@ from torch import Generator
 from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.images.source import normalise_index
+from apercu.images.folder import FolderImages
+from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import read_label_rows
 from apercu.learning.settings import LearningSettings
@@ -60,7 +61,8 @@ class LearningInputs:
         """Open the images to measure on, with the classes of those to learn from.
 
         Raises:
-            ImagesError: a label is no class, or a group is also among the images to learn from.
+            ImagesError: a label is no class, or a group or a file is also among the images to learn
+                from.
         """
         if self.test is None:
             return None
@@ -75,6 +77,11 @@ class LearningInputs:
             raise ImagesError(
                 f"{test.source.name}: {len(both)} of the groups ({self.group}) are also among the "
                 f"images to learn from, such as {both[0]}; keep each in one of the two"
+            )
+        if shared := find_files(test).intersection(find_files(learnt)):
+            raise ImagesError(
+                f"{test.source.name}: {len(shared)} of {len(test)} test images are also among the "
+                f"images to learn from, such as {min(shared)}; leave them out of one of the two"
             )
         if test.decision is ONE_CLASS:
             check_classes(test, 0)
@@ -101,6 +108,18 @@ class LearningInputs:
                 f"{option} CSV"
             )
         return own
+
+
+def find_files(images: LabelledSet) -> set[Path]:
+    """Return the files of images; empty where they are no files of a folder."""
+    source = images.source
+    while isinstance(source, ChosenImages):
+        source = source.source
+    if not isinstance(source, FolderImages):
+        return set()
+    folder = Path(source.path).resolve()
+    names = (name.rpartition("#")[0] or name for name in images.source.names)
+    return {folder / name for name in names}
 
 
 class LearningParts(NamedTuple):

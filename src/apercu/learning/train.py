@@ -32,6 +32,7 @@ from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
 from apercu.learning.start import open_start
 from apercu.learning.training import LearningTraining
+from apercu.log import redirect_warnings
 from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.training.config import CONFIG
 from apercu.training.record import find_begun_steps, find_settings
@@ -194,7 +195,8 @@ def run_trial(job: TrialJob) -> TrialScore:
         job.seed,
         scratch=settings.scratch,
     )
-    every = split_images(settings, job.inputs, make_opener(start), job.seed)
+    with redirect_warnings(lambda line: None):  # they were given before the search
+        every = split_images(settings, job.inputs, make_opener(start), job.seed)
     parts = split_fold(every, settings.search.folds, job.fold, job.seed)
     hardware = Hardware(job.device, workers=0)
     source = parts.training.source
