@@ -208,3 +208,14 @@ def test_test_images_are_not_learnt_from(tmp_path: Path) -> None:
     assert split("other.csv").test.source.names == ("10.png", "11.png", "8.png", "9.png")
     with pytest.raises(ImagesError, match="8 of 12 test images are also among"):
         split("t.csv")
+
+
+def test_one_column_of_0_and_1_is_a_class_and_its_absence(films: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", "file,Mass", "0.png,1", "1.png,0", "2.png,0")
+    images, _ = match_labels(open_images(films), read_label_rows(table))
+    assert images.classes == ("not Mass", "Mass") and images.decision is ONE_CLASS
+    assert images.targets.tolist() == [[0, 1], [1, 0], [1, 0]]
+    table = write_table(tmp_path / "t.csv", "file,labels", "0.png,Mass", "1.png,", "2.png,")
+    images, _ = match_labels(open_images(films), read_label_rows(table))
+    with pytest.raises(ImagesError, match="the only class is Mass; give a column `label`"):
+        check_classes(images, 1)

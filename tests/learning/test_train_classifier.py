@@ -22,7 +22,6 @@ from apercu.learning.measure import (
 from apercu.learning.settings import LEARNING
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.training.record import find_settings
-from apercu.learning.network import make_network
 
 from .conftest import PLANTED
 
@@ -105,13 +104,6 @@ def test_several_classes_of_an_image_are_learnt_one_by_one(
     assert len(table) == result.figures.images["test"]
     assert len({row.split(",")[1] for row in table}) < len(table)  # nights, not images
     assert "Confusion matrix" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_table_with_one_column_of_0_and_1_gives_one_logit(backbone: Classifier) -> None:
-    network = make_network(backbone, 1, 0, scratch=False)
-    classifier = network.to_classifier(("bright",), EACH_CLASS)
-    assert classifier.decision is EACH_CLASS and classifier.output.name == "sigmoid"
-    assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 1)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("accuracy", 0.75), ("balanced_accuracy", 0.75)])

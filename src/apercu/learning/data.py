@@ -161,6 +161,11 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             f"{name}: all labels are {occurring[0] if occurring else 'missing'}; expected at least "
             "two classes"
         )
+    if len(images.classes) < 2:
+        raise ImagesError(
+            f"{name}: the only class is {images.classes[0] if images.classes else 'missing'}; give "
+            "a column `label` with two classes"
+        )
     unit = "images" if images.groups is None else "groups"
     for index, class_name in enumerate(images.classes):
         members = {

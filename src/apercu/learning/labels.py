@@ -74,8 +74,9 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     """Read a table with a column `file` and the classes of each file.
 
     The classes are in one of the columns that `labels.csv` may have (one class per image), in a
-    column `labels` (several, with `|` between them), or in a column of 0 and 1 for each class. An
-    empty cell in a column of one class means that the image has no label.
+    column `labels` (several, with `|` between them), or in a column of 0 and 1 for each class; a
+    single such column `x` gives the classes `not x` and `x`, of which an image has one. An empty
+    cell in a column of one class means that the image has no label.
 
     Args:
         path: CSV table.
@@ -113,6 +114,11 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
         for line, row in rows.items():
             file = _read_file(path, line, row, labels)
             labels[file] = tuple(titles[name] for name in names if row[name] == "1")
+        if len(names) == 1:  # one class and its absence
+            absent = f"not {titles[names[0]]}"
+            labels = {file: words or (absent,) for file, words in labels.items()}
+            titles[absent], is_multiple = absent, False
+            names = [absent, *names]
     classes = sort_classes({word for words in labels.values() for word in words})
     if names:
         classes = tuple(titles[name] for name in names)

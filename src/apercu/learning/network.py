@@ -281,7 +281,7 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
         replace(
             start.network,
             forward=body,
-            output="logits" if classes > 1 else "sigmoid",
+            output="logits",
             names=None,
             resolved_output=None,
             temperature=None,
