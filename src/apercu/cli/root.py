@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -78,10 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = read_arguments() if arguments is None else list(arguments)
     raise SystemExit(
         run_command(
-            lambda: app(words, prog_name="apercu", standalone_mode=False),
+            lambda: _build_commands()(words, prog_name="apercu", standalone_mode=False),
             debug="--debug" in words,
         )
     )
+
+
+@cache
+def _build_commands() -> Callable[..., object]:
+    """Build all verbs from their functions, once in a process."""
+    return typer.main.get_command(app)
 
 
 def _show_version(requested: bool) -> bool:
