@@ -236,3 +236,26 @@ def copy_graphs() -> Callable[[Path], AbstractContextManager[None]]:
             yield
 
     return copy_from
+
+
+@pytest.fixture(scope="session")
+def export_alone() -> Callable[..., None]:
+    """Exports the combined graph alone, or those of other roles, for tests that look at no more."""
+    from apercu.deploy.export import ExportInputs, ExportSettings
+    from apercu.deploy.export.export_run import ExportRun
+
+    def export(
+        explainer: Any,
+        out: Path,
+        classifier: Any = None,
+        *,
+        roles: tuple[str, ...] = ("combined",),
+    ) -> None:
+        inputs = ExportInputs(classifier)
+        run = ExportRun(explainer, ExportSettings(combined=True), inputs, lambda line: None)
+        run.graphs = {role: run.graphs[role] for role in roles}
+        for folder in (out, out / "exact"):
+            folder.mkdir(parents=True, exist_ok=True)
+        run.write(out, out / "exact")
+
+    return export

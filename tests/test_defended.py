@@ -115,9 +115,11 @@ def run(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    run: Path, export_alone: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("exports") / "export"
-    apercu.export(run, out, combined=True)
+    export_alone(MaskExplainer.from_pretrained(run), out)
     return out
 
 

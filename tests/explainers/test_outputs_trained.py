@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,6 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
-from apercu.deploy.export import ExportSettings, write_export
-from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.inference import Predictor, open_engine
 from apercu.deploy.serving.requests import ExplainRequest, RequestOptions, parse_options
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
@@ -146,11 +145,13 @@ def test_explanations_name_all_predicted_classes(
             )
 
 
-def test_exports_and_runtime_give_the_sigmoid(several: tuple[Path, Path], tmp_path: Path) -> None:
+def test_exports_and_runtime_give_the_sigmoid(
+    several: tuple[Path, Path], export_alone: Callable[..., None], tmp_path: Path
+) -> None:
     apercu_runtime = pytest.importorskip("apercu_runtime")
     card, run = several
     classifier, explainer = open_classifier(card), apercu.load_explainer(run)
-    write_export(explainer, tmp_path, ExportSettings(combined=True), ExportInputs(classifier))
+    export_alone(explainer, tmp_path, classifier)
     manifest = json.loads((tmp_path / "explainer.json").read_text())
     assert manifest["output"]["name"] == "sigmoid"
     expected = classifier.predict_probabilities(IMAGES)
@@ -181,7 +182,7 @@ def test_the_server_names_all_predicted_classes(several: tuple[Path, Path]) -> N
 
 
 def test_the_value_of_a_regression_arrives_everywhere(
-    regression: tuple[Path, Path], tmp_path: Path
+    regression: tuple[Path, Path], export_alone: Callable[..., None], tmp_path: Path
 ) -> None:
     apercu_runtime = pytest.importorskip("apercu_runtime")
     card, run = regression
@@ -195,9 +196,7 @@ def test_the_value_of_a_regression_arrives_everywhere(
     explanation.save(tmp_path / "shown")
     [entry] = json.loads((tmp_path / "shown" / "explain.json").read_text())["images"]
     assert entry["answers"][0]["value"] == pytest.approx(float(raw[0]), abs=1e-4)
-    write_export(
-        explainer, tmp_path / "out", ExportSettings(combined=True), ExportInputs(classifier)
-    )
+    export_alone(explainer, tmp_path / "out", classifier)
     loaded = apercu_runtime.load_explainer(tmp_path / "out")
     assert loaded.explain(IMAGES[0].numpy(), "lower").value == pytest.approx(
         float(raw[0]), abs=1e-3

@@ -66,7 +66,7 @@ def test_onnx_runtime_computes_what_pytorch_does(
 
 
 def test_an_encoder_that_sees_enlarged_images_is_exported(
-    build_explainer, classifier, images, tmp_path
+    build_explainer, export_alone, classifier, images, tmp_path
 ) -> None:
     small = {"decoder": {"width": 16, "resolution": 2}}
     wanted = {"encoder_side": 48, "refinement": "object"}
@@ -74,7 +74,7 @@ def test_an_encoder_that_sees_enlarged_images_is_exported(
     expected = explainer.attribute(images, [2, 0, 1])
     plain = build_explainer("mask", MASK_PRESETS.parse(small), classifier)
     assert (plain.attribute(images, [2, 0, 1]) - expected).abs().max() > 0.1
-    write_export(explainer, tmp_path, ExportSettings())
+    export_alone(explainer, tmp_path, roles=("explainer", "combined"))
     separate = run_file(tmp_path / "explainer.onnx", images, [2, 0, 1])["maps"]
     torch.testing.assert_close(separate, expected, **CLOSE)
     result = run_file(tmp_path / "combined.onnx", images, [TOP] * 3)

@@ -19,8 +19,6 @@ from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.calibration import Reliability, fit_temperature, measure_reliability
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.outputs import Output
-from apercu.deploy.export import ExportSettings, write_export
-from apercu.deploy.export.settings import ExportInputs
 from apercu.deploy.inference import open_engine
 from apercu.errors import ClassifierError
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -116,14 +114,16 @@ def test_methods_explain_the_scaled_logits(tiny_card: Path, scaled: Classifier) 
 
 
 @pytest.mark.parametrize("preset", [pytest.param("light", marks=pytest.mark.slow), "small"])
-def test_an_export_contains_it(scaled: Classifier, preset: str, tmp_path: Path) -> None:
+def test_an_export_contains_it(
+    scaled: Classifier, preset: str, export_alone: Callable[..., None], tmp_path: Path
+) -> None:
     settings = MASK_PRESETS.parse({"preset": preset, "decoder": {"width": 16, "resolution": 2}})
     info, kind = ClassifierInfo.from_classifier(scaled), find_kind("mask")
     own = scaled if settings.encoder == "own" else None
     network = kind.build_network(settings, info, own, pretrained=False)
     network.gate.set_threshold(0.5, 0.0)
     explainer = kind.explainer(network, info, settings, {})
-    write_export(explainer, tmp_path, ExportSettings(combined=True), ExportInputs(scaled))
+    export_alone(explainer, tmp_path, scaled)
     explained = open_engine(tmp_path)(IMAGES)
     expected = scaled.predict_probabilities(IMAGES).detach()
     np.testing.assert_allclose(explained.probabilities, expected, atol=1e-5)
