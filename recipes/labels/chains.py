@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def list_chains() -> dict[str, Chain]:
         chains[f"pretraining + {name}"] = replace(pretraining, recipes=(recipe,))
     further = {
         "small": {"static": static, "unsupervised": "unsupervised_loss"},
-        "scratch": {"static": static},
+        "scratch": {"static": static, "mean teacher": "mean_teacher"},
         "imagenet, all layers": {},
         "pretraining, all layers": {"unsupervised": "unsupervised_loss"},
     }
@@ -158,7 +159,7 @@ class Laboratory:
 
     def compute_features(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """Return the frozen network's features of all images, which are kept in the folder."""
-        path = self.out / "features" / f"{self.name}-{chain.start}.npz"
+        path = self.out / "features" / f"{self.name}-{chain.start}-{chain.size}.npz"
         if chain.start not in self.features and path.is_file():
             with np.load(path) as archive:
                 self.features[chain.start] = tuple(  # type: ignore[assignment]
@@ -287,6 +288,11 @@ def iterate_rows(
         rows = rows[batch:]
 
 
+def describe_chain(chain: Chain, labels: int) -> dict[str, object]:
+    """Return what a training of a chain depends on besides its seed, as JSON keeps it."""
+    return {**json.loads(json.dumps(asdict(chain))), "steps": chain.count_steps(labels)}
+
+
 def run_chain(laboratory: Laboratory, chain: Chain, share: float, seed: int) -> dict[str, object]:
     """Train one chain, and return the probabilities of the test images."""
     chosen = laboratory.draw_labels(share, seed)
@@ -335,6 +341,7 @@ def run_chain(laboratory: Laboratory, chain: Chain, share: float, seed: int) -> 
     return {
         "probabilities": np.round(probabilities, 5).tolist(),
         "labels": len(chosen),
+        "chain": describe_chain(chain, len(chosen)),
         "seconds": round(time.monotonic() - began, 2),
     }
 

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chains import Laboratory, list_chains, run_chain
+from chains import Chain, Laboratory, describe_chain, list_chains, run_chain
 from tables import find_result, make_table
 from tasks import TASKS
 
@@ -39,6 +39,7 @@ def train_all(
                 for seed in range(seeds):
                     path = find_result(out, task, share, name, seed)
                     if path.is_file():
+                        check_result(path, chains[name])
                         continue
                     if task not in laboratories:
                         laboratories[task] = Laboratory(task, out)
@@ -50,6 +51,13 @@ def train_all(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_file(path, json.dumps(result) + "\n")
                     print(f"{task} {share:g} {name} {seed}: {result['seconds']} s", flush=True)
+
+
+def check_result(path: Path, chain: Chain) -> None:
+    """Exit with a line if a finished training had other settings."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("chain") != describe_chain(chain, result["labels"]):
+        raise SystemExit(f"error: {path}: trained with other settings; choose another OUT")
 
 
 def main() -> None:
