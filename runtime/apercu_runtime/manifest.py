@@ -28,6 +28,8 @@ QUESTIONS = ("tampered", "unknown")
 VERDICT_COLUMNS = (*QUESTIONS, "confidence")
 """The first columns of a verdict."""
 VERDICT_DIGITS = 4
+RANK_ERROR = 1e-6
+"""Largest rounding error of a rank, which is a float32."""
 CANNOT_JUDGE = "it cannot be judged: its signals are no finite numbers"
 PROGRAM = "program"
 """The role of a file that only PyTorch runs."""
@@ -71,11 +73,21 @@ class VerdictFormat:
             first three.
         false_alarms: fraction of honest images that may raise an alarm, for each question.
         calibrated: whether confidences were calibrated.
+        held_out: number of honest images that ranks are fractions of; None in older exports.
     """
 
     signals: tuple[tuple[str, str], ...]
     false_alarms: float
     calibrated: bool
+    held_out: int | None = None
+
+    @property
+    def limit(self) -> float:
+        """The rank above which a question raises its alarm; between two ranks that occur."""
+        if self.held_out is None:
+            return 1 - self.false_alarms + RANK_ERROR
+        exceeded = math.ceil(round((self.held_out + 1) * (1 - self.false_alarms), 6))
+        return (exceeded - 0.5) / self.held_out
 
     def read(self, row: NDArray[np.float32]) -> dict[str, Any]:
         """Return what the numbers of one image mean.
@@ -92,14 +104,13 @@ class VerdictFormat:
             return {**empty, "alarms": [], "why": CANNOT_JUDGE}
         values = [round(float(value), VERDICT_DIGITS) for value in row[: len(VERDICT_COLUMNS)]]
         verdict = dict(zip(VERDICT_COLUMNS, values, strict=True))
-        limit = 1 - self.false_alarms
-        alarms = [q for q, value in zip(QUESTIONS, row, strict=False) if float(value) > limit]
+        alarms = [q for q, value in zip(QUESTIONS, row, strict=False) if float(value) > self.limit]
         reasons = [f"{question}: {self._name_reason(question, row)}" for question in alarms]
         return {
             **verdict,
             "confidence": verdict["confidence"] if self.calibrated else None,
             "alarms": alarms,
-            "why": "; ".join(reasons) or f"like {limit:.0%} of the honest images",
+            "why": "; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the honest images",
         }
 
     def _name_reason(self, question: str, row: NDArray[np.float32]) -> str:
@@ -220,7 +231,15 @@ def _parse_guard(content: dict[str, Any] | None) -> VerdictFormat | None:
     signals = tuple((str(each["question"]), str(each["phrase"])) for each in content["signals"])
     if not set(QUESTIONS) >= {question for question, _ in signals}:
         raise ValueError("a signal of no question")
-    return VerdictFormat(signals, float(content["false_alarms"]), bool(content["calibrated"]))
+    held_out = content.get("held_out")
+    if held_out is not None and int(held_out) < 1:
+        raise ValueError(f"{held_out} images that were held out")
+    return VerdictFormat(
+        signals,
+        float(content["false_alarms"]),
+        bool(content["calibrated"]),
+        None if held_out is None else int(held_out),
+    )
 
 
 def _parse_output(content: dict[str, Any] | None) -> OutputMeaning:

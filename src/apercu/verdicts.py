@@ -24,6 +24,8 @@ COLUMNS: Final = (*QUESTIONS, "confidence")
 CANNOT_JUDGE: Final = "it cannot be judged: its signals are no finite numbers"
 DIGITS: Final = 4
 """Decimal places in records."""
+RANK_ERROR: Final = 1e-6
+"""Largest rounding error of a rank, which is a float32."""
 
 
 TRUST: Final = "trust"
@@ -47,7 +49,7 @@ class Trust(BaseModel):
         unknown: fraction of honest images that look less unknown to the classifier.
         confidence: calibrated probability that the prediction is right, if the image is honest;
             None for a regression, and for a guard that was fitted without labels.
-        alarms: the questions whose fraction is above the threshold.
+        alarms: the questions whose fraction is above the threshold, `VerdictFormat.limit`.
         why: one phrase for people.
     """
 
@@ -99,6 +101,25 @@ class SignalWords(BaseModel):
     phrase: str
 
 
+def count_below_alarm(false_alarms: float, held_out: int) -> int:
+    """Return how many honest images an image must exceed in order to raise an alarm.
+
+    A further honest image exceeds each number of them, from none to all, with the same probability,
+    1 / (`held_out` + 1); so it raises an alarm with a probability of at most `false_alarms`.
+
+    Args:
+        false_alarms: fraction of honest images that may raise an alarm.
+        held_out: number of honest images that were held out.
+
+    Returns:
+        The number of images.
+
+    >>> count_below_alarm(0.01, 100), count_below_alarm(0.2, 100), count_below_alarm(0.05, 25)
+    (100, 81, 25)
+    """
+    return math.ceil(round((held_out + 1) * (1 - false_alarms), 6))
+
+
 class VerdictFormat(BaseModel):
     """How the numbers of a guard are read.
 
@@ -106,12 +127,24 @@ class VerdictFormat(BaseModel):
         signals: the signals, in the order of the columns after `COLUMNS`.
         false_alarms: fraction of honest images that may raise an alarm, for each question.
         calibrated: whether confidences were calibrated.
+        held_out: number of honest images that ranks are fractions of; None in older exports.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     signals: tuple[SignalWords, ...] = Field(min_length=1)
     false_alarms: float = Field(gt=0, lt=0.5)
     calibrated: bool
+    held_out: int | None = Field(None, ge=1)
+
+    @property
+    def limit(self) -> float:
+        """The rank above which a question raises its alarm.
+
+        It lies between two ranks that occur, so that no rounding error decides.
+        """
+        if self.held_out is None:
+            return 1 - self.false_alarms + RANK_ERROR
+        return (count_below_alarm(self.false_alarms, self.held_out) - 0.5) / self.held_out
 
     def read(self, row: Sequence[float]) -> Trust:
         """Return what the numbers of one image mean.
@@ -125,7 +158,7 @@ class VerdictFormat(BaseModel):
         if not all(map(math.isfinite, row)):
             return Trust(tampered=None, unknown=None, confidence=None, why=CANNOT_JUDGE)
         ranks = dict(zip(COLUMNS, row, strict=False))
-        alarms = tuple(q for q in QUESTIONS if ranks[q] > 1 - self.false_alarms)
+        alarms = tuple(q for q in QUESTIONS if ranks[q] > self.limit)
         reasons = [f"{question}: {self._name_reason(question, row)}" for question in alarms]
         return Trust(
             tampered=ranks["tampered"],

@@ -24,6 +24,7 @@ from apercu.guard.kinds import NoiseImages, find_background, open_kind
 from apercu.guard.measure import GuardMeasurement, measure_guard
 from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
 from apercu.guard.observe import Observer
+from apercu.guard.results import find_alarms
 from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit_signal
 from apercu.guard.summaries import (
     FIFTH_ORDER,
@@ -36,7 +37,8 @@ from apercu.guard.summaries import (
 )
 from apercu.robustness.attacks import Fgsm, Pgd
 from apercu.robustness.objectives import Untargeted
-from apercu.verdicts import COLUMNS, QUESTIONS
+from apercu.verdicts import COLUMNS, QUESTIONS, VerdictFormat
+from apercu_runtime.manifest import _parse_guard
 
 SIDE = 24
 
@@ -200,6 +202,37 @@ def test_who_knows_of_the_guard_gets_a_smaller_total(guard: Guard) -> None:
     plain = Pgd(8 / 255, steps=20)(Untargeted(classifier, predicted), images)
     aware = Pgd(8 / 255, steps=20)(Evasion(guard, predicted), images)
     assert compute_excess(aware) < 0.7 * compute_excess(plain)
+
+
+@pytest.mark.parametrize("false_alarms", [0.01, 0.02, 0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("held_out", [20, 25, 50, 99, 100, 333])
+def test_all_places_raise_the_same_alarms_and_never_too_many(
+    guard: Guard, false_alarms: float, held_out: int
+) -> None:
+    network = GuardNetwork([*guard.network.signals], guard.network.decision, held_out)
+    network.ranks = torch.arange(1.0, held_out + 1).repeat(len(QUESTIONS), 1)
+    record = guard.record.model_copy(update={"false_alarms": false_alarms})
+    other = Guard(record, network, guard.observer)
+    totals = torch.arange(held_out + 1.0) + 0.5  # exceeds none of the honest images, one, … all
+    ranks = (totals[:, None] > network.ranks[:1]).float().mean(1)
+    columns = len(COLUMNS) + len(record.signals)
+    verdicts = torch.zeros(held_out + 1, columns)
+    verdicts[:, 0] = verdicts[:, 1] = ranks
+    measured = find_alarms(other, verdicts, "tampered").tolist()
+    assert measured == ["tampered" in trust.alarms for trust in other.read_verdicts(verdicts)]
+    assert measured == (totals > find_limits(network, false_alarms)[0]).tolist()
+    content = other.verdict_format.model_dump(mode="json")
+    exported, older = _parse_guard(content), _parse_guard(content | {"held_out": None})
+    assert exported is not None and older is not None
+    rows = verdicts.numpy()
+    assert measured == ["tampered" in exported.read(row)["alarms"] for row in rows]
+    expected = sum(measured) / (held_out + 1)  # each rank is as probable for an honest image
+    assert false_alarms - 1 / (held_out + 1) < expected <= false_alarms + 1e-9
+    without = VerdictFormat.model_validate(content | {"held_out": None})
+    counted = ["tampered" in without.read(row).alarms for row in verdicts.tolist()]
+    assert counted == ["tampered" in older.read(row)["alarms"] for row in rows]
+    above = round(held_out * (1 - false_alarms), 6)  # as exports of older versions say
+    assert counted == [count > above for count in range(held_out + 1)]
 
 
 def test_batches_do_not_matter(guard: Guard) -> None:

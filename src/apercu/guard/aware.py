@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -12,10 +13,11 @@ from apercu.guard.guard import Guard
 from apercu.guard.network import GuardNetwork
 from apercu.robustness.objectives import AttackObjective, BatchFlags
 from apercu.types import Images, Scores, Targets
+from apercu.verdicts import count_below_alarm
 
 EVASION = 1.0
 """Weight of the logarithm of what is above the guard's limits, beside the margin in logits."""
-WANTED_MARGIN = 3.0
+FULL_MARGIN = 3.0
 """Margin of another class beyond which only the guard matters."""
 
 
@@ -40,7 +42,7 @@ class Evasion(AttackObjective):
         standardised = (network.measure(observation) - network.centre) / network.spread
         totals = network.combine(standardised)
         excess = (totals - find_limits(network, self.guard.record.false_alarms)).clamp(min=0)
-        return margin.clamp(max=WANTED_MARGIN) - EVASION * excess.log1p().sum(1)
+        return margin.clamp(max=FULL_MARGIN) - EVASION * excess.log1p().sum(1)
 
     @torch.no_grad()
     def is_adversarial(self, images: Images) -> BatchFlags:
@@ -60,6 +62,8 @@ def find_limits(network: GuardNetwork, false_alarms: float) -> Tensor:
     Returns:
         One number per question.
     """
-    images = network.ranks.shape[1]
-    place = min(images - 1, int(images * (1 - false_alarms)))
-    return network.ranks[:, place]
+    held_out = network.ranks.shape[1]
+    exceeded = count_below_alarm(false_alarms, held_out)
+    if exceeded > held_out:  # too few images for any alarm
+        return torch.full_like(network.ranks[:, 0], math.inf)
+    return network.ranks[:, exceeded - 1]

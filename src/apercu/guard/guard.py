@@ -147,6 +147,7 @@ class Guard(PassJudge):
             ),
             false_alarms=self.record.false_alarms,
             calibrated=self.record.calibrated,
+            held_out=self.network.ranks.shape[1],
         )
 
     def read_verdicts(self, verdicts: Float[Tensor, "batch columns"]) -> list[Trust]:

@@ -187,6 +187,6 @@ def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray
 
 def find_alarms(guard: Guard, verdicts: Tensor, question: str) -> Float[np.ndarray, " images"]:
     """Return 1 for each image that raises the alarm of a question, or either alarm, else 0."""
-    above = verdicts[:, : len(QUESTIONS)] > 1 - guard.record.false_alarms
+    above = verdicts[:, : len(QUESTIONS)].double() > guard.verdict_format.limit
     flags = above.any(1) if question == "either" else above[:, QUESTIONS.index(question)]
     return flags.double().numpy()
