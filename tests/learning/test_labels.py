@@ -219,3 +219,30 @@ def test_one_column_of_0_and_1_is_a_class_and_its_absence(films: Path, tmp_path:
     images, _ = match_labels(open_images(films), read_label_rows(table))
     with pytest.raises(ImagesError, match="the only class is Mass; give a column `label`"):
         check_classes(images, 1)
+
+
+def test_columns_of_0_and_1_with_gaps(films: Path, tmp_path: Path) -> None:
+    """Numbers may end in .0; an image whose classes are all empty has no label."""
+    head = ("file,Ill,old,age,side", "0.png,1.0,0.0,40,left", "1.png,0.0,1.0,1,right")
+    table = write_table(tmp_path / "t.csv", *head, "2.png,,,7,left")
+    images, others = match_labels(open_images(films), read_label_rows(table))
+    assert images.classes == ("Ill", "old") and images.decision is EACH_CLASS
+    assert images.targets.tolist() == [[1, 0], [0, 1]]
+    assert others is not None and "2.png" in others.names
+    assert images.describe_classes() == (
+        "2 classes, each by itself: Ill, old; columns not used: age, side"
+    )
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "yes", "2", "nan"])
+def test_another_cell_in_a_column_of_0_and_1_is_named(tmp_path: Path, cell: str) -> None:
+    table = write_table(tmp_path / "t.csv", "file,ill,Old", "0.png,1,1", f"1.png,0,{cell}")
+    with pytest.raises(ImagesError, match=f"line 3: expected 0 or 1 in the column Old, got {cell}"):
+        read_label_rows(table)
+
+
+def test_columns_in_which_most_are_uncertain_are_classes(tmp_path: Path) -> None:
+    rows = [f"{number}.png,-1.0,{number % 2}" for number in range(5)]
+    table = write_table(tmp_path / "t.csv", "file,Edema,ill", *rows, "5.png,1.0,1")
+    with pytest.raises(ImagesError, match="line 2: expected 0 or 1 in the column Edema"):
+        read_label_rows(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,13 @@ LABELS_FILE = "labels.csv"
 INDEX_COLUMN = "class_index"
 LABEL_COLUMNS = (INDEX_COLUMN, "class", "label", "name", "finding", "wnid")
 """Names of columns that may hold the labels; the first that labels.csv has is used."""
+
+SEVERAL = "labels"
+"""Name of the column that holds several classes of an image, with `|` between them."""
+TRUTHS = {"0": False, "0.0": False, "1": True, "1.0": True}
+"""Cells that say whether an image has the class of a column."""
+UNCERTAIN = ("-1", "-1.0")
+"""Cells by which radiologists say that they are not sure."""
 
 MAX_DIGITS = 9
 """Digits of a class index."""
@@ -68,6 +75,40 @@ def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
             raise ImagesError(f"{row.location}: {file} is listed twice, expected once")
         labels[file] = row.read_label(column)
     return column, labels
+
+
+def is_class_column(cells: Iterable[str]) -> bool:
+    """Whether a column says of each image if it has a class.
+
+    Args:
+        cells: cells of the column; empty ones are not counted.
+
+    Returns:
+        Whether half of the cells or more are 0 or 1, or all others say that somebody is not sure.
+
+    >>> is_class_column(["1", "0.0", ""]), is_class_column(["40", "1", "7"])
+    (True, False)
+    """
+    filled = [cell for cell in cells if cell]
+    known = [cell for cell in filled if cell in TRUTHS]
+    unsure = [cell for cell in filled if cell in UNCERTAIN]
+    return bool(known) and (2 * len(known) >= len(filled) or len(known + unsure) == len(filled))
+
+
+def holds_several(path: Path) -> bool:
+    """Whether a table gives several classes per image: in a column `labels`, or one for each class.
+
+    Raises:
+        ImagesError: the table cannot be read.
+    """
+    table = _read_table(path)
+    if "file" not in table.columns or set(LABEL_COLUMNS).intersection(table.columns):
+        return False
+    rows = [row.cells for row in table.rows]
+    others = [name for name in table.columns if name not in ("file", SEVERAL)]
+    return SEVERAL in table.columns or any(
+        is_class_column(cells[name].strip() for cells in rows) for name in others
+    )
 
 
 def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:

@@ -22,6 +22,9 @@ from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import MAX_CACHED_BYTES, TrainingImages
 
+MOST_NAMED = 12
+"""Classes and columns that are named in one line."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
@@ -33,6 +36,7 @@ class LabelledSet:
         targets: true probabilities: 1 where a class is true, else 0.
         decision: one class of an image is true, or each class by itself.
         groups: what the images belong to, such as a patient; None where each stands for itself.
+        unused: columns of the table of labels that hold neither labels nor groups.
     """
 
     source: ImageSource
@@ -40,6 +44,7 @@ class LabelledSet:
     targets: Float[Tensor, "images classes"]
     decision: Decision
     groups: tuple[str, ...] | None = None
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -55,12 +60,24 @@ class LabelledSet:
         content = [self.classes, self.source.names, self.groups, self.targets.tolist()]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
+    def describe_classes(self) -> str:
+        """Return one line about the classes, and the columns of the table that are not used."""
+        words = ", each by itself" if self.decision.is_multiple else ", one per image"
+        line = f"{len(self.classes)} classes{words}: {_list_names(self.classes)}"
+        return line + (f"; columns not used: {_list_names(self.unused)}" if self.unused else "")
+
     def choose(self, indices: Sequence[int]) -> LabelledSet:
         """Return some of the images, in the order of their indices."""
         chosen = ChosenImages(self.source, tuple(indices))
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
         targets = self.targets[torch.tensor(list(indices), dtype=torch.long)]
         return replace(self, source=chosen, targets=targets, groups=groups)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Return names for a line of text; of many only the first."""
+    more = f" … and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) -> LabelledSet:
@@ -121,6 +138,7 @@ def match_labels(
         _make_targets(str(rows.path), [rows.labels[file] for file in files], names),
         EACH_CLASS if rows.is_multiple else ONE_CLASS,
         None if rows.groups is None else tuple(rows.groups[file] for file in files),
+        rows.unused,
     )
     others = tuple(index for index in range(len(source)) if index not in matched)
     return labelled, ChosenImages(source, others) if others else None

@@ -11,11 +11,15 @@ from pathlib import Path, PurePosixPath
 from apercu.errors import ImagesError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.images.folder import FolderImages
-from apercu.images.label_tables import LABEL_COLUMNS, open_csv
+from apercu.images.label_tables import (
+    LABEL_COLUMNS,
+    SEVERAL,
+    TRUTHS,
+    is_class_column,
+    open_csv,
+)
 from apercu.io import unescape_cell
 
-SEVERAL = "labels"
-"""Name of the column that holds several classes of an image, with `|` between them."""
 FILE = "file"
 
 
@@ -29,6 +33,7 @@ class LabelRows:
         labels: names of the true classes of each file; files without a label are left out.
         groups: the group of each file; None where no column was asked for.
         is_multiple: whether an image may have several classes, or none.
+        unused: titles of the columns that hold neither labels nor groups.
     """
 
     path: Path
@@ -36,6 +41,7 @@ class LabelRows:
     labels: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, str] | None
     is_multiple: bool
+    unused: tuple[str, ...] = ()
 
     def match(self, source: ImageSource) -> dict[int, str]:
         """Return the file of each image that has a label, by the index of the image.
@@ -74,9 +80,10 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     """Read a table with a column `file` and the classes of each file.
 
     The classes are in one of the columns that `labels.csv` may have (one class per image), in a
-    column `labels` (several, with `|` between them), or in a column of 0 and 1 for each class; a
-    single such column `x` gives the classes `not x` and `x`, of which an image has one. An empty
-    cell in a column of one class means that the image has no label.
+    column `labels` (several, with `|` between them; an empty cell is an image without any), or in
+    a column of 0 and 1 for each class; a single such column `x` gives the classes `not x` and `x`,
+    of which an image has one. An empty cell in a column of one class, or in all columns of 0 and 1,
+    means that nobody has labelled the image.
 
     Args:
         path: CSV table.
@@ -86,8 +93,8 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
         The rows.
 
     Raises:
-        ImagesError: the table cannot be read, a column is missing, a file is listed twice, or a
-            file with a label has no group.
+        ImagesError: the table cannot be read, a column is missing, a file is listed twice, a cell
+            in a column of 0 and 1 is another, or a file with a label has no group.
     """
     path = Path(path)
     titles, rows = _read_cells(path)
@@ -113,7 +120,9 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
         names = _find_class_columns(path, [c for c in columns if c not in (FILE, group)], rows)
         for line, row in rows.items():
             file = _read_file(path, line, row, labels)
-            labels[file] = tuple(titles[name] for name in names if row[name] == "1")
+            if any(row[name] for name in names):
+                truths = {name: _read_truth(path, line, row, titles, name) for name in names}
+                labels[file] = tuple(titles[name] for name in names if truths[name])
         if len(names) == 1:  # one class and its absence
             absent = f"not {titles[names[0]]}"
             labels = {file: words or (absent,) for file, words in labels.items()}
@@ -131,7 +140,9 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
                 f"{path} line {gaps[0]}: expected a {group}, got nothing ({len(gaps)} of "
                 f"{len(labels)} labelled images have none); fill the column in"
             )
-    return LabelRows(path, classes, labels, groups, is_multiple)
+    used = {FILE, group, one, *names} if SEVERAL not in columns else {FILE, group, SEVERAL}
+    unused = tuple(titles[name] for name in columns if name and name not in used)
+    return LabelRows(path, classes, labels, groups, is_multiple, unused)
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -197,12 +208,25 @@ def _read_file(
 def _find_class_columns(
     path: Path, columns: Sequence[str], rows: Mapping[int, Mapping[str, str]]
 ) -> list[str]:
-    """Return the columns whose cells are 0 and 1; raises ImagesError where there are none."""
-    classes = [name for name in columns if all(row[name] in ("0", "1") for row in rows.values())]
-    if not rows or not classes:
+    """Return the columns of 0 and 1; raises ImagesError where there are none."""
+    classes = [name for name in columns if is_class_column(row[name] for row in rows.values())]
+    if not classes:
         raise ImagesError(
             f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
             "several with | between them; or a column of 0 and 1 for each class), got "
             f"{', '.join(columns) or 'none'}"
         )
     return classes
+
+
+def _read_truth(
+    path: Path, line: int, row: Mapping[str, str], titles: Mapping[str, str], name: str
+) -> bool:
+    """Return whether an image has the class of a column; raises ImagesError where it is unknown."""
+    if row[name] not in TRUTHS:
+        raise ImagesError(
+            f"{path} line {line}: expected 0 or 1 in the column {titles[name]}, got "
+            f"{row[name][:80] or 'nothing'}; write 0 where the class is absent, leave all classes "
+            "of an image empty where nobody knows them, or take a column out that is no class"
+        )
+    return TRUTHS[row[name]]

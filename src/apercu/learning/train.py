@@ -114,6 +114,7 @@ def train_classifier(
     )
     inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
     parts = split_images(settings, inputs, make_opener(start), seed)
+    say(parts.training.describe_classes())
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
     with kept, show_in_notebook(progress) as report:
         if search and not is_begun:
