@@ -15,14 +15,17 @@ from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task, TrainingStep
+from apercu.learning.recipes.colouring import Colouring
 from apercu.learning.recipes.distillation import (
     NAME,
     Distillation,
+    compute_quietly,
     match_attention,
     match_features,
     match_logits,
     match_similarity,
 )
+from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.settings import LearningSettings
 from apercu.learning.train import prepare_training
 from apercu.pretraining.backbone import open_backbone
@@ -102,15 +105,49 @@ def test_the_network_teaches_itself_and_is_born_again(
     assert not torch.equal(network.body.state_dict()["conv1.0.weight"], before["conv1.0.weight"])
     recipe.finish_step(network, planted_task, 0.34)
     assert torch.equal(network.body.state_dict()["conv1.0.weight"], before["conv1.0.weight"])
-    taught = network.parts[NAME].own_teacher.state_dict()["conv1.0.weight"]  # type: ignore
+    taught = network.parts[NAME].own_teacher.state_dict()["body.conv1.0.weight"]  # type: ignore
     torch.testing.assert_close(taught, before["conv1.0.weight"] + 0.1)
     assert recipe.compute_losses(make_step(training))["logits"].mean() > 0
     recipe.finish_step(network, planted_task, 0.5)
     torch.testing.assert_close(
-        network.parts[NAME].own_teacher.state_dict()["conv1.0.weight"], taught
+        network.parts[NAME].own_teacher.state_dict()["body.conv1.0.weight"], taught
     )  # type: ignore
     recipe.finish_step(network, planted_task, 1.0)
     assert int(network.parts[NAME].generation) == 1  # type: ignore[arg-type]
+
+
+def test_layers_that_recipes_add_are_of_the_teacher_too(
+    planted_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    """A teacher does not change with the student's colouring and norm; a reborn student does."""
+    images = torch.stack(
+        [each.mean(0, keepdim=True).expand(3, -1, -1) for each in planted_task.images]
+    )
+    task = replace(planted_task, images=images)
+    recipe = Distillation(generations=2, reborn=True)
+    recipes = [recipe, Colouring(), FinalBatchNorm()]
+    training = prepare_training(build_network(), task, recipes, LearningSettings())
+    network, parts = training.network, training.network.parts[NAME]
+    first = {name: each.clone() for name, each in network.named_parameters() if "parts" not in name}
+    assert any(name.startswith("front.") for name in first)
+    assert any(name.startswith("tail.") for name in first)
+
+    def shift_weights() -> None:
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name in first:
+                    parameter.add_(0.1)
+
+    shift_weights()
+    expected = compute_quietly(network, task.start.normalise(make_step(training).images)).logits
+    recipe.finish_step(network, task, 0.34)
+    for name, parameter in network.named_parameters():
+        if name in first:
+            torch.testing.assert_close(parameter.data, first[name])
+    shift_weights()
+    shift_weights()
+    taught, _ = parts.compute_targets(make_step(training), needs_maps=False)  # type: ignore
+    torch.testing.assert_close(taught, expected)
 
 
 def test_teachers_that_cannot_teach_are_refused(

@@ -264,7 +264,7 @@ class LearningTraining(TrainingModule):
                 head = recipe.build_head(features, self.task.targets, self.task, others)
                 if head is not None:
                     self.network.set_head(head.to(self.task.device).eval())
-        for recipe in reversed(self.recipes):
+        for recipe in sorted(self.recipes, key=lambda recipe: recipe.wraps_head):
             recipe.fold_network(self.network)
         if self.settings.balanced and self.settings.restore_frequencies:
             present, absent = self.task.class_weights.log().to(self.task.device)

@@ -46,6 +46,7 @@ class AuxiliaryTargets(Recipe):
     """
 
     name: ClassVar[str] = NAME
+    wraps_head: ClassVar[bool] = True
     groups: tuple[int, ...] = ()
     weight: float = Field(0.5, gt=0)
     hidden: int = Field(64, ge=1)

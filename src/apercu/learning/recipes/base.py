@@ -169,6 +169,10 @@ class Recipe(BaseModel):
         replaces_supervised_loss: whether its losses stand in the place of the cross-entropy.
         copies_network: whether it keeps a copy of the network, and so comes after all that add
             layers.
+        normalises_logits: whether it adds a layer that keeps statistics of the logits of the last
+            layer, which must therefore be the one that was trained.
+        wraps_head: whether its fold may put another layer around the last one, and so comes after
+            all that fold something into the last layer.
         unlabelled_domain: where the images without labels must come from; empty where any do.
         adapts_norms: whether batch norms end with statistics of the images without labels alone.
         reads_turns: whether it learns how images are turned, which random turns would hide.
@@ -181,6 +185,8 @@ class Recipe(BaseModel):
     needs_unlabelled: ClassVar[bool] = False
     replaces_supervised_loss: ClassVar[bool] = False
     copies_network: ClassVar[bool] = False
+    normalises_logits: ClassVar[bool] = False
+    wraps_head: ClassVar[bool] = False
     unlabelled_domain: ClassVar[str] = ""
     adapts_norms: ClassVar[bool] = False
     reads_turns: ClassVar[bool] = False
@@ -291,6 +297,13 @@ def check_recipes(recipes: Sequence[Recipe]) -> None:
         both = [recipe.name for recipe in recipes if does(recipe)]
         if len(both) > 1:
             raise ConfigError(f"recipe: {both[0]} and {both[1]} both {what}; give one of them")
+    norm = next((recipe.name for recipe in recipes if recipe.normalises_logits), None)
+    builder = next((r.name for r in recipes if is_overridden(r, "build_head")), None)
+    if norm is not None and builder is not None:
+        raise ConfigError(
+            f"recipe: {norm} normalises the logits of the layer that is trained, but {builder} "
+            "puts another one in its place; give one of them"
+        )
     domains = {recipe.unlabelled_domain: recipe.name for recipe in recipes}
     domains.pop("", None)
     if len(domains) > 1:

@@ -20,6 +20,8 @@ from apercu.learning.recipes.base import Recipe, Task, TrainingStep
 from apercu.types import Images, Logits, Scores
 
 NAME = "distillation"
+KEPT_LAYERS: Final = ("front", "body", "tail")
+"""Layers of a `LearningNetwork` that stay in the classifier."""
 FeatureMaps = Float[Tensor, "batch channels rows columns"]
 TeacherMaps = Float[Tensor, "batch teacher_channels teacher_rows teacher_columns"]
 
@@ -57,6 +59,7 @@ class Distillation(Recipe):
     """
 
     name: ClassVar[str] = NAME
+    copies_network: ClassVar[bool] = True
     teacher: str = ""
     form: Literal["logits", "features", "attention", "similarity"] = "logits"
     weight: float = Field(1.0, gt=0)
@@ -100,8 +103,8 @@ class Distillation(Recipe):
             teacher = self.open_teacher(task)
             parts = DistillationParts(None, None, [teacher])
         else:
-            first = copy.deepcopy(network.body).requires_grad_(False)
-            parts = DistillationParts(copy.deepcopy(first), first if self.reborn else None, [])
+            first = CopiedLayers(network) if self.reborn else None
+            parts = DistillationParts(CopiedLayers(network), first, [])
         if self.form in ("features", "attention"):
             image = task.images[0][None].to(task.device)
             own = compute_quietly(network, task.start.normalise(image))
@@ -121,7 +124,7 @@ class Distillation(Recipe):
             return {self.form: torch.zeros(len(step.images), device=step.images.device)}
         outputs = step.outputs
         with torch.no_grad():
-            logits, maps = parts.ask_teacher(step, needs_maps=self.form != "logits")
+            logits, maps = parts.compute_targets(step, needs_maps=self.form != "logits")
         if self.form == "logits":
             losses = match_logits(outputs.logits, logits, self.temperature, step.task.decision)
         else:
@@ -138,9 +141,10 @@ class Distillation(Recipe):
         if progress >= 1 or due <= int(parts.generation):
             return
         parts.generation.fill_(due)
-        parts.own_teacher.load_state_dict(network.body.state_dict())
+        if parts.own_teacher is not None:
+            parts.own_teacher.copy_from(network)
         if parts.first is not None:
-            network.body.load_state_dict(parts.first.state_dict())
+            parts.first.copy_to(network)
 
 
 @final
@@ -180,6 +184,50 @@ class Teacher:
         return self.network.compute_outputs(self.classifier.normalise(fitted)).maps
 
 
+class CopiedLayers(nn.Module):
+    """A copy of all layers that a classifier keeps: those before the body, the body, and behind it.
+
+    Args:
+        network: the network, with all layers that recipes add.
+    """
+
+    def __init__(self, network: LearningNetwork) -> None:
+        super().__init__()
+        for name in KEPT_LAYERS:
+            self.add_module(name, copy.deepcopy(getattr(network, name)))
+        self.requires_grad_(False)
+
+    def copy_from(self, network: LearningNetwork) -> None:
+        """Take the weights and statistics of a network."""
+        for name in KEPT_LAYERS:
+            self.get_submodule(name).load_state_dict(network.get_submodule(name).state_dict())
+
+    def copy_to(self, network: LearningNetwork) -> None:
+        """Give a network these weights and statistics."""
+        for name in KEPT_LAYERS:
+            network.get_submodule(name).load_state_dict(self.get_submodule(name).state_dict())
+
+    def compute_outputs(self, network: LearningNetwork, images: Images) -> NetworkOutputs:
+        """Return the outputs of these layers, in evaluation mode, in the place of the network's.
+
+        Args:
+            network: the network that was copied; it is as before afterwards.
+            images: normalised images.
+
+        Returns:
+            Logits, features and feature maps.
+        """
+        own = {name: network.get_submodule(name) for name in KEPT_LAYERS}
+        self.eval()
+        try:
+            for name in KEPT_LAYERS:
+                setattr(network, name, self.get_submodule(name))
+            return network.compute_outputs(images)
+        finally:
+            for name, layer in own.items():
+                setattr(network, name, layer)
+
+
 class DistillationParts(nn.Module):
     """What only the training needs: a teacher of its own, the first weights, a projection.
 
@@ -192,21 +240,20 @@ class DistillationParts(nn.Module):
     generation: Tensor
 
     def __init__(
-        self, own_teacher: nn.Module | None, first: nn.Module | None, teachers: list[Teacher]
+        self, own_teacher: CopiedLayers | None, first: CopiedLayers | None, teachers: list[Teacher]
     ) -> None:
         super().__init__()
-        self.own_teacher = nn.Identity() if own_teacher is None else own_teacher
-        self.first, self._teachers = first, teachers
+        self.own_teacher, self.first, self._teachers = own_teacher, first, teachers
         self.projection: nn.Module = nn.Identity()
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
 
     @property
     def has_teacher(self) -> bool:
-        """Whether somebody teaches already."""
+        """Whether there is a teacher: a SPEC, or a copy of the network that was taken."""
         return bool(self._teachers) or int(self.generation) > 0
 
-    def ask_teacher(self, step: TrainingStep, *, needs_maps: bool) -> tuple[Tensor, Tensor]:
-        """Return the teacher's logits and feature maps of the step's views; one of them is empty.
+    def compute_targets(self, step: TrainingStep, *, needs_maps: bool) -> tuple[Tensor, Tensor]:
+        """Compute the teacher's logits and feature maps of the step's views; one may be empty.
 
         Args:
             step: the step of the training.
@@ -216,18 +263,14 @@ class DistillationParts(nn.Module):
             Logits, `batch × classes`, and feature maps, `batch × channels × rows × columns`.
         """
         empty = torch.zeros(0)
-        if self._teachers:
-            teacher = self._teachers[0]
-            if needs_maps:
-                return empty, teacher.compute_maps(step.images)
-            return teacher.compute_logits(step.images), empty
-        network = step.network
-        student, network.body = network.body, self.own_teacher.eval()
-        try:
-            outputs = network.compute_outputs(step.task.start.normalise(step.images))
-        finally:
-            network.body = student
-        return outputs.logits, outputs.maps
+        if self.own_teacher is not None:
+            images = step.task.start.normalise(step.images)
+            outputs = self.own_teacher.compute_outputs(step.network, images)
+            return outputs.logits, outputs.maps
+        teacher = self._teachers[0]
+        if needs_maps:
+            return empty, teacher.compute_maps(step.images)
+        return teacher.compute_logits(step.images), empty
 
 
 def compute_quietly(network: LearningNetwork, images: Images) -> NetworkOutputs:

@@ -30,6 +30,7 @@ class FinalBatchNorm(Recipe):
     """
 
     name: ClassVar[str] = "final_batch_norm"
+    normalises_logits: ClassVar[bool] = True
     momentum: float = Field(0.1, gt=0, le=1)
     scale: bool = True
     shift: bool = True

@@ -123,8 +123,8 @@ class AveragedTeacher(nn.Module):
     def __init__(self, network: LearningNetwork) -> None:
         super().__init__()
         shared = network._start[0]
-        self.network = copy.deepcopy(network, {id(shared): shared}).requires_grad_(False)
-        self.network.parts = nn.ModuleDict()
+        kept: dict[int, object] = {id(shared): shared, id(network.parts): nn.ModuleDict()}
+        self.network = copy.deepcopy(network, kept).requires_grad_(False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()

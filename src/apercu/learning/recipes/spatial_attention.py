@@ -55,7 +55,7 @@ class SpatialAttention(Recipe):
         training = network.training
         with torch.no_grad():
             images = task.start.normalise(task.images[0][None].to(task.device))
-            outputs = network.eval().compute_outputs(images)
+            outputs = network.to(task.device).eval().compute_outputs(images)
         network.train(training)
         maps = outputs.maps
         pooled = maps.mean((2, 3)) if maps.ndim == 4 else None
