@@ -48,7 +48,8 @@ class Trust(BaseModel):
             guard cannot judge.
         unknown: fraction of honest images that look less unknown to the classifier.
         confidence: calibrated probability that the prediction is right, if the image is honest;
-            None for a regression, and for a guard that was fitted without labels.
+            None for a regression, and where neither labels nor a temperature on the card
+            calibrated it.
         alarms: the questions whose fraction is above the threshold, `VerdictFormat.limit`.
         why: one phrase for people.
     """
@@ -126,7 +127,7 @@ class VerdictFormat(BaseModel):
     Attributes:
         signals: the signals, in the order of the columns after `COLUMNS`.
         false_alarms: fraction of honest images that may raise an alarm, for each question.
-        calibrated: whether confidences were calibrated.
+        calibrated: whether confidences were calibrated, by labels or by the card's temperature.
         held_out: number of honest images that ranks are fractions of; None in older exports.
     """
 

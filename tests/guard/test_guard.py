@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +353,84 @@ def test_other_images_calibrate_the_confidence(
     few = open_images(write_folder(tmp_path / "few", images[:9], labels[:9]), channels=3)
     with pytest.raises(ImagesError, match=r"at least 20 images whose label is a class .* got 9"):
         fit_guard(blobs, source, tmp_path / "none", calibration=few)
+
+
+def test_what_calibrated_a_confidence_is_said(
+    guard: Guard, blobs: Classifier, photographs: Path, tmp_path: Path
+) -> None:
+    """By labels, by the card's temperature, or not, and then why."""
+    facts = guard.record.facts
+    assert guard.calibration_line.startswith(
+        f"calibration error of the confidence {facts['calibration_error']:.3f}, before"
+    )
+    images = draw_photographs(60, 9)
+    write_folder(tmp_path / "one", images, torch.zeros(60))
+    unlabelled = open_images(tmp_path / "one" / "one", channels=3)
+    plain = fit_guard(blobs, unlabelled, tmp_path / "plain")
+    assert plain.calibration_line.endswith("as the images have no labels that are classes")
+    warm = Classifier(replace(blobs.network, temperature=2.0, resolved_output=None))
+    fitted = fit_guard(warm, unlabelled, tmp_path / "warm")
+    assert fitted.record.calibrated and fitted.record.facts == {}
+    expected = "the confidence is calibrated by the card's temperature (2.00) alone"
+    assert fitted.calibration_line == expected
+    (trust,) = fitted.check(images[:1])
+    assert trust.confidence == pytest.approx(float(warm.predict_probabilities(images[:1]).max()))
+    few = tmp_path / "few"
+    with torch.no_grad():
+        labels = blobs(images).argmax(1)
+    write_folder(few, images[:30], labels[:30])
+    (few / "monday").mkdir()
+    for path in (tmp_path / "one" / "one").iterdir():
+        if int(path.stem) >= 30:
+            shutil.copy(path, few / "monday" / path.name)
+    scarce = fit_guard(blobs, open_images(few, channels=3), tmp_path / "scarce")
+    count = int(scarce.record.facts["calibration_images"])
+    assert 0 < count < 20 and not scarce.record.calibrated
+    assert f"as only {count} of the 20 images that were held out" in scarce.calibration_line
+    assert scarce.check(images[:1])[0].confidence is None
+
+
+def test_a_measurement_counts_the_images_that_the_guard_was_fitted_to(
+    guard: Guard, blobs: Classifier, photographs: Path, tmp_path: Path, caplog
+) -> None:
+    same = open_images(photographs, channels=3)
+    guard.save(tmp_path / "guard")
+    opened = load_guard(tmp_path / "guard", blobs)
+    mixed = write_folder(tmp_path / "mixed", draw_photographs(18, 40), torch.zeros(18))
+    for path in sorted(photographs.rglob("*.png"))[:7]:
+        shutil.copy(path, mixed / "one" / f"again-{path.name}")
+    fresh = write_folder(tmp_path / "fresh", draw_photographs(12, 41), torch.zeros(12))
+
+    def measure(judge: Guard, folder: Path, out: str) -> tuple[Any, str]:
+        caplog.clear()
+        measure_guard(GuardMeasurement(judge, open_images(folder, channels=3)), tmp_path / out)
+        content = json.loads((tmp_path / out / "guard_results.json").read_text())
+        return content["fitted"], (tmp_path / out / "report.html").read_text()
+
+    claim = "that nothing was fitted to"
+    fitted, page = measure(opened, mixed, "a")
+    assert fitted == 7 and claim not in page
+    assert "The guard was fitted to 7 of these 25 honest images" in page
+    assert "the guard was fitted to 7 of the 25 honest images" in caplog.text
+    fitted, page = measure(opened, fresh, "b")
+    assert fitted == 0 and claim in page and "was fitted to 0" not in page and not caplog.text
+    older = replace(opened, digests=None)
+    older.save(tmp_path / "older")
+    older = load_guard(tmp_path / "older", blobs)
+    fitted, page = measure(older, mixed, "c")
+    assert fitted is None and claim not in page and "does not say which images" in page
+    assert measure(guard, photographs, "d")[0] == len(same)
+    other = fit_guard(blobs, same, tmp_path / "other", calibration=open_images(mixed, channels=3))
+    assert measure(other, mixed, "e")[0] == 25  # calibrated with them
+
+
+def test_too_few_honest_images_are_refused(guard: Guard, photographs: Path, tmp_path: Path) -> None:
+    measurement = GuardMeasurement(guard, open_images(photographs, channels=3), limit=9)
+    with pytest.raises(
+        ImagesError, match=r"expected at least 10 honest images to measure .* got 9"
+    ):
+        measure_guard(measurement, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_labels_no_confidence(blobs: Classifier, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def fit(
 
     Two thirds of the images fit what is looked at: fine noise, features, the mask of an explainer.
     The other third says what is usual, and sets the thresholds; with labels it also calibrates the
-    confidence. GUARD holds guard.json and guard.safetensors, and belongs to this classifier alone.
+    confidence, which without labels has the temperature of the card. GUARD holds guard.json
+    and guard.safetensors, and belongs to this classifier alone.
     At least 60 images are needed; some hundreds are better.
 
     Example: apercu guard fit runs/films/card.json --images films/ --out runs/films/guard --attach
@@ -259,12 +260,4 @@ def _say_guard(guard: Guard) -> None:
         f"at most {record.false_alarms:.0%} false alarms for each question"
     )
     say(f"looks at: {', '.join(record.signals)}")
-    if "temperature" in record.facts:
-        facts = record.facts
-        say(
-            f"calibration error of the confidence {facts['calibration_error']:.3f}, before "
-            f"{facts['calibration_error_before']:.3f} (temperature {facts['temperature']:.2f}), by "
-            f"chance {facts['calibration_error_by_chance']:.3f}"
-        )
-    elif not record.calibrated:
-        say("the confidence is not calibrated, as the images have no labels")
+    say(guard.calibration_line)

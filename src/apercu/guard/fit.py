@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,17 @@ from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
+from apercu.guard.digests import digest_batches, digest_images
 from apercu.guard.guard import Guard, GuardRecord
 from apercu.guard.network import GuardNetwork
-from apercu.guard.observe import BATCH, Observer, compute_logits, find_labels
+from apercu.guard.observe import (
+    BATCH,
+    FEWEST_LABELS,
+    Classified,
+    Observer,
+    classify_images,
+    find_labels,
+)
 from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
 from apercu.images import Batch, ImageSource, batches
 from apercu.io import check_writable, write_file
@@ -31,16 +38,15 @@ from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
-from apercu.types import Logits
 
 PARTS: Final = "observed"
 """Folder of what was observed, which makes an interrupted fit go on."""
+DIGESTS: Final = "digests"
+"""Name of the digests of images in a file in `PARTS`."""
 PART: Final = 128
 """Images of one file in `PARTS`."""
 FEWEST: Final = 60
 """Smallest number of honest images."""
-FEWEST_LABELS: Final = 20
-"""Smallest number of images with labels that set a temperature."""
 HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
 TITLE: Final = "honest images"
@@ -79,7 +85,8 @@ def fit_guard(
     """Learn from honest images alone what is usual for a classifier, and write it to a folder.
 
     Two thirds of the images fit the signals; the others, which no signal was fitted to, say what
-    is usual, set the thresholds, and with labels the temperature of the confidence. A classifier
+    is usual, set the thresholds, and with labels the temperature of the confidence; without
+    labels the confidence is that of the card's temperature, where the card has one. A classifier
     is too sure of images that it was trained on, so their temperature is too low: where `source`
     holds such images, others can set it. What was observed is kept, so that the same call after an
     interruption goes on.
@@ -126,26 +133,23 @@ def fit_guard(
     return guard
 
 
-def _classify(
-    observer: Observer, calibration: ImageSource, report: ProgressCallback
-) -> tuple[Logits, Tensor]:
-    """Return the logits of the images that calibrate the confidence, and their classes."""
-    logits, labels = compute_logits(observer, calibration, report)
-    if (known := int((labels >= 0).sum())) < FEWEST_LABELS:
+def _classify(observer: Observer, calibration: ImageSource, report: ProgressCallback) -> Classified:
+    """Classify the images that calibrate the confidence."""
+    classified = classify_images(observer, calibration, report)
+    if (known := int((classified.labels >= 0).sum())) < FEWEST_LABELS:
         raise ImagesError(
             f"{calibration.name}: expected at least {FEWEST_LABELS} images whose label is a class "
             f"of the classifier, to calibrate with, got {known}"
         )
-    return logits, labels
+    return classified
 
 
 class _Observed(NamedTuple):
-    """Summaries of all signals, logits, and true classes (below 0 where they are not known)."""
+    """Summaries of all signals, and what is known of the images, in their random order."""
 
     kinds: list[SignalKind]
     summaries: list[Tensor]
-    logits: Tensor
-    labels: Tensor
+    images: Classified
 
 
 def _choose_images(count: int, name: str, settings: GuardSettings) -> list[int]:
@@ -175,17 +179,18 @@ def _check_honest(observed: _Observed, source: ImageSource) -> None:
 
     A warning says how much cannot be judged: labels that are no classes, and layers.
     """
-    if (missing := int((observed.labels < 0).sum())) and source.labelled:
+    count = len(observed.images.labels)
+    if (missing := int((observed.images.labels < 0).sum())) and source.labelled:
         warn(
-            f"{source.name}: {missing} of {len(observed.labels)} images have no label that is a "
-            "class, and do not calibrate the confidence"
+            f"{source.name}: {missing} of {count} images have no label that is a class, and do not "
+            "calibrate the confidence"
         )
     if not any(kind.name == DEEP_FEATURES.name for kind in observed.kinds):
         warn(
             "the classifier shows no layers, so unknown images are judged by the logits alone; "
             "give --explainer"
         )
-    logits, labels = observed.logits[observed.labels >= 0], observed.labels[observed.labels >= 0]
+    logits, labels = observed.images.select_labelled()
     if not len(labels):
         return  # nothing tells
     correct = (logits.argmax(1) == labels).double().numpy()
@@ -223,24 +228,8 @@ def _observe_all(
         report(TITLE, start + len(indices), len(chosen))
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     summaries = [joined[kind.name] for kind in kinds]
-    return _Observed(kinds, summaries, joined["logits"], joined["labels"])
-
-
-def digest_batches(read: Sequence[Batch], key: str) -> str:
-    """Return a digest of the pixels and labels of images, and of what else a file depends on.
-
-    Args:
-        read: the images.
-        key: what else the file depends on.
-
-    Returns:
-        20 hexadecimal digits.
-    """
-    sha = hashlib.sha256(key.encode())
-    for batch in read:
-        sha.update(repr(batch.labels).encode())
-        sha.update(batch.images.contiguous().numpy().tobytes())
-    return sha.hexdigest()[:20]
+    images = Classified(joined["logits"], joined["labels"], joined[DIGESTS])
+    return _Observed(kinds, summaries, images)
 
 
 def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
@@ -249,7 +238,7 @@ def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | N
         part = load(path.read_bytes())
     except (OSError, SafetensorError, ValueError):
         return None
-    return part if {kind.name for kind in kinds} <= part.keys() else None
+    return part if {DIGESTS, *(kind.name for kind in kinds)} <= part.keys() else None
 
 
 def _observe_part(
@@ -263,7 +252,8 @@ def _observe_part(
             numbers.setdefault(name, []).append(values.float().cpu())
         labels += find_labels(classifier, source, batch.labels)
     part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
-    return part | {"labels": torch.tensor(labels)}
+    digests = torch.cat([digest_images(batch.images) for batch in read])
+    return part | {"labels": torch.tensor(labels), DIGESTS: digests}
 
 
 def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[str, Tensor]]:
@@ -278,10 +268,10 @@ def _fit(
     source: ImageSource,
     settings: GuardSettings,
     run: str | None,
-    calibration: tuple[Logits, Tensor] | None,
+    calibration: Classified | None,
 ) -> Guard:
     """Fit the signals to the first images, and learn from the others what is usual."""
-    classifier, count = observer.classifier, len(observed.logits)
+    classifier, count = observer.classifier, len(observed.images.logits)
     fitted = _count_fitted(count)
     for kind, summary in zip(observed.kinds, observed.summaries, strict=True):
         if not bool(summary.isfinite().all()):
@@ -299,10 +289,10 @@ def _fit(
         for signal, summary in zip(signals, observed.summaries, strict=True)
     ]
     network.calibrate(torch.stack(scores, 1))
-    known = calibration or (observed.logits[fitted:], observed.labels[fitted:])
-    facts = _calibrate_confidence(network, classifier, *known)
+    labelled = calibration or observed.images.leave_out(fitted)
+    facts = _calibrate_confidence(network, classifier, labelled)
     is_value = classifier.output.name == "value"
-    has_confidence = bool(facts) or classifier.output.temperature is not None
+    has_confidence = "temperature" in facts or classifier.output.temperature is not None
     record = GuardRecord(
         classifier=classifier.spec,
         fingerprint=classifier.fingerprint,
@@ -315,26 +305,27 @@ def _fit(
         held_out=count - fitted,
         facts=facts,
     )
-    return Guard(record, network, observer)
+    digests = [observed.images.digests, *([] if calibration is None else [calibration.digests])]
+    return Guard(record, network, observer, torch.unique(torch.cat(digests)))
 
 
 def _calibrate_confidence(
-    network: GuardNetwork, classifier: Classifier, logits: Logits, labels: Tensor
+    network: GuardNetwork, classifier: Classifier, images: Classified
 ) -> dict[str, float]:
     """Fit the temperature of the confidence, and measure its error by two halves.
 
     Args:
         network: receives the temperature.
         classifier: the classifier.
-        logits: logits of images, `images × classes`.
-        labels: their true classes, below 0 where they are not known.
+        images: images to which no signal was fitted.
 
     Returns:
-        What was measured; nothing where too few classes are known.
+        What was measured; nothing where no class is known, and only the number of images whose
+        class is known where it is too small.
     """
-    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    logits, labels = images.select_labelled()
     if len(labels) < FEWEST_LABELS:
-        return {}
+        return {"calibration_images": float(len(labels))} if len(labels) else {}
     targets = F.one_hot(labels, logits.shape[1]).to(logits)
     decision = classifier.decision
     correct = logits.argmax(1) == labels

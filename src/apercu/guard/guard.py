@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -23,7 +23,7 @@ from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.network import GuardNetwork
-from apercu.guard.observe import BATCH, Observer
+from apercu.guard.observe import BATCH, FEWEST_LABELS, Observer
 from apercu.guard.summaries import Observation
 from apercu.io import (
     find_changed_file,
@@ -39,6 +39,8 @@ from apercu.weights import check_finite
 
 GUARD, TENSORS = GUARD_FILES
 """Files of the folder of a guard."""
+DIGESTS = "image_digests"
+"""Name of the digests of the fitted images among the tensors."""
 
 
 class GuardRecord(BaseModel):
@@ -52,7 +54,8 @@ class GuardRecord(BaseModel):
         run: SHA-256 of the explainer whose encoder is observed; None for the classifier itself.
         signals: names of the signals, in order.
         false_alarms: fraction of honest images that may raise an alarm, for each question.
-        calibrated: whether confidences were calibrated with labels.
+        calibrated: whether confidences are calibrated: by labels where `facts` has a temperature,
+            else by the temperature of the card.
         images: SPEC of the honest images.
         fitted, held_out: number of images that signals were fitted to, and of the others.
         facts: what was measured on images that were held out, by name.
@@ -81,11 +84,14 @@ class Guard(PassJudge):
         record: what is written to `guard.json`.
         network: the fitted signals.
         observer: makes the one pass.
+        digests: digests of all images that it was fitted to or calibrated with, as
+            `digest_images` gives them; None in guards of older versions, which do not keep them.
     """
 
     record: GuardRecord
     network: GuardNetwork
     observer: Observer
+    digests: Int64[Tensor, " images"] | None = None
 
     def check(self, images: ImagesLike) -> list[Trust]:
         """Return for each image whether the classifier's answer on it may be believed.
@@ -163,6 +169,33 @@ class Guard(PassJudge):
             sha.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
 
+    @property
+    def calibration_line(self) -> str:
+        """How the confidence was calibrated, or why it was not."""
+        facts, classifier = self.record.facts, self.observer.classifier
+        if "temperature" in facts:
+            return (
+                f"calibration error of the confidence {facts['calibration_error']:.3f}, before "
+                f"{facts['calibration_error_before']:.3f} (temperature {facts['temperature']:.2f}),"
+                f" by chance {facts['calibration_error_by_chance']:.3f}"
+            )
+        if self.record.calibrated and classifier.output.temperature is not None:
+            return (
+                "the confidence is calibrated by the card's temperature "
+                f"({classifier.output.temperature:.2f}) alone"
+            )
+        if classifier.output.name == "value":
+            return "there is no confidence, as the classifier predicts a value"
+        if classifier.decision.is_multiple:
+            return "the confidence is not calibrated, as each class is decided by itself"
+        if labels := round(facts.get("calibration_images", 0)):
+            return (
+                f"the confidence is not calibrated, as only {labels} of the {self.record.held_out} "
+                f"images that were held out have a label that is a class, and {FEWEST_LABELS} are "
+                "needed; take more images, or others with --calibration"
+            )
+        return "the confidence is not calibrated, as the images have no labels that are classes"
+
     def save(self, folder: str | Path) -> Path:
         """Write `guard.json` and `guard.safetensors`, and their hashes last.
 
@@ -179,6 +212,8 @@ class Guard(PassJudge):
         state = {
             name: value.contiguous().cpu() for name, value in self.network.state_dict().items()
         }
+        if self.digests is not None:
+            state[DIGESTS] = self.digests
         write_file(folder / TENSORS, save(state))
         text = json.dumps(self.record.model_dump(mode="json"), indent=1)
         path = write_file(folder / GUARD, text + "\n")
@@ -225,11 +260,12 @@ def load_guard(
     try:
         tensors = load_file(folder / TENSORS)
         check_finite(tensors, folder / TENSORS)
+        digests = tensors.pop(DIGESTS, None)
         network = GuardNetwork.restore(tensors, record.signals, classifier.decision)
     except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise RunError(f"{folder}: the guard is damaged ({reason}); fit it again") from error
-    return Guard(record, network, Observer(classifier, explainer))
+    return Guard(record, network, Observer(classifier, explainer), digests)
 
 
 def read_guard_record(folder: str | Path) -> GuardRecord:

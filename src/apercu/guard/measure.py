@@ -15,16 +15,17 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
 from apercu.guard.aware import Evasion
-from apercu.guard.fit import digest_batches
+from apercu.guard.digests import digest_batches, digest_images
 from apercu.guard.guard import Guard
 from apercu.guard.observe import BATCH, find_labels
 from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.images import ImageSource, batches
 from apercu.io import check_writable, write_file, write_json
+from apercu.log import warn
 from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
@@ -37,6 +38,8 @@ from apercu.types import Logits
 RESULTS: Final = "guard_results.json"
 VERDICTS: Final = "verdicts"
 """Folder of what the guard said of each image, which makes an interrupted measurement go on."""
+FEWEST: Final = 10
+"""Smallest number of honest images."""
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
 AttackKey = tuple[str, float | None]
@@ -45,11 +48,11 @@ AttackKey = tuple[str, float | None]
 
 @dataclass(frozen=True, eq=False)
 class GuardMeasurement:
-    """A guard, honest images that it was not fitted to, and the images that it should recognise.
+    """A guard, honest images, and the images that it should recognise.
 
     Args:
         guard: the guard.
-        honest: honest images.
+        honest: honest images that it was not fitted to; a warning counts the others.
         unknown: images of unknown kinds, by name.
         attacks: attacks by name and budget; names that begin with `aware_` know of the guard.
         limit: largest number of images of each kind, drawn at random.
@@ -89,17 +92,28 @@ def measure_guard(
 
     Raises:
         ClassifierError: an attack needs gradients that are missing.
-        ImagesError: an image cannot be read.
+        ImagesError: there are fewer than 10 honest images, or an image cannot be read.
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     from apercu.guard.report import write_guard_report
 
     out = Path(out)
+    if (count := len(_choose(measurement, measurement.honest))) < FEWEST:
+        raise ImagesError(
+            f"{measurement.honest.name}: expected at least {FEWEST} honest images to measure false "
+            f"alarms with, got {count}"
+        )
     check_writable(out)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         verdicts = collect_verdicts(measurement, out / VERDICTS, report)
+        if verdicts.fitted:
+            warn(
+                f"{measurement.honest.name}: the guard was fitted to {verdicts.fitted} of the "
+                f"{verdicts.counts[HONEST]} honest images, so false alarms come out too low; take "
+                "other images"
+            )
         rows = compute_rows(measurement.guard, verdicts, measurement.seed)
         record = measurement.guard.record
         device = measurement.guard.observer.classifier.device
@@ -109,6 +123,7 @@ def measure_guard(
                 HONEST: measurement.honest.name,
                 **{name: source.name for name, source in measurement.unknown.items()},
             },
+            "fitted": verdicts.fitted,
             "command": command,
             "environment": describe_environment(measurement.seed, device),
             "rows": [row._asdict() for row in rows],
@@ -125,6 +140,7 @@ def collect_verdicts(
     rows: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     honest: dict[str, Tensor] = {}
+    digests: list[Tensor] = []
     kinds: dict[str, tuple[ImageSource, AttackKey | None]] = {HONEST: (measurement.honest, None)}
     kinds |= {name: (source, None) for name, source in measurement.unknown.items()}
     kinds |= {name_attack(key): (measurement.honest, key) for key in measurement.attacks}
@@ -136,6 +152,8 @@ def collect_verdicts(
         sha = hashlib.sha256(subject.encode())
         for batch in batches(source, prepare, BATCH, indices=chosen):
             sha.update(digest_batches([batch], "").encode())
+            if name == HONEST:
+                digests.append(digest_images(batch.images))
         path = folder / f"{sha.hexdigest()[:20]}.safetensors"
         try:
             part = load(path.read_bytes())
@@ -147,7 +165,10 @@ def collect_verdicts(
             honest = {key: part[key] for key in ("correct", "before")}
         counts[name] = len(fooled)
         rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
-    return Verdicts(rows, counts, honest)
+    known = measurement.guard.digests
+    fitted = None if known is None else int(torch.isin(torch.cat(digests), known).sum())
+    attacks = tuple(map(name_attack, measurement.attacks))
+    return Verdicts(rows, counts, honest, attacks, fitted)
 
 
 def name_attack(key: AttackKey) -> str:

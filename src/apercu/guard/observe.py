@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -14,14 +15,17 @@ from apercu.errors import NoFeatureMapsError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.guard.digests import digest_images
 from apercu.guard.summaries import Observation
 from apercu.images import ImageSource, batches
 from apercu.networks.graph_encoder import open_feature_maps
 from apercu.progress import ProgressCallback
-from apercu.types import Images, Logits, Maps
+from apercu.types import Images, Logits, Maps, Targets
 
 BATCH: Final = 16
 """Images that are observed together."""
+FEWEST_LABELS: Final = 20
+"""Smallest number of images with labels that set a temperature."""
 CALIBRATION_TITLE: Final = "calibration images"
 
 
@@ -127,10 +131,32 @@ def find_labels(
     return found
 
 
-def compute_logits(
+class Classified(NamedTuple):
+    """What a guard must know of images in order to calibrate confidences.
+
+    Attributes:
+        logits: logits of the images, `images × classes`.
+        labels: their true classes; below 0 where they are not known.
+        digests: digests of their pixels; see `digest_images`.
+    """
+
+    logits: Logits
+    labels: Int64[Tensor, " images"]
+    digests: Int64[Tensor, " images"]
+
+    def select_labelled(self) -> tuple[Logits, Targets]:
+        """Return logits and classes of the images whose class is known."""
+        return self.logits[self.labels >= 0], self.labels[self.labels >= 0]
+
+    def leave_out(self, count: int) -> Classified:
+        """Return the same without the first images."""
+        return Classified(*(values[count:] for values in self))
+
+
+def classify_images(
     observer: Observer, source: ImageSource, report: ProgressCallback
-) -> tuple[Logits, Tensor]:
-    """Return the logits of all images, `images × classes`, and their classes; −1 for none.
+) -> Classified:
+    """Classify all images.
 
     Args:
         observer: the classifier, with what stands before it.
@@ -138,14 +164,16 @@ def compute_logits(
         report: receives a title, the number of finished images, and that of all.
 
     Returns:
-        The logits, and class indices.
+        Logits, class indices, −1 for none, and digests.
     """
     classifier = observer.classifier
     logits: list[Tensor] = []
     labels: list[int] = []
+    digests: list[Tensor] = []
     report(CALIBRATION_TITLE, 0, len(source))
     for batch in batches(source, classifier.prepare, BATCH):
         logits.append(observer(batch.images).logits.float().cpu())
         labels += find_labels(classifier, source, batch.labels)
+        digests.append(digest_images(batch.images))
         report(CALIBRATION_TITLE, len(labels), len(source))
-    return torch.cat(logits), torch.tensor(labels)
+    return Classified(torch.cat(logits), torch.tensor(labels), torch.cat(digests))

@@ -19,6 +19,11 @@ from apercu.pages.charts import draw_lines
 from apercu.verdicts import QUESTIONS
 
 REPORT = "report.html"
+FITTED = {
+    0: " that nothing was fitted to",
+    None: " (this guard does not say which images it was fitted to)",
+}
+"""What is said of honest images by the number of those that the guard was fitted to."""
 POINTS = 50
 """Steps of the false-alarm rate in a curve."""
 
@@ -42,7 +47,7 @@ def write_guard_report(
     names = list(dict.fromkeys(row.images for row in rows if row.question in QUESTIONS))
     page = render_page(
         (files("apercu.guard") / "guard.html").read_text(encoding="utf-8"),
-        finding=write_finding(guard, rows),
+        finding=write_finding(guard, rows, verdicts.fitted),
         record=guard.record,
         signals=[KINDS[name] for name in guard.record.signals],
         charts=draw_curves(guard, verdicts),
@@ -63,12 +68,13 @@ def write_guard_report(
     return write_file(out / REPORT, page)
 
 
-def write_finding(guard: Guard, rows: GuardRows) -> Finding:
+def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
     """Return what was found: false alarms, and the kind that is recognised worst.
 
     Args:
         guard: the guard.
         rows: the figures.
+        fitted: number of the honest images that the guard was fitted to; None if that is not known.
 
     Returns:
         The sentences.
@@ -81,17 +87,25 @@ def write_finding(guard: Guard, rows: GuardRows) -> Finding:
         headline += f", and {others[0].value:.0%} to {others[-1].value:.0%} of the other kinds."
     low, high = honest.ci95
     certainty = (
-        f"{count_noun(honest.n, 'honest image')} that nothing was fitted to; the 95\u00a0% "
-        f"interval of the false alarms is {low:.0%} to {high:.0%}."
+        f"{count_noun(honest.n, 'honest image')}{FITTED.get(fitted, '')}; the "
+        f"95\u00a0% interval of the false alarms is {low:.0%} to {high:.0%}."
     )
-    wanted = 1 - (1 - guard.record.false_alarms) ** len(QUESTIONS)
+    expected = 1 - (1 - guard.record.false_alarms) ** len(QUESTIONS)
     lines = [
         FindingLine(
             f"The guard was fitted for {guard.record.false_alarms:.0%} of false alarms for each "
-            f"question, {wanted:.0%} at most for both.",
-            "plain" if low <= wanted else "warning",
+            f"question, {expected:.0%} at most for both.",
+            "plain" if low <= expected else "warning",
         )
     ]
+    if fitted:
+        lines.append(
+            FindingLine(
+                f"The guard was fitted to {fitted} of these {honest.n} honest images, so their "
+                "false alarms come out too low; measure with others.",
+                "warning",
+            )
+        )
     lines += _describe_calibration(rows)
     lines += [FindingLine(_describe_kind(row), _mark(row, honest)) for row in others]
     return Finding(headline, certainty, tuple(lines))

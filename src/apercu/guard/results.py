@@ -94,11 +94,16 @@ class Verdicts(NamedTuple):
         counts: number of images of each kind, also of those that an attack did not fool.
         honest: numbers of honest images: `correct`, 1 or 0, or −1 without a label, and `before`,
             the probability of the predicted class.
+        attacks: names of the kinds that are attacks; the others are unknown.
+        fitted: number of the honest images that the guard was fitted to; None where it does not
+            say which those are.
     """
 
     rows: dict[str, Float[Tensor, "images columns"]]
     counts: dict[str, int]
     honest: dict[str, Tensor]
+    attacks: tuple[str, ...] = ()
+    fitted: int | None = None
 
 
 def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
