@@ -343,9 +343,12 @@ def test_fine_pruning_cuts_off_what_clean_images_do_not_use(
 ) -> None:
     images, labels, marked = samples
     before = planted.fingerprint
-    guarded = Classifier(replace(planted.network, guard="guard"))
+    own = replace(planted.network, guard="guard", temperature=3.0, resolved_output=None)
+    guarded = Classifier(own)
+    assert guarded.output.temperature == 3
     cleaned = FinePruning(steps=5, rate=1e-3, images=40)(guarded, images, labels)
     assert cleaned.classifier.guard_folder is None  # a guard of other weights
+    assert cleaned.classifier.output.temperature is cleaned.classifier.network.temperature is None
     assert cleaned.pruned >= 1
     assert torch.equal(cleaned.classifier(images).argmax(1), labels)
     assert torch.equal(cleaned.classifier(marked).argmax(1), labels[labels != 0])

@@ -214,6 +214,28 @@ def test_a_filter_in_front_stays_unless_the_defence_has_its_own(
     assert defended.network.filter == open_classifier(tmp_path).network.filter == expected
 
 
+def test_a_temperature_is_not_carried_over_to_other_weights(
+    tiny_card: Path, tmp_path: Path
+) -> None:
+    opened = open_classifier(tiny_card)
+    start = Classifier(replace(opened.network, temperature=4.0, resolved_output=None))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(4 * start(images), opened(images))
+    settings = DEFENCES.parse({"preset": "standard"}).with_schedule(steps=1, batch=2)
+    training = DefenceTraining(copy_trainable(start), start, settings, 0)
+    torch.testing.assert_close(training.compute_inference_logits(images), opened(images))
+    targets = training.make_batch(images, None, 0).target_probabilities
+    torch.testing.assert_close(targets, start.predict_probabilities(images))
+    lines: list[str] = []
+    source = open_images("planted:size=32,images=6,classes=3")
+    trainer = Trainer(start, source, tmp_path, Hardware("cpu"), say=lines.append)
+    defended, _ = train_defence(settings, trainer)
+    for classifier in (defended, open_classifier(tmp_path)):
+        assert classifier.network.temperature is classifier.output.temperature is None
+        torch.testing.assert_close(classifier(images), defended(images))
+    assert sum("the new card has none" in line for line in lines) == 1
+
+
 def test_a_network_that_predicts_one_class_is_warned_of() -> None:
     monitor = DegeneracyMonitor(DEGENERATE, patience=3)
     for _ in range(3):

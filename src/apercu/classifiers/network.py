@@ -122,6 +122,13 @@ class Network:
             changes |= {"output": card.output, "output_is_stated": True}
         return replace(self, **changes)
 
+    def without_temperature(self) -> Network:
+        """Return the same network without its temperature, which calibrates these weights alone."""
+        output = self.resolved_output
+        if output is not None:
+            output = output.model_copy(update={"temperature": None})
+        return replace(self, temperature=None, resolved_output=output)
+
     def with_names(self, names: ClassNames) -> Network:
         """Return the same network with these class names."""
         return replace(self, names=names)

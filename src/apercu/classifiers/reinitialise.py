@@ -82,7 +82,7 @@ def reinitialise_classifier(
     recalibrate_batchnorm(
         module, (classifier.normalise(images.to(classifier.device)) for images in batches)
     )
-    network = classifier.network
+    network = classifier.network.without_temperature()
     digest = digest_module(module, network.source, network.options)
     return Classifier(
         replace(network, forward=module, digest=digest, guard=None), spec=f"{classifier.spec}, anew"

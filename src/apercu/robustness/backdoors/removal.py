@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.network import Network
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.filters.checks import check_count, check_fraction, check_positive, check_whole
@@ -32,7 +33,8 @@ class CleanedClassifier:
     """A classifier without its backdoor, as far as the method reaches.
 
     Attributes:
-        classifier: the new classifier; the old one is unchanged.
+        classifier: the new classifier, without the temperature of the old one, which calibrated
+            other weights; the old one is unchanged.
         pruned: number of channels that were cut off.
     """
 
@@ -224,9 +226,14 @@ class _TrainedCopy:
             )
         return cls(classifier, network, head)
 
+    @property
+    def output(self) -> Network:
+        """What the numbers of the copy mean: those of the classifier without its temperature."""
+        return self.classifier.network.without_temperature()
+
     def compute_logits(self, images: Images) -> Logits:
         raw = self.network(self.classifier.normalise(images))
-        return self.classifier.network.read_logits(raw, len(images))
+        return self.output.read_logits(raw, len(images))
 
     def measure_accuracy(self, images: Images, labels: Targets) -> float:
         return float((self.compute_logits(images).argmax(1) == labels).float().mean())
@@ -256,7 +263,7 @@ class _TrainedCopy:
 
     def finish(self) -> Classifier:
         """Return the copy as a classifier."""
-        opened = self.classifier.network
+        opened = self.output
         digest = digest_module(self.network, opened.source, opened.options)
         return Classifier(replace(opened, forward=self.network, digest=digest, guard=None))
 

@@ -60,7 +60,8 @@ class DefenceTraining(TrainingModule):
     Args:
         network: the network that is trained; it has the classifier's own structure.
         classifier: the undefended classifier. A filter in front of it stays there while the network
-            learns, unless the defence has filters of its own.
+            learns, unless the defence has filters of its own. Its temperature does not: targets
+            have it, and the logits of the network that is trained have none.
         settings: the defence and the schedule.
         seed: seed of all draws.
     """
@@ -73,6 +74,7 @@ class DefenceTraining(TrainingModule):
     ) -> None:
         super().__init__(network, classifier, settings, seed)
         self.settings: DefenceSettings
+        self.output = classifier.network.without_temperature()
         self.defence = cast(Defence, settings.defence)
         has_filters = self.defence.has_filters
         self.normalise = (classifier.without_filter() if has_filters else classifier).normalise
@@ -124,7 +126,7 @@ class DefenceTraining(TrainingModule):
     def compute_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in its present mode, `batch × classes`."""
         raw = self.network(self.normalise(images))
-        return self.classifier.network.read_logits(raw, len(images))
+        return self.output.read_logits(raw, len(images))
 
     def compute_inference_logits(self, images: Images) -> Logits:
         """Compute the logits of the network in inference mode, `batch × classes`."""
@@ -179,6 +181,8 @@ def train_defence(
     """Train a copy of the trainer's classifier with a defence, and save it in the run folder.
 
     Of a purifier the network of the filter is trained instead, and the classifier stays as it is.
+    A temperature calibrates the weights that it was set for, so the new network is trained without
+    that of the card, and its card has none.
 
     Args:
         settings: the defence and the schedule.
@@ -229,8 +233,13 @@ def train_defence(
         if settings.defence.has_filters:
             filter = settings.defence.own_filter
         defended = Classifier(
-            replace(undefended, forward=network, digest=digest, filter=filter, guard=None)
+            replace(training.output, forward=network, digest=digest, filter=filter, guard=None)
         )
+        if undefended.temperature is not None:
+            trainer.say(
+                "the temperature on the card calibrates the classifier as it was; the new card has "
+                "none, and apercu guard fit calibrates the confidence with labels"
+            )
         if undefended.guard is not None:
             trainer.say("the guard on the card belongs to the classifier as it was; fit a new one")
         if trainer.is_main_process:
