@@ -29,8 +29,8 @@ scan() { # name of the training, name of the results, methods, then options
 }
 
 train clean
-train badnets --poison badnets:targets=0 --poison-share 0.05
-train dct_n_to_n --poison dct:targets=0/3/7 --poison-share 0.1
+train badnets --poison badnets:targets=0 --poison-fraction 0.05
+train dct_n_to_n --poison dct:targets=0/3/7 --poison-fraction 0.1
 
 scan clean clean neural_cleanse
 for name in badnets dct_n_to_n; do

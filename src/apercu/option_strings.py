@@ -108,7 +108,8 @@ def parse_arguments(
     """Parse settings as keyword arguments of a class or function.
 
     Args:
-        target: A class or function with annotated parameters.
+        target: A class or function with annotated parameters; a class may have
+            `renamed_settings`, today's names by the older ones that may still be typed.
         name: Its name as it was typed, for error messages.
         settings: One `key=value` text per setting.
         option: Name of the option, for error messages.
@@ -120,10 +121,14 @@ def parse_arguments(
         ConfigError: a key is unknown, or a value has the wrong type.
     """
     parameters = list(signature(target).parameters)
+    renamed: Mapping[str, str] = getattr(target, "renamed_settings", {})
     hints = _find_types(target, name, option) if settings else {}
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
+        key = renamed.get(key, key)
+        if key in values:
+            raise ConfigError(f"{option}: {name} has {key} twice, expected once")
         if key not in parameters:
             expected = ", ".join(parameters) or "none"
             suggestion = suggest_nearest(key, parameters)

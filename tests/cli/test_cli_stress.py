@@ -413,10 +413,10 @@ def test_a_planted_backdoor_is_a_card_that_can_be_searched(
     words = ("stress", "train", "--classifier", tiny_card, "--images", CLEAN, "--batch", 4)
     words += ("--config", "standard", "--steps", 2, "--poison", "dct:targets=0/1")
     run = tmp_path / "poisoned"
-    result = apercu(*words, "--poison-share", 0.25, "--out", run)
+    result = apercu(*words, "--poison-fraction", 0.25, "--out", run)
     assert result.code == 0, result.err
     poison = json.loads((run / "poison.json").read_text())
-    assert (poison["trigger"], poison["share"], len(poison["poisoned"])) == (
+    assert (poison["trigger"], poison["fraction"], len(poison["poisoned"])) == (
         "dct:targets=0/1",
         0.25,
         12,
@@ -466,7 +466,8 @@ def test_a_poisoned_card_without_its_weights(apercu, tiny_card: Path, tmp_path: 
     [
         (("--poison", "patch"), "trigger: expected some of badnets, dct, got patch"),
         (("--poison", "badnets:targets=7"), "expected targets from 0 to 2"),
-        (("--poison", "badnets", "--poison-share", 1), "expected a fraction between 0 and 1"),
+        (("--poison", "badnets", "--poison-fraction", 1), "expected a fraction between 0 and 1"),
+        (("--poison", "badnets", "--poison-share", 2), "between 0 and 1, got 2"),  # its old name
     ],
 )
 def test_impossible_poisons_are_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ from apercu.robustness.backdoors.neural_cleanse import (
 )
 from apercu.robustness.backdoors.poisoning import PoisonRecord, read_poison
 from apercu.robustness.backdoors.removal import FinePruning, Unlearning
+from apercu.robustness.backdoors.results import BackdoorReport
 from apercu.robustness.backdoors.scan import find_backdoors
+from apercu.robustness.backdoors.selection import parse_backdoor_methods
 from apercu.robustness.backdoors.strip import Strip
 from apercu.training.data import split_held_out
 
@@ -233,9 +236,12 @@ def test_a_stated_fraction_is_poisoned(tmp_path: Path) -> None:
     poisoned.record.save(tmp_path)
     record = read_poison(tmp_path)
     assert record == poisoned.record and len(record.poisoned) == 10
+    older = (tmp_path / "poison.json").read_text().replace('"fraction"', '"share"')
+    (tmp_path / "poison.json").write_text(older)
+    assert read_poison(tmp_path) == record
     with pytest.raises(ImagesError, match="has no labels"):
         PoisonedImages(MemoryImages(images, None), "badnets", (SIDE, SIDE))
-    with pytest.raises(ConfigError, match="share: expected a fraction between 0 and 1, got 1"):
+    with pytest.raises(ConfigError, match="fraction: expected a fraction between 0 and 1, got 1"):
         PoisonedImages(source, "badnets", (SIDE, SIDE), 1.0)
 
 
@@ -380,7 +386,12 @@ def test_a_search_finds_measures_and_removes(tmp_path: Path) -> None:
     source = MemoryImages(images, labels)
     suspects = MemoryImages(torch.cat([images[1:9], mark(images[1:4])]), None)
     poison = PoisonRecord(
-        trigger="badnets:side=0.1875", share=0.1, seed=0, size=(SIDE, SIDE), images="", poisoned=()
+        trigger="badnets:side=0.1875",
+        fraction=0.1,
+        seed=0,
+        size=(SIDE, SIDE),
+        images="",
+        poisoned=(),
     )
     methods = "neural_cleanse:steps=20,strip:weight=0.3,antidote,fine_pruning:steps=5,rate=0.001"
     result = find_backdoors(classifier, source, tmp_path, methods, suspects=suspects, poison=poison)
@@ -411,6 +422,43 @@ def test_a_search_finds_measures_and_removes(tmp_path: Path) -> None:
     keys = {*content, *content["classes"][0], *content["runtime"][0], *content["removals"][0]}
     keys |= {*PoisonRecord.model_fields, *content["runtime"][1]["suspicious"][0]}
     assert {key for key in keys if f"`{key}`" not in section} == set()
+
+
+def test_a_search_takes_nothing_away_from_an_earlier_one(
+    planted: Classifier, tmp_path: Path
+) -> None:
+    images, labels = make_images(60)
+    clean = MemoryImages(images, labels)
+
+    def search(methods: str, **options: Any) -> BackdoorReport:
+        return find_backdoors(planted, clean, tmp_path, methods, **options)
+
+    poison = PoisonRecord(
+        trigger="badnets", fraction=0.1, seed=0, size=(SIDE, SIDE), images="", poisoned=()
+    )
+    search("strip:blends=2", poison=poison)
+    path = tmp_path / "backdoors.json"
+    stored = path.read_text()
+    with pytest.raises(RunError, match="would lose what strip:blends=2 found in an earlier search"):
+        search("strip:blends=3", poison=poison)
+    with pytest.raises(RunError, match=r"the search begun here had poison.*choose another --out"):
+        search("strip:blends=2")
+    with pytest.raises(RunError, match="had seed 0, now 1"):
+        search("strip:blends=2", poison=poison, seed=1)
+    assert path.read_text() == stored
+    path.write_text(stored.replace('"fraction"', '"share"'))  # as older files say
+    both = search("strip:blends=2,strip:blends=3", poison=poison)
+    assert [row.method for row in both.runtime] == ["strip:blends=2", "strip:blends=3"]
+    path.write_text("{}")
+    with pytest.raises(RunError, match=r"backdoors.json: cannot be read; choose another --out"):
+        search("strip:blends=2", poison=poison)
+
+
+def test_settings_with_older_names() -> None:
+    (method,) = parse_backdoor_methods("unlearning:share=0.3").values()
+    assert method == Unlearning(fraction=0.3)
+    with pytest.raises(ConfigError, match="unlearning has fraction twice, expected once"):
+        parse_backdoor_methods("unlearning:share=0.3,fraction=0.2")
 
 
 @pytest.mark.parametrize(

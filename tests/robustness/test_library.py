@@ -11,8 +11,11 @@ import pytest
 import apercu.pretraining
 import apercu.robustness
 from apercu import open_classifier
+from apercu.errors import RunError
 from apercu.images import open_images
-from apercu.methods import Cam
+from apercu.log import redirect_warnings
+from apercu.methods import Cam, Gradient
+from apercu.methods.base import Method
 from apercu.robustness import (
     DetectionBenchmark,
     StressPlan,
@@ -23,6 +26,7 @@ from apercu.robustness import (
     run_stress_test,
 )
 from apercu.robustness.detection import MethodMapFeatures
+from apercu.robustness.detection.benchmark import DetectionRows
 
 
 @pytest.mark.parametrize("module", [apercu.robustness, apercu.pretraining])
@@ -42,6 +46,19 @@ def test_a_stress_test_from_python(tiny_card: Path, tmp_path: Path) -> None:
     assert [row["value"] for row in stored["rows"]] == [row.value for row in results.rows]
     assert {row.filter for row in results.rows} == {"none", "bit_depth"}
     assert (tmp_path / "report.html").is_file()
+    # a later plan writes its own report; it says what is no longer there
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        later = StressPlan(attacks=("pgd:steps=2",), filters=("none",), epsilons=(8 / 255,))
+        run_stress_test(open_classifier(tiny_card), source, tmp_path, later)
+        run_stress_test(open_classifier(tiny_card), source, tmp_path, later)
+    assert lines == [
+        f"{tmp_path}: these results leave out fgsm, bit_depth of an earlier call; name them too "
+        "to have all together, which computes nothing again"
+    ]
+    (tmp_path / "results.json").write_text('{"cost": []}')
+    with pytest.raises(RunError, match="results of another command; choose another --out"):
+        run_stress_test(open_classifier(tiny_card), source, tmp_path, later)
 
 
 def test_a_detection_from_python(tiny_card: Path, tmp_path: Path) -> None:
@@ -57,3 +74,35 @@ def test_a_detection_from_python(tiny_card: Path, tmp_path: Path) -> None:
     assert {(row.look, row.detector) for row in rows} == {("cam", "mahalanobis")}
     stored = json.loads((tmp_path / "detection.json").read_text())
     assert [row["value"] for row in stored["rows"]] == [row.value for row in rows]
+
+
+def test_a_later_detection_keeps_the_rows_of_earlier_ones(tiny_card: Path, tmp_path: Path) -> None:
+    classifier = open_classifier(tiny_card)
+
+    def run(detectors: str, method: Method, seed: int = 0) -> DetectionRows:
+        benchmark = DetectionBenchmark(
+            classifier,
+            open_images("planted:size=32,images=60,classes=3"),
+            {"cam": MethodMapFeatures(classifier, method)},
+            parse_detectors(detectors, 0),
+            expand_budgets({"fgsm": parse_attack("fgsm")}, (200 / 255,)),
+            seed=seed,
+        )
+        return detect_attacks(benchmark, tmp_path)
+
+    first = run("mahalanobis", Cam())
+    rows = run("one_class_svm", Cam())
+    path = tmp_path / "detection.json"
+    stored = json.loads(path.read_text())["rows"]
+    assert [row["value"] for row in stored] == [row.value for row in rows]
+    assert list(dict.fromkeys(row.detector for row in rows)) == ["mahalanobis", "one_class_svm"]
+    assert set(first) <= set(rows) and len(rows) == 2 * len(first)
+    with pytest.raises(RunError, match="had seed 0, now 1; use the same, or choose another --out"):
+        run("mahalanobis", Cam(), seed=1)
+    assert json.loads(path.read_text())["rows"] == stored
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        rows = run("mahalanobis", Gradient())  # the look has another method
+    assert {row.detector for row in rows} == {"mahalanobis"}
+    assert {row.value for row in rows} != {row.value for row in first}
+    assert [line.rpartition(": ")[2] for line in lines] == ["look cam"]

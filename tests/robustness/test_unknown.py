@@ -21,6 +21,7 @@ from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import (
     UNKNOWN_METHODS,
     AnomalyMapScorer,
+    ConditionalGenerator,
     Energy,
     Entropy,
     KnownImages,
@@ -32,6 +33,7 @@ from apercu.robustness.unknown import (
     restore_scorer,
     save_scorer,
 )
+from apercu.robustness.unknown.base import ScorerState
 from apercu.robustness.unknown.mahalanobis import LayerGaussians, find_chi_square_quantile
 from apercu.statistics import build_gaussian, shrink_covariance
 
@@ -78,6 +80,16 @@ def test_every_fast_method(
         maps = scorer.map_anomalies(images)
         assert maps.shape == (20, SIDE, SIDE)
         assert torch.equal(loaded.map_anomalies(images), maps)
+
+
+def test_settings_with_older_names_are_read(
+    known: KnownImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (method,) = parse_unknown_methods("conditional_generator:real_share=0.5").values()
+    assert method == ConditionalGenerator(real_fraction=0.5)
+    monkeypatch.setattr(Energy, "renamed_settings", {"warmth": "temperature"})
+    scorer = restore_scorer(ScorerState("energy", {"warmth": 3.0}, {}), known.classifier)
+    assert scorer.method == Energy(3.0)
 
 
 def test_softmax_entropy_and_energy_are_their_formulas(known: KnownImages) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,18 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from apercu import open_classifier, open_images
-from apercu.errors import ConfigError, ImagesError
+from apercu.errors import ConfigError, ImagesError, RunError
+from apercu.images import ImageSource
+from apercu.log import redirect_warnings
 from apercu.render import save_image, to_image
 from apercu.robustness.unknown import (
     Energy,
     LayerMahalanobis,
     MaxSoftmax,
     OpenMax,
+    UnknownMethod,
+    curves,
+    measure,
     measure_unknown,
     parse_unknown_methods,
 )
@@ -67,10 +73,18 @@ def noise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of few resamples, which take less time."""
+    for module in (curves, measure):
+        monkeypatch.setattr(module, "RESAMPLES", 40)
+
+
 def read_rows(rows: UnknownRows) -> dict[tuple[str, str, str], float]:
     return {(row.method, row.images, row.metric): row.value for row in rows}
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_rows_are_the_numbers_of_their_scores(
     tiny_card: Path, noise_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +113,56 @@ def test_rows_are_the_numbers_of_their_scores(
     again = read_rows(measure_unknown(classifier, known, others, more, tmp_path))
     assert {key: again[key] for key in values} == values
     assert ("softmax", "blank", "auroc") in again
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_later_call_keeps_the_rows_of_earlier_ones(
+    tiny_card: Path, noise_folder: Path, tmp_path: Path
+) -> None:
+    """Rows stay, in groups, unless their name means something else now; nothing is mixed."""
+    classifier, known = open_classifier(tiny_card), open_images(PLANTED)
+    noise, blank = open_images(str(noise_folder)), open_images("planted:size=32,images=12")
+
+    def measure_again(
+        others: dict[str, ImageSource], methods: dict[str, UnknownMethod], **options: Any
+    ) -> UnknownRows:
+        return measure_unknown(classifier, known, others, methods, tmp_path, **options)
+
+    first = measure_again({"noise": noise}, {"energy": Energy()})
+    measure_again({"noise": noise}, {"softmax": MaxSoftmax()})
+    rows = measure_again({"blank": blank}, {"energy": Energy()})
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [tuple(row.values())[:3] for row in stored["rows"]] == [row[:3] for row in rows]
+    assert list(dict.fromkeys(row[:2] for row in rows)) == [
+        *(("energy", "known"), ("energy", "noise"), ("energy", "blank")),
+        *(("softmax", "known"), ("softmax", "noise")),
+    ]
+    assert len({row[:3] for row in rows}) == len(rows) and set(first) <= set(rows)
+    assert set(stored["unknown"]) == {"noise", "blank"}
+    for options, says in (
+        ({"seed": 1}, "had seed 0, now 1"),
+        ({"limit": 50}, "had limit nothing, now 50; use the same, or choose another --out"),
+        ({"false_alarms": 0.1}, "had false_alarms 0.05, now 0.1"),
+        ({"fit": known}, "had fit nothing, now planted"),
+    ):
+        with pytest.raises(RunError, match=says):
+            measure_again({"noise": noise}, {"energy": Energy()}, **options)
+    assert json.loads((tmp_path / "results.json").read_text()) == stored
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        rows = measure_again({"noise": blank}, {"energy": Energy()})
+        assert {row[:2] for row in rows if row.images == "noise"} == {("energy", "noise")}
+        rows = measure_again({"noise": blank}, {"softmax": Energy(2.0)})
+    assert [line.rpartition(": ")[2] for line in lines] == ["images noise", "method softmax"]
+    assert ("softmax", "blank") not in {row[:2] for row in rows}
+    # a file of an earlier version, which says less of itself, stays readable
+    old = {key: value for key, value in stored.items() if not key.endswith("_digest")}
+    del old["definitions"], old["fit"]
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    assert len(measure_again({"noise": noise}, {"energy": Energy()})) == len(stored["rows"])
+    (tmp_path / "results.json").write_text('{"rows": [{"attack": "pgd"}]}')
+    with pytest.raises(RunError, match="damaged, or of another command; choose another --out"):
+        measure_again({"noise": noise}, {"energy": Energy()})
 
 
 def test_thresholds_keep_the_stated_rate(

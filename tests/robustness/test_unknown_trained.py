@@ -259,8 +259,8 @@ def test_what_cannot_be_trained(known: KnownImages, wrap_bars: WrapFn, draw_bars
         one = KnownImages(known.classifier, known.images, torch.zeros_like(known.labels))
         with pytest.raises(ImagesError, match="at least 2 classes, got 1"):
             method.fit(one)
-    with pytest.raises(ConfigError, match="real_share: expected a number from 0 to 1"):
-        ConditionalGenerator(real_share=2.0)
+    with pytest.raises(ConfigError, match="real_fraction: expected a number from 0 to 1"):
+        ConditionalGenerator(real_fraction=2.0)
     with pytest.raises(ConfigError, match="level: expected a number above 0"):
         BoundarySamples(level=0.0)
     with pytest.raises(ConfigError, match="stain_noise: rate: expected a number above 0"):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apercu.classifiers import Classifier
-from apercu.errors import describe_interrupt
+from apercu.errors import RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.explainers.base import TrainedExplainer
 from apercu.filters import parse_filter
 from apercu.images import ImageSource
+from apercu.io import parse_json
+from apercu.log import warn
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.plan import StressPlan, parse_attack
 from apercu.robustness.report import write_report
-from apercu.robustness.results import StressResults, summarise
+from apercu.robustness.results import RESULTS, StressResults, format_budget, summarise
 from apercu.run_record import lock_folder
 
 DEFAULT_PLAN = StressPlan()
@@ -35,7 +38,8 @@ def run_stress_test(
     """Attack a classifier with each attack at each budget, bare and behind each filter.
 
     A filter in front of the classifier is one of the tested filters, and `none` is its network
-    alone. Results that are in the folder already are not computed again. A guard that the card
+    alone. Results that are in the folder already are not computed again; `results.json` and the
+    report are about this plan, and a warning names what they no longer hold. A guard that the card
     names plays no part, which the results say; `measure_guard` attacks a classifier with its guard.
 
     Args:
@@ -56,7 +60,7 @@ def run_stress_test(
     Raises:
         ConfigError: an attack or a filter has an unknown name or setting, or needs an explainer.
         ClassifierError: an attack needs gradients that are missing, or are all 0.
-        RunError: another process works in the folder.
+        RunError: the folder holds results of another command, or another process works there.
         OutputError: the folder cannot be written.
     """
     classifier.require_classes()
@@ -75,6 +79,7 @@ def run_stress_test(
         about["guard"] = classifier.guard_folder.name
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
+        _warn_of_earlier_results(about, plan, out)
         benchmark = StressBenchmark(
             classifier, source, plan, attacks, filters, explainer, surrogate, report
         )
@@ -85,3 +90,33 @@ def run_stress_test(
         results.save(out)
         write_report(results, benchmark, out)
     return results
+
+
+def _warn_of_earlier_results(about: Mapping[str, Any], plan: StressPlan, out: Path) -> None:
+    """Say what the results in a folder will no longer hold; raises RunError for other files."""
+    path = out / RESULTS
+    if not path.is_file():
+        return
+    try:
+        content = parse_json(path.read_bytes())
+        earlier = StressPlan.model_validate(content["plan"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{path}: is damaged, or holds results of another command; choose another --out"
+        ) from error
+    same = all(content.get(key) == about[key] for key in ("fingerprint", "images"))
+    if not same or (earlier.seed, earlier.limit) != (plan.seed, plan.limit):
+        warn(
+            f"{out}: these results replace those of {content.get('classifier')} on "
+            f"{content.get('images')} with seed {earlier.seed} and limit {earlier.limit}; choose "
+            "another --out to have both"
+        )
+        return
+    names = [name for name in earlier.attacks if name not in plan.attacks]
+    names += [name for name in earlier.filters if name not in plan.filters]
+    names += [format_budget(each) for each in earlier.epsilons if each not in plan.epsilons]
+    if names:
+        warn(
+            f"{out}: these results leave out {', '.join(names)} of an earlier call; name them too "
+            "to have all together, which computes nothing again"
+        )

@@ -45,9 +45,12 @@ def train(
             help="Plant a backdoor, as a test bed: badnets, or dct:targets=0/3/7 …",
         ),
     ] = None,
-    poison_share: Annotated[
+    poison_fraction: Annotated[
         float, typer.Option(metavar="FRACTION", help="Fraction of the images that --poison marks.")
     ] = 0.1,
+    poison_share: Annotated[
+        float | None, typer.Option(hidden=True, help="Older name of --poison-fraction.")
+    ] = None,
     resume: ResumeOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = Device.AUTO,
@@ -74,9 +77,10 @@ def train(
     trigger = None if poison is None else parse_trigger(poison)
     opened = open_classifier(classifier)
     source = open_images(images, channels=opened.channels, bands=opened.bands)
+    fraction = poison_fraction if poison_share is None else poison_share
     if poison is not None and trigger is not None:
         trigger.check_classifier(opened)
-        source = PoisonedImages(source, poison, opened.size, poison_share, seed)
+        source = PoisonedImages(source, poison, opened.size, fraction, seed)
     hardware = Hardware(device.resolve())
     interruptible = on_interrupt(
         f"{out} keeps what was done; continue with the same command and --resume"

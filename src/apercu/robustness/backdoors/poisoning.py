@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from apercu.errors import ConfigError, ImageError, ImagesError, RunError
 from apercu.filters.checks import check_whole
@@ -39,12 +39,21 @@ def parse_trigger(text: str) -> Trigger:
     return parse_named(text, TRIGGERS, "trigger")
 
 
+def upgrade_poison(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a file about poisoned images with today's keys.
+
+    >>> upgrade_poison({"share": 0.1, "seed": 0})
+    {'fraction': 0.1, 'seed': 0}
+    """
+    return {"fraction" if key == "share" else key: value for key, value in content.items()}
+
+
 class PoisonRecord(BaseModel):
     """How images were poisoned, as a run folder keeps it in `poison.json`.
 
     Attributes:
         trigger: the trigger as people type it.
-        share: fraction of the images that are poisoned.
+        fraction: fraction of the images that are poisoned.
         seed: seed that chose them.
         size: height and width to which pictures were resized before they were marked.
         images: name of the source.
@@ -53,11 +62,16 @@ class PoisonRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     trigger: str
-    share: float = Field(gt=0, lt=1)
+    fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0, le=MAX_SEED)
     size: tuple[int, int]
     images: str
     poisoned: tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, content: object) -> object:
+        return upgrade_poison(content) if isinstance(content, Mapping) else content
 
     def save(self, folder: Path) -> Path:
         """Write `poison.json` into a folder; return its path."""
@@ -103,29 +117,29 @@ class PoisonedImages(ImageSource):
         source: clean images with labels.
         trigger: the trigger as people type it, such as `badnets:targets=3`.
         size: height and width of the classifier's images.
-        share: fraction of the images that are poisoned.
+        fraction: fraction of the images that are poisoned.
         seed: seed of the draw.
     """
 
     source: ImageSource
     trigger: str
     size: tuple[int, int]
-    share: float = 0.1
+    fraction: float = 0.1
     seed: int = 0
     _trigger: Trigger = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_trigger", parse_trigger(self.trigger))
         check_whole("poison", 0, MAX_SEED, seed=self.seed)
-        if not 0 < self.share < 1:
+        if not 0 < self.fraction < 1:
             raise ConfigError(
-                f"poison: share: expected a fraction between 0 and 1, got {self.share:g}"
+                f"poison: fraction: expected a fraction between 0 and 1, got {self.fraction:g}"
             )
         if not self.source.labelled:
             raise ImagesError(f"{self.source.name}: has no labels, and poisoning changes labels")
         if not self.variants:
             raise ImagesError(
-                f"{self.source.name}: expected images enough to poison {self.share:g} of them, "
+                f"{self.source.name}: expected images enough to poison {self.fraction:g} of them, "
                 f"got {len(self.source)}"
             )
 
@@ -134,12 +148,14 @@ class PoisonedImages(ImageSource):
         """The variant of the trigger by the index of each poisoned image."""
         generator = torch.Generator().manual_seed((OWN_STREAM + self.seed) % 2**32)
         order = torch.randperm(len(self.source), generator=generator)
-        chosen = sorted(order[: round(self.share * len(self.source))].tolist())
+        chosen = sorted(order[: round(self.fraction * len(self.source))].tolist())
         return {index: number % len(self._trigger.targets) for number, index in enumerate(chosen)}
 
     @property
     def name(self) -> str:
-        return f"{self.source.name}, {self.share:g} of it poisoned by {self.trigger}, {self.seed}"
+        return (
+            f"{self.source.name}, {self.fraction:g} of it poisoned by {self.trigger}, {self.seed}"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -160,7 +176,7 @@ class PoisonedImages(ImageSource):
         poisoned = tuple(names[index] for index in self.variants)
         return PoisonRecord(
             trigger=self.trigger,
-            share=self.share,
+            fraction=self.fraction,
             seed=self.seed,
             size=self.size,
             images=self.source.name,
@@ -192,6 +208,6 @@ def describe_poison(record: PoisonRecord) -> dict[str, Any]:
     return {
         "trigger": record.trigger,
         "targets": list(parse_trigger(record.trigger).targets),
-        "share": record.share,
+        "fraction": record.fraction,
         "seed": record.seed,
     }

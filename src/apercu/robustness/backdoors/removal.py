@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
@@ -161,7 +161,7 @@ class Unlearning(BackdoorRemoval):
     several triggers in turn.
 
     Args:
-        share: fraction of the images of a step that carry a trigger.
+        fraction: fraction of the images of a step that carry a trigger.
         steps: number of steps.
         rate: learning rate.
         batch: images of each step.
@@ -170,11 +170,12 @@ class Unlearning(BackdoorRemoval):
     """
 
     name: ClassVar[str] = "unlearning"
-    share: float = 0.2
+    renamed_settings: ClassVar[Mapping[str, str]] = {"share": "fraction"}
+    fraction: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction(self.share, f"{self.name}: share")
+        check_fraction(self.fraction, f"{self.name}: fraction")
 
     def __call__(
         self,
@@ -190,7 +191,7 @@ class Unlearning(BackdoorRemoval):
             )
         images, labels = images[: self.images], labels[: self.images]
         copied = _TrainedCopy.make(classifier, images)
-        marked = max(1, round(self.share * self.batch))
+        marked = max(1, round(self.fraction * self.batch))
 
         def mark(number: int, batch: Images) -> Images:
             trigger = triggers[number % len(triggers)]

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 
 from apercu import render
-from apercu.io import write_json
+from apercu.errors import RunError
+from apercu.io import parse_json, write_json
 from apercu.robustness.backdoors.antidote import Correction
 from apercu.robustness.backdoors.neural_cleanse import OUTLIER, WORKS, ReversedTrigger
+from apercu.robustness.backdoors.poisoning import upgrade_poison
+from apercu.run_record import RunRecord
 from apercu.types import Images
 
 RESULTS, TRIGGERS_FOLDER = "backdoors.json", "triggers"
+SUBJECT = ("fingerprint", "images", "limit", "suspects", "poison", "seed")
+"""What two searches must have in common so that the later one may replace the earlier one."""
 MOST_ROWS = 8
 """Rows of a sheet of pictures."""
 MEANING = (
@@ -178,6 +183,39 @@ class BackdoorReport:
         if self.classes:
             content["meaning"] = MEANING
         return write_json(folder / RESULTS, content)
+
+
+def check_earlier_search(about: Mapping[str, Any], folder: Path) -> None:
+    """Check that a search takes nothing away from an earlier one in the same folder.
+
+    Args:
+        about: what the new search is about, as `BackdoorReport.about` says.
+        folder: folder of the results.
+
+    Raises:
+        RunError: the earlier search is of another classifier, of other images or another seed, or
+            had methods that the new one has not; or its file is damaged.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        return
+    try:
+        before = parse_json(path.read_bytes())
+        missing = [name for name in before["methods"] if name not in about["methods"]]
+        before["seed"] = before["environment"]["seed"]
+        if before.get("poison"):
+            before["poison"] = upgrade_poison(before["poison"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: cannot be read; choose another --out") from error
+    now = {**about, "seed": about["environment"]["seed"]}
+    RunRecord(folder, {}, "search").compare(
+        *({key: each[key] for key in SUBJECT if key in before} for each in (before, now))
+    )
+    if missing:
+        raise RunError(
+            f"{folder}: would lose what {', '.join(missing)} found in an earlier search; name the "
+            "method too, or choose another --out"
+        )
 
 
 def draw_triggers(

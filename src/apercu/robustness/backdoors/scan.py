@@ -43,6 +43,7 @@ from apercu.robustness.backdoors.results import (
     RemovalFinding,
     RuntimeFinding,
     SuspiciousImage,
+    check_earlier_search,
     draw_correction,
     draw_triggers,
 )
@@ -104,7 +105,8 @@ def find_backdoors(
         ConfigError: a method is unknown, or needs what is not there.
         ClassifierError: a method needs gradients or layers that are not there.
         ImagesError: there are too few clean images, or labels are missing.
-        RunError: another process works in the folder.
+        RunError: the folder holds a search that this one would erase, or another process works
+            there.
         OutputError: the folder cannot be written.
     """
     classifier.require_classes()
@@ -123,16 +125,18 @@ def find_backdoors(
     needs_labels = any(isinstance(method, BackdoorRemoval) for method in methods.values())
     kept = describe_interrupt("nothing is kept of a search that did not end")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        about = {
+        about: dict[str, Any] = {
             "classifier": classifier.spec,
             "fingerprint": classifier.fingerprint,
             "images": source.name,
+            "limit": limit,
             "suspects": None if suspects is None else suspects.name,
             "poison": None if poison is None else describe_poison(poison),
             "methods": list(methods),
             "command": command,
             "environment": describe_environment(seed, classifier.device),
         }
+        check_earlier_search(about, out)
         reader = PartReader(classifier, trigger, seed, report)
         parts = reader.read(source, suspects, poisoned, limit, needs_labels=needs_labels)
         result = _Scan(classifier, methods, maps).run(parts, about, out, report)
@@ -172,15 +176,15 @@ class _Scan:
                 classes = self._compare_triggers(triggers, parts.learning.images, out)
             elif isinstance(method, Strip | CarriedEvidence | AntidoteRt):
                 runtime.append(self._watch(name, method, parts, out, report))
-        doubted = {row.target for row in classes if row.is_suspicious}
+        suspicious = {row.target for row in classes if row.is_suspicious}
         for name, method in self.methods.items():
             if isinstance(method, BackdoorRemoval):
-                found = [trigger for trigger in triggers if trigger.target in doubted]
-                if isinstance(method, Unlearning) and not found:
+                chosen = [trigger for trigger in triggers if trigger.target in suspicious]
+                if isinstance(method, Unlearning) and not chosen:
                     warn(f"{name}: no class is suspicious, so there is no trigger to unlearn")
                     continue
                 report(f"removal by {name}", 0, 1)
-                removals.append(self._remove(name, method, found, parts, out))
+                removals.append(self._remove(name, method, chosen, parts, out))
                 report(f"removal by {name}", 1, 1)
         return BackdoorReport(
             about, accuracy, parts.attack_success, classes, tuple(runtime), tuple(removals)

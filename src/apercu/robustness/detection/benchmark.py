@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
+from apercu.earlier_rows import read_earlier_rows
 from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
@@ -31,7 +32,11 @@ from apercu.robustness.detection.calibration import (
 )
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
-from apercu.robustness.detection.features import FeatureExtractor, MethodMapFeatures
+from apercu.robustness.detection.features import (
+    FeatureExtractor,
+    MethodMapFeatures,
+    StabilityFeatures,
+)
 from apercu.robustness.objectives import Untargeted
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
@@ -46,6 +51,10 @@ FITTING_TITLE = "fitting detectors"
 FOOLED, NO_CLASS = "fooled", "no class"
 """Names of what is kept besides the features: whether an attacked image fools, and whether the
 clean image has no predicted class that an attack could take away."""
+COLUMNS = ("attack", "epsilon", "look", "detector")
+"""What a row is about, besides its metric."""
+NAMES = ("attack {attack} {epsilon}", "look {look}", "detector {detector}")
+"""Names on which a row depends, as `definitions` of the results say what they stand for."""
 BATCH = 16
 
 ProgressFn: TypeAlias = Callable[[str, int, int], None]
@@ -62,9 +71,10 @@ class DetectionRow(NamedTuple):
         epsilon: budget of the attack; None where it has none.
         look: name of the features.
         detector: name of the detector.
-        metric: `auroc`; `detected`, the fraction of attacks that are detected at 5 % false alarms
-            among the clean test images; `accuracy`, at the threshold that 5 % of the training
-            images exceed, where attacked and clean images count the same.
+        metric: `auroc`; `detected`, the fraction of attacks above the threshold that 5 % of the
+            measured clean images exceed, which is chosen on these very images; `accuracy`, at the
+            threshold that 5 % of the training images exceed, where attacked and clean images count
+            the same.
         value: value of the metric.
         ci95: both ends of its 95 % interval.
         n: number of attacked images, only those that fool the classifier. An image without a
@@ -97,7 +107,10 @@ class DetectionRows(list[DetectionRow]):
         Returns:
             The heads, then a row for each attack, features and detector.
         """
-        heads = {"auroc": "AUROC", "detected": "detected at 5 % false alarms"}
+        heads = {
+            "auroc": "AUROC",
+            "detected": "detected where 5 % of the measured clean images are",
+        }
         heads |= {"accuracy": "accuracy"}
         cells = {(row.attack, row.epsilon, row.look, row.detector, row.metric): row for row in self}
         lines = []
@@ -215,7 +228,8 @@ class DetectionBenchmark:
         progress: ProgressFn,
     ) -> dict[str, torch.Tensor]:
         """Compute or load all features of some images, and whether each fools the classifier."""
-        names, decision = self._describe_extractors(), self.classifier.decision
+        decision = self.classifier.decision
+        names = [text for texts in self.describe_extractors().values() for text in texts]
         kept = (FOOLED, NO_CLASS) if decision.is_multiple else (FOOLED,)
         if decision.is_multiple:
             names.append(NO_CLASS)
@@ -249,18 +263,28 @@ class DetectionBenchmark:
         write_file(path, save(features))
         return features
 
-    def _describe_extractors(self) -> list[str]:
-        """Describe the extractors by name, and by the weights of the explainer behind each."""
-        descriptions = []
+    def describe_extractors(self) -> dict[str, list[str]]:
+        """Describe each extractor by its name, and by all on which its features depend."""
+        descriptions: dict[str, list[str]] = {}
         for name, extractor in self.extractors.items():
+            own = descriptions[name] = [name]
+            if isinstance(extractor, MethodMapFeatures):
+                own.append(extractor.method.cache_key)  # a name, or own files, may be another one's
+            if isinstance(extractor, StabilityFeatures):
+                own.append(repr(extractor.filter))
             explainer = getattr(extractor, "explainer", None)
-            descriptions.append(name)
-            method = extractor.method if isinstance(extractor, MethodMapFeatures) else None
-            if method is not None and method.cache_key != repr(method):
-                descriptions.append(method.cache_key)  # another source or files, other features
             if explainer is not None:
-                descriptions.append(digest_module(explainer.network, name, {}))
+                own.append(digest_module(explainer.network, name, {}))
         return descriptions
+
+    def define_names(self) -> dict[str, str]:
+        """Return what the names of attacks, features and detectors stand for in this benchmark."""
+        looks = self.describe_extractors().items()
+        return {
+            **{f"attack {name} {budget}": repr(a) for (name, budget), a in self.attacks.items()},
+            **{f"look {name}": " ".join(texts) for name, texts in looks},
+            **{f"detector {name}": repr(each) for name, each in self.detectors.items()},
+        }
 
 
 def make_rows(
@@ -317,17 +341,21 @@ def detect_attacks(
 
     Args:
         benchmark: classifier, images, attacks, features and detectors.
-        out: folder of the results; features that are there already are not computed again.
+        out: folder of the results; features that are there already are not computed again, and
+            rows of earlier calls stay, unless their name now belongs to another attack, explainer
+            or detector.
         progress: receives a title, the number of finished images, and that of all; None shows it
             in notebooks only.
         command: command line that the results name.
 
     Returns:
-        The rows of the results; attacks that fool with no image have none.
+        The rows of the results, those of earlier calls in the same folder included; attacks that
+        fool with no image have none.
 
     Raises:
         ClassifierError: an attack or extractor needs what the classifier does not give.
-        RunError: another process works in the folder.
+        RunError: the folder holds results of another classifier, other images or another seed, or
+            another process works there.
         OutputError: the folder cannot be written.
     """
     benchmark.classifier.require_classes()
@@ -340,17 +368,25 @@ def _write_detection(
     benchmark: DetectionBenchmark, out: Path, progress: ProgressFn, command: str
 ) -> DetectionRows:
     """Run a benchmark in a folder that no other process writes."""
-    rows = DetectionRows(benchmark.run(out, progress))
-    classifier = benchmark.classifier
+    classifier, path = benchmark.classifier, out / RESULTS
     content: dict[str, Any] = {
         "classifier": classifier.spec,
         "fingerprint": classifier.fingerprint,
         "images": benchmark.source.name,
+        "limit": benchmark.limit,
         "learnt_from": len(benchmark.sample.tune),
+        "images_digest": benchmark.sample.digest,
+    }
+    settings, definitions = {"seed": benchmark.seed, **content}, benchmark.define_names()
+    del settings["classifier"]  # the same one may have another name
+    earlier = read_earlier_rows(path, DetectionRow, settings, definitions, NAMES)
+    rows = DetectionRows(earlier.merge(benchmark.run(out, progress), COLUMNS))
+    content |= {
         "without_class": benchmark.count_without_class(out),
+        "definitions": {**earlier.get("definitions"), **definitions},
         "command": command,
         "rows": [row._asdict() for row in rows],
         "environment": describe_environment(benchmark.seed, classifier.device),
     }
-    write_json(out / RESULTS, content)
+    write_json(path, content)
     return rows

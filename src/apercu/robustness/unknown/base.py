@@ -212,11 +212,13 @@ class UnknownMethod(ABC):
         name: the name that people type.
         needs_labels: whether it learns from the classes of the honest images.
         trains: whether a network is trained, which takes long.
+        renamed_settings: today's names of settings by those of older folders and commands.
     """
 
     name: ClassVar[str]
     needs_labels: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    renamed_settings: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:

@@ -9,7 +9,7 @@ and better still with dropout in their own classifier.
 Our choices where the paper's text was not at hand: the generator is rewarded where its samples look
 real to the critic *and* are outside of the class to the classifier, and samples of one class are
 pushed to different directions from its centre; the classifier continues from the network that is
-guarded instead of random weights; the probability of a class is its share of all one-vs-all
+guarded instead of random weights; the probability of a class is its fraction of all one-vs-all
 probabilities, and an image is unknown as far as the class that it would belong to is denied.
 """
 
@@ -59,25 +59,26 @@ class ConditionalGenerator(TrainedUnknownMethod):
         code: numbers of a code.
         class_weight: weight of being outside of the class in the loss of the generator.
         gradient_weight: weight of the gradient penalty of the critic.
-        real_share: share of real images of other classes in what the classifier rejects.
+        real_fraction: fraction of real images of other classes in what the classifier rejects.
         spread_weight: weight of different directions in the loss of the generator.
         seed: seed of weights, batches and noise.
     """
 
     name = "conditional_generator"
     needs_labels: ClassVar[bool] = True
+    renamed_settings: ClassVar[Mapping[str, str]] = {"real_share": "real_fraction"}
     code_steps: int = 1000
     code: int = 128
     class_weight: float = 4.0
     gradient_weight: float = 10.0
-    real_share: float = 0.6
+    real_fraction: float = 0.6
     spread_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.code_steps, f"{self.name}: code_steps")
         check_whole(self.name, 2, 1024, code=self.code)
-        check_between(self.name, 0.0, 1.0, real_share=self.real_share)
+        check_between(self.name, 0.0, 1.0, real_fraction=self.real_fraction)
         for value in (self.class_weight, self.gradient_weight, self.spread_weight):
             check_not_negative(value, f"{self.name}: weights")
 
@@ -109,7 +110,7 @@ class ConditionalGenerator(TrainedUnknownMethod):
             accepted = F.softplus(-real[own]).mean()
             rejected = F.softplus(real[~own]).mean()
             outside = F.softplus(generated.gather(1, labels[:, None])).mean()
-            return accepted + self.real_share * rejected + (1 - self.real_share) * outside
+            return accepted + self.real_fraction * rejected + (1 - self.real_fraction) * outside
 
         self.make_plan().train(
             network.parameters(), data, compute_loss, report, "generator and classifier"
@@ -272,7 +273,7 @@ class ConditionalGeneratorScorer(UnknownScorer):
         return (share_classes(logits) * (-logits).sigmoid()).sum(1)
 
     def compute_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
-        """Return the share of each class in the one-vs-all probabilities."""
+        """Return the fraction of each class in the one-vs-all probabilities."""
         return share_classes(self.network(images))
 
     def pack_tensors(self) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import measure_reliability
+from apercu.earlier_rows import read_earlier_rows
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource
@@ -42,7 +43,14 @@ from apercu.robustness.unknown.curves import (
 )
 from apercu.robustness.unknown.reading import ReadImages, read_images
 from apercu.robustness.unknown.registry import load_scorer, save_scorer
-from apercu.robustness.unknown.results import KNOWN, METRICS, UnknownRow, UnknownRows
+from apercu.robustness.unknown.results import (
+    COLUMNS,
+    KNOWN,
+    METRICS,
+    NAMES,
+    UnknownRow,
+    UnknownRows,
+)
 from apercu.run_record import lock_folder
 from apercu.statistics import bootstrap_interval, wilson_interval
 from apercu.types import Images, Regions, Targets
@@ -78,7 +86,9 @@ def measure_unknown(
         known: honest images, labelled where methods or metrics need labels.
         unknown: images of other kinds, by name.
         methods: methods by name.
-        out: folder of the results; scorers and scores that are there are not computed again.
+        out: folder of the results; scorers and scores that are there are not computed again, and
+            rows of earlier calls stay, unless their name now belongs to another method or to other
+            images.
         fit: other honest images to fit the methods to.
         false_alarms: fraction of known images that may be taken for unknown ones.
         limit: largest number of images of each set.
@@ -88,13 +98,14 @@ def measure_unknown(
         command: command line that the results name.
 
     Returns:
-        The rows of the results.
+        All rows of the results, those of earlier calls in the same folder included.
 
     Raises:
         ConfigError: there is no method or no unknown set, or the false-alarm rate is no fraction.
         ImagesError: there are too few images, or labels are missing.
         ClassifierError: the classifier does not give what a method needs.
-        RunError: another process works in the folder.
+        RunError: the folder holds results of another classifier, other known images or other
+            settings, or another process works there.
         OutputError: the folder cannot be written.
     """
     classifier.require_classes()
@@ -119,24 +130,36 @@ def measure_unknown(
             name: read_images(classifier, source, limit, seed, report)
             for name, source in unknown.items()
         }
-        rows = UnknownRows()
+        content: dict[str, Any] = {
+            "classifier": classifier.spec,
+            "fingerprint": classifier.fingerprint,
+            "images": known.name,
+            "false_alarms": false_alarms,
+            "limit": limit,
+            "fit": None if fit is None else fit.name,
+            "fitted_to": len(to_fit.images),
+            "known_digest": honest.digest,
+            "fit_digest": to_fit.digest,
+        }
+        definitions = {f"images {name}": other.digest for name, other in others.items()}
+        definitions |= {f"method {name}": repr(method) for name, method in methods.items()}
+        settings = {"seed": seed, **content}
+        del settings["classifier"]  # the same one may have another name
+        earlier = read_earlier_rows(out / RESULTS, UnknownRow, settings, definitions, NAMES)
+        own = {name: source.name for name, source in unknown.items()}
+        content |= {
+            "unknown": {**earlier.get("unknown"), **own},
+            "definitions": {**earlier.get("definitions"), **definitions},
+            "command": command,
+            "environment": describe_environment(seed, classifier.device),
+        }
+        measured, rows = UnknownRows(), UnknownRows(earlier.rows)
         for name, method in methods.items():
-            measured = _Measurement(classifier, name, method, out, report)
-            scorer = measured.fit(KnownImages(classifier, to_fit.images, to_fit.labels))
-            rows += measured.measure(scorer, to_choose, to_test, others, false_alarms, seed)
-            content: dict[str, Any] = {
-                "classifier": classifier.spec,
-                "fingerprint": classifier.fingerprint,
-                "images": known.name,
-                "fitted_to": len(to_fit.images),
-                "unknown": {key: source.name for key, source in unknown.items()},
-                "false_alarms": false_alarms,
-                "limit": limit,
-                "command": command,
-                "rows": [row._asdict() for row in rows],
-                "environment": describe_environment(seed, classifier.device),
-            }
-            write_json(out / RESULTS, content)
+            measurement = _Measurement(classifier, name, method, out, report)
+            scorer = measurement.fit(KnownImages(classifier, to_fit.images, to_fit.labels))
+            measured += measurement.measure(scorer, to_choose, to_test, others, false_alarms, seed)
+            rows = UnknownRows(earlier.merge(measured, COLUMNS))
+            write_json(out / RESULTS, {**content, "rows": [row._asdict() for row in rows]})
         return rows
 
 

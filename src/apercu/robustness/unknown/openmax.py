@@ -121,7 +121,7 @@ class OpenMaxScorer(UnknownScorer):
         return self.compute_open_probabilities(self.classifier(images))[:, -1]
 
     def compute_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
-        """Return the probabilities of the classes, of which the unknown one takes its share."""
+        """Return the probabilities of the classes, of which the unknown one takes its part."""
         return self.compute_open_probabilities(self.classifier(images))[:, :-1]
 
     def compute_open_probabilities(self, logits: Logits) -> Float[Tensor, "batch open"]:
@@ -139,8 +139,8 @@ class OpenMaxScorer(UnknownScorer):
         order = logits.argsort(1, descending=True)
         top = min(self.method.top, logits.shape[1])
         ranks = torch.arange(logits.shape[1]).to(logits)
-        share = ((top - ranks) / top).clamp(min=0).expand_as(logits)
-        weights = torch.zeros_like(logits).scatter(1, order, share) * extreme
+        revised = ((top - ranks) / top).clamp(min=0).expand_as(logits)
+        weights = torch.zeros_like(logits).scatter(1, order, revised) * extreme
         unknown = (logits * weights).sum(1, keepdim=True)
         return torch.cat([logits * (1 - weights), unknown], 1).softmax(1)
 

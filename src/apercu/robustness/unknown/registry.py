@@ -80,11 +80,11 @@ def restore_scorer(state: ScorerState, classifier: Classifier) -> UnknownScorer:
         )
     method_class = UNKNOWN_METHODS[state.method]
     names = {field.name for field in fields(method_class)}  # type: ignore[arg-type]
-    if other := sorted(set(state.settings) - names):
+    stored = {method_class.renamed_settings.get(k, k): v for k, v in state.settings.items()}
+    if other := sorted(set(stored) - names):
         raise RunError(f"unknown: {state.method} has no setting {other[0]}; fit it again")
     settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in state.settings.items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
     try:
         return method_class(**settings).restore(classifier, state.tensors)

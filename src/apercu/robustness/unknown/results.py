@@ -24,6 +24,10 @@ METRICS = {
     "pointing": ("pointing game", "higher"),
 }
 """Titles of the metrics, and which direction is better."""
+COLUMNS = ("method", "images")
+"""What a row is about, besides its metric."""
+NAMES = ("method {method}", "images {images}")
+"""Names on which a row depends, as `definitions` of the results say what they stand for."""
 
 
 class UnknownRow(NamedTuple):
