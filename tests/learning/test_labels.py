@@ -11,7 +11,14 @@ from PIL import Image
 from apercu import open_images
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
-from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
+from apercu.learning.data import (
+    LabelledSet,
+    check_classes,
+    describe_test_gaps,
+    match_labels,
+    read_labels_of,
+    warn_gaps,
+)
 from apercu.learning.labels import read_label_rows
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, LearningParts, split_by_class, split_images
@@ -109,6 +116,12 @@ def test_every_class_is_in_every_part_in_proportion() -> None:
     assert counts == [[36, 18, 6], [12, 6, 2], [12, 6, 2]]
     assert split_by_class(images, (0.6, 0.2, 0.2), 0) == parts
     assert split_by_class(images, (0.6, 0.2, 0.2), 1) != parts
+
+
+def test_three_images_of_a_class_are_in_three_parts() -> None:
+    images = make_labelled([0] * 30 + [1] * 3, 2)
+    parts = split_by_class(images, (0.6, 0.2, 0.2), 0)
+    assert [int(images.targets[part, 1].sum()) for part in parts] == [1, 1, 1]
 
 
 def test_groups_stay_together() -> None:
@@ -246,3 +259,34 @@ def test_columns_in_which_most_are_uncertain_are_classes(tmp_path: Path) -> None
     table = write_table(tmp_path / "t.csv", "file,Edema,ill", *rows, "5.png,1.0,1")
     with pytest.raises(ImagesError, match="line 2: expected 0 or 1 in the column Edema"):
         read_label_rows(table)
+
+
+def make_each(*columns: list[int]) -> LabelledSet:
+    """Images of which each class is decided by itself."""
+    source = open_images(f"planted:images={len(columns[0])},size=32")
+    targets = torch.tensor(columns).float().T
+    return LabelledSet(source, tuple("abcdef"[: len(columns)]), targets, EACH_CLASS)
+
+
+def test_a_class_that_is_rarely_absent_is_refused_or_in_every_part() -> None:
+    with pytest.raises(ImagesError, match="class a is absent from 1 image, expected at least 3"):
+        check_classes(make_each([1] * 9 + [0], [0, 1] * 5), 3)
+    images = make_each([1] * 57 + [0] * 3, [0, 1] * 30)
+    check_classes(images, 3)
+    for seed in range(5):
+        parts = split_by_class(images, (0.6, 0.2, 0.2), seed)
+        assert [len(part) - int(images.targets[part, 0].sum()) for part in parts] == [1, 1, 1]
+
+
+def test_classes_that_are_not_measured_are_named() -> None:
+    images = make_labelled([0, 0, 1, 1], 3)
+    assert describe_test_gaps(images) == (
+        "AUROC and the like are means of 2 of 3 classes: of the test images, no image has c"
+    )
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        warn_gaps(images, make_each([1, 1], [0, 0]))
+    assert lines[0].endswith("without all classes: of the images for it, no image has c")
+    assert lines[1].startswith("AUROC and average precision cannot be measured")
+    assert lines[1].endswith("no image has b, and every image has a")
+    assert describe_test_gaps(make_each([0, 1], [1, 0])) == ""

@@ -9,17 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
-from apercu import open_classifier, train_classifier
+from apercu import open_classifier, open_images, train_classifier
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError, RunError
 from apercu.learning.measure import (
     MEASURES,
+    MeasuredFigure,
     Predictions,
     count_confusions,
     measure_predictions,
 )
-from apercu.learning.settings import LEARNING
+from apercu.learning.results import TrainedClassifier
+from apercu.learning.settings import LEARNING, LearningSettings
+from apercu.learning.splits import LearningInputs, split_images
+from apercu.log import redirect_warnings
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.training.record import find_settings
 
@@ -138,3 +142,46 @@ def test_intervals_resample_groups() -> None:
     assert alone.value == grouped.value == 0.5
     assert grouped.ci95[1] - grouped.ci95[0] > alone.ci95[1] - alone.ci95[0] > 0.3
     assert alone == measure_predictions(predictions, [str(n) for n in range(20)], 0)["accuracy"]
+
+
+def test_damaged_images_of_a_rare_class_are_told_before_the_training(
+    tmp_path: Path, backbone: Classifier
+) -> None:
+    """Of three images of a class two are damaged, so that one part at most has the class."""
+    draw, lines = torch.Generator().manual_seed(0), []
+    for name in [*(f"a/{n}" for n in range(9)), *(f"b/{n}" for n in range(9)), "c/0"]:
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(torch.randint(256, (32, 32, 3), generator=draw).byte().numpy()).save(path)
+    for name in ("1", "2"):
+        (tmp_path / "images" / "c" / f"{name}.png").write_bytes(b"damaged")
+
+    def train(seed: int) -> TrainedClassifier:
+        run = tmp_path / f"run-{seed}"
+        with redirect_warnings(lines.append):
+            return train_classifier(
+                tmp_path / "images", backbone, run, steps=1, seed=seed, say=lines.append
+            )
+
+    with pytest.raises(ImagesError, match="train on that can be read, no image has c"):
+        next(train(seed) for seed in range(9) if not is_learnt(tmp_path, seed))
+    result = train(next(seed for seed in range(9) if is_learnt(tmp_path, seed)))
+    assert lines[-1].startswith("AUROC and the like are means of 2 of 3 classes")
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "AUROC, the mean over 2 of 3 classes" in page and lines[-1] in page
+
+
+def is_learnt(folder: Path, seed: int) -> bool:
+    """Whether the only readable image of the rare class is in the part to train on."""
+    parts = split_images(LearningSettings(), LearningInputs(folder / "images"), open_images, seed)
+    return "c/0.png" in parts.training.source.names
+
+
+def test_figures_that_cannot_be_measured_are_read_again() -> None:
+    logits, targets = torch.tensor([[2.0, 0.0]] * 2), torch.tensor([[1.0, 0.0]] * 2)
+    figure = measure_predictions(Predictions.from_logits(logits, targets, ONE_CLASS), "ab", 0)
+    stored = figure["auroc"].model_dump_json()
+    assert '"value":null' in stored
+    again = MeasuredFigure.model_validate_json(stored)
+    assert again.value != again.value and again.text == "not measured"
+    assert figure["accuracy"].text == "1.000 [1.000, 1.000]"

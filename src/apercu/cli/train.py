@@ -342,9 +342,7 @@ def _say_figures(result: Any) -> None:
     say(f"trained in {minutes:.1f} min, {figures.training['steps']:.0f} steps: {out}")
     say(", ".join(f"{count} {part} images" for part, count in figures.images.items()))
     for name in ("balanced_accuracy", "auroc"):
-        figure = figures.figures[name]
-        low, high = figure.ci95
-        say(f"{name.replace('_', ' ')}: {figure.value:.3f} [{low:.3f}, {high:.3f}]")
+        say(f"{name.replace('_', ' ')}: {figures.figures[name].text}")
     before, after = (
         each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
     )

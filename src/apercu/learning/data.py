@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -65,6 +66,21 @@ class LabelledSet:
         words = ", each by itself" if self.decision.is_multiple else ", one per image"
         line = f"{len(self.classes)} classes{words}: {_list_names(self.classes)}"
         return line + (f"; columns not used: {_list_names(self.unused)}" if self.unused else "")
+
+    def describe_gaps(self) -> str:
+        """Return which classes no image has, or every image; empty where there are none."""
+        counts = dict(zip(self.classes, self.targets.sum(0).tolist(), strict=True))
+        missing = [name for name, count in counts.items() if count == 0]
+        gaps = [f"no image has {_list_names(missing)}"] if missing else []
+        everywhere = [name for name, count in counts.items() if count == len(self)]
+        if everywhere and (self.decision.is_multiple or not missing):
+            gaps.append(f"every image has {_list_names(everywhere)}")
+        return ", and ".join(gaps)
+
+    def count_measurable(self) -> int:
+        """Return of how many classes some images have them, and some have not."""
+        counts = self.targets.sum(0)
+        return int(((counts > 0) & (counts < len(self))).sum())
 
     def choose(self, indices: Sequence[int]) -> LabelledSet:
         """Return some of the images, in the order of their indices."""
@@ -166,10 +182,11 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
 
     Args:
         images: labelled images.
-        fewest: number of images, or of groups, that each class needs.
+        fewest: number of images, or of groups, that each class needs; where each class is decided
+            by itself, as many must not have it.
 
     Raises:
-        ImagesError: all labels are equal, or a class is too rare.
+        ImagesError: all labels are equal, or a class, or its absence, is too rare.
     """
     present = images.targets.sum(0)
     name = images.source.name
@@ -184,23 +201,21 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             f"{name}: the only class is {images.classes[0] if images.classes else 'missing'}; give "
             "a column `label` with two classes"
         )
-    unit = "images" if images.groups is None else "groups"
+    unit = "image" if images.groups is None else "group"
     for index, class_name in enumerate(images.classes):
-        members = {
-            each
-            for each, value in zip(images.units, images.targets[:, index].tolist(), strict=True)
-            if value
-        }
-        if len(members) < fewest:
-            counted = unit.removesuffix("s") if len(members) == 1 else unit
-            raise ImagesError(
-                f"{name}: the class {class_name} has {len(members)} {counted}, expected at least "
-                f"{fewest}, as each part needs one; label more of them, or leave the class out"
-            )
         if images.decision is EACH_CLASS and float(present[index]) == len(images):
             raise ImagesError(
                 f"{name}: every image has the class {class_name}; leave the class out"
             )
+        column = list(zip(images.units, images.targets[:, index].tolist(), strict=True))
+        for value, words in ((1, "has"), (0, "is absent from")):
+            members = {each for each, target in column if target == value}
+            if len(members) < fewest and (value or images.decision is EACH_CLASS):
+                raise ImagesError(
+                    f"{name}: the class {class_name} {words} {len(members)} {unit}"
+                    f"{'s' * (len(members) != 1)}, expected at least {fewest}, as each part needs "
+                    "one; label more of them, or leave the class out"
+                )
 
 
 def prepare_images(
@@ -256,9 +271,16 @@ def prepare_images(
     return readable, torch.stack(prepared)
 
 
+class ReadPart(NamedTuple):
+    """The images of a part that can be read, with their labels, and at the classifier's size."""
+
+    labelled: LabelledSet
+    images: PreparedImages
+
+
 def read_part(
     part: LabelledSet, classifier: Classifier, report: ProgressCallback, title: str
-) -> tuple[LabelledSet, PreparedImages]:
+) -> ReadPart:
     """Prepare the images of a part; those that cannot be read are left out.
 
     Args:
@@ -271,4 +293,51 @@ def read_part(
         The images that can be read, with their labels, and at the classifier's size.
     """
     readable, prepared = prepare_images(part.source, classifier, report, title)
-    return (part if len(readable) == len(part) else part.choose(readable)), prepared
+    return ReadPart(part if len(readable) == len(part) else part.choose(readable), prepared)
+
+
+def check_read_classes(training: LabelledSet) -> None:
+    """Check that a classifier can learn every class from the images that can be read.
+
+    Args:
+        training: the readable images to learn from.
+
+    Raises:
+        ImagesError: no image has a class, or every image has it.
+    """
+    if gaps := training.describe_gaps():
+        raise ImagesError(
+            f"{training.source.name}: of the images to train on that can be read, {gaps}; label "
+            "more images, or leave the class out"
+        )
+
+
+def warn_gaps(calibration: LabelledSet, test: LabelledSet) -> None:
+    """Warn of classes that are not calibrated or not measured.
+
+    Args:
+        calibration: the readable images that set the temperature.
+        test: the readable images to measure on.
+    """
+    if gaps := calibration.describe_gaps():
+        warn(f"the temperature is set without all classes: of the images for it, {gaps}")
+    if gaps := describe_test_gaps(test):
+        warn(gaps)
+
+
+def describe_test_gaps(test: LabelledSet) -> str:
+    """Return of how many classes AUROC and the like are means; empty where of all.
+
+    Args:
+        test: the readable images to measure on.
+
+    Returns:
+        A line without its full stop.
+    """
+    gaps, count = test.describe_gaps(), test.count_measurable()
+    if not gaps:
+        return ""
+    if not count:
+        return f"AUROC and average precision cannot be measured: of the test images, {gaps}"
+    of_all = f"of {count} of {len(test.classes)} classes: of the test images, {gaps}"
+    return f"AUROC and the like are {'means' if count > 1 else 'those'} {of_all}"

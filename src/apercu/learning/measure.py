@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers.calibration import measure_reliability
@@ -20,21 +20,36 @@ RESAMPLES: Final = 1000
 """Resamples of a bootstrap interval."""
 
 Numbers: TypeAlias = NDArray[np.float64]
+FigureValue: TypeAlias = Annotated[
+    float, BeforeValidator(lambda value: float("nan") if value is None else value)
+]
+"""A number that is `null` in JSON, and NaN in Python, where it cannot be measured."""
 
 
 class MeasuredFigure(BaseModel):
     """One figure with its 95 % interval.
 
     Attributes:
-        value: the figure.
+        value: the figure; NaN where no class can be measured.
         ci95: both ends of its interval, over resampled images or groups.
         better: `higher` or `lower`.
     """
 
     model_config = ConfigDict(frozen=True)
-    value: float
-    ci95: tuple[float, float]
+    value: FigureValue
+    ci95: tuple[FigureValue, FigureValue]
     better: str = "higher"
+
+    @property
+    def text(self) -> str:
+        """The figure with its interval.
+
+        >>> MeasuredFigure(value=0.5, ci95=(0.25, 0.75)).text
+        '0.500 [0.250, 0.750]'
+        """
+        if np.isnan(self.value):
+            return "not measured"
+        return f"{self.value:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from apercu import render
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.io import write_file
+from apercu.learning.data import describe_test_gaps
 from apercu.learning.results import LearningFigures, MeasuredTest
 from apercu.learning.settings import LearningSettings
 from apercu.methods.base import Method
@@ -84,7 +85,7 @@ def write_report(
         confusions=figures.confusions,
         is_multiple=test.part.decision.is_multiple,
         measures=[
-            (TITLES[name], figures.uncalibrated[name], figure)
+            (_title(name, test), figures.uncalibrated[name], figure)
             for name, figure in figures.figures.items()
         ],
         charts=[
@@ -140,9 +141,10 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
             f"With {count_noun(figures.images['training'], 'label')}, the classifier is not "
             f"clearly better than chance: {balanced.value:.0%}."
         )
-    auroc = figures.figures["auroc"]
+    gaps = describe_test_gaps(test.part)
     lines = (
-        FindingLine(f"AUROC {auroc.value:.3f} ({auroc.ci95[0]:.3f} to {auroc.ci95[1]:.3f})."),
+        FindingLine(f"AUROC {figures.figures['auroc'].text}."),
+        *([FindingLine(f"{gaps}.", "warning")] if gaps else []),
         FindingLine(
             f"Calibration error {after:.3f} with a temperature of {figures.temperature:.2f}, "
             f"{before:.3f} without; perfect confidences would have {calibrated.chance_error:.3f} "
@@ -151,6 +153,14 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
         ),
     )
     return Finding(headline, certainty, lines)
+
+
+def _title(name: str, test: MeasuredTest) -> str:
+    """Return the title of a figure; a mean over classes says of how many."""
+    count, total = test.part.count_measurable(), len(test.part.classes)
+    if count == total or (name == "balanced_accuracy" and test.part.decision.is_multiple):
+        return TITLES[name]
+    return TITLES[name].replace("the classes", f"{count} of {total} classes")
 
 
 def draw_curves(path: Path) -> Iterator[dict[str, Any]]:

@@ -17,18 +17,17 @@ from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.calibration import Reliability, fit_temperature, measure_reliability
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.io import format_csv_rows, write_file
-from apercu.learning.data import LabelledSet, read_part
+from apercu.learning.data import LabelledSet, ReadPart
 from apercu.learning.measure import (
+    FigureValue,
     MeasuredFigure,
     Predictions,
     count_confusions,
     measure_predictions,
 )
 from apercu.learning.network import LearningNetwork
-from apercu.learning.splits import LearningParts
 from apercu.learning.training import FORWARD_BATCH, LearningTraining
 from apercu.training.record import WEIGHTS
-from apercu.training.trainer import Trainer
 from apercu.types import Logits
 
 FIGURES, PREDICTIONS = "figures.json", "predictions.csv"
@@ -59,7 +58,7 @@ class LearningFigures(BaseModel):
     uncalibrated: dict[str, MeasuredFigure]
     confusions: tuple[tuple[int, ...], ...]
     reliability: dict[str, dict[str, tuple[float, ...]]]
-    training: dict[str, float]
+    training: dict[str, FigureValue]
 
     @property
     def calibrated(self) -> Reliability:
@@ -133,30 +132,34 @@ def measure_cost(network: LearningNetwork, start: Classifier) -> dict[str, float
 
 
 def calibrate_and_measure(
-    training: LearningTraining, trainer: Trainer, parts: LearningParts, facts: dict[str, float]
+    training: LearningTraining,
+    calibration: ReadPart,
+    measured_on: ReadPart,
+    facts: dict[str, float],
+    seed: int,
 ) -> tuple[LearningFigures, MeasuredTest]:
     """Set the temperature on the calibration part, and measure on the test part.
 
     Args:
         training: the trained network and its task.
-        trainer: receives how far the work is; its seed is that of the intervals.
-        parts: the parts of the images.
+        calibration: the images that set the temperature.
+        measured_on: the images of the test part.
         facts: what the training measured.
+        seed: seed of the intervals.
 
     Returns:
         The figures, and the test part with its logits.
     """
-    network, task, report = training.network, training.task, trainer.report
-    calibration, images = read_part(parts.calibration, task.start, report, "calibration images")
-    logits = compute_logits(network, task.start, images)
-    temperature = round(fit_temperature(logits, calibration.targets, task.decision), 6)
-    test, images = read_part(parts.test, task.start, report, "test images")
+    network, task = training.network, training.task
+    logits = compute_logits(network, task.start, calibration.images)
+    temperature = round(fit_temperature(logits, calibration.labelled.targets, task.decision), 6)
+    test, images = measured_on
     logits = compute_logits(network, task.start, images)
     measured: dict[str, dict[str, MeasuredFigure]] = {}
     reliability: dict[str, dict[str, tuple[float, ...]]] = {}
     for name, scaled in (("before", logits), ("after", logits / temperature)):
         predictions = Predictions.from_logits(scaled, test.targets, task.decision)
-        measured[name] = measure_predictions(predictions, test.units, trainer.seed)
+        measured[name] = measure_predictions(predictions, test.units, seed)
         bins = measure_reliability(
             task.decision.probabilities(scaled),
             test.targets,
@@ -167,7 +170,7 @@ def calibrate_and_measure(
             "accuracy": bins.accuracy,
             "counts": tuple(map(float, bins.counts)),
         }
-    counts = (len(task.images), len(calibration), len(test))
+    counts = (len(task.images), len(calibration.labelled), len(test))
     facts = facts | measure_cost(network, task.start)
     figures = LearningFigures(
         classes=task.classes,

@@ -172,8 +172,9 @@ def split_images(
 def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -> list[list[int]]:
     """Split images into parts, class by class; a group stays in one part.
 
-    The rarest class is dealt out first, each group to the part that lacks most of the class
-    (iterative stratification, Sechidis et al. 2011).
+    The rarest class, or absence of a class that may be one of several, is dealt out first, each
+    group to the part that lacks most of it (iterative stratification, Sechidis et al. 2011); the
+    last ones to the parts that have none.
 
     Args:
         images: labelled images.
@@ -190,16 +191,23 @@ def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -
     order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
     remaining = [names[index] for index in order]
     absent = (images.targets.sum(1) == 0).float()[:, None]
-    table = torch.cat([images.targets, absent], 1).double()
+    common = images.targets.mean(0) > 0.5  # whose absence is rare
+    lacking = 1 - images.targets[:, common] if images.decision.is_multiple else absent[:, :0]
+    table = torch.cat([images.targets, absent, lacking], 1).double()
     counts = {name: table[units[name]].sum(0) for name in remaining}
     lacks = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
+    lacked = lacks.clone()
     sizes = torch.tensor(fractions, dtype=torch.double) * len(images)
     parts: list[list[int]] = [[] for _ in fractions]
     while remaining:
         left = torch.stack([counts[name] for name in remaining]).sum(0)
         rarest = int(torch.where(left > 0, left, torch.inf).argmin())
-        for name in [name for name in remaining if counts[name][rarest] > 0]:
+        having = [name for name in remaining if counts[name][rarest] > 0]
+        for number, name in enumerate(having):
             share = lacks[:, rarest]
+            empty = (share == lacked[:, rarest]) & (sizes > 0)
+            if len(having) - number <= int(empty.sum()):
+                share = share.where(empty, -torch.inf)
             best = [i for i in range(len(parts)) if share[i] >= float(share.max()) - 1e-9]
             part = max(best, key=lambda index: float(sizes[index]))
             parts[part] += units[name]

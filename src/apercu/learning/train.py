@@ -15,7 +15,13 @@ from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
-from apercu.learning.data import check_classes, prepare_images, read_part
+from apercu.learning.data import (
+    check_classes,
+    check_read_classes,
+    prepare_images,
+    read_part,
+    warn_gaps,
+)
 from apercu.learning.measure import MEASURES, Predictions
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, check_recipes, is_overridden
@@ -259,9 +265,15 @@ def train_on_parts(
     unlabelled = "" if parts.unlabelled is None else f"-{len(parts.unlabelled)}"
     with trainer.make_record(settings, targets=digest + unlabelled).begin(resume=resume):
         training = build_training(settings, trainer, parts)
+        start, report = training.task.start, trainer.report
+        calibration = read_part(parts.calibration, start, report, "calibration images")
+        measured_on = read_part(parts.test, start, report, "test images")
+        warn_gaps(calibration.labelled, measured_on.labelled)
         facts = trainer.fit(training)
         training.finish_network()
-        figures, test = calibrate_and_measure(training, trainer, parts, facts)
+        figures, test = calibrate_and_measure(
+            training, calibration, measured_on, facts, trainer.seed
+        )
         network, task = training.network, training.task
         classifier = network.to_classifier(task.classes, task.decision, figures.temperature)
         write_report(classifier, figures, test, trainer.run, settings)
@@ -288,6 +300,7 @@ def build_training(
     labelled, prepared = read_part(
         parts.training, trainer.classifier, trainer.report, "training images"
     )
+    check_read_classes(labelled)
     recipes = parse_recipes(settings.recipes)
     pool = None
     if parts.unlabelled is not None and any(map(may_use_unlabelled, recipes)):
