@@ -462,6 +462,11 @@ def test_what_the_mark_says(visit, address) -> None:
     alarm = page.evaluate(describe, TRUST | {"alarms": ["tampered"], "tampered": 0.98})
     assert (alarm["sign"], alarm["kind"]) == ("!", "alarm")
     assert "finds the picture tampered, more so than 98 % of the honest images" in alarm["words"]
+    both = {"alarms": ["tampered", "unknown"], "tampered": 0.9967, "unknown": 0.57}
+    assert (
+        "tampered, more so than 99 % of the honest images, and unknown, more so than 57 % of the "
+        "honest images (as usual)" in page.evaluate(describe, TRUST | both)["words"]
+    )
     lost = dict.fromkeys(("tampered", "unknown", "confidence"))
     open_mark = page.evaluate(describe, TRUST | lost | {"why": "it cannot be judged: …"})
     assert (open_mark["sign"], open_mark["kind"]) == ("?", "open")

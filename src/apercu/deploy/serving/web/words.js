@@ -7,6 +7,9 @@ export const NONE = 0.1;
 
 export const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
 
+// Rounded down, so that 99.7 % is not all.
+const wholePercent = (share) => `${Math.floor(100 * share + 1e-6)} %`;
+
 // What the classifier says of a picture, and how sure it is; `strongest` evidence for the class.
 export function describeVerdict(record, strongest) {
   const [first, second] = record.top;
@@ -31,8 +34,8 @@ export function describeTrust(trust) {
   const sure = trust.confidence === null ? "" : ` Calibrated confidence: ${percent(trust.confidence)}.`;
   if (trust.tampered === null) return { sign: "?", kind: "open", words: `The guard cannot say whether to believe this (${trust.why}).` };
   if (!trust.alarms.length) return { sign: "✓", kind: "usual", words: `The guard raises no alarm: ${trust.why}.${sure}` };
-  const most = Math.max(...trust.alarms.map((question) => trust[question]));
-  return { sign: "!", kind: "alarm", words: `Do not rely on this: the guard finds the picture ${list(trust.alarms)}, more so than ${percent(most)} of the honest images (${trust.why}).` };
+  const found = trust.alarms.map((question) => `${question}, more so than ${wholePercent(trust[question])} of the honest images`);
+  return { sign: "!", kind: "alarm", words: `Do not rely on this: the guard finds the picture ${found.join(", and ")} (${trust.why}).` };
 }
 
 export function list(names, word = "and") {
