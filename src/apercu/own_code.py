@@ -202,6 +202,22 @@ def _find_package(path: Path) -> tuple[Path, str]:
 
 
 @contextmanager
+def hide_script() -> Iterator[None]:
+    """Let processes that are started in the block leave the script of this one alone.
+
+    A spawned process first runs the script, to have its functions. A script without
+    `if __name__ == "__main__"` would begin all of its work again in each of them. What is sent to
+    such a process must not be of a class that the script defines.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+@contextmanager
 def _search_first(folder: Path) -> Iterator[None]:
     """Search a folder for modules before all others; afterwards it is the last one.
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,10 +22,12 @@ from safetensors.torch import load_file
 from apercu import train_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import RunError
+from apercu.images.planted.source import Planted
 from apercu.learning import search
 from apercu.learning import train as module
 from apercu.learning.search import TrialScore
 from apercu.learning.training import LearningTraining
+from apercu.own_code import hide_script
 
 PLANTED = "planted:size=32,images=48,classes=3,difficulty=0"
 SETTINGS = "schedule: {steps: 6, batch: 8, save_every: 2, averaging: 0.5}\n"
@@ -119,6 +126,91 @@ def test_a_trial_is_measured_on_images_that_it_did_not_see(
     job = search.TrialJob(settings, backbone, inputs, 0, tmp_path / "trial", 0, "cpu")
     score = module.run_trial(job)
     assert set(score.figures) >= {"auroc", "log_loss", "balanced_accuracy"}
+
+
+def test_a_script_does_not_run_again_in_the_processes_that_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, ran = tmp_path / "script.py", tmp_path / "ran"
+    script.write_text(f"open({str(ran)!r}, 'w').close()\n")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    spawn = multiprocessing.get_context("spawn")
+    for hiding in (hide_script(), nullcontext()):
+        process = spawn.Process(target=(tmp_path / "started").touch)
+        with hiding:
+            process.start()
+        process.join()
+        assert process.exitcode == 0 and (tmp_path / "started").is_file()
+        assert ran.exists() is isinstance(hiding, nullcontext)
+    assert sys.modules["__main__"] is main
+
+
+class InMemory(Planted):
+    """Images of a class that other processes can import, or that only the script has."""
+
+
+def test_trials_run_in_other_processes_where_these_can_have_all_that_is_needed(
+    backbone: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apercu.learning.settings import LearningSettings
+    from apercu.learning.splits import LearningInputs
+
+    scripts: list[object] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int, **options: Any) -> None:
+            super().__init__(count)
+
+        def submit(self, *arguments: Any) -> Any:
+            scripts.append(getattr(sys.modules["__main__"], "__file__", None))
+            return super().submit(*arguments)
+
+    monkeypatch.setattr(search, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(search.os, "cpu_count", lambda: 2)
+    settings = LearningSettings()
+
+    def find_threads(network: Any, images: Any) -> set[int]:
+        inputs = LearningInputs(images)
+        jobs = [
+            search.TrialJob(settings, network, inputs, fold, tmp_path, 0, "cpu")
+            for fold in range(2)
+        ]
+        scores = search._iterate_scores(
+            jobs, lambda job: TrialScore(figures={"thread": threading.get_ident()})
+        )
+        return {int(score.figures["thread"]) for _, score in scores}
+
+    here, script = threading.get_ident(), sys.modules["__main__"]
+    assert here not in find_threads("timm/test_resnet", PLANTED)
+    assert scripts == [None, None] and sys.modules["__main__"] is script
+    assert find_threads(backbone, PLANTED) == {here}
+    images: Any = InMemory(size=32)
+    assert here not in find_threads("timm/test_resnet", images)
+    images.draw = lambda: None  # which cannot be pickled
+    assert find_threads("timm/test_resnet", images) == {here}
+    monkeypatch.setattr(InMemory, "__module__", "__main__")
+    monkeypatch.setattr(script, "InMemory", InMemory, raising=False)
+    assert find_threads("timm/test_resnet", InMemory(size=32)) == {here}
+
+
+@pytest.mark.slow
+def test_a_plain_script_searches_in_several_processes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import apercu\n"
+        "schedule = {'steps': 2, 'batch': 8}\n"
+        "search = {'rates': [1e-3, 1e-2], 'layers': ['frozen'], 'folds': 2, 'steps': 2}\n"
+        "config = {'scratch': True, 'schedule': schedule, 'search': search}\n"
+        f"apercu.train_classifier('{PLANTED}', 'timm/test_resnet', 'run', config=config,"
+        " search=True)\n"
+    )
+    command = [sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best of 2 trials") == 1
+    assert (tmp_path / "run" / "card.json").is_file()
 
 
 class Command:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from apercu.learning.recipes.base import is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, LearningParts, split_by_class
+from apercu.own_code import hide_script
 from apercu.progress import ProgressCallback
 from apercu.run_record import RunRecord
 
@@ -235,21 +237,38 @@ def _iterate_scores(
 ) -> Iterator[tuple[TrialJob, TrialScore]]:
     """Yield each job with its score, in the order in which they finish."""
     count = min(len(jobs), os.cpu_count() or 1)
-    is_named = all(isinstance(job.network, str | Path) for job in jobs)
-    if count < 2 or not is_named or jobs[0].device not in ("cpu", "auto"):
+    if count < 2 or jobs[0].device not in ("cpu", "auto") or not can_be_sent(jobs[0]):
         for job in jobs:
             yield job, run_trial(job)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_process) as pool:
-        futures: dict[Future[TrialScore], TrialJob] = {
-            pool.submit(run_trial, job): job for job in jobs
-        }
+        with hide_script():  # every submission may start a process
+            futures: dict[Future[TrialScore], TrialJob] = {
+                pool.submit(run_trial, job): job for job in jobs
+            }
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def can_be_sent(job: TrialJob) -> bool:
+    """Whether a trial can run in another process, which does not know the script that was started.
+
+    Args:
+        job: the trial.
+
+    Returns:
+        False where its network or its images are in memory, or of a class of the script itself.
+    """
+    if not isinstance(job.network, str | Path):
+        return False
+    try:
+        return b"__main__" not in pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError):  # what `pickle` raises
+        return False
 
 
 def _begin_process() -> None:

@@ -21,6 +21,7 @@ from apercu.deploy.serving.responses import ExplainResponse
 from apercu.deploy.serving.served_explainer import ServedExplainer
 from apercu.deploy.serving.worker import WorkerSetup, run_worker
 from apercu.errors import ApercuError
+from apercu.own_code import hide_script
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Those that end a server; workers leave them to the web process."""
@@ -330,7 +331,8 @@ def _start_process(
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        process.start()
+        with hide_script():
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
