@@ -26,7 +26,8 @@ from apercu.guard.kinds import NoiseImages, find_background, open_kind
 from apercu.guard.measure import GuardMeasurement, measure_guard
 from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
 from apercu.guard.observe import Observer
-from apercu.guard.results import find_alarms
+from apercu.guard.report import draw_curves
+from apercu.guard.results import Verdicts, find_alarms
 from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit_signal
 from apercu.guard.summaries import (
     FIFTH_ORDER,
@@ -424,6 +425,48 @@ def test_a_measurement_counts_the_images_that_the_guard_was_fitted_to(
     assert measure(other, mixed, "e")[0] == 25  # calibrated with them
 
 
+def test_each_curve_of_a_report_is_named(guard: Guard) -> None:
+    columns = len(COLUMNS) + len(guard.record.signals)
+    attacks = tuple(f"pgd {number}/255" for number in range(8))
+    unknown = ("noise", "films")
+    rows = {name: torch.rand(5, columns) for name in ("honest", *unknown, *attacks)}
+    rows["pgd 7/255"] = rows["pgd 7/255"][:0]  # fools on no image
+    counts = dict.fromkeys(rows, 5)
+    charts = draw_curves(guard, Verdicts(rows, counts, {}, attacks))
+    for question in QUESTIONS:
+        named = {c["title"]: list(c["names"]) for c in charts if c["title"].startswith(question)}
+        assert named == {
+            f"{question}: attacks (1 of 2)": list(attacks[:6]),
+            f"{question}: attacks (2 of 2)": [attacks[6]],
+            f"{question}: unknown kinds": list(unknown),
+        }
+    for chart in charts:
+        assert chart["drawing"].count("<polyline") == len(chart["names"])
+        assert 'class="rest"' not in chart["drawing"]
+    assert draw_curves(guard, Verdicts({"honest": rows["honest"]}, {"honest": 5}, {})) == []
+
+
+def test_images_of_an_unknown_kind_have_the_bands_of_the_classifier(
+    blobs: Classifier, tmp_path: Path
+) -> None:
+    from astropy.io import fits
+
+    planes = [np.full((SIDE, SIDE), value, np.float32) for value in (0.1, 0.2, 0.3)]
+    stored = [fits.ImageHDU(plane, name=name) for plane, name in zip(planes, "BGR", strict=True)]
+    (tmp_path / "films").mkdir()
+    fits.HDUList([fits.PrimaryHDU(), *stored]).writeto(tmp_path / "films" / "a.fits")
+    spec = InputSpec(size=(SIDE, SIDE), bands=("R", "G", "B"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        card = ClassifierCard(source="memory/bands", input=spec, classes=("one", "two"))
+        classifier = wrap_module(Blobs(), card)
+    honest = NoiseImages(3, (SIDE, SIDE))
+    kind = open_kind(str(tmp_path / "films"), honest, classifier)
+    assert kind[0].picture.mean((1, 2)).tolist() == pytest.approx([0.3, 0.2, 0.1])
+    stored_order = open_kind(str(tmp_path / "films"), honest, blobs)
+    assert stored_order[0].picture.mean((1, 2)).tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
 def test_too_few_honest_images_are_refused(guard: Guard, photographs: Path, tmp_path: Path) -> None:
     measurement = GuardMeasurement(guard, open_images(photographs, channels=3), limit=9)
     with pytest.raises(
@@ -501,7 +544,7 @@ def test_a_measurement_compares_kinds_and_goes_on(
     guard: Guard, photographs: Path, tmp_path: Path
 ) -> None:
     honest = open_images(photographs, channels=3)
-    noise = open_kind("noise", honest, 3, (SIDE, SIDE))
+    noise = open_kind("noise", honest, guard.observer.classifier)
     attacks: dict[Any, Any] = {
         ("fgsm", 8 / 255): Fgsm(8 / 255),
         ("aware_pgd", 8 / 255): Pgd(8 / 255),

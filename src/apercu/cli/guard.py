@@ -231,10 +231,7 @@ def measure(
         warn(f"{classifier.spec} has no gradients, so it is not attacked; choose --attacks")
         named = {}
     honest = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    others = {
-        name: open_kind(text, honest, classifier.channels, classifier.size)
-        for name, text in kinds.items()
-    }
+    others = {name: open_kind(text, honest, classifier) for name, text in kinds.items()}
     kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with kept, show_progress(lines=True) as report:
         rows = measure_guard(

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from apercu.classifiers import Classifier
 from apercu.errors import ImagesError
 from apercu.images import ImageSource, open_images
 from apercu.images.source import Item, normalise_index
@@ -147,15 +148,14 @@ def find_background(boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int
     return None
 
 
-def open_kind(text: str, honest: ImageSource, channels: int, size: tuple[int, int]) -> ImageSource:
+def open_kind(text: str, honest: ImageSource, classifier: Classifier) -> ImageSource:
     """Open images that a guard should recognise as unknown.
 
     Args:
         text: `noise`, `backgrounds` (parts of the honest images outside of their boxes), or images
             as every verb takes them.
         honest: the honest images.
-        channels: number of channels of the classifier.
-        size: height and width of its images in pixels.
+        classifier: the classifier, whose channels, bands and size the images have.
 
     Returns:
         The images.
@@ -164,7 +164,7 @@ def open_kind(text: str, honest: ImageSource, channels: int, size: tuple[int, in
         ImagesError: they cannot be opened, or the honest images have no boxes.
     """
     if text == NOISE:
-        return NoiseImages(channels, size)
+        return NoiseImages(classifier.channels, classifier.size)
     if text == BACKGROUNDS:
         return Backgrounds(honest)
-    return open_images(text, channels=channels)
+    return open_images(text, channels=classifier.channels, bands=classifier.bands)

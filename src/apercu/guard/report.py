@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ FITTED = {
     None: " (this guard does not say which images it was fitted to)",
 }
 """What is said of honest images by the number of those that the guard was fitted to."""
+COLOURS = 6
+"""Curves of a chart."""
 POINTS = 50
 """Steps of the false-alarm rate in a curve."""
 
@@ -142,26 +145,36 @@ def _mark(row: GuardRow, honest: GuardRow) -> Any:
 
 
 def draw_curves(guard: Guard, verdicts: Verdicts) -> list[dict[str, Any]]:
-    """Return a chart for each question: what is recognised over the rate of false alarms."""
+    """Return charts for each question: what is recognised over the rate of false alarms.
+
+    Attacks and unknown kinds have charts of their own, each with as many curves as it has colours.
+    """
     scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
     kinds = [name for name, rows in verdicts.rows.items() if name != HONEST and len(rows)]
     rates = np.linspace(0, 1, POINTS + 1)
+    groups = {
+        "attacks": [name for name in kinds if name in verdicts.attacks],
+        "unknown kinds": [name for name in kinds if name not in verdicts.attacks],
+    }
     charts = []
-    for question in QUESTIONS if kinds else ():
+    for question, (group, names) in product(QUESTIONS, groups.items()):
         limits = np.quantile(scores[HONEST][question], 1 - rates)
-        curves = {
-            name: [float((scores[name][question] > limit).mean()) for limit in limits]
-            for name in kinds
-        }
-        drawing = draw_lines(
-            curves, kinds[:6], (), "false alarms, %", y_title="fraction above the limit"
-        )
-        charts.append(
-            {
-                "title": f"{question}: what is recognised, by the rate of false alarms",
-                "drawing": Markup(drawing),
-                "names": tuple(kinds[:6]),
-                "others": "other kinds" if len(kinds) > 6 else "",
+        parts = [names[start : start + COLOURS] for start in range(0, len(names), COLOURS)]
+        for number, part in enumerate(parts, 1):
+            curves = {
+                name: [float((scores[name][question] > limit).mean()) for limit in limits]
+                for name in part
             }
-        )
+            drawing = draw_lines(
+                curves, part, (), "false alarms, %", y_title="fraction above the limit"
+            )
+            which = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+            charts.append(
+                {
+                    "title": f"{question}: {group}{which}",
+                    "drawing": Markup(drawing),
+                    "names": part,
+                    "others": "",
+                }
+            )
     return charts
