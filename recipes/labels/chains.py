@@ -20,7 +20,7 @@ from apercu.classifiers import Classifier, InputSpec, Network
 from apercu.classifiers.distillation_data import stack_images
 from apercu.images import ImageSource
 from apercu.io import write_file
-from apercu.learning.data import prepare_images
+from apercu.learning.data import prepare_images, weigh_classes
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
 from apercu.learning.recipes.registry import parse_recipes
@@ -28,7 +28,7 @@ from apercu.learning.results import compute_logits
 from apercu.learning.settings import InputChoice, LearningSettings
 from apercu.learning.splits import split_by_class
 from apercu.learning.start import open_start
-from apercu.learning.train import prepare_training, weigh_classes
+from apercu.learning.train import prepare_training
 from apercu.learning.training import LabelledTrainingImages, LearningTraining
 
 UNLABELLED = 1024

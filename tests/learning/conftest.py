@@ -12,10 +12,9 @@ import torch
 
 from apercu import open_images
 from apercu.classifiers import Classifier, InputSpec
-from apercu.learning.data import read_labels_of
+from apercu.learning.data import read_labels_of, weigh_classes
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task, TrainingStep
-from apercu.learning.train import weigh_classes
 from apercu.learning.training import LearningTraining
 from apercu.pretraining.backbone import open_backbone
 

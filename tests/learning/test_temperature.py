@@ -24,9 +24,9 @@ from apercu.errors import ClassifierError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import find_kind
 from apercu.explainers.mask.settings import MASK_PRESETS
+from apercu.learning.data import weigh_classes
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task
-from apercu.learning.train import weigh_classes
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEMPERATURE = 2.5

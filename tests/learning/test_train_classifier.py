@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from apercu.learning.measure import (
     measure_predictions,
 )
 from apercu.learning.results import TrainedClassifier
+from apercu.learning.search import SEARCH, SearchContext, check_search
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import LearningInputs, split_images
 from apercu.log import redirect_warnings
@@ -185,3 +187,33 @@ def test_figures_that_cannot_be_measured_are_read_again() -> None:
     again = MeasuredFigure.model_validate_json(stored)
     assert again.value != again.value and again.text == "not measured"
     assert figure["accuracy"].text == "1.000 [1.000, 1.000]"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"recipes": ["final_batch_norm"]},
+            r"had settings.recipes \[\], now",
+        ),
+        ({"config": {"turned": True}}, "settings.turned False, now True"),
+        ({"config": {"search": {"folds": 4}}}, "settings.search.folds 3, now 4"),
+        ({"batch": 9}, "settings.schedule.batch"),
+    ],
+)
+def test_a_search_that_has_ended_is_continued_with_the_same_settings(
+    tmp_path: Path, backbone: Classifier, options: dict[str, Any], message: str
+) -> None:
+    run, settings = tmp_path / "run", LearningSettings()
+    chosen = settings.model_copy(update={"recipes": ("frozen",)})
+    run.mkdir()
+    (run / "config.json").write_text(chosen.model_dump_json())
+    with pytest.raises(RunError, match="had no search; leave --search out"):
+        train_classifier(PLANTED, backbone, run, search=True, resume=True, **options)
+    context = SearchContext(settings=settings, network="", images="", seed=0)
+    (run / SEARCH).mkdir()
+    (run / SEARCH / "search.json").write_text(context.model_dump_json())
+    with pytest.raises(RunError, match=message):
+        train_classifier(PLANTED, backbone, run, search=True, resume=True, **options)
+    check_search(run, {"schedule": {"steps": 9000}}, (), None)
+    check_search(run, None, (), settings.schedule.batch)

@@ -341,3 +341,23 @@ def describe_test_gaps(test: LabelledSet) -> str:
         return f"AUROC and average precision cannot be measured: of the test images, {gaps}"
     of_all = f"of {count} of {len(test.classes)} classes: of the test images, {gaps}"
     return f"AUROC and the like are {'means' if count > 1 else 'those'} {of_all}"
+
+
+def weigh_classes(targets: Tensor, decision: Decision, *, balanced: bool) -> Tensor:
+    """Return the weights of each class where it is true, and where it is not.
+
+    Args:
+        targets: true probabilities of the training images, `images × classes`.
+        decision: one class of an image is true, or each class by itself.
+        balanced: whether all classes count the same; else all weights are 1.
+
+    Returns:
+        Weights whose mean over the images is 1, `2 × classes`.
+    """
+    count, classes = targets.shape
+    if not balanced:
+        return torch.ones(2, classes)
+    present = targets.sum(0).clamp(min=1)
+    if not decision.is_multiple:
+        return torch.stack([count / (classes * present), torch.ones(classes)])
+    return torch.stack([count / (2 * present), count / (2 * (count - present).clamp(min=1))])

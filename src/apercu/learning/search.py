@@ -12,7 +12,7 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,14 @@ from apercu.classifiers import Classifier
 from apercu.errors import RunError
 from apercu.io import write_file
 from apercu.learning.measure import MEASURES
-from apercu.learning.recipes.base import is_overridden
+from apercu.learning.recipes.base import Recipe, check_recipes, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
-from apercu.learning.settings import LearningSettings
+from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import LearningInputs, LearningParts, split_by_class
 from apercu.own_code import hide_script
 from apercu.progress import ProgressCallback
-from apercu.run_record import RunRecord
+from apercu.run_record import RunRecord, read_part
+from apercu.training.record import find_settings
 
 SEARCH, CHOICE = "search", "choice.json"
 """The folder of a search, and the file that is written when it is finished."""
@@ -205,6 +206,66 @@ def read_choice(path: Path) -> SearchResult:
         return SearchResult.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: damaged; remove it, and the trials are compared again") from error
+
+
+def add_recipes(
+    settings: LearningSettings, recipes: Iterable[str | Recipe], *, is_stored: bool
+) -> LearningSettings:
+    """Return the settings with further recipes.
+
+    Args:
+        settings: the settings, with the recipes of a file or of a preset.
+        recipes: recipes that were typed.
+        is_stored: whether the settings are those of a training that is continued, which hold the
+            recipes that were typed then.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: a recipe is unknown, or two cannot be combined.
+    """
+    texts = tuple(str(recipe) for recipe in parse_recipes(recipes))
+    if texts and is_stored:
+        held = settings.recipes[-len(texts) :] == texts
+        texts = settings.recipes if held else texts
+    else:
+        texts = (*settings.recipes, *texts)
+    check_recipes(parse_recipes(texts))
+    return settings.model_copy(update={"recipes": texts})
+
+
+def check_search(
+    out: Path,
+    config: LearningSettings | Mapping[str, Any] | str | Path | None,
+    recipes: Iterable[str | Recipe],
+    batch: int | None,
+) -> None:
+    """Check that a search that has ended is the one that is asked for.
+
+    Args:
+        out: the run folder, which holds the training that followed.
+        config: settings as they are given now; those of the search when None.
+        recipes: recipes that were typed now.
+        batch: images per step that were typed now.
+
+    Raises:
+        RunError: the folder holds no search, or one with other settings.
+    """
+    folder = out / SEARCH
+    if not (folder / "search.json").is_file():
+        raise RunError(
+            f"{out}: the training begun here had no search; leave --search out, or choose another "
+            "--out"
+        )
+    context = SearchContext.model_validate(read_part(folder / "search.json", SearchContext))
+    before = context.settings
+    now = before if config is None else find_settings(folder, config, LEARNING)
+    now = add_recipes(now, recipes, is_stored=config is None)
+    now = now.with_schedule(steps=before.schedule.steps, batch=batch)  # the training may be longer
+    RunRecord(folder, {}, "search").compare(
+        {"settings": before.model_dump(mode="json")}, {"settings": now.model_dump(mode="json")}
+    )
 
 
 def split_fold(parts: LearningParts, folds: int, fold: int, seed: int) -> LearningParts:

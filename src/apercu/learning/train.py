@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
 from apercu.io import check_writable
@@ -21,10 +19,11 @@ from apercu.learning.data import (
     prepare_images,
     read_part,
     warn_gaps,
+    weigh_classes,
 )
 from apercu.learning.measure import MEASURES, Predictions
 from apercu.learning.network import LearningNetwork, make_network
-from apercu.learning.recipes.base import Recipe, Task, check_recipes, is_overridden
+from apercu.learning.recipes.base import Recipe, Task, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.report import write_report
 from apercu.learning.results import (
@@ -33,7 +32,14 @@ from apercu.learning.results import (
     compute_logits,
     save_result,
 )
-from apercu.learning.search import TrialJob, TrialScore, choose_settings, split_fold
+from apercu.learning.search import (
+    TrialJob,
+    TrialScore,
+    add_recipes,
+    check_search,
+    choose_settings,
+    split_fold,
+)
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
 from apercu.learning.start import open_start
@@ -101,14 +107,16 @@ def train_classifier(
         ConfigError: a setting or a recipe is unknown, or recipes cannot be combined.
         ImagesError: labels are missing, too few, or do not fit.
         ClassifierError: the network cannot be opened or trained.
-        RunError: the folder holds another training.
+        RunError: the folder holds another training, or another search.
         OutputError: the folder cannot be written.
     """
     out = Path(out)
     check_writable(out)
     is_begun = (out / CONFIG).is_file()
     settings = find_settings(out, None if search and is_begun else config, LEARNING)
-    if not (search and is_begun):  # else the settings were chosen
+    if search and is_begun:  # the settings were chosen
+        check_search(out, config, recipes, batch)
+    else:
         settings = add_recipes(settings, recipes, is_stored=is_begun and config is None)
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
     start = open_start(
@@ -156,33 +164,6 @@ def train_classifier(
             holds_out=False,
         )
         return train_on_parts(settings, trainer, parts, resume=resume)
-
-
-def add_recipes(
-    settings: LearningSettings, recipes: Iterable[str | Recipe], *, is_stored: bool
-) -> LearningSettings:
-    """Return the settings with further recipes.
-
-    Args:
-        settings: the settings, with the recipes of a file or of a preset.
-        recipes: recipes that were typed.
-        is_stored: whether the settings are those of a training that is continued, which hold the
-            recipes that were typed then.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ConfigError: a recipe is unknown, or two cannot be combined.
-    """
-    texts = tuple(str(recipe) for recipe in parse_recipes(recipes))
-    if texts and is_stored:
-        held = settings.recipes[-len(texts) :] == texts
-        texts = settings.recipes if held else texts
-    else:
-        texts = (*settings.recipes, *texts)
-    check_recipes(parse_recipes(texts))
-    return settings.model_copy(update={"recipes": texts})
 
 
 def run_trial(job: TrialJob) -> TrialScore:
@@ -373,23 +354,3 @@ def prepare_training(
             recipe.change_network(network, task)
     network.to(task.device)
     return LearningTraining(network, task, recipes, settings, added)
-
-
-def weigh_classes(targets: Tensor, decision: Decision, *, balanced: bool) -> Tensor:
-    """Return the weights of each class where it is true, and where it is not.
-
-    Args:
-        targets: true probabilities of the training images, `images × classes`.
-        decision: one class of an image is true, or each class by itself.
-        balanced: whether all classes count the same; else all weights are 1.
-
-    Returns:
-        Weights whose mean over the images is 1, `2 × classes`.
-    """
-    count, classes = targets.shape
-    if not balanced:
-        return torch.ones(2, classes)
-    present = targets.sum(0).clamp(min=1)
-    if not decision.is_multiple:
-        return torch.stack([count / (classes * present), torch.ones(classes)])
-    return torch.stack([count / (2 * present), count / (2 * (count - present).clamp(min=1))])
