@@ -257,6 +257,28 @@ def test_specs_that_open_nothing(spec: str, match: str) -> None:
         open_classifier(spec)
 
 
+@pytest.mark.parametrize(
+    ("files", "match"),
+    [
+        ({}, "the folder holds no card.json; name a card"),
+        ({"config.json": "{}"}, "no card.json; a training was begun here: .* --resume finishes it"),
+        ({"config.json": "{}", "weights.safetensors": ""}, "it is the run of an explainer"),
+        ({"config.json": '{"model_type": "vit"}'}, "is opened as hf/.*run$"),
+    ],
+)
+def test_a_folder_without_a_card_says_what_it_is(
+    tmp_path: Path, files: dict[str, str], match: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name, content in files.items():
+        (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(tmp_path / "run")
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(ClassifierError, match=r"got '.*photo\.jpg'; the file is of another kind"):
+        open_classifier(tmp_path / "photo.jpg")
+
+
 def _timm_card(folder: Path, **changes: Any) -> Path:
     import timm
 

@@ -34,7 +34,7 @@ from apercu.classifiers.trust import (
     trust_files,
 )
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
-from apercu.io import HASHES, find_changed_file, is_file
+from apercu.io import HASHES, find_changed_file, is_file, is_folder, parse_json
 
 PerChannel: TypeAlias = float | int | Sequence[float | int]
 """A number for each channel, or one for all."""
@@ -332,6 +332,9 @@ def name_module(spec: str) -> str:
 
 
 def _unknown_source_error(source: str) -> ClassifierError:
+    if is_folder(Path(source)):
+        hint = _describe_folder(Path(source))
+        return ClassifierError(f"classifier {source}: the folder holds no {CARD_FILE}{hint}")
     if _is_scripted(source):
         hint = (
             "; it holds TorchScript: pass the module of torch.jit.load in Python, or export it to "
@@ -343,6 +346,8 @@ def _unknown_source_error(source: str) -> ClassifierError:
         hint = f"; name the function in it that returns the module: {source}:FUNCTION"
     elif source.startswith(IN_MEMORY):
         hint = "; it was a module in memory: pass the module, or save it by save_classifier"
+    elif is_file(Path(source)):
+        hint = "; the file is of another kind"
     else:
         hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision", "clip"))
     return ClassifierError(
@@ -350,6 +355,19 @@ def _unknown_source_error(source: str) -> ClassifierError:
         "ready:NAME, FILE.pt2, FILE.onnx, package.module:factory, CARD.json or its folder, got "
         f"{source!r}{hint}"
     )
+
+
+def _describe_folder(folder: Path) -> str:
+    """Return what is wrong with a folder without a card, and what to do, from the files in it."""
+    try:
+        settings = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "; name a card, or its folder"
+    if isinstance(settings, dict) and {"model_type", "architectures"} & settings.keys():
+        return f"; a model of transformers is opened as hf/{folder}"
+    if is_file(folder / "weights.safetensors"):
+        return "; it is the run of an explainer: name the card of its classifier"
+    return "; a training was begun here: the same command with --resume finishes it"
 
 
 def _is_scripted(source: str) -> bool:
