@@ -31,7 +31,7 @@ RANK_ERROR: Final = 1e-6
 TRUST: Final = "trust"
 """Name of the output of an exported graph that holds the verdicts."""
 NO_GUARD: Final = "none"
-"""What is typed in the place of a guard's folder, where the guard of a card is not wanted."""
+"""What is typed instead of a guard's folder in order to leave out the guard of a card."""
 LEAVE_OUT: Final = f'leave it out with --guard {NO_GUARD} (in Python guard="{NO_GUARD}")'
 """How a person goes on without the guard that a card names."""
 GUARD_FOLDER: Final = "guard"
@@ -154,7 +154,7 @@ class VerdictFormat(BaseModel):
             row: a rank for each question, the confidence, and the standardised signals.
 
         Returns:
-            The answer; without numbers where a signal is no finite number.
+            The verdict; without numbers where a signal is no finite number.
         """
         if not all(map(math.isfinite, row)):
             return Trust(tampered=None, unknown=None, confidence=None, why=CANNOT_JUDGE)
@@ -183,7 +183,7 @@ class PassJudge(ABC):
     def judge_pass(
         self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
     ) -> list[Trust]:
-        """Return whether the answers of one pass may be believed.
+        """Return whether the predictions of one pass may be believed.
 
         Args:
             images: prepared images, `batch × channels × height × width`.
@@ -193,7 +193,7 @@ class PassJudge(ABC):
                 not made.
 
         Returns:
-            One answer per image.
+            One verdict per image.
         """
 
 

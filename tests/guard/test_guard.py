@@ -540,6 +540,25 @@ def test_a_guard_belongs_to_its_classifier(guard: Guard, tmp_path: Path) -> None
         load_guard(folder, guard.observer.classifier)
 
 
+def test_the_guard_of_another_classifier_is_not_overwritten(
+    guard: Guard, blobs: Classifier, photographs: Path, tmp_path: Path
+) -> None:
+    guard.save(tmp_path / "guard")
+    before = (tmp_path / "guard" / "guard.json").read_bytes()
+    other = Classifier(replace(blobs.network, temperature=2.0, resolved_output=None))
+    source = open_images(photographs, channels=3)
+    message = (
+        r"holds the guard of memory/blobs, another classifier .*; choose another --out, or remove"
+    )
+    with pytest.raises(RunError, match=message):
+        fit_guard(other, source, tmp_path / "guard")
+    assert (tmp_path / "guard" / "guard.json").read_bytes() == before
+    (tmp_path / "guard" / "guard.safetensors").write_bytes(b"damaged")
+    settings = GuardSettings(false_alarms=0.2)
+    again = fit_guard(blobs, source, tmp_path / "guard", settings=settings)  # its own
+    assert load_guard(tmp_path / "guard", blobs).record == again.record != guard.record
+
+
 def test_a_measurement_compares_kinds_and_goes_on(
     guard: Guard, photographs: Path, tmp_path: Path
 ) -> None:

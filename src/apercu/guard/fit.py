@@ -16,11 +16,11 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
-from apercu.errors import ConfigError, ImagesError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.digests import digest_batches, digest_images
-from apercu.guard.guard import Guard, GuardRecord
+from apercu.guard.guard import Guard, GuardRecord, read_guard_record
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import (
     BATCH,
@@ -111,14 +111,15 @@ def fit_guard(
             that the classifier is wrong on almost all images, as on attacked ones. Without labels
             nothing shows this.
         ConfigError: there are too few images for so few false alarms.
-        RunError: the explainer was trained for another classifier, or another process works in the
-            folder.
+        RunError: the explainer was trained for another classifier, another process works in the
+            folder, or it holds the guard of another classifier.
         OutputError: the folder cannot be written.
     """
     classifier.require_classes()
     out = Path(out)
     chosen = _choose_images(len(source), source.name, settings)
     check_writable(out)
+    _check_own_folder(out, classifier)
     observer = Observer(classifier, explainer)
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
@@ -131,6 +132,20 @@ def fit_guard(
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return guard
+
+
+def _check_own_folder(out: Path, classifier: Classifier) -> None:
+    """Raise RunError if a folder holds the guard of another classifier."""
+    try:
+        record = read_guard_record(out)
+    except RunError:  # there is none, or it is damaged and is to be fitted again
+        return
+    if record.fingerprint != classifier.fingerprint:
+        raise RunError(
+            f"{out}: holds the guard of {record.classifier}, another classifier (fingerprint "
+            f"{record.fingerprint[:12]}, not {classifier.fingerprint[:12]}); choose another --out, or "
+            "remove it"
+        )
 
 
 def _classify(observer: Observer, calibration: ImageSource, report: ProgressCallback) -> Classified:

@@ -94,14 +94,14 @@ class Guard(PassJudge):
     digests: Int64[Tensor, " images"] | None = None
 
     def check(self, images: ImagesLike) -> list[Trust]:
-        """Return for each image whether the classifier's answer on it may be believed.
+        """Return for each image whether the classifier's prediction may be believed.
 
         Args:
             images: images as `explainer.attribute` takes them: a tensor at the classifier's size,
                 arrays, Pillow images or lists of these.
 
         Returns:
-            One answer per image.
+            One verdict per image.
 
         Raises:
             ImageError: the images have another size or number of channels, or are no numbers.
@@ -109,20 +109,20 @@ class Guard(PassJudge):
         info = ClassifierInfo.from_classifier(self.observer.classifier)
         batch = batch_images(images, info)
         info.check_images(batch)
-        answers: list[Trust] = []
+        verdicts: list[Trust] = []
         for part in torch.split(batch.float(), BATCH):
-            answers += self.judge(self.observer(part))
-        return answers
+            verdicts += self.judge(self.observer(part))
+        return verdicts
 
     @torch.no_grad()
     def judge(self, observation: Observation) -> list[Trust]:
-        """Return the answers on the images of a pass that was made already."""
+        """Return the verdicts on the images of a pass that was made already."""
         return self.read_verdicts(self.network.to(observation.images.device)(observation))
 
     def judge_pass(
         self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
     ) -> list[Trust]:
-        """Return whether the answers of one pass may be believed.
+        """Return whether the predictions of one pass may be believed.
 
         A guard that observes the explainer takes the pass as it is. One that was fitted without an
         explainer observes the classifier itself, and makes another pass for it.
@@ -135,7 +135,7 @@ class Guard(PassJudge):
                 not made.
 
         Returns:
-            One answer per image.
+            One verdict per image.
         """
         if self.record.run is None:
             return self.judge(self.observer(images))
@@ -157,13 +157,13 @@ class Guard(PassJudge):
         )
 
     def read_verdicts(self, verdicts: Float[Tensor, "batch columns"]) -> list[Trust]:
-        """Return the answers that the numbers of the guard's network mean."""
+        """Return the verdicts that the numbers of the guard's network mean."""
         format = self.verdict_format
         return [format.read(row) for row in verdicts.float().cpu().tolist()]
 
     @property
     def digest(self) -> str:
-        """A SHA-256 of what the guard has learnt, which its answers depend on."""
+        """A SHA-256 of what the guard has learnt, which its verdicts depend on."""
         sha = hashlib.sha256(self.record.model_dump_json().encode())
         for name, value in sorted(self.network.state_dict().items()):
             sha.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

@@ -186,7 +186,7 @@ def score_verdicts(guard: Guard, verdicts: Tensor) -> dict[str, Float[np.ndarray
         One number per image by question.
     """
     totals = guard.network.cpu().combine(verdicts[:, len(COLUMNS) :]).double()
-    scores = {question: totals[:, place].numpy() for place, question in enumerate(QUESTIONS)}
+    scores = {question: totals[:, column].numpy() for column, question in enumerate(QUESTIONS)}
     return scores | {"either": totals.sum(1).numpy()}
 
 

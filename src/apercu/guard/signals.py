@@ -33,7 +33,7 @@ class SignalKind:
     """One kind of signal.
 
     Attributes:
-        name: name of the signal, as in a guard's file and in its answers.
+        name: name of the signal, as in a guard's file and in its verdicts.
         question: what a high value speaks for.
         summarise: computes its numbers from an observation.
         phrase: what a high value means, as the end of a sentence.
@@ -77,26 +77,26 @@ def list_kinds(observation: Observation, *, takes_pixels: bool) -> list[SignalKi
 NOISE = SignalKind(
     "noise",
     "tampered",
-    lambda seen: summarise_noise(seen.images),
+    lambda observation: summarise_noise(observation.images),
     "its finest noise is unlike that of honest images",
 )
 COLOUR_NOISE = SignalKind(
     "colour_noise",
     "tampered",
-    lambda seen: summarise_colour_noise(seen.images),
+    lambda observation: summarise_colour_noise(observation.images),
     "the noise of its colours is unlike that of honest images",
 )
 CERTAINTY = SignalKind(
     "certainty",
     "tampered",
-    lambda seen: measure_certainty(seen.logits)[:, None],
+    lambda observation: measure_certainty(observation.logits)[:, None],
     "the classifier is more certain than of honest images",
     is_score=True,
 )
 DEEP_FEATURES = SignalKind(
     "deep_features",
     "tampered",
-    lambda seen: average_features(seen.features[-1]),
+    lambda observation: average_features(observation.features[-1]),
     "its last features are unlike those of honest images",
 )
 EXPLANATION = SignalKind(
@@ -108,20 +108,20 @@ EXPLANATION = SignalKind(
 ENERGY = SignalKind(
     "energy",
     "unknown",
-    lambda seen: measure_energy(seen.logits)[:, None],
-    "no class answers as strongly as for honest images",
+    lambda observation: measure_energy(observation.logits)[:, None],
+    "the logits of all classes are lower than for honest images",
     is_score=True,
 )
 FINE_CONTRAST = SignalKind(
     "fine_contrast",
     "unknown",
-    lambda seen: summarise_contrast(seen.features[0]),
+    lambda observation: summarise_contrast(observation.features[0]),
     "its finest textures are unlike those of honest images",
 )
 SECOND_CONTRAST = SignalKind(
     "second_contrast",
     "unknown",
-    lambda seen: summarise_contrast(seen.features[1]),
+    lambda observation: summarise_contrast(observation.features[1]),
     "its textures are unlike those of honest images",
 )
 KINDS: Mapping[str, SignalKind] = {

@@ -176,7 +176,7 @@ def open_guard(
 def choose_guard(
     guard: GuardChoice, classifier: Classifier | None, explainer: AnyExplainer | None = None
 ) -> Guard | None:
-    """Return the guard of an answer: the one that was named, or else that of the card.
+    """Return the guard of a prediction: the one that was named, or else that of the card.
 
     Args:
         guard: a guard, its folder, `none` for none, or None for that of the classifier's card.
