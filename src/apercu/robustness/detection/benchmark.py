@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
-from apercu.earlier_rows import read_earlier_rows
 from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
@@ -38,6 +37,7 @@ from apercu.robustness.detection.features import (
     StabilityFeatures,
 )
 from apercu.robustness.objectives import Untargeted
+from apercu.robustness.results import read_earlier_rows
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
 from apercu.weights import digest_module

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import measure_reliability
-from apercu.earlier_rows import read_earlier_rows
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource
 from apercu.io import write_file, write_json
 from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.robustness.results import read_earlier_rows
 from apercu.robustness.unknown.base import (
     FEWEST_IMAGES,
     AnomalyMapScorer,
