@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+
+import pytest
 
 from apercu import open_classifier
 
@@ -34,6 +37,37 @@ def test_a_card_with_a_filter(apercu, tiny_card, tmp_path) -> None:
     result = apercu(*words, "jpg")
     assert result.code == 2
     assert result.err.endswith("got jpg; did you mean jpeg?\n") and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "when"),
+    [
+        (("--filter", "jpeg:quality=50"), "without the filter jpeg:quality=50"),
+        (("--mean", "0.4", "--std", "0.3"), "before --mean, --std"),
+        (("--output", "sigmoid"), "before --output"),
+        (("--resize", "40"), "before --resize"),
+    ],
+)
+def test_a_changed_classifier_keeps_no_guard(apercu, tiny_card, tmp_path, options, when) -> None:
+    """A guard is of one classifier; class names, or what was true before, change nothing."""
+    folder = shutil.copytree(tiny_card.parent, tmp_path / "card")
+    card = json.loads(tiny_card.read_text()) | {"guard": "guard", "temperature": 1.7}
+    (folder / "card.json").write_text(json.dumps(card))
+
+    def complete(*words: object) -> tuple[dict, list[str]]:
+        result = apercu("card", folder / "card.json", *words, "--out", folder / "new.json")
+        assert result.code == 0
+        lines = [line for line in result.err.splitlines() if "guard" in line or "temp" in line]
+        return json.loads((folder / "new.json").read_text()), lines
+
+    content, (first, second) = complete(*options)
+    assert first.startswith(f"warning: guard guard is left out, as {', '.join(options[::2])} makes")
+    assert second.startswith(f"warning: temperature 1.7 was set {when}, so")
+    assert "guard" not in content and content["temperature"] == 1.7
+    (folder / "names.txt").write_text("".join(f"name {index}\n" for index in range(3)))
+    for words in (("--classes", folder / "names.txt"), ("--size", "32"), ()):
+        content, lines = complete(*words)
+        assert (content["guard"], lines) == ("guard", [])
 
 
 def test_the_help_names_the_page(apercu) -> None:

@@ -13,7 +13,7 @@ from apercu.classifiers.card import ClassifierCard, move_source, strip_source, v
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.open import PerChannel, open_network, read_spec
 from apercu.classifiers.trust import trust_files
-from apercu.errors import ClassifierError
+from apercu.errors import ApercuError, ClassifierError
 from apercu.io import expand_home, is_file, is_folder, is_inside, write_file
 
 
@@ -24,10 +24,13 @@ class CardDraft:
     Attributes:
         card: the card; its paths are relative to the working directory.
         gaps: one line about each thing that the source does not say, and what is assumed.
+        changes: one line about each thing of the completed card that belongs to the classifier as
+            it was: its guard, which is left out, and its temperature.
     """
 
     card: ClassifierCard
     gaps: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
     def format_json(self, folder: str | Path = ".") -> str:
         """Return the card as JSON, with paths relative to the folder of its file.
@@ -109,7 +112,8 @@ def make_card(
         trust: whether a card may name a factory, or files outside its folder.
 
     Returns:
-        The card, and what could not be found out.
+        The card, and what could not be found out. The guard of a completed card is left out where
+        the result computes something else, and `changes` says so.
 
     Raises:
         UntrustedError: a file could run code, and is not trusted.
@@ -130,11 +134,13 @@ def make_card(
     }
     said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
     with trust_files(trust):
-        spec, card = read_spec(str(spec))
-        card = _complete(card, stated)
+        spec, original = read_spec(str(spec))
+        card = _complete(original, stated)
         if any(value is not None for value in said.values()):
             card = _complete(card, {"input": _describe_input(card, spec, said)})
         classifier = Classifier(open_network(card, spec), spec=spec)
+        given = [name for name, value in {**stated, **said}.items() if value is not None]
+        is_other = bool(given) and _has_changed(original, spec, classifier)
     network = classifier.network
     content = {
         **card.model_dump(exclude_unset=True),
@@ -142,8 +148,47 @@ def make_card(
         "input": network.input.model_dump(exclude_none=True),
         "output": classifier.output.name,
     }
+    changes = _list_changes(original, card, given) if is_other else []
+    if is_other:
+        content.pop("guard", None)
     made = validate(ClassifierCard, content, f"classifier {spec}")
-    return CardDraft(made, tuple(_list_gaps(classifier, card)))
+    return CardDraft(made, tuple(_list_gaps(classifier, card)), tuple(changes))
+
+
+def _has_changed(original: ClassifierCard, spec: str, classifier: Classifier) -> bool:
+    """Whether a completed card computes something else; only asked where that makes a difference.
+
+    A card that opens only now counts as another one.
+    """
+    if original.guard is None and original.temperature is None:
+        return False
+    try:
+        before = Classifier(open_network(original, spec), spec=spec)
+    except ApercuError:
+        return True
+    return before.fingerprint != classifier.fingerprint
+
+
+def _list_changes(
+    original: ClassifierCard, card: ClassifierCard, given: Sequence[str]
+) -> list[str]:
+    """Return one line about each thing of a card that belongs to the classifier as it was."""
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in given if name != "classes")
+    lines = []
+    if original.guard is not None:
+        lines.append(
+            f"guard {Path(original.guard).name} is left out, as {options} makes another classifier "
+            "of the one that it guards; fit a guard for the new card (apercu guard fit)"
+        )
+    if original.temperature is not None:
+        condition = f"before {options}"
+        if card.filter is not None and original.filter is None:
+            condition = f"without the filter {card.filter}"
+        lines.append(
+            f"temperature {original.temperature:g} was set {condition}, so probabilities may be "
+            "off; measure them, or take temperature out of the card"
+        )
+    return lines
 
 
 def _describe_input(card: ClassifierCard, spec: str, said: Mapping[str, Any]) -> dict[str, Any]:

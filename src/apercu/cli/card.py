@@ -73,7 +73,8 @@ def card(
 ) -> None:
     """Write a classifier card from what can be found out, and from what the options say.
 
-    The card goes to stdout, or into --out. What could not be found out is printed on stderr. All
+    The card goes to stdout, or into --out. What could not be found out is printed on stderr, and
+    so is what a completed card loses: its guard, where an option makes another classifier. All
     keys of a card are described in docs/reference/files/card.md.
 
     Example: apercu card net.onnx --size 224 --classes names.txt > card.json
@@ -94,8 +95,8 @@ def card(
         filter=filter,
         weights=weights,
     )
-    for gap in draft.gaps:
-        warn(gap)
+    for line in (*draft.gaps, *draft.changes):
+        warn(line)
     folder = Path() if out is None else out.parent
     for key in draft.list_outside(folder):
         warn(f"{key} is outside of the folder of the card; copy it there, or open it with --trust")
