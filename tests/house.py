@@ -232,8 +232,8 @@ def has_subject(text: str) -> bool:
 
 
 def find_weak_docstrings(path: Path) -> Iterator[str]:
-    """Public definitions whose docstring is missing, shorter than four words, or no sentence."""
-    for name, node in find_public_definitions(path):
+    """Modules and public definitions without a docstring of four words that is a sentence."""
+    for name, node in (("module", parse_file(path)), *find_public_definitions(path)):
         docstring = ast.get_docstring(node) or ""  # type: ignore[arg-type]
         first = docstring.split("\n\n")[0].strip()
         decorators = [ast.unparse(d) for d in getattr(node, "decorator_list", [])]

@@ -1,4 +1,9 @@
-"""A variational autoencoder whose codes are rounded: little of an attack fits through them."""
+"""A variational autoencoder whose codes are rounded: little of an attack fits through them.
+
+The autoencoder is that of Kingma and Welling (2014). The paper on purifying by quantising its
+latent space was not at hand. Our choices: codes at a quarter of the side, a few levels at the same
+distance for each number, and a gradient that passes as if nothing was rounded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Noise that a network has learnt to choose for each image, and to take out again."""
+"""Noise that a network has learnt to choose for each image, and to take out again.
+
+The paper on adaptive noise of a stochastic student was not at hand, so all is our choice: one
+network chooses the standard deviation for each pixel, within bounds, and removes the noise; it is
+trained so that the classifier keeps its predictions while the noise grows.
+"""
 
 from __future__ import annotations
 

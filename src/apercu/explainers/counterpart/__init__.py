@@ -1,1 +1,1 @@
-"""Counterpart."""
+"""The counterpart explainer: a similar image that keeps the decision, and one that does not."""

@@ -1,1 +1,1 @@
-"""Latent."""
+"""The latent explainer: a path of images from one decision to another, through codes."""
