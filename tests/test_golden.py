@@ -85,8 +85,11 @@ PLANTED = "planted:size=32,images=24,classes=3,difficulty=0"
 COMMANDS: dict[str, list[str]] = json.loads((GOLDEN / "commands.json").read_text())
 """What was typed, in the folder of the golden files."""
 TOLERANCE = 1e-6
-TRAINED = 1e-5
-"""Of what a training of a few steps leaves, whose last digits depend on the processor."""
+"""Largest difference, relative to numbers above 1."""
+MEASURED = 1e-5
+"""Of what is measured again; processors were seen to differ by 4e-6."""
+TRAINED = 1e-4
+"""Of what a training of a few steps leaves; processors were seen to differ by 7e-5."""
 RUNS = ("mask-own", "counterpart", "latent")
 UNKNOWN = "zzzzzz"
 OF_MACHINE = {"cost", "environment", "calls", "command", "training_seconds", "versions"}
@@ -168,7 +171,8 @@ def check_arrays(name: str, found: dict[str, Any], tolerance: float = TOLERANCE)
     for key, one in golden.items():
         now = np.asarray(found[key])
         assert now.dtype == one.dtype, key
-        np.testing.assert_allclose(now, one, rtol=0, atol=tolerance, err_msg=f"{name}: {key}")
+        spread = np.abs(np.asarray(now, np.float64) - one) / np.maximum(1, np.abs(one))
+        assert now.shape == one.shape and spread.max(initial=0) <= tolerance, f"{name}: {key}"
 
 
 def differences(
@@ -190,7 +194,8 @@ def differences(
         for index, (one, other) in enumerate(zip(golden, now, strict=True)):
             yield from differences(one, other, f"{where}/{index}", tolerance)
     elif isinstance(golden, float) and isinstance(now, float):
-        if not (abs(golden - now) <= tolerance or (golden != golden and now != now)):
+        near = abs(golden - now) <= tolerance * max(1.0, abs(golden))
+        if not (near or (golden != golden and now != now)):
             yield f"{where}: {golden} is {now} now"
     elif golden != now:
         yield f"{where}: {golden!r} is {now!r} now"
@@ -357,9 +362,9 @@ RESULTS = {
 @pytest.mark.parametrize("name", RESULTS)
 def test_what_is_measured_is_the_same(again: Callable[[str], Path], name: str) -> None:
     out = again(name)
-    check_json(f"{name}/{RESULTS[name]}", out / RESULTS[name], but=OF_CODE)
+    check_json(f"{name}/{RESULTS[name]}", out / RESULTS[name], but=OF_CODE, tolerance=MEASURED)
     if name == "compare":
-        check_same(scores(GOLDEN / name), scores(out))
+        check_same(scores(GOLDEN / name), scores(out), tolerance=MEASURED)
 
 
 def scores(folder: Path) -> dict[str, float]:
@@ -374,9 +379,14 @@ def scores(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize("name", RESULTS)
 def test_what_was_measured_is_not_measured_again(command: Command, name: str) -> None:
     parts = {path.relative_to(GOLDEN) for path in (GOLDEN / name).rglob("*.*") if path.is_file()}
+    if name == "detect":  # attacked images, which name what is kept, differ between processors
+        code, _, error = command(*COMMANDS[name])
+        assert code == 0, error
+        assert {path for path in parts if len(path.parts) == 3} <= set(Path(name).glob("*/*"))
+        parts = {path for path in Path(name).rglob("*.*") if path.is_file()}
     code, _, error = command(*COMMANDS[name])
     assert code == 0, error
-    check_json(f"{name}/{RESULTS[name]}", Path(name, RESULTS[name]))
+    check_json(f"{name}/{RESULTS[name]}", Path(name, RESULTS[name]), tolerance=MEASURED)
     if name == "compare":
         golden = json.loads((GOLDEN / name / "results.json").read_text())
         now = json.loads(Path(name, "results.json").read_text())

@@ -192,7 +192,10 @@ def test_the_second_protocol_of_kserve(call, png, tiny_run) -> None:
         assert (output["datatype"], output["shape"]) == ("BYTES", [2])
         expected = call.explain(png, target="rings").json()
         assert [json.loads(one)["answers"][0]["index"] for one in output["data"]] == [2, 2]
-        assert json.loads(output["data"][0])["answers"] == expected["answers"]
+        found = json.loads(output["data"][0])["answers"]
+        for answer, other in zip(found, expected["answers"], strict=True):  # batches round apart
+            assert answer.pop("area") == pytest.approx(other.pop("area"), abs=2e-6)
+        assert found == expected["answers"]
     assert call("GET", "/v2/models/other/ready").status_code == 404
     for inputs in ([], None, [{}], [{**tensor, "datatype": "FP32"}], [{**tensor, "data": []}]):
         response = call("POST", f"{model}/infer", json={"inputs": inputs})
