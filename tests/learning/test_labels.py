@@ -11,6 +11,7 @@ from PIL import Image
 from apercu import open_images
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
+from apercu.learning import train
 from apercu.learning.data import (
     LabelledSet,
     check_classes,
@@ -290,3 +291,28 @@ def test_classes_that_are_not_measured_are_named() -> None:
     assert lines[1].startswith("AUROC and average precision cannot be measured")
     assert lines[1].endswith("no image has b, and every image has a")
     assert describe_test_gaps(make_each([0, 1], [1, 0])) == ""
+
+
+@pytest.mark.parametrize("content", ["file,labels\n0.png,a|b\n", "file,a,b\n0.png,1,1.0\n"])
+@pytest.mark.parametrize("place", ["films/labels.csv", "labels.csv"])
+def test_a_folder_holds_a_table_of_several_classes(
+    films: Path, tmp_path: Path, content: str, place: str
+) -> None:
+    (tmp_path / place).write_text(content)
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        labels = None if place == "films/labels.csv" else tmp_path / place
+        images, others = LearningInputs(films, labels).open_labelled(
+            lambda spec: train.open_source(spec, 3)
+        )
+    assert images.source.names == ("0.png",) and images.targets.tolist() == [[1, 1]]
+    assert others is not None and len(others) == 5 and lines == []
+
+
+def test_verbs_without_several_classes_say_so(films: Path) -> None:
+    (films / "labels.csv").write_text("file,labels\n0.png,a|b\n")
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        images = open_images(films)
+    assert not images.labelled and len(images) == 6
+    assert len(lines) == 1 and "gives several classes per image" in lines[0]

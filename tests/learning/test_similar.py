@@ -339,3 +339,41 @@ def test_an_exported_program_is_explained_by_the_map_that_it_returns(
     assert own.map is not None
     assert layers.map is not None
     assert torch.allclose(own.map, layers.map, atol=1e-4)
+
+
+TABLES = {
+    "labels": "file,labels\nred/0-0.png,red|large\ngreen/0-0.png,\n",
+    "columns": "file,red,large\nred/0-0.png,1,1\ngreen/0-0.png,0,0\n",
+    "label": "file,label\nred/0-0.png,red\n",
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_labels_of_cases_are_read_from_every_form_of_table(
+    objects: ModuleType, classifier: Classifier, folder: Path, tmp_path: Path, form: str, place: str
+) -> None:
+    among = tmp_path / "films"
+    for name in ("red/0-0.png", "green/0-0.png"):
+        (among / name).parent.mkdir(parents=True)
+        (among / name).write_bytes((folder / name).read_bytes())
+    table = (among if place == "inside" else tmp_path) / "labels.csv"
+    table.write_text(TABLES[form])
+    labels = None if place == "inside" else table
+    image = objects.draw_object("red", 1, 7)
+    cases = find_similar(classifier, image, among, labels=labels, method="none")
+    said = {case.name: case.label for case in cases.by_features}
+    several = {"red/0-0.png": "red|large", "green/0-0.png": "no class"}
+    one = {"red/0-0.png": "red", "green/0-0.png": None}
+    expected = several if form != "label" else one
+    assert said.items() <= expected.items() and said["red/0-0.png"] == expected["red/0-0.png"]
+    assert "1 of the" in str(cases.finding) and "labelled red" in str(cases.finding)
+
+
+def test_a_table_without_the_cases_is_refused(
+    objects: ModuleType, classifier: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("file,label\nother.png,red\n")
+    image = objects.draw_object("red", 1, 7)
+    with pytest.raises(ImagesError, match="no label belongs to an image of"):
+        find_similar(classifier, image, folder, labels=tmp_path / "t.csv", method="none")

@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 
 from apercu import open_classifier, open_images
-from apercu.deploy.serving.cases import prepare_cases
+from apercu.deploy.serving.cases import CaseSearch, prepare_cases
 from apercu.deploy.serving.labelling import LabellingQueue
 from apercu.deploy.serving.settings import AccessPolicy, CaseSettings, ServeSettings
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 from apercu.errors import ConfigError, ImagesError, RunError
 from apercu.images.label_tables import LabelTable
 from apercu.learning.active import LabelChooser
+from apercu.learning.case_features import open_case_encoder
 from apercu.learning.case_index import Case, CaseIndex
+from apercu.log import redirect_warnings
 
 CLASSES = ("stripes", "dots", "rings")
 
@@ -278,8 +280,32 @@ def test_features_are_kept_where_they_should(
     assert not prepared.folders.index.exists()
 
 
+def test_cases_have_the_labels_of_the_table_that_is_written(
+    tiny_run: Path, tiny_card: Path, folder: Path, tmp_path: Path
+) -> None:
+    """The table lies beside the folder; a table of other images gives no labels, which is said."""
+    table, lines = tmp_path / "labels.csv", []
+    names = sorted(path.name for path in folder.glob("*.png"))
+
+    def list_labels(label: Path | None) -> set[str | None]:
+        cases = CaseSettings(str(folder), label, table)
+        with (
+            redirect_warnings(lines.append),
+            prepare_cases(ServeSettings(tiny_run, str(tiny_card), cases=cases)) as prepared,
+        ):
+            assert prepared.folders is not None
+            encoder = open_case_encoder(tiny_run, classifier=str(tiny_card), device="cpu")
+            return set(CaseSearch.open(encoder, prepared.folders).finder.labels)
+
+    table.write_text(f"file,name\n{names[0]},rings\n")
+    assert list_labels(None) == {None, "rings"}
+    table.write_text("file,name\nother.png,rings\n")
+    assert list_labels(folder) == {None}
+    assert len(lines) == 1 and "no label belongs to an image" in lines[0]
+
+
 def test_names_without_table_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give the folder, too"):
+    with pytest.raises(ConfigError, match="the table of --label or --among"):
         ServeSettings(tmp_path, cases=CaseSettings(labels=tmp_path / "labels.csv"))
     with pytest.raises(ConfigError, match="for --among or --label"):
         ServeSettings(tmp_path, cases=CaseSettings(index=tmp_path))

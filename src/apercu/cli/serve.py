@@ -109,7 +109,8 @@ def serve(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Table to which labels are written; labels.csv in --label if left out.",
+            help="Table to which labels are written, labels.csv in --label if left out; its labels "
+            "are also those of --among.",
         ),
     ] = None,
     index: Annotated[

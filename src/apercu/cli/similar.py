@@ -34,6 +34,14 @@ def similar(
     among: Annotated[
         str, typer.Option(metavar="DIR", help="Images to compare with, labelled or not.")
     ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Table of their labels, as train classifier reads it; else their folders or "
+            "labels.csv.",
+        ),
+    ] = None,
     out: OutOption = Path("similar"),
     count: Annotated[int, typer.Option(min=1, help="Cases for each way to compare.")] = 6,
     target: Annotated[
@@ -78,6 +86,7 @@ def similar(
             source,
             image,
             among,
+            labels=labels,
             count=count,
             target=target,
             method=method,

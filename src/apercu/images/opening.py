@@ -22,7 +22,7 @@ from apercu.images.formats.dicom import (
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.formats.tiff import is_tiff, read_pages
-from apercu.images.label_tables import BoxRow, read_boxes, read_labels
+from apercu.images.label_tables import BoxRow, holds_several, read_boxes, read_labels
 from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
 from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
@@ -31,6 +31,7 @@ from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
 from apercu.io import is_inside
+from apercu.log import warn
 
 DICOM_DIRECTORY = "DICOMDIR"
 """Name of the file that lists the images of a CD; opening it opens its folder."""
@@ -148,6 +149,7 @@ def open_folder(
 ) -> FolderImages:
     """Open a folder: by its labels.csv, by one sub-folder per class, or without labels.
 
+    A labels.csv that gives several classes per image is not read, which a warning says.
     A class takes the pictures of its folder at any depth. Files without pixels among DICOM images
     (reports, a DICOMDIR), pipes, devices and links to themselves are left out, which a
     warning says.
@@ -170,10 +172,17 @@ def open_folder(
             folder mixes DICOM series of several sizes.
     """
     column, labels = None, None
-    if by_folder and (path / "labels.csv").is_file():
-        column, table = read_labels(path / "labels.csv")
+    listed_in = path / "labels.csv"
+    if by_folder and listed_in.is_file() and holds_several(listed_in):
+        warn(
+            f"{listed_in}: gives several classes per image, which `train classifier`, `similar` "
+            "and `serve` read; here the images have no labels"
+        )
+        by_folder = False
+    if by_folder and listed_in.is_file():
+        column, table = read_labels(listed_in)
         files, labels = tuple(table), tuple(table.values())
-        _check_present(path / "labels.csv", files)
+        _check_present(listed_in, files)
         locations = tuple(_find_pictures(path, files))
     else:
         listed = list_pictures(path, _is_picture).files

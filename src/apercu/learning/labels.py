@@ -13,12 +13,15 @@ from apercu.images import ImageSource
 from apercu.images.folder import FolderImages
 from apercu.images.label_tables import (
     LABEL_COLUMNS,
+    LABELS_FILE,
     SEVERAL,
     TRUTHS,
+    holds_several,
     is_class_column,
     open_csv,
 )
-from apercu.io import unescape_cell
+from apercu.images.listing import EVERYTHING
+from apercu.io import is_file, unescape_cell
 
 FILE = "file"
 
@@ -143,6 +146,24 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     used = {FILE, group, one, *names} if SEVERAL not in columns else {FILE, group, SEVERAL}
     unused = tuple(titles[name] for name in columns if name and name not in used)
     return LabelRows(path, classes, labels, groups, is_multiple, unused)
+
+
+def find_several(images: str | Path | ImageSource) -> Path | None:
+    """Return `labels.csv` of a folder, where it gives several classes per image; else None.
+
+    Raises:
+        ImagesError: the table cannot be read.
+    """
+    if isinstance(images, ImageSource):
+        return None
+    own = Path(images) / LABELS_FILE
+    return own if is_file(own) and holds_several(own) else None
+
+
+def name_images(images: str | Path | ImageSource) -> str | Path | ImageSource:
+    """Return the name of images that opens a folder whose table gives several classes, too."""
+    own = find_several(images)
+    return images if own is None else own.parent / EVERYTHING
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:

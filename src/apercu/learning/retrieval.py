@@ -16,6 +16,8 @@ from apercu.explain.explain_images import ImageLike, read_image
 from apercu.explain.explanation import NamedClass, StoredImage
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
+from apercu.images.listing import EVERYTHING
+from apercu.io import is_folder
 from apercu.learning.case_features import (
     CaseEncoder,
     CaseSource,
@@ -23,11 +25,14 @@ from apercu.learning.case_features import (
     Features,
     open_case_encoder,
 )
-from apercu.learning.case_index import CaseIndex, build_index
+from apercu.learning.case_index import CaseIndex, build_index, name_label
+from apercu.learning.labels import LabelRows, find_several, read_label_rows
 from apercu.learning.similar_cases import SimilarCase, SimilarCases
 from apercu.progress import ProgressCallback, show_in_notebook
 
 INDEX_FOLDER = "index"
+NO_CLASS = "no class"
+"""Label of an image that has none of several classes."""
 
 
 def find_similar(
@@ -35,6 +40,7 @@ def find_similar(
     image: ImageLike,
     among: str | Path | ImageSource,
     *,
+    labels: str | Path | None = None,
     count: int = 6,
     target: int | str | None = None,
     method: str | None = None,
@@ -55,6 +61,8 @@ def find_similar(
         source: SPEC or card of a classifier, run folder of a trained explainer, or either opened.
         image: a file, a Pillow image, an array or a tensor, as `explain` takes it.
         among: a folder or another source of images, with labels or without.
+        labels: CSV table of the labels of these images, as `train_classifier` reads it; their
+            folders or `labels.csv` among them when None.
         count: how many cases are returned for each way to compare.
         target: the class whose evidence is the region of the image; None for the predicted one.
         method: what explains, where `source` is a classifier: a method as in a comparison, or
@@ -82,12 +90,12 @@ def find_similar(
     )
     check_question(encoder, count, target)
     stored = read_image(image, encoder.classifier.network.input)
-    opened = open_cases(among, encoder)
+    opened, rows = open_labelled_cases(among, encoder, labels)
     kept = None if out is None else Path(out) / INDEX_FOLDER
     folder = kept if index is None else Path(index)
     with show_in_notebook(progress) as report:
         cases = build_index(encoder, opened, folder, report)
-    result = CaseFinder(encoder, cases, among=str(opened.name)).find(
+    result = CaseFinder(encoder, cases, among=str(opened.name), labels=rows).find(
         stored, count, target, exclude=image if isinstance(image, str | Path) else None
     )
     if out is not None:
@@ -123,6 +131,30 @@ def open_cases(among: str | Path | ImageSource, encoder: CaseEncoder) -> ImageSo
     return open_images(among, channels=spec.channels, bands=spec.bands)
 
 
+def open_labelled_cases(
+    among: str | Path | ImageSource, encoder: CaseEncoder, labels: str | Path | None = None
+) -> tuple[ImageSource, LabelRows | None]:
+    """Open the images to compare with, and the table of their labels.
+
+    Args:
+        among: a folder or another source of images.
+        encoder: the classifier, which says the channels.
+        labels: table of the labels; None for the labels of the images themselves.
+
+    Returns:
+        The images; and the rows of the table, None where images have labels of their own.
+
+    Raises:
+        ImagesError: there are no images, or the table cannot be read.
+    """
+    table = find_several(among) if labels is None else Path(labels)
+    if table is None:
+        return open_cases(among, encoder), None
+    if not isinstance(among, ImageSource) and is_folder(Path(among)):
+        among = Path(among) / EVERYTHING
+    return open_cases(among, encoder), read_label_rows(table)
+
+
 class CaseFinder:
     """Finds the nearest cases of images in an index.
 
@@ -130,13 +162,31 @@ class CaseFinder:
         encoder: computes the features of an image.
         index: the features of the cases.
         among: what the cases are called in records.
+        labels: table of the labels of the cases; None for the labels that they have themselves.
+
+    Raises:
+        ImagesError: no image is in the table.
     """
 
-    def __init__(self, encoder: CaseEncoder, index: CaseIndex, among: str = "") -> None:
+    def __init__(
+        self,
+        encoder: CaseEncoder,
+        index: CaseIndex,
+        among: str = "",
+        labels: LabelRows | None = None,
+    ) -> None:
         self.encoder = encoder
         self.index = index
         names = encoder.classifier.names
         self.labels = tuple(index.list_labels(names))
+        if labels is not None:
+            files = labels.match(index.source)
+            of_image = {
+                image: "|".join(name_label(word, None, names) for word in labels.labels[file])
+                or NO_CLASS
+                for image, file in files.items()
+            }
+            self.labels = tuple(of_image.get(image) for image in index.positions)
         self.features = F.normalize(index.features, dim=1)
         self.region_features = (
             None if index.region_features is None else F.normalize(index.region_features, dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -46,7 +45,8 @@ class SimilarCase:
     Attributes:
         row: its row in the index.
         name: its name in the source of the images.
-        label: its label, as the classifier names the class; None where it has none.
+        label: its label, as the classifier names the class; several with `|` between them; None
+            where it has none.
         predicted: the class that the classifier predicts; None for a network without classes.
         probability: the probability of that class.
         distance: 1 less the cosine of the features, from 0 to 2.
@@ -80,6 +80,7 @@ class SimilarCases:
         by_region: the nearest by the explained region; empty where nothing speaks for the class,
             None where no region is compared.
         index: all cases.
+        labels: labels of all cases.
         record: what `similar.json` says of classifier and images.
     """
 
@@ -219,7 +220,7 @@ class SimilarCases:
         own = [case.label for case in cases if case.label is not None]
         if not own:
             return None
-        same, total = own.count(name), Counter(labelled)[name]
+        same, total = (sum(name in label.split("|") for label in each) for each in (own, labelled))
         expected = len(own) * total / len(labelled)
         chance = compute_chance(same, len(own), total, len(labelled))
         text = (

@@ -16,7 +16,7 @@ from apercu.images import ImageSource, Item
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
-from apercu.learning.labels import read_label_rows
+from apercu.learning.labels import find_several, read_label_rows
 from apercu.learning.settings import LearningSettings
 
 ImagesSpec: TypeAlias = str | Path | ImageSource
@@ -97,9 +97,11 @@ class LearningInputs:
     def _find_table(
         self, images: ImagesSpec, table: str | Path | None, option: str
     ) -> str | Path | None:
-        """Return the table of labels; that of the folder where only it can name the groups."""
-        if table is not None or self.group is None:
+        """Return the table of labels; that of the folder for several classes, or for groups."""
+        if table is not None:
             return table
+        if self.group is None:
+            return find_several(images)
         own = None if isinstance(images, ImageSource) else Path(images) / LABELS_FILE
         if own is None or not own.is_file():
             name = images.name if isinstance(images, ImageSource) else images

@@ -21,6 +21,7 @@ from apercu.learning.data import (
     warn_gaps,
     weigh_classes,
 )
+from apercu.learning.labels import name_images
 from apercu.learning.measure import MEASURES, Predictions
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, is_overridden
@@ -213,9 +214,12 @@ def open_source(
     spec: ImagesSpec, channels: int, bands: tuple[str, ...] | None = None
 ) -> ImageSource:
     """Open images by their name; a source stays as it is."""
-    if isinstance(spec, ImageSource):
-        return spec
-    return open_images(spec, channels=channels, bands=bands)
+    named = name_images(spec)
+    return (
+        named
+        if isinstance(named, ImageSource)
+        else open_images(named, channels=channels, bands=bands)
+    )
 
 
 def train_on_parts(

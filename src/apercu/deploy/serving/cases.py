@@ -16,14 +16,15 @@ from apercu.deploy.inference import is_export
 from apercu.deploy.serving.labelling import LabellingQueue
 from apercu.deploy.serving.served_explainer import CaseSearcher, Record, to_base64
 from apercu.deploy.serving.settings import CaseFolders, ServeSettings
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, ImagesError
 from apercu.images.label_tables import LABELS_FILE, LabelTable
 from apercu.learning.active import LabelChooser
 from apercu.learning.case_features import CaseEncoder, open_case_encoder
 from apercu.learning.case_index import build_index, read_index
 from apercu.learning.labelling import open_unlabelled
-from apercu.learning.retrieval import CaseFinder, open_cases
+from apercu.learning.retrieval import CaseFinder, open_labelled_cases
 from apercu.learning.similar_cases import SimilarCase, draw_case
+from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images
 
@@ -68,8 +69,8 @@ class CaseSearch(CaseSearcher):
         Raises:
             RunError: the features are those of another classifier.
         """
-        source = open_cases(folders.among, encoder)
-        return cls(CaseFinder(encoder, read_index(folders.index, source, encoder)))
+        source, rows = open_labelled_cases(folders.among, encoder, folders.labels)
+        return cls(CaseFinder(encoder, read_index(folders.index, source, encoder), labels=rows))
 
     def find(self, image: Images, target: int | None, count: int) -> Record:
         """Find the cases that are nearest to one image.
@@ -170,8 +171,37 @@ def _prepare_similar(
     encoder = open_case_encoder(
         settings.run, classifier=settings.classifier, device=settings.workers.device
     )
-    build_index(encoder, open_cases(among, encoder), folder, progress)
-    return CaseFolders(among, folder)
+    labels = settings.cases.labels
+    if labels is not None and settings.cases.label is not None:
+        labels = labels if has_rows_for(labels, among, encoder) else None
+    source, rows = open_labelled_cases(among, encoder, labels)
+    index = build_index(encoder, source, folder, progress)
+    CaseFinder(encoder, index, labels=rows)  # the table is checked before the workers start
+    return CaseFolders(among, folder, labels)
+
+
+def has_rows_for(labels: Path, among: str, encoder: CaseEncoder) -> bool:
+    """Whether a table, to which labels are written, has labels of the similar images, too.
+
+    Args:
+        labels: the table, which need not exist.
+        among: the similar images.
+        encoder: the classifier.
+
+    Returns:
+        False where the table is still empty, or names other images, which a warning says.
+    """
+    if not labels.is_file():
+        return False
+    source, rows = open_labelled_cases(among, encoder, labels)
+    if rows is None or not rows.labels:
+        return False
+    try:
+        rows.match(source)
+    except ImagesError as error:
+        warn(f"similar cases have no labels of this table: {error}")
+        return False
+    return True
 
 
 def _prepare_labelling(

@@ -158,7 +158,8 @@ class CaseSettings:
     Args:
         among: images among which similar ones are found; None for none.
         label: folder of images that are labelled on the page; None for none.
-        labels: table to which labels are written; None for `labels.csv` in that folder.
+        labels: table to which labels are written, and whose labels similar images have; None for
+            `labels.csv` in that folder, and for labels that the images have themselves.
         index: folder where the features of these images are kept; None keeps them until the end.
     """
 
@@ -175,10 +176,12 @@ class CaseFolders:
     Args:
         among: the images.
         index: folder of their features.
+        labels: table of their labels; None for those that they have themselves.
     """
 
     among: str
     index: Path
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,9 @@ class ServeSettings:
                 "label: labels are written from this machine only, unless a token is asked for; "
                 "set --token-file, or leave --host, --allow-host and --allow-origin out"
             )
-        if self.cases.labels is not None and self.cases.label is None:
-            raise ConfigError("labels: names the table of --label DIR; give the folder, too")
         has_images = self.cases.among is not None or self.cases.label is not None
+        if self.cases.labels is not None and not has_images:
+            raise ConfigError("labels: names the table of --label or --among; give one of them")
         if self.cases.index is not None and not has_images:
             raise ConfigError("index: keeps features for --among or --label; give one of them")
 
