@@ -22,7 +22,14 @@ from apercu.learning.measure import (
     measure_predictions,
 )
 from apercu.learning.results import TrainedClassifier
-from apercu.learning.search import SEARCH, SearchContext, check_search
+from apercu.learning.search import (
+    CHOICE,
+    SEARCH,
+    SearchContext,
+    SearchResult,
+    check_search,
+    find_choice,
+)
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import LearningInputs, split_images
 from apercu.log import redirect_warnings
@@ -217,3 +224,20 @@ def test_a_search_that_has_ended_is_continued_with_the_same_settings(
         train_classifier(PLANTED, backbone, run, search=True, resume=True, **options)
     check_search(run, {"schedule": {"steps": 9000}}, (), None)
     check_search(run, None, (), settings.schedule.batch)
+
+
+def test_the_report_has_a_table_of_the_trials(tmp_path: Path, backbone: Classifier) -> None:
+    run, settings = tmp_path / "run", LearningSettings()
+    trials = ({"rate": "0.001", "recipes": "frozen"}, {"rate": "0.01", "recipes": "full"})
+    schedule = settings.schedule.model_copy(update={"rate": 0.01})
+    chosen = settings.model_copy(update={"recipes": ("full",), "schedule": schedule})
+    found = SearchResult(by="auroc", trials=trials, scores=(0.5, 0.625), best=1, settings=chosen)
+    (run / SEARCH).mkdir(parents=True)
+    (run / SEARCH / CHOICE).write_text(found.model_dump_json())
+    assert find_choice(run, settings) is None  # those of another training
+    train_classifier(PLANTED, backbone, run, config=chosen, steps=1, say=lambda line: None)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    table = page.split("The search for the settings")[1].split("</table>")[0]
+    rows = [row for row in table.split("<tr>") if "0.01" in row or "0.001" in row]
+    assert len(rows) == 2 and "chosen" in rows[1] and "0.625" in rows[1]
+    assert "chosen" not in rows[0] and "frozen" in rows[0] and "0.500" in rows[0]

@@ -19,6 +19,7 @@ from apercu.errors import ClassifierError
 from apercu.io import write_file
 from apercu.learning.data import describe_test_gaps
 from apercu.learning.results import LearningFigures, MeasuredTest
+from apercu.learning.search import find_choice
 from apercu.learning.settings import LearningSettings
 from apercu.methods.base import Method
 from apercu.methods.grad_cam import GradCam
@@ -98,6 +99,7 @@ def write_report(
             },
         ],
         mistakes=draw_mistakes(classifier, test),
+        search=find_choice(run, settings),
         images=figures.images,
         settings=settings.model_dump(mode="json"),
         fingerprint=classifier.fingerprint,

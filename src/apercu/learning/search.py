@@ -268,6 +268,28 @@ def check_search(
     )
 
 
+def find_choice(run: Path, settings: LearningSettings) -> SearchResult | None:
+    """Return the finished search in a run folder that chose the settings of its training.
+
+    Args:
+        run: the run folder.
+        settings: the settings of the training.
+
+    Returns:
+        The search; None where there was none, or the training has other settings.
+
+    Raises:
+        RunError: the result of the search is damaged.
+    """
+    path = run / SEARCH / CHOICE
+    if not path.is_file():
+        return None
+    choice = read_choice(path)
+    chosen = choice.settings
+    same = (chosen.recipes, chosen.schedule.rate) == (settings.recipes, settings.schedule.rate)
+    return choice if same else None
+
+
 def split_fold(parts: LearningParts, folds: int, fold: int, seed: int) -> LearningParts:
     """Return the training part without one fold, and this fold as the part to measure on."""
     training = parts.training
