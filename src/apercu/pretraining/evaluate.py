@@ -231,7 +231,8 @@ def evaluate_features(
 
     Args:
         evaluation: networks, images and protocol.
-        out: folder of the results; curves that are there already are not measured again.
+        out: folder of the results; curves that are there already are not measured again. The
+            results are about this evaluation; a line says which earlier curves they leave out.
         progress: receives a title, the number of finished parts, and that of all; None shows it in
             notebooks only.
         command: command line that the results and the report name.
@@ -254,6 +255,7 @@ def _write_evaluation(
     evaluation: FeatureEvaluation, out: Path, progress: ProgressFn, command: str
 ) -> list[LearningCurveRow]:
     """Run an evaluation in a folder that no other process writes."""
+    earlier = _list_earlier_curves(out / RESULTS, evaluation)
     rows, plots, class_names = evaluation.run(out, progress)
     networks = evaluation.networks
     content: dict[str, Any] = {
@@ -269,7 +271,32 @@ def _write_evaluation(
     }
     write_json(out / RESULTS, {**content, "rows": [row._asdict() for row in rows]})
     write_report(rows, plots, content, out)
+    if missing := [name for name in earlier if name not in _name_curves(rows)]:
+        evaluation.say(
+            f"warning: {out}: these results leave out {', '.join(missing)} of an earlier call; "
+            "finished curves are kept: name them too to have all together, or choose another --out"
+        )
     return rows
+
+
+def _name_curves(rows: Sequence[LearningCurveRow]) -> list[str]:
+    """Return the network and the head of each curve, as one text."""
+    return list(dict.fromkeys(f"{row.start} with {row.head}" for row in rows))
+
+
+def _list_earlier_curves(path: Path, evaluation: FeatureEvaluation) -> list[str]:
+    """Return the curves of an earlier call, with their images where these were others.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    if not path.is_file():
+        return []
+    names, content = _name_curves(_read_rows(path)), parse_json(path.read_text(encoding="utf-8"))
+    before = content.get("images"), content.get("test")
+    if before == (evaluation.images, evaluation.test):
+        return names
+    return [f"{name} on {before[0]} and {before[1]}" for name in names]
 
 
 def parse_networks(texts: Sequence[str]) -> dict[str, str]:
