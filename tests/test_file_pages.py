@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import apercu
 from apercu.cli import main
 from apercu.deploy.batch.settings import BatchSettings
 from apercu.deploy.batch.shard_writer import TRUST_COLUMNS
@@ -74,6 +75,26 @@ def test_the_keys_of_a_guard_are_complete() -> None:
     assert all(
         f"`{name}`" in page for model in (VerdictFormat, SignalWords) for name in model.model_fields
     )
+
+
+def test_the_keys_of_a_measured_guard_are_those_that_are_written(
+    guarded_card: Path, tmp_path: Path
+) -> None:
+    apercu.measure_guard(
+        guarded_card,
+        "planted:size=32,images=10,classes=3",
+        tmp_path,
+        unknown=["noise"],
+        attacks="none",
+        limit=10,
+    )
+    content = read(tmp_path / "guard_results.json")
+    assert read_keys("guard", "## A measurement: `guard_results.json`") >= set(content)
+    assert read_keys("guard", "### A row") == gather(*content["rows"])
+    page = (FILES / "guard.md").read_text(encoding="utf-8")
+    for each in content["rows"]:
+        assert f"`{each['question']}`" in page and f"`{each['metric']}`" in page
+    assert all(f"`{path.name}`" in page for path in tmp_path.iterdir() if path.name[0] != ".")
 
 
 def test_the_settings_of_an_attack_and_the_presets_are_complete() -> None:
@@ -236,3 +257,20 @@ def test_the_keys_of_similar_cases_and_lists_are_complete(tmp_path: Path) -> Non
     page = (FILES / "similar.md").read_text(encoding="utf-8")
     for name in (CASES, SETTINGS, *IndexSettings.model_fields):
         assert f"`{name}`" in page
+
+
+def test_the_keys_of_a_trained_classifier_are_complete() -> None:
+    from apercu.learning.measure import MEASURES, MeasuredFigure
+    from apercu.learning.results import PARTS, LearningFigures
+    from apercu.learning.search import SearchResult
+
+    page, heading = "classifier-run", "## `figures.json`"
+    named = read_keys(page, heading)
+    of_a_figure = read_keys(page, "### A figure")
+    assert set(LearningFigures.model_fields) <= named
+    assert set(MeasuredFigure.model_fields) <= of_a_figure <= named
+    choice = read_keys(page, "## `search/choice.json`")
+    assert choice == set(SearchResult.model_fields)
+    assert read_keys(page, "## `predictions.csv`") == {"file", "unit", "labels"}
+    text = (FILES / f"{page}.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in (*MEASURES, *PARTS))
