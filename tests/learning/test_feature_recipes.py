@@ -303,7 +303,7 @@ class _Window(nn.Module):
 
 
 @pytest.mark.parametrize("where", ["border", "centre"])
-def test_whoever_looks_at_the_background_pays(where: str, tmp_path: Path) -> None:
+def test_a_network_that_uses_the_background_has_a_larger_loss(where: str, tmp_path: Path) -> None:
     """Two networks are right on all images: by the square's colour, and by the ground's level."""
     images, labels = _shortcuts(64, 0, swapped=False)
     inside = torch.zeros(SIDE, SIDE)

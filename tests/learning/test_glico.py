@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from apercu.errors import ConfigError
 from apercu.learning.recipes import glico
 from apercu.learning.recipes.base import Task
 from apercu.learning.recipes.glico import (
+    PHASE,
     Glico,
     compare_images,
     interpolate_codes,
@@ -92,10 +94,10 @@ def test_the_class_loss_makes_interpolated_images_recognised(few: Task) -> None:
     space.zero_grad()  # what the last step left
     draws = torch.Generator().manual_seed(0)
     terms = SMALL.compute_losses_of(space, few.images, rows, labels, draws)
-    assert set(terms) == {"images", "judge", "classes"}
+    assert set(terms) == {"images", "discriminator", "classes"}
     terms["classes"].mean().backward()
     assert space.codes.grad is not None and float(space.codes.grad.abs().sum()) > 0
-    assert all(each.grad is None for each in space.judge.parameters())  # it judges, and is fixed
+    assert all(each.grad is None for each in space.discriminator.parameters())
     without = SMALL.model_copy(update={"classes": 0.0})
     assert "classes" not in without.compute_losses_of(space, few.images, rows, labels, draws)
 
@@ -122,6 +124,13 @@ def test_an_interrupted_optimisation_goes_on_and_a_finished_one_is_not_done_agai
     assert len(calls) == 4 + 3
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    recipe.optimise_space(other)
+    phase = other.make_phase(PHASE, str(recipe))
+    state: dict[str, Any] = phase.load()
+    state["space"] = {
+        name.replace("discriminator.", "judge."): each for name, each in state["space"].items()
+    }
+    phase.save(state)  # as older versions did
     recipe.optimise_space(other)
     assert len(calls) == 7
     assert (tmp_path / "other" / "checkpoints" / "latent-codes.pt").is_file()

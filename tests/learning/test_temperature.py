@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from apercu import methods, open_classifier
+from apercu import methods, open_classifier, train_classifier
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.calibration import Reliability, fit_temperature, measure_reliability
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
@@ -27,6 +27,9 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.learning.data import weigh_classes
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task
+from apercu.log import redirect_warnings
+
+from .conftest import PLANTED
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TEMPERATURE = 2.5
@@ -177,6 +180,34 @@ def test_the_temperature_is_that_of_the_best_cross_entropy() -> None:
     assert fit_temperature(3 * logits, targets, ONE_CLASS) == pytest.approx(best, abs=0.1)
     few = fit_temperature(3 * logits[:2], targets[:2], ONE_CLASS)
     assert 0.1 < few < 10
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(1e3, "20 is the largest"), (1e-2, "0.05 is the smallest"), (3.0, None)],
+)
+def test_a_temperature_at_an_end_of_its_range_is_told(scale: float, words: str | None) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 3, generator=draw)
+    labels = logits.softmax(1).multinomial(1, generator=draw)[:, 0]
+    targets = torch.nn.functional.one_hot(labels, 3).float()
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        fit_temperature(scale * logits, targets, ONE_CLASS)
+    assert len(lines) == (words is not None)
+    if words is not None:
+        assert lines[0].startswith(f"temperature: {words} that is tried, and the logits are still")
+
+
+def test_the_report_and_the_terminal_tell_of_a_temperature_at_an_end(
+    backbone: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apercu.classifiers.calibration.RANGE", (-1e-3, 1e-3))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        train_classifier(PLANTED, backbone, tmp_path, steps=1, batch=4, say=lambda line: None)
+    (line,) = (line for line in lines if line.startswith("temperature: "))
+    assert line.split(": ")[1].split(",")[0] in (tmp_path / "report.html").read_text()
 
 
 def test_the_calibration_error_is_the_mean_distance_over_bins() -> None:

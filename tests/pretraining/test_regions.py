@@ -56,7 +56,7 @@ def test_cells_are_cut_row_by_row() -> None:
     assert Regions(grid=4).cut_cells(image).shape == (2, 16, 3, 4, 4)
 
 
-def test_a_cell_hears_its_neighbours_in_the_region_only() -> None:
+def test_a_cell_depends_on_its_neighbours_in_the_region_only() -> None:
     torch.manual_seed(0)
     graph = RegionGraph(5, 3)
     features, whole = torch.randn(1, 9, 5), torch.ones(1, 9, dtype=torch.bool)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers.decisions import Decision
+from apercu.log import warn
 from apercu.types import Logits, Scores
 
 BINS: Final = 15
@@ -25,6 +26,8 @@ Few images that are all classified correctly would ask for a temperature of 0.
 """
 RANGE: Final = (math.log(1 / 20), math.log(20.0))
 """Logarithms of the smallest and the largest temperature."""
+LIMIT_MARGIN: Final = 1e-3
+"""Distance from an end of the range, in logarithms, up to which a temperature lies at it."""
 _GOLDEN: Final = (5**0.5 - 1) / 2
 
 
@@ -33,6 +36,7 @@ def fit_temperature(
 ) -> float:
     """Return the temperature under which the labels are most probable (Guo et al. 2017).
 
+    Where it lies at an end of its range, which is too small for these logits, a warning says so.
     The predicted classes stay as they are. The cross-entropy is convex in the inverse of the
     temperature, so that a golden-section search finds the best one.
 
@@ -59,7 +63,27 @@ def fit_temperature(
             high = right
         else:
             low = left
-    return math.exp((low + high) / 2)
+    temperature = math.exp((low + high) / 2)
+    if is_at_limit(temperature):
+        warn(f"temperature: {describe_limit(temperature)}")
+    return temperature
+
+
+def is_at_limit(temperature: float) -> bool:
+    """Whether a fitted temperature lies at an end of its range, so that a better one may not."""
+    return min(abs(math.log(temperature) - end) for end in RANGE) < LIMIT_MARGIN
+
+
+def describe_limit(temperature: float) -> str:
+    """Describe a temperature at an end of its range, and what to do, in one line."""
+    end, size, rate = ("largest", "large", "lower")
+    if temperature < 1:
+        end, size, rate = ("smallest", "small", "higher")
+    return (
+        f"{temperature:.3g} is the {end} that is tried, and the logits are still too {size}, so "
+        "the probabilities are not calibrated; check the labels of the calibration part, or train "
+        f"with a {rate} rate"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from apercu import render
 from apercu.classifiers import Classifier
+from apercu.classifiers.calibration import describe_limit, is_at_limit
 from apercu.errors import ClassifierError
 from apercu.io import write_file
 from apercu.learning.data import describe_test_gaps
@@ -143,10 +144,12 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
             f"With {count_noun(figures.images['training'], 'label')}, the classifier is not "
             f"clearly better than chance: {balanced.value:.0%}."
         )
-    gaps = describe_test_gaps(test.part)
+    gaps, temperature = describe_test_gaps(test.part), figures.temperature
+    limit = f"Temperature {describe_limit(temperature)}" if is_at_limit(temperature) else ""
     lines = (
         FindingLine(f"AUROC {figures.figures['auroc'].text}."),
         *([FindingLine(f"{gaps}.", "warning")] if gaps else []),
+        *([FindingLine(f"{limit}.", "warning")] if limit else []),
         FindingLine(
             f"Calibration error {after:.3f} with a temperature of {figures.temperature:.2f}, "
             f"{before:.3f} without; perfect confidences would have {calibrated.chance_error:.3f} "

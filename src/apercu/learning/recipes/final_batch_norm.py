@@ -21,7 +21,8 @@ class FinalBatchNorm(Recipe):
     Normalization Layer" claims that the test F1 of a class with one per cent of the labels rises
     from 0.29 to 0.90, as the logits of rare classes get the same spread as those of common ones.
     Ours: after the training the norm is folded into the last layer, so that the classifier is a
-    plain network again.
+    plain network again. A shift that is trained for long learns the frequencies of the classes
+    again; where classes are not balanced by weights, `shift=false` keeps rare ones from that.
 
     Attributes:
         momentum: fraction of the running statistics that a batch replaces.

@@ -18,7 +18,12 @@ from apercu.learning.recipes.base import Recipe
 
 @final
 class Frozen(Recipe):
-    """Trains the last layer alone, on features that do not change."""
+    """Trains the last layer alone, on features that do not change.
+
+    The first step of "Fine-Tuning Convolutional Neural Networks: a comprehensive guide and
+    benchmark" (glaucoma in images of the eye's fundus): features of ImageNet with a new last layer
+    are a start, which the unfreezing of further blocks improves.
+    """
 
     name: ClassVar[str] = "frozen"
 
@@ -29,6 +34,10 @@ class Frozen(Recipe):
 @final
 class Full(Recipe):
     """Trains all layers, the earlier ones more slowly where `early` is below 1.
+
+    The last step of the same guide for glaucoma, where unfreezing the deeper blocks brings the
+    gain. Rates that fall towards the input are those of ULMFiT (Howard and Ruder 2018), which
+    claims for text that early layers, whose features are general, should change least.
 
     Attributes:
         early: factor of the learning rate of the first layers; between them and the last it rises
@@ -46,6 +55,11 @@ class Full(Recipe):
 @final
 class GradualUnfreezing(Recipe):
     """Trains the last layer first, then block by block from the end, until all layers learn.
+
+    The guide for glaucoma unfreezes the pretrained network block by block, from the last one on,
+    and finds the gain in the deeper blocks. ULMFiT (Howard and Ruder 2018) claims that unfreezing
+    all layers at once risks forgetting what was pretrained. Ours: blocks follow at equal distances
+    in one training, with the rates of `full`.
 
     Attributes:
         over: fraction of the training after which all layers learn.

@@ -41,9 +41,9 @@ class Glico(Recipe):
     learns from them too is better on CIFAR-10, CIFAR-100 and CUB-200, without any other images.
 
     Ours, as the paper's text is not known in full: images are compared pixel by pixel at three
-    resolutions instead of by the features of another network, the class is judged by a small
-    network that learns from the labelled images meanwhile, and the new images are made once, before
-    the training. The codes are kept in the run folder.
+    resolutions instead of by the features of another network, a small discriminator of the classes
+    learns from the labelled images meanwhile, and the new images are made once, before the
+    training. The codes are kept in the run folder.
 
     Attributes:
         samples: number of new images for each labelled one.
@@ -99,7 +99,7 @@ class Glico(Recipe):
             torch.manual_seed(int(torch.randint(2**31, (), generator=task.make_generator(PHASE))))
             space = LatentSpace(task, self).to(task.device)
         labels = task.targets.argmax(1)
-        networks = [*space.generator.parameters(), *space.judge.parameters()]
+        networks = [*space.generator.parameters(), *space.discriminator.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": networks},
             {"params": [space.codes], "lr": 10 * self.rate},
@@ -133,7 +133,10 @@ class Glico(Recipe):
         state = phase.load()
         if not state:
             return 0
-        space.load_state_dict(state["space"])
+        weights = {  # older folders have another name for the discriminator
+            name.replace("judge.", "discriminator."): each for name, each in state["space"].items()
+        }
+        space.load_state_dict(weights)
         if "optimiser" in state:
             optimiser.load_state_dict(state["optimiser"])
         return int(state["steps"])
@@ -149,7 +152,7 @@ class Glico(Recipe):
         """Compute the terms of a step of the latent space.
 
         Args:
-            space: codes, generator and judge.
+            space: codes, generator and discriminator.
             images: labelled images of the step.
             rows: their indices.
             labels: classes of all labelled images.
@@ -161,18 +164,20 @@ class Glico(Recipe):
         targets = labels[rows].to(images.device)
         terms = {
             "images": compare_images(space(space.codes[rows]), images),
-            "judge": F.cross_entropy(space.judge(images), targets, reduction="none"),
+            "discriminator": F.cross_entropy(
+                space.discriminator(images), targets, reduction="none"
+            ),
         }
         if self.classes:
             between = space(interpolate_codes(space.codes, rows, labels, draws))
-            fixed = {name: value.detach() for name, value in space.judge.named_parameters()}
-            logits: Logits = functional_call(space.judge, fixed, (between,))
+            fixed = {name: value.detach() for name, value in space.discriminator.named_parameters()}
+            logits: Logits = functional_call(space.discriminator, fixed, (between,))
             terms["classes"] = self.classes * F.cross_entropy(logits, targets, reduction="none")
         return terms
 
 
 class LatentSpace(nn.Module):
-    """A code for each labelled image, a generator of images, and a small network that judges them.
+    """A code for each labelled image, a generator of images, and a discriminator of the classes.
 
     Args:
         task: the labelled images.
@@ -196,7 +201,7 @@ class LatentSpace(nn.Module):
             ),
             nn.Conv2d(width, channels, 3, padding=1),
         )
-        self.judge = nn.Sequential(
+        self.discriminator = nn.Sequential(
             build_conv_block(channels, width, stride=2),
             build_conv_block(width, 2 * width, stride=2),
             build_conv_block(2 * width, 4 * width, stride=2),

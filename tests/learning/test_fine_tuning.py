@@ -1,0 +1,139 @@
+"""Which layers learn: the rates of their groups, and that the training obeys them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+
+from apercu.learning.network import LearningNetwork
+from apercu.learning.recipes.base import Recipe, Task, TrainingStep
+from apercu.learning.recipes.fine_tuning import Frozen, Full, GradualUnfreezing
+from apercu.learning.settings import LearningSettings
+from apercu.learning.train import prepare_training
+from apercu.learning.training import LearningTraining
+
+MakeStep = Callable[..., TrainingStep]
+BuildNetwork = Callable[[], LearningNetwork]
+
+
+def prepare(recipe: Recipe, task: Task, build_network: BuildNetwork) -> LearningTraining:
+    return prepare_training(build_network(), task, [recipe], LearningSettings())
+
+
+def test_more_and_more_groups_learn_from_the_end(
+    planted_task: Task, build_network: BuildNetwork
+) -> None:
+    training = prepare(Frozen(), planted_task, build_network)
+    last = len(training.groups) - 1
+    assert last >= 4 and training.groups[last].name == "head"
+
+    def count_learning(recipe: Recipe, progress: float) -> int:
+        rates = recipe.choose_rates(training.groups, progress)
+        assert rates is not None and list(rates) == sorted(rates)  # frozen ones are the first
+        return sum(rate > 0 for rate in rates)
+
+    gradual = GradualUnfreezing(over=0.5)
+    assert [count_learning(Frozen(), progress) for progress in (0.0, 0.25, 1.0)] == [1, 1, 1]
+    assert [count_learning(gradual, progress) for progress in (0.0, 0.25, 0.5, 1.0)] == [
+        *(1, 1 + last // 2, 1 + last, 1 + last)
+    ]
+    assert count_learning(GradualUnfreezing(over=1), 0.25) == 1 + last // 4
+    assert [count_learning(Full(early=0.01), progress) for progress in (0.0, 0.25, 1.0)] == [
+        1 + last
+    ] * 3
+
+
+@pytest.mark.parametrize("recipe", [Full(early=0.01), GradualUnfreezing(early=0.01)])
+def test_early_groups_learn_more_slowly_by_the_same_factor(
+    recipe: Recipe, planted_task: Task, build_network: BuildNetwork
+) -> None:
+    rates = recipe.choose_rates(prepare(recipe, planted_task, build_network).groups, 1.0)
+    assert rates is not None and rates[0] == pytest.approx(0.01) and rates[-1] == 1
+    factors = [later / earlier for earlier, later in pairwise(rates)]
+    assert factors == pytest.approx([100 ** (1 / (len(rates) - 1))] * len(factors))
+    assert Full().choose_rates(prepare(Full(), planted_task, build_network).groups, 0.0) == [
+        1.0
+    ] * len(rates)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "progress"),
+    [
+        (Frozen(), 1.0),
+        (GradualUnfreezing(early=0.1), 0.0),
+        (GradualUnfreezing(early=0.1), 0.25),
+        (GradualUnfreezing(early=0.1), 1.0),
+        (Full(early=0.1), 0.0),
+    ],
+)
+def test_a_step_moves_each_group_by_its_rate_and_frozen_ones_not_at_all(
+    recipe: Recipe,
+    progress: float,
+    planted_task: Task,
+    build_network: BuildNetwork,
+    make_step: MakeStep,
+) -> None:
+    """The loss is such that every weight has a gradient of 1, so a step of SGD is the rate."""
+    training = prepare(recipe, planted_task, build_network)
+    rates = recipe.choose_rates(training.groups, progress)
+    assert rates is not None
+    before = [[each.detach().clone() for each in group.parameters] for group in training.groups]
+    statistics = [
+        [norm.running_mean.clone() for norm in group.norms]  # type: ignore[union-attr]
+        for group in training.groups
+    ]
+    optimiser = torch.optim.SGD(training.parameter_groups(), lr=1.0)
+    step = make_step(training, progress=progress)
+    training.set_rates(progress)  # as in a step of the training, after `train`
+    assert step.outputs.logits.requires_grad
+    learning = [each for each in training.network.parameters() if each.requires_grad]
+    torch.stack([each.sum() for each in learning]).sum().backward()
+    rate = optimiser.param_groups[0]["lr"]
+    training.on_before_optimizer_step(optimiser)
+    optimiser.step()
+    for group, old, means, factor in zip(training.groups, before, statistics, rates, strict=True):
+        for parameter, start in zip(group.parameters, old, strict=True):
+            torch.testing.assert_close(
+                start - parameter.detach(),
+                torch.full_like(start, rate * factor),
+                rtol=1e-2,
+                atol=1e-6,
+            )
+        moved = [
+            not torch.equal(norm.running_mean, m)
+            for norm, m in zip(group.norms, means, strict=True)
+        ]  # type: ignore[arg-type]
+        assert moved == [factor > 0] * len(moved)  # statistics of batch norms, too
+
+
+def test_weights_of_frozen_groups_stay_over_a_whole_training(
+    planted_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    """Also with momentum and weight decay, which move weights that have no gradient."""
+    training = prepare(GradualUnfreezing(over=1.0), planted_task, build_network)
+    optimiser = torch.optim.AdamW(training.parameter_groups(), weight_decay=0.1)
+    count = len(training.groups)
+    first_moves: list[float | None] = [None] * count
+    start = [[each.detach().clone() for each in group.parameters] for group in training.groups]
+    for number in range(6):
+        progress = number / 6
+        terms = training.compute_terms(make_step(training, progress=progress))
+        optimiser.zero_grad()
+        torch.autograd.backward(torch.stack([each.mean() for each in terms.values()]).sum())
+        rates = [group["lr"] for group in optimiser.param_groups]
+        training.on_before_optimizer_step(optimiser)
+        optimiser.step()
+        for group, value in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = value
+        for index, (group, old) in enumerate(zip(training.groups, start, strict=True)):
+            pairs = zip(group.parameters, old, strict=True)
+            if first_moves[index] is None and any(not torch.equal(a, b) for a, b in pairs):
+                first_moves[index] = progress
+    expected = [
+        next((n / 6 for n in range(6) if count - index <= 1 + int(n / 6 * (count - 1))), None)
+        for index in range(count)
+    ]
+    assert first_moves == expected and expected[0] is None and expected[-1] == 0
