@@ -41,8 +41,12 @@ if TYPE_CHECKING:
     from apercu.explainers.shapley.explainer import ShapleySettings as ShapleySettings
     from apercu.explainers.train import train as train
     from apercu.guard import Guard as Guard
+    from apercu.guard.measure import measure_guard as measure_guard
+    from apercu.guard.use import attach_guard as attach_guard
+    from apercu.guard.use import check_files as check_files
     from apercu.guard.use import fit_guard as fit_guard
     from apercu.guard.use import load_guard as load_guard
+    from apercu.guard.use import open_guard as open_guard
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
     from apercu.learning import TrainedClassifier as TrainedClassifier
@@ -72,6 +76,8 @@ _HOMES = {
     "ShapleyExplainer": "apercu.explainers.shapley.explainer",
     "ShapleySettings": "apercu.explainers.shapley.explainer",
     "TrainedClassifier": "apercu.learning",
+    "attach_guard": "apercu.guard.use",
+    "check_files": "apercu.guard.use",
     "choose_images_to_label": "apercu.learning.labelling",
     "compare": "apercu.evaluation.compare",
     "distil": "apercu.classifiers",
@@ -84,7 +90,9 @@ _HOMES = {
     "load_explainer": "apercu.explainers.run_folder",
     "load_guard": "apercu.guard.use",
     "make_card": "apercu.classifiers",
+    "measure_guard": "apercu.guard.measure",
     "open_classifier": "apercu.classifiers",
+    "open_guard": "apercu.guard.use",
     "open_images": "apercu.images",
     "pretrain_backbone": "apercu.pretraining",
     "read_picture": "apercu.images",

@@ -23,7 +23,7 @@ from apercu.guard import Guard, GuardSettings, fit_guard, load_guard
 from apercu.guard.aware import Evasion, find_limits
 from apercu.guard.fit import PARTS
 from apercu.guard.kinds import NoiseImages, find_background, open_kind
-from apercu.guard.measure import GuardMeasurement, measure_guard
+from apercu.guard.measure import GuardMeasurement, run_measurement
 from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
 from apercu.guard.observe import Observer
 from apercu.guard.report import draw_curves
@@ -301,15 +301,15 @@ def test_images_that_changed_are_looked_at_again(blobs: Classifier, tmp_path: Pa
     assert right > 0.2  # enough for honest images
     before = fit_guard(blobs, first, tmp_path / "guard", settings=settings)
     noise = NoiseImages(3, (SIDE, SIDE))
-    measured = measure_guard(GuardMeasurement(before, first, {"noise": noise}), tmp_path / "out")
+    measured = run_measurement(GuardMeasurement(before, first, {"noise": noise}), tmp_path / "out")
     changed = write(31)
     after = fit_guard(blobs, changed, tmp_path / "guard", settings=settings)
     assert after.digest != before.digest
-    again = measure_guard(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "out")
-    fresh = measure_guard(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "fresh")
+    again = run_measurement(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "out")
+    fresh = run_measurement(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "fresh")
     assert again == fresh != measured
     swapped = GuardMeasurement(before, noise, {"photographs": changed})
-    assert measure_guard(swapped, tmp_path / "out")
+    assert run_measurement(swapped, tmp_path / "out")
 
 
 def test_folders_that_are_no_classes_are_no_labels(
@@ -404,7 +404,7 @@ def test_a_measurement_counts_the_images_that_the_guard_was_fitted_to(
 
     def measure(judge: Guard, folder: Path, out: str) -> tuple[Any, str]:
         caplog.clear()
-        measure_guard(GuardMeasurement(judge, open_images(folder, channels=3)), tmp_path / out)
+        run_measurement(GuardMeasurement(judge, open_images(folder, channels=3)), tmp_path / out)
         content = json.loads((tmp_path / out / "guard_results.json").read_text())
         return content["fitted"], (tmp_path / out / "report.html").read_text()
 
@@ -472,7 +472,7 @@ def test_too_few_honest_images_are_refused(guard: Guard, photographs: Path, tmp_
     with pytest.raises(
         ImagesError, match=r"expected at least 10 honest images to measure .* got 9"
     ):
-        measure_guard(measurement, tmp_path / "out")
+        run_measurement(measurement, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -569,7 +569,7 @@ def test_a_measurement_compares_kinds_and_goes_on(
         ("aware_pgd", 8 / 255): Pgd(8 / 255),
     }
     measurement = GuardMeasurement(guard, honest, {"noise": noise}, attacks, limit=24)
-    rows = measure_guard(measurement, tmp_path)
+    rows = run_measurement(measurement, tmp_path)
     cells = {(row.images, row.question, row.metric): row.value for row in rows}
     assert cells["noise", "either", "auroc"] == 1.0 == cells["noise", "tampered", "alarms"]
     assert cells["honest", "tampered", "alarms"] <= 0.25
@@ -585,7 +585,7 @@ def test_a_measurement_compares_kinds_and_goes_on(
     assert "honest images raise an alarm" in page and "fgsm 8/255" in page
     assert "noise" in str(rows) and "<table" in rows._repr_html_()
     asked: list[str] = []
-    again = measure_guard(measurement, tmp_path, progress=lambda title, *_: asked.append(title))
+    again = run_measurement(measurement, tmp_path, progress=lambda title, *_: asked.append(title))
     assert again == rows and asked == []
 
 

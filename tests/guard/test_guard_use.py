@@ -22,10 +22,11 @@ from apercu.deploy.export.settings import ExportSettings
 from apercu.deploy.inference import open_engine
 from apercu.deploy.serving.worker import WorkerSetup, open_explainer
 from apercu.deploy.video.explain_video import open_video_engine
-from apercu.errors import ConfigError, ImageError, ImagesError, RunError
+from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
 from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.run_folder import load_explainer
+from apercu.guard.kinds import NoiseImages
 from apercu.guard.use import attach_guard, check_files, choose_guard, open_guard
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.types import Images
@@ -506,6 +507,59 @@ def test_what_cannot_be_judged_is_said_so(
     logits, features = selector.read(images[:1])
     answer = selector.judge(images[:1], logits, features)
     assert answer is not None and answer.tampered is None and CANNOT_JUDGE in answer.line
+
+
+def test_a_guard_is_measured_in_python_as_on_the_command_line(
+    guarded_card: Path, tmp_path: Path, run
+) -> None:
+    honest = "planted:size=32,images=12,classes=3,seed=9"
+    rows = apercu.measure_guard(
+        guarded_card, honest, tmp_path / "a", unknown=["noise"], attacks="fgsm", epsilons="8/255",
+        limit=12,
+    )  # fmt: skip
+    words = ("guard", "measure", guarded_card, "--images", honest, "--unknown", "noise")
+    more = ("--attacks", "fgsm", "--epsilons", "8/255", "--limit", "12")
+    code, out, err = run(*words, *more, "--out", tmp_path / "b")
+    assert code == 0 and str(rows) in out
+    first, second = (
+        json.loads((tmp_path / name / "guard_results.json").read_text()) for name in "ab"
+    )
+    assert first["rows"] == second["rows"] and len(first["rows"]) == len(rows)
+    assert first["images"] == {"honest": first["images"]["honest"], "noise": "noise:seed=0"}
+    assert second["command"].startswith("apercu ") and first["command"] == ""
+    guard = open_guard(guarded_card)
+    kinds = {"made": NoiseImages(3, (32, 32))}
+    options = {"attacks": "none", "limit": 12}
+    again = apercu.measure_guard(
+        guard.observer.classifier, apercu.open_images(honest), tmp_path / "c", guard=guard,
+        unknown=kinds, **options,
+    )  # fmt: skip
+    expected = [row._replace(images="made") for row in rows if row.images == "noise"]
+    assert [row for row in again if row.images == "made"] == expected
+    code, out, err = run(*words, *more[:-1], "9", "--out", tmp_path / "d")
+    assert code == 2 and err.count("\n") == 1
+    assert "expected at least 10 honest images to measure false alarms with, got 9" in err
+    with pytest.raises(ConfigError, match="attacks"):
+        apercu.measure_guard(guarded_card, honest, tmp_path / "d", attacks="")
+
+
+def test_a_black_box_is_not_attacked_unless_attacks_are_named(
+    tmp_path: Path, honest_images: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def classify(images: Images) -> np.ndarray:
+        means = np.asarray(images).mean((2, 3))
+        return means - means.mean(1, keepdims=True)
+
+    box = open_classifier(classify, size=32, classes=["a", "b", "c"])
+    assert not box.differentiable
+    guard = apercu.fit_guard(box, honest_images, tmp_path / "guard", false_alarms=0.1)
+    caplog.clear()
+    options = {"guard": guard, "limit": 12}
+    rows = apercu.measure_guard(box, honest_images, tmp_path / "out", **options)
+    assert {row.images for row in rows} == {"honest"}
+    assert "has no gradients, so it is not attacked; choose attacks" in caplog.text
+    with pytest.raises(ClassifierError, match="fgsm need gradients"):
+        apercu.measure_guard(box, honest_images, tmp_path / "no", attacks="fgsm", **options)
 
 
 def test_files_are_checked_in_python(guarded_card: Path, pictures: Path) -> None:

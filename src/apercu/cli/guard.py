@@ -211,32 +211,23 @@ def measure(
 
     Example: apercu guard measure card.json --images val/ --guard guard --unknown noise --out out
     """
-    from apercu.filters import NONE
-    from apercu.guard.kinds import open_kind
-    from apercu.guard.measure import GuardMeasurement, measure_guard, parse_guard_attacks
-    from apercu.guard.use import open_guard
-    from apercu.images import check_images, open_images
-    from apercu.robustness.plan import adapt_attacks, parse_epsilons
-    from apercu.robustness.unknown.results import name_image_sets
+    from apercu.guard.measure import measure_guard
 
-    budgets = parse_epsilons(epsilons)
-    chosen = "fgsm,pgd" if attacks is None else attacks
-    named = {} if chosen == NONE else parse_guard_attacks(chosen, budgets, seed)
-    kinds = name_image_sets(unknown or ())
-    check_images(images)
-    opened = open_guard(card, guard, explainer, device=device.resolve(), trust=trust)
-    classifier = opened.observer.classifier
-    bare = tuple(dict.fromkeys(name.removeprefix("aware_") for name, _ in named))
-    if adapt_attacks(bare, classifier, chosen=attacks is not None) != bare:
-        warn(f"{classifier.spec} has no gradients, so it is not attacked; choose --attacks")
-        named = {}
-    honest = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    others = {name: open_kind(text, honest, classifier) for name, text in kinds.items()}
     kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with kept, show_progress(lines=True) as report:
         rows = measure_guard(
-            GuardMeasurement(opened, honest, others, named, limit, seed),
+            card,
+            images,
             out,
+            guard=guard,
+            explainer=explainer,
+            unknown=unknown or (),
+            attacks=attacks,
+            epsilons=epsilons,
+            limit=limit,
+            seed=seed,
+            device=device.resolve(),
+            trust=trust,
             progress=report,
             command=shlex.join(["apercu", *read_arguments()]),
         )

@@ -19,7 +19,6 @@ from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
-from apercu.guard.digests import digest_batches, digest_images
 from apercu.guard.guard import Guard, GuardRecord, read_guard_record
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import (
@@ -28,6 +27,8 @@ from apercu.guard.observe import (
     Classified,
     Observer,
     classify_images,
+    digest_batches,
+    digest_images,
     find_labels,
 )
 from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
@@ -143,8 +144,8 @@ def _check_own_folder(out: Path, classifier: Classifier) -> None:
     if record.fingerprint != classifier.fingerprint:
         raise RunError(
             f"{out}: holds the guard of {record.classifier}, another classifier (fingerprint "
-            f"{record.fingerprint[:12]}, not {classifier.fingerprint[:12]}); choose another --out, or "
-            "remove it"
+            f"{record.fingerprint[:12]}, not {classifier.fingerprint[:12]}); choose another --out, "
+            "or remove it"
         )
 
 

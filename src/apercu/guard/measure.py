@@ -18,12 +18,14 @@ from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
+from apercu.filters import NONE
 from apercu.guard.aware import Evasion
-from apercu.guard.digests import digest_batches, digest_images
 from apercu.guard.guard import Guard
-from apercu.guard.observe import BATCH, find_labels
+from apercu.guard.kinds import open_kind
+from apercu.guard.observe import BATCH, digest_batches, digest_images, find_labels
 from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
-from apercu.images import ImageSource, batches
+from apercu.guard.use import AnyExplainer, open_guard
+from apercu.images import ImageSource, batches, check_images, open_images
 from apercu.io import check_writable, write_file, write_json
 from apercu.log import warn
 from apercu.option_strings import split_names
@@ -32,6 +34,8 @@ from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
 from apercu.robustness.jobs import expand_budgets
 from apercu.robustness.objectives import AttackObjective, Untargeted
+from apercu.robustness.plan import adapt_attacks, parse_epsilons
+from apercu.robustness.unknown.results import name_image_sets
 from apercu.run_record import lock_folder
 from apercu.types import Logits
 
@@ -40,6 +44,10 @@ VERDICTS: Final = "verdicts"
 """Folder of what the guard said of each image, which makes an interrupted measurement go on."""
 FEWEST: Final = 10
 """Smallest number of honest images."""
+EPSILONS: Final = "2/255,4/255,8/255"
+"""Budgets of the attacks, where none are named."""
+ATTACKS: Final = "fgsm,pgd"
+"""Attacks of a classifier with gradients, where none are named."""
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
 AttackKey = tuple[str, float | None]
@@ -72,6 +80,83 @@ class GuardMeasurement:
 
 
 def measure_guard(
+    classifier: Classifier | str | Path,
+    images: ImageSource | str | Path,
+    out: str | Path,
+    *,
+    guard: Guard | str | Path | None = None,
+    explainer: AnyExplainer | str | Path | None = None,
+    unknown: Sequence[str] | Mapping[str, ImageSource | str] = (),
+    attacks: str | None = None,
+    epsilons: str = EPSILONS,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    trust: bool = False,
+    progress: ProgressCallback | None = None,
+    command: str = "",
+) -> GuardRows:
+    """Measure how often a guard is wrong on honest images, and what it recognises.
+
+    >>> import apercu
+    >>> rows = apercu.measure_guard(  # doctest: +SKIP
+    ...     "runs/films/card.json", "new/", "measured", unknown=["noise", "photographs/"]
+    ... )
+
+    Args:
+        classifier: the classifier or its SPEC.
+        images: honest images that the guard was not fitted to, at least 10.
+        out: folder of the results; what is finished there is not measured again.
+        guard: a guard or its folder; None for the one that the card names.
+        explainer: the explainer that the guard was fitted with, or its run folder.
+        unknown: images of other kinds, which should be recognised, as SPECs or by name; `noise` is
+            made, `backgrounds` are parts of the honest images outside of their boxes.
+        attacks: attacks such as `fgsm,aware_pgd:steps=20`, or `none`; None for `fgsm,pgd`, which a
+            classifier without gradients is spared.
+        epsilons: budgets, for the attacks that have one.
+        limit: largest number of images of each kind, drawn at random; None for all.
+        seed: seed of the draws and of the attacks.
+        device: where the classifier computes.
+        trust: whether a card or a run may name a factory, whose code is run.
+        progress: receives a title, the number of finished images, and that of all; None shows it
+            in notebooks only.
+        command: command line that the results name.
+
+    Returns:
+        The rows of `guard_results.json`; attacks that fool with no image have none.
+
+    Raises:
+        ConfigError: no guard is named, or an attack or a budget is misspelt.
+        ClassifierError: an attack that is named needs gradients that are missing.
+        ImagesError: there are too few honest images, or images cannot be read.
+        RunError: the guard is damaged, or belongs to another classifier or explainer.
+        OutputError: the folder cannot be written.
+    """
+    named: Mapping[AttackKey, Attack] = {}
+    if attacks != NONE:
+        chosen_attacks = ATTACKS if attacks is None else attacks
+        budgets = parse_epsilons(epsilons)
+        named = parse_guard_attacks(chosen_attacks, budgets, seed)
+    kinds = unknown if isinstance(unknown, Mapping) else name_image_sets(unknown)
+    if isinstance(images, str | Path):
+        check_images(images)
+    chosen = open_guard(classifier, guard, explainer, device=device, trust=trust)
+    opened = chosen.observer.classifier
+    bare = tuple(dict.fromkeys(name.removeprefix(AWARE) for name, _ in named))
+    if adapt_attacks(bare, opened, chosen=attacks is not None) != bare:
+        warn(f"{opened.spec} has no gradients, so it is not attacked; choose attacks")
+        named = {}
+    if isinstance(images, str | Path):
+        images = open_images(images, channels=opened.channels, bands=opened.bands)
+    sources = {
+        name: kind if isinstance(kind, ImageSource) else open_kind(kind, images, opened)
+        for name, kind in kinds.items()
+    }
+    measurement = GuardMeasurement(chosen, images, sources, named, limit, seed)
+    return run_measurement(measurement, out, progress=progress, command=command)
+
+
+def run_measurement(
     measurement: GuardMeasurement,
     out: str | Path,
     *,

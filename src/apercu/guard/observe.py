@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
@@ -15,9 +16,8 @@ from apercu.errors import NoFeatureMapsError, TargetError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.guard.digests import digest_images
 from apercu.guard.summaries import Observation
-from apercu.images import ImageSource, batches
+from apercu.images import Batch, ImageSource, batches
 from apercu.networks.graph_encoder import open_feature_maps
 from apercu.progress import ProgressCallback
 from apercu.types import Images, Logits, Maps, Targets
@@ -26,6 +26,8 @@ BATCH: Final = 16
 """Images that are observed together."""
 FEWEST_LABELS: Final = 20
 """Smallest number of images with labels that set a temperature."""
+DIGEST_BYTES: Final = 8
+"""Bytes of the digest of one image."""
 CALIBRATION_TITLE: Final = "calibration images"
 
 
@@ -156,7 +158,7 @@ class Classified(NamedTuple):
 def classify_images(
     observer: Observer, source: ImageSource, report: ProgressCallback
 ) -> Classified:
-    """Classify all images.
+    """Classify all images of a source, and digest their pixels.
 
     Args:
         observer: the classifier, with what stands before it.
@@ -177,3 +179,34 @@ def classify_images(
         digests.append(digest_images(batch.images))
         report(CALIBRATION_TITLE, len(labels), len(source))
     return Classified(torch.cat(logits), torch.tensor(labels), torch.cat(digests))
+
+
+def digest_batches(read: Sequence[Batch], key: str) -> str:
+    """Return a digest of the pixels and labels of images, and of what else a file depends on.
+
+    Args:
+        read: the images.
+        key: what else the file depends on.
+
+    Returns:
+        20 hexadecimal digits.
+    """
+    sha = hashlib.sha256(key.encode())
+    for batch in read:
+        sha.update(repr(batch.labels).encode())
+        sha.update(batch.images.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:20]
+
+
+def digest_images(images: Images) -> Int64[Tensor, " batch"]:
+    """Return a digest of the pixels of each prepared image.
+
+    Args:
+        images: images on the CPU, `batch × channels × height × width`.
+
+    Returns:
+        The first 8 bytes of a SHA-256 for each image.
+    """
+    digests = [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images]
+    numbers = [int.from_bytes(digest[:DIGEST_BYTES], "little", signed=True) for digest in digests]
+    return torch.tensor(numbers, dtype=torch.int64)

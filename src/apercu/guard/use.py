@@ -138,19 +138,23 @@ def load_guard(
 
 
 def open_guard(
-    classifier: str | Path,
-    guard: str | Path | None = None,
-    explainer: str | Path | None = None,
+    classifier: Classifier | str | Path,
+    guard: Guard | str | Path | None = None,
+    explainer: AnyExplainer | str | Path | None = None,
     *,
     device: str = "cpu",
     trust: bool = False,
 ) -> Guard:
     """Open the guard of a classifier: the one that is named, or else that of its card.
 
+    >>> import apercu
+    >>> guard = apercu.open_guard("runs/films/card.json")  # doctest: +SKIP
+
     Args:
-        classifier: SPEC of the classifier.
-        guard: folder of the guard; None for the one that the card names.
-        explainer: run folder of the explainer that it was fitted with; None where there is none.
+        classifier: the classifier or its SPEC.
+        guard: a guard or its folder; None for the one that the card names.
+        explainer: the explainer that it was fitted with, or its run folder; None where there is
+            none.
         device: where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
 
@@ -161,7 +165,7 @@ def open_guard(
         ConfigError: no guard is named.
         RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
     """
-    if guard is not None:
+    if isinstance(guard, str | Path):
         read_guard_record(guard)
     opened, observed = _open_both(classifier, explainer, device, trust)
     chosen = choose_guard(guard or opened.guard_folder, opened, observed)
