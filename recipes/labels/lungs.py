@@ -1,7 +1,7 @@
 """Prepares chest films for one question, normal or pneumonia: lungs.py DATA OUT.
 
-DATA holds `cxr-kermany` and `cxr-covid-seg`. OUT/train.csv and OUT/test.csv are tables of labels with
-the patients; OUT/lungs holds films of other hospitals, with both lungs as the true masks.
+DATA holds `cxr-kermany` and `cxr-covid-seg`. OUT/train.csv and OUT/test.csv are tables of labels
+with the patients; OUT/lungs holds films of other hospitals, with both lungs as the true masks.
 """
 
 from __future__ import annotations
