@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import signal
 import subprocess
@@ -21,11 +22,13 @@ from safetensors.torch import load_file
 
 from apercu import train_classifier
 from apercu.classifiers import Classifier
-from apercu.errors import RunError
+from apercu.errors import ConfigError, RunError
 from apercu.images.planted.source import Planted
 from apercu.learning import search
 from apercu.learning import train as module
 from apercu.learning.search import TrialScore
+from apercu.learning.settings import LEARNING, SearchSpace
+from apercu.learning.splits import LearningInputs
 from apercu.learning.training import LearningTraining
 from apercu.own_code import hide_script
 
@@ -103,6 +106,28 @@ def test_an_interrupted_search_goes_on_where_it_was(
     assert chosen["schedule"]["rate"] == 0.01 and chosen["recipes"] == ["frozen"]
     with pytest.raises(RunError, match="holds a finished training"):
         train_classifier(PLANTED, backbone, tmp_path / "run", resume=True, **options)
+
+
+def test_trials_are_compared_on_the_folds_that_can_be_measured(tmp_path: Path) -> None:
+    settings = LEARNING.presets["full"].model_copy(
+        update={"search": SearchSpace(rates=(1e-3, 1e-2), layers=("full",), folds=2)}
+    )
+    trials = [settings.with_schedule(steps=number) for number in (1, 2)]
+    jobs = [
+        search.TrialJob(trial, "timm/x", LearningInputs(PLANTED), fold, tmp_path / name, 0, "cpu")
+        for number, trial in enumerate(trials)
+        for fold in (0, 1)
+        for name in [f"{number}-{fold}"]
+    ]
+    for values, best in (((0.6, math.nan, 0.7, 0.1), 1), ((0.6, 0.9, 0.7, 0.1), 0)):
+        for job, value in zip(jobs, values, strict=True):
+            job.result.parent.mkdir(parents=True, exist_ok=True)
+            job.result.write_text(TrialScore(figures={"auroc": value}).model_dump_json())
+        assert search._compare_trials(settings, trials, jobs).best == best
+    for job in jobs:
+        job.result.write_text(TrialScore(figures={"auroc": math.nan}).model_dump_json())
+    with pytest.raises(ConfigError, match="auroc cannot be measured on any fold"):
+        search._compare_trials(settings, trials, jobs)
 
 
 def test_a_trial_is_measured_on_images_that_it_did_not_see(

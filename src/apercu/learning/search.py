@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from apercu.classifiers import Classifier
-from apercu.errors import RunError
+from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
-from apercu.learning.measure import MEASURES
+from apercu.learning.measure import MEASURES, FigureValue
 from apercu.learning.recipes.base import Recipe, check_recipes, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.settings import LEARNING, LearningSettings
@@ -64,7 +64,7 @@ class TrialScore(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    figures: dict[str, float]
+    figures: dict[str, FigureValue]
 
 
 class SearchResult(BaseModel):
@@ -73,7 +73,7 @@ class SearchResult(BaseModel):
     Attributes:
         by: figure by which trials were compared.
         trials: settings of each trial that differ from trial to trial.
-        scores: mean of the figure over the folds, one number per trial.
+        scores: mean of the figure over the folds where it can be measured, one number per trial.
         best: number of the best trial.
         settings: settings of the best trial.
     """
@@ -81,7 +81,7 @@ class SearchResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     by: str
     trials: tuple[dict[str, str], ...]
-    scores: tuple[float, ...]
+    scores: tuple[FigureValue, ...]
     best: int
     settings: LearningSettings
 
@@ -371,10 +371,18 @@ def _end_with(parent: Any) -> None:
 def _compare_trials(
     settings: LearningSettings, trials: list[LearningSettings], jobs: list[TrialJob]
 ) -> SearchResult:
-    """Return the trials with their means over the folds."""
+    """Return the trials with their means over the folds.
+
+    Raises:
+        ConfigError: the figure cannot be measured on any fold.
+    """
     by, folds = settings.search.by, settings.search.folds
     scores = [TrialScore.model_validate_json(job.result.read_bytes()).figures[by] for job in jobs]
-    means = [fmean(scores[number * folds : (number + 1) * folds]) for number in range(len(trials))]
+    table = np.array(scores).reshape(len(trials), folds)
+    table = table[:, ~np.isnan(table).any(0)]  # folds where all trials can be compared
+    if not table.shape[1]:
+        raise ConfigError(f"search.by: {by} cannot be measured on any fold; choose another figure")
+    means = table.mean(1).tolist()
     sign = 1 if MEASURES[by][1] == "higher" else -1
     best = max(range(len(trials)), key=lambda number: sign * means[number])
     return SearchResult(
