@@ -335,6 +335,10 @@ def make_honest(folder: Path) -> None:
 
     for number, item in enumerate(open_images("planted:size=32,images=60,classes=3,difficulty=0")):
         save_image(folder / "honest" / f"{number}.png", to_image(item.picture))
+    others = "planted:size=32,images=16,classes=3,difficulty=0,seed=1"
+    for number, item in enumerate(open_images(others)):
+        for name in ("new", "others", "films"):
+            save_image(folder / name / f"{number}.png", to_image(item.picture))
 
 
 PREPARED: dict[str, Callable[[Path], None]] = {
@@ -375,6 +379,7 @@ def check_the_readme(names: dict[str, Any], folder: Path) -> None:
 def check_the_guard(names: dict[str, Any], folder: Path) -> None:
     assert names["explanation"].trust == names["trust"]
     assert json.loads((folder / "models/pets/card.json").read_text())["guard"] == "guard"
+    assert {row.images for row in names["rows"]} >= {"honest", "noise", "films"}
 
 
 def check_explanations(names: dict[str, Any], folder: Path) -> None:

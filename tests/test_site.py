@@ -52,6 +52,8 @@ def find_section(page: str, heading: str) -> str:
 def test_every_option_is_on_the_page_of_commands(names: tuple[str, ...], command: Any) -> None:
     section = find_section(commands_page(), f"## `{' '.join(names)}`")
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):  # the former name of an option
+            continue
         if parameter.param_type_name == "argument":
             assert f"| `{parameter.metavar or parameter.name.upper()}` |" in section
             continue

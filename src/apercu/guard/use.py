@@ -154,7 +154,7 @@ def open_guard(
         classifier: the classifier or its SPEC.
         guard: a guard or its folder; None for the one that the card names.
         explainer: the explainer that it was fitted with, or its run folder; None where there is
-            none.
+            none, and for a guard that is open already.
         device: where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
 
@@ -167,6 +167,8 @@ def open_guard(
     """
     if isinstance(guard, str | Path):
         read_guard_record(guard)
+    if isinstance(guard, Guard) and explainer is None:
+        explainer = guard.observer.explainer
     opened, observed = _open_both(classifier, explainer, device, trust)
     chosen = choose_guard(guard or opened.guard_folder, opened, observed)
     if chosen is None:
