@@ -394,9 +394,7 @@ def _format_scores(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str
 
 def _parse_scores(text: str) -> dict[tuple[str, str], dict[str, float]]:
     scores: dict[tuple[str, str], dict[str, float]] = {}
-    for line in csv.DictReader(io.StringIO(text)):
-        if None in line.values():
-            raise ValueError("scores.csv has a row that ends early")
+    for line in csv.DictReader(io.StringIO(text), restval=""):
         explainer, metric, image = (unescape_cell(line[name]) for name in _SCORE_NAMES)
         scores.setdefault((explainer, metric), {})[image] = float(line["value"])
     return scores
