@@ -348,7 +348,7 @@ def _say_figures(result: Any) -> None:
     )
     say(
         f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}; "
-        f"by chance {figures.calibrated.chance_error:.3f} on so many images"
+        f"perfect confidences have {figures.calibrated.chance_error:.3f} by chance on as many images"
     )
     if not figures.calibrated.is_good:
         warn(
