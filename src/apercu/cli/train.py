@@ -348,7 +348,7 @@ def _say_figures(result: Any) -> None:
     )
     say(
         f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}; "
-        f"perfect confidences have {figures.calibrated.chance_error:.3f} by chance on as many images"
+        f"perfect confidences have {figures.calibrated.chance_error:.3f} by chance here"
     )
     if not figures.calibrated.is_good:
         warn(
