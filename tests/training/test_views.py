@@ -10,7 +10,7 @@ from torch import Generator
 
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.training.augment import RandomViews, crop
+from apercu.training.augment import RandomExposure, RandomViews, crop
 from apercu.training.data import EndlessSampler, LabelTarget, TrainingImages
 
 IMAGES = torch.rand(2, 3, 12, 16, generator=Generator().manual_seed(0))
@@ -38,6 +38,55 @@ def test_views_are_repeated_by_their_generator() -> None:
     torch.testing.assert_close(plain, IMAGES)
     mirrored = RandomViews(whole=1.0, mirror=1.0)(IMAGES, Generator().manual_seed(1))
     torch.testing.assert_close(mirrored, IMAGES.flip(3))
+
+
+def test_exposure_without_changes_returns_the_images() -> None:
+    generator = Generator().manual_seed(1)
+    assert RandomExposure()(IMAGES, generator) is IMAGES
+    assert generator.get_state().equal(Generator().manual_seed(1).get_state())
+
+
+def test_contrast_and_brightness_are_those_of_the_formula() -> None:
+    views = RandomExposure(contrast=0.2, brightness=0.1)(IMAGES, Generator().manual_seed(1))
+    draws = 2 * torch.rand(5, 2, 1, 1, 1, generator=Generator().manual_seed(1)) - 1
+    for view, image, contrast, brightness in zip(views, IMAGES, draws[1], draws[2], strict=True):
+        expected = (image - 0.5) * (1 + 0.2 * contrast) + 0.5 + 0.1 * brightness
+        torch.testing.assert_close(view, expected.clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    "exposure",
+    [
+        RandomExposure(gamma=1.5),
+        RandomExposure(contrast=0.3),
+        RandomExposure(brightness=0.2),
+        RandomExposure(blur=1.0),
+        RandomExposure(noise=0.1),
+    ],
+)
+def test_each_change_of_the_exposure_differs_between_images(exposure: RandomExposure) -> None:
+    images = IMAGES[:1].expand(8, -1, -1, -1)
+    views = exposure(images, Generator().manual_seed(1))
+    assert views.shape == images.shape and views.min() >= 0 and views.max() <= 1
+    assert len({round(float(view.sub(images[0]).abs().mean()), 6) for view in views}) > 3
+    assert torch.equal(views, exposure(images, Generator().manual_seed(1)))
+
+
+def test_gamma_keeps_black_and_white_and_gives_finite_gradients() -> None:
+    images = torch.tensor([0.0, 0.5, 1.0]).expand(4, 1, 1, 3).clone().requires_grad_()
+    views = RandomExposure(gamma=3.0)(images, Generator().manual_seed(0))
+    assert views[..., 0].max() < 0.05 and torch.equal(views[..., 2], torch.ones(4, 1, 1))
+    views.sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gamma": 0.5}, {"contrast": 1.0}, {"brightness": -0.1}, {"blur": 2.0}, {"noise": -1.0}],
+)
+def test_exposure_refuses_what_it_cannot_draw(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Input should be"):
+        RandomExposure(**wrong)
 
 
 def test_the_order_holds_every_image_once_per_pass() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from apercu.errors import ConfigError
 from apercu.images.stretch import StretchMethod
 from apercu.pretraining.backbone import FirstLayer
-from apercu.training.augment import RandomViews
+from apercu.training.augment import RandomExposure, RandomViews
 from apercu.training.config import ConfigPresets, Schedule, TrainingConfig
 
 
@@ -101,6 +101,7 @@ class LearningSettings(TrainingConfig):
         calibration: fraction of the labelled images that only calibrate the probabilities.
         test: fraction of the labelled images that only measure, where no test images are given.
         views: random views of the images.
+        exposure: random changes of the exposure, sharpness and noise of the images.
         turned: whether images are turned by right angles and mirrored, as the sky has no upside.
         search: what a search tries, where one is asked for.
         schedule: the length and the pace.
@@ -115,6 +116,7 @@ class LearningSettings(TrainingConfig):
     calibration: float = Field(0.2, gt=0, lt=0.5)
     test: float = Field(0.2, gt=0, lt=0.5)
     views: RandomViews = RandomViews(smallest=0.7, stretch=1.2)
+    exposure: RandomExposure = RandomExposure()
     turned: bool = False
     search: SearchSpace = SearchSpace()
     schedule: LearningSchedule = LearningSchedule()

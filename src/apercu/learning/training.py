@@ -170,7 +170,7 @@ class LearningTraining(TrainingModule):
             decision, logits = self.task.decision, step.outputs.logits.detach()
         expected, predicted = targets > 0.5, decision.find_predicted(logits)
         figures = {
-            "right": (predicted == expected).all(1).float().mean(),
+            "right": ((predicted == expected) | targets.isnan()).all(1).float().mean(),
             "classes": measure_variety(predicted, targets),
         }
         self.log_terms(terms, figures | step.figures)
@@ -206,7 +206,7 @@ class LearningTraining(TrainingModule):
         """Return a random view of each image."""
         if self.settings.turned:
             images = turn_randomly(images, generator)
-        return self.settings.views(images, generator)
+        return self.settings.exposure(self.settings.views(images, generator), generator)
 
     def draw_unlabelled(self, count: int, generator: Generator) -> Images | None:
         """Draw so many images without labels; None where no recipe needs them."""

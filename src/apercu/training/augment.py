@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Generator, Tensor
 
 from apercu.types import Images
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,11 @@ class RandomViews:
         turn: largest rotation either way, in degrees.
     """
 
-    smallest: float = 0.5
-    stretch: float = 1.3
-    whole: float = 0.5
-    mirror: float = 0.5
-    turn: float = 0.0
+    smallest: Annotated[float, Field(gt=0, le=1)] = 0.5
+    stretch: Annotated[float, Field(ge=1)] = 1.3
+    whole: Fraction = 0.5
+    mirror: Fraction = 0.5
+    turn: Annotated[float, Field(ge=0, le=180)] = 0.0
 
     def __call__(
         self, images: Images, generator: Generator, size: tuple[int, int] | None = None
@@ -87,3 +91,58 @@ def crop(
     shape = [*images.shape[:2], *(size or images.shape[2:])]
     grid = F.affine_grid(transforms, shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class RandomExposure:
+    """Draws images with another gamma, contrast, brightness, sharpness and noise each.
+
+    A classifier that is trained on them finds little evidence in how an image was taken.
+
+    Args:
+        gamma: largest factor, at least 1, by which the exponent of the intensities grows or
+            shrinks; 1 keeps it.
+        contrast: largest change of the contrast either way, as a fraction.
+        brightness: largest change of the intensity either way.
+        blur: largest weight, up to 1, of the image at half its size.
+        noise: largest standard deviation of Gaussian noise; half of the images get none.
+    """
+
+    gamma: Annotated[float, Field(ge=1)] = 1.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    blur: Fraction = 0.0
+    noise: Fraction = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether images change at all."""
+        return self != RandomExposure()
+
+    def __call__(self, images: Images, generator: Generator) -> Images:
+        """Return one view of each image, in the same shape.
+
+        Args:
+            images: images whose intensities lie in [0, 1].
+            generator: source of the draws.
+        """
+        if not self:
+            return images
+        draws = 2 * torch.rand(5, len(images), 1, 1, 1, generator=generator) - 1
+        gamma, contrast, brightness, blur, noise = draws.to(images.device)
+        views = images.clamp(0, 1)
+        if self.gamma > 1:  # the slope at 0 is infinite for an exponent below 1
+            views = views.clamp(min=1e-4) ** (self.gamma**gamma)
+        views = (views - 0.5) * (1 + self.contrast * contrast) + 0.5 + self.brightness * brightness
+        if self.blur:
+            views = views.lerp(halve_detail(views), self.blur * (0.5 + blur / 2))
+        if self.noise:
+            grain = torch.randn(images.shape, generator=generator).to(images)
+            views = views + self.noise * noise.clamp(min=0) * grain
+        return views.clamp(0, 1)
+
+
+def halve_detail(images: Images) -> Images:
+    """Return images without what is finer than two pixels, in the same shape."""
+    size = (max(1, images.shape[2] // 2), max(1, images.shape[3] // 2))
+    small = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(small, images.shape[2:], mode="bilinear")
