@@ -1,31 +1,39 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp lean squeezenet
+#       blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp squeezenet_sharp lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 photographs="cam,grad_cam,gradient,centre_box,true_box,whole_box"
 metrics="saliency_metric,localisation_error,pointing_game,energy"
 
+name_classifier() { # classifier: a file of APERCU_DATA, or a SPEC
+    case $1 in
+    ready:*) echo "$1" ;;
+    *) echo "$data/models/$1" ;;
+    esac
+}
+
 train() { # name classifier images [options]
     name=$1 classifier=$2 images=$3
     shift 3
     [ -f "runs/$name/weights.safetensors" ] && return
-    $bin/apercu train mask --classifier "$data/models/$classifier" --images "$data/data/$images" \
+    $bin/apercu train mask --classifier "$(name_classifier "$classifier")" --images "$data/data/$images" \
         --out "runs/$name" --resume "$@"
 }
 
 compare() { # name classifier images methods [options]
     name=$1 classifier=$2 images=$3 methods=$4
     shift 4
-    $bin/apercu compare --classifier "$data/models/$classifier" --images "$data/data/$images" \
+    $bin/apercu compare --classifier "$(name_classifier "$classifier")" --images "$data/data/$images" \
         --explainer "runs/$name" --methods "$methods" --metrics "$metrics" \
         --out "runs/compare-$name" "$@"
 }
@@ -47,6 +55,15 @@ for study in ${*:-$studies}; do
     squeezenet_sharp) # the same settings, untouched
         train squeezenet_sharp squeezenet1_1.json imagenet-train --config sharp
         compare squeezenet_sharp squeezenet1_1.json imagenet-val cam,grad_cam
+        ;;
+    lite0_sharp)
+        train lite0_sharp ready:efficientnet_lite0 imagenet-train --config sharp
+        compare lite0_sharp ready:efficientnet_lite0 imagenet-val cam,grad_cam,centre_box
+        ;;
+    blackbox_sharp) # another encoder, and no look into the classifier
+        train blackbox_sharp squeezenet1_1.json imagenet-train --config sharp \
+            --encoder "$data/models/mobilenetv2_100.json"
+        compare blackbox_sharp squeezenet1_1.json imagenet-val centre_box
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean
