@@ -192,6 +192,19 @@ def test_an_encoder_of_one_size_cannot_see_enlarged_images() -> None:
         build_mask_network(settings, info, classifier)
 
 
+@pytest.mark.parametrize(("side", "expected"), [(16, (32, 32)), (32, (32, 32)), (48, (48, 48))])
+def test_the_encoder_never_sees_smaller_images_than_the_classifier(
+    side: int, expected: tuple[int, int]
+) -> None:
+    card = ClassifierCard(source="flat", input=InputSpec(size=(32, 32)), classes=("a", "b", "c"))
+    classifier = wrap_module(nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), card)
+    small = {"preset": "small", "encoder_side": side}
+    network = build_mask_network(
+        MASK_PRESETS.parse(small), ClassifierInfo.from_classifier(classifier)
+    )
+    assert network.enlarge_images(torch.rand(1, 3, 32, 32)).shape[2:] == expected
+
+
 def test_newer_settings_are_stored_where_they_do_something() -> None:
     """A folder of an older version stays the same when it is written again."""
     small = {"decoder": {"width": 16, "resolution": 2}}

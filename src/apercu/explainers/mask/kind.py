@@ -57,14 +57,16 @@ def build_mask_network(
     shape = settings.decoder
     resolution = fit_resolution("decoder.resolution", shape.resolution, encoder)
     classes, shape = len(classifier_info.classes), replace(shape, resolution=resolution)
-    check_encoder_side(encoder, settings.encoder_side, classifier_info.input.size)
+    size, side = classifier_info.input.size, settings.encoder_side
+    side = None if side is None or side <= min(size) else side  # images never become smaller
+    check_encoder_side(encoder, side, size)
     return MaskNetwork(
         encoder,
         classes,
         shape,
         frozen=settings.frozen,
         adapter_width=settings.adapter_width,
-        encoder_side=settings.encoder_side,
+        encoder_side=side,
         refinement=settings.refinement,
     )
 

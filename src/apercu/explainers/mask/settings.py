@@ -54,8 +54,8 @@ class MaskSettings(GatedSettings):
             (`shared`).
         objective: the objective of the masks.
         encoder_side: shorter side in pixels to which images are enlarged for the encoder, so that
-            it shows small objects; none leaves them at the classifier's size. It costs time in
-            proportion to the area.
+            it shows small objects; none leaves them at the classifier's size, and so does a side
+            that is not larger than theirs. It costs time in proportion to the area.
         refinement: what is done with the trained fields. `walk`: the extent is averaged over
             positions that look alike. `object`: on a finer grid, and the region at level 0.55 is
             the one part that holds the strongest evidence.
