@@ -271,6 +271,6 @@ def test_the_keys_of_a_trained_classifier_are_complete() -> None:
     assert set(MeasuredFigure.model_fields) <= of_a_figure <= named
     choice = read_keys(page, "## `search/choice.json`")
     assert choice == set(SearchResult.model_fields)
-    assert read_keys(page, "## `predictions.csv`") == {"file", "unit", "labels"}
+    assert read_keys(page, "## `predictions.csv`") == {"file", "unit", "labels", "unknown"}
     text = (FILES / f"{page}.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*MEASURES, *PARTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -248,18 +249,27 @@ def test_columns_of_0_and_1_with_gaps(films: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("cell", ["", "-1", "yes", "2", "nan"])
+@pytest.mark.parametrize("cell", ["yes", "2", "?", "n/a", "-2"])
 def test_another_cell_in_a_column_of_0_and_1_is_named(tmp_path: Path, cell: str) -> None:
     table = write_table(tmp_path / "t.csv", "file,ill,Old", "0.png,1,1", f"1.png,0,{cell}")
-    with pytest.raises(ImagesError, match=f"line 3: expected 0 or 1 in the column Old, got {cell}"):
+    message = re.escape(f"t.csv line 3: expected 0 or 1 in the column Old, got {cell}; ")
+    with pytest.raises(ImagesError, match=message):
+        read_label_rows(table)
+
+
+def test_a_mark_in_most_cells_of_a_column_is_not_overlooked(tmp_path: Path) -> None:
+    rows = [f"{number}.png,{number % 2},?" for number in range(5)]
+    table = write_table(tmp_path / "t.csv", "file,ill,Old", *rows, "5.png,0,1")
+    with pytest.raises(ImagesError, match=r"line 2: expected 0 or 1 in the column Old, got \?;"):
         read_label_rows(table)
 
 
 def test_columns_in_which_most_are_uncertain_are_classes(tmp_path: Path) -> None:
     rows = [f"{number}.png,-1.0,{number % 2}" for number in range(5)]
     table = write_table(tmp_path / "t.csv", "file,Edema,ill", *rows, "5.png,1.0,1")
-    with pytest.raises(ImagesError, match="line 2: expected 0 or 1 in the column Edema"):
-        read_label_rows(table)
+    read = read_label_rows(table)
+    assert read.classes == ("Edema", "ill") and read.unused == ()
+    assert read.unknown == {f"{number}.png": ("Edema",) for number in range(5)}
 
 
 def make_each(*columns: list[int]) -> LabelledSet:

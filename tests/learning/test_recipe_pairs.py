@@ -12,7 +12,9 @@ from torch import nn
 
 from apercu import open_classifier
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import EACH_CLASS
 from apercu.errors import ConfigError
+from apercu.learning.data import weigh_classes
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.auxiliary_targets import AuxiliaryTargets
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep, is_overridden
@@ -116,6 +118,28 @@ def test_a_pair_trains_in_both_orders_and_the_same_weights_end_in_the_same_class
         assert logits.isfinite().all()
         expected = logits if expected is None else expected
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_learns_from_partly_known_labels_or_says_that_it_cannot(
+    name: str, grey_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    unknown = torch.zeros(12, 3, dtype=torch.bool)
+    unknown[::2, 0], unknown[1::3, 1] = True, True
+    targets = grey_task.targets.masked_fill(unknown, torch.nan)
+    weights = weigh_classes(targets, EACH_CLASS, balanced=True)
+    task = replace(grey_task, decision=EACH_CLASS, targets=targets, class_weights=weights)
+    network = build_network()
+    try:
+        training = train([get(name)], task, network, make_step)
+    except ConfigError as error:
+        assert str(error).startswith(f"recipe: {name}: expected one class per image")
+        return
+    terms = training.compute_terms(make_step(training, progress=0.9))
+    assert all(term.isfinite().all() for term in terms.values())
+    training.finish_network()
+    images = torch.stack([task.images[index] for index in range(4)])
+    assert network.to_classifier(task.classes, EACH_CLASS)(images).isfinite().all()
 
 
 @pytest.mark.parametrize("order", [*permutations(["final_batch_norm", "graph_interpolation"])])

@@ -42,13 +42,17 @@ def fit_temperature(
 
     Args:
         logits: logits of images that nothing was trained on.
-        targets: their true probabilities: 0 or 1.
+        targets: their true probabilities: 0 or 1; NaN, where each class is decided by itself and
+            nobody knows, is not counted.
         decision: how logits become probabilities.
 
     Returns:
         The number by which logits are divided.
     """
     logits, targets = logits.double(), targets.double()
+    known = ~targets.isnan()
+    if decision.is_multiple and not known.all():
+        logits, targets = logits[known][:, None], targets[known][:, None]
 
     def compute_cost(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)
@@ -150,7 +154,8 @@ def measure_reliability(
 
     Args:
         probabilities: probabilities of all classes.
-        targets: true probabilities: 0 or 1.
+        targets: true probabilities: 0 or 1; NaN, where each class is decided by itself and nobody
+            knows, is not counted.
         is_multiple: whether each class is decided by itself. Then the confidence of each class is
             compared; else that of the predicted class.
         bins: number of bins of equal width.
@@ -178,14 +183,15 @@ def find_confidences(
 
     Args:
         probabilities: probabilities of all classes.
-        targets: true probabilities: 0 or 1.
+        targets: true probabilities: 0 or 1; NaN where nobody knows.
         is_multiple: whether each class is decided by itself.
 
     Returns:
-        Two numbers per image, or two per image and class.
+        Two numbers per image, or two per image and class that is known.
     """
     probabilities, targets = probabilities.double(), targets.double()
     if is_multiple:
-        return probabilities.flatten(), targets.flatten()
+        known = ~targets.isnan()
+        return probabilities[known], targets[known]
     top = probabilities.max(1)
     return top.values, targets.gather(1, top.indices[:, None])[:, 0]

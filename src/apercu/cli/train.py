@@ -260,7 +260,8 @@ def classifier(
         typer.Option(
             metavar="CSV",
             help="Table of labels: file and label, or labels with | between them, or a column of 0 "
-            "and 1 for each class. Images that it does not name have no label.",
+            "and 1 for each class, empty where nobody knows. Images that it does not name have no "
+            "label.",
         ),
     ] = None,
     group: Annotated[

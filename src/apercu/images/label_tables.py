@@ -26,8 +26,8 @@ SEVERAL = "labels"
 """Name of the column that holds several classes of an image, with `|` between them."""
 TRUTHS = {"0": False, "0.0": False, "1": True, "1.0": True}
 """Cells that say whether an image has the class of a column."""
-UNCERTAIN = ("-1", "-1.0")
-"""Cells by which radiologists say that they are not sure."""
+UNKNOWN = ("", "nan", "na", "-1", "-1.0")
+"""Cells, in lower case, that say that nobody knows whether an image has the class of a column."""
 
 MAX_DIGITS = 9
 """Digits of a class index."""
@@ -81,18 +81,29 @@ def is_class_column(cells: Iterable[str]) -> bool:
     """Whether a column says of each image if it has a class.
 
     Args:
-        cells: cells of the column; empty ones are not counted.
+        cells: cells of the column; those that say that nobody knows are not counted.
 
     Returns:
-        Whether half of the cells or more are 0 or 1, or all others say that somebody is not sure.
+        Whether half of the cells or more are 0 or 1, or all others are one and the same mark.
 
-    >>> is_class_column(["1", "0.0", ""]), is_class_column(["40", "1", "7"])
+    >>> is_class_column(["1", "0.0", "", "NaN", "-1"]), is_class_column(["40", "1", "7"])
+    (True, False)
+    >>> is_class_column(["1", "?", "?", "?"])  # a mark that is refused is not overlooked
+    True
+    """
+    filled = [cell for cell in cells if not is_unknown(cell)]
+    others = [cell for cell in filled if cell not in TRUTHS]
+    is_mark = len(set(others)) == 1 and not any(letter.isdigit() for letter in others[0])
+    return len(others) < len(filled) and (2 * len(others) <= len(filled) or is_mark)
+
+
+def is_unknown(cell: str) -> bool:
+    """Whether a cell of a column of 0 and 1 says that nobody knows.
+
+    >>> is_unknown("NA"), is_unknown("?")
     (True, False)
     """
-    filled = [cell for cell in cells if cell]
-    known = [cell for cell in filled if cell in TRUTHS]
-    unsure = [cell for cell in filled if cell in UNCERTAIN]
-    return bool(known) and (2 * len(known) >= len(filled) or len(known + unsure) == len(filled))
+    return cell.lower() in UNKNOWN
 
 
 def holds_several(path: Path) -> bool:

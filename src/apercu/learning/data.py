@@ -34,10 +34,11 @@ class LabelledSet:
     Args:
         source: the images.
         classes: names of the classes.
-        targets: true probabilities: 1 where a class is true, else 0.
+        targets: true probabilities: 1 where a class is true, else 0; NaN where nobody knows.
         decision: one class of an image is true, or each class by itself.
         groups: what the images belong to, such as a patient; None where each stands for itself.
         unused: columns of the table of labels that hold neither labels nor groups.
+        unlabelled: number of rows of the table that give no label, as nobody knows any class.
     """
 
     source: ImageSource
@@ -46,6 +47,7 @@ class LabelledSet:
     decision: Decision
     groups: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
+    unlabelled: int = 0
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,18 +71,28 @@ class LabelledSet:
 
     def describe_gaps(self) -> str:
         """Return which classes no image has, or every image; empty where there are none."""
-        counts = dict(zip(self.classes, self.targets.sum(0).tolist(), strict=True))
-        missing = [name for name, count in counts.items() if count == 0]
-        gaps = [f"no image has {_list_names(missing)}"] if missing else []
-        everywhere = [name for name, count in counts.items() if count == len(self)]
+        has = "is known to have" if self.count_unknown() else "has"
+        present, absent = count_labels(self.targets)
+        missing = [name for name, n in zip(self.classes, present, strict=True) if n == 0]
+        gaps = [f"no image {has} {_list_names(missing)}"] if missing else []
+        counts = zip(self.classes, present, absent, strict=True)
+        everywhere = [name for name, n, others in counts if others == 0 and n > 0]
         if everywhere and (self.decision.is_multiple or not missing):
-            gaps.append(f"every image has {_list_names(everywhere)}")
+            gaps.append(
+                f"every image {has} {_list_names(everywhere)}"
+                if has == "has"
+                else f"no image is known to be without {_list_names(everywhere)}"
+            )
         return ", and ".join(gaps)
+
+    def count_unknown(self) -> int:
+        """Return of how many images and classes nobody knows whether the image has the class."""
+        return int(self.targets.isnan().sum())
 
     def count_measurable(self) -> int:
         """Return of how many classes some images have them, and some have not."""
-        counts = self.targets.sum(0)
-        return int(((counts > 0) & (counts < len(self))).sum())
+        present, absent = count_labels(self.targets)
+        return int(((present > 0) & (absent > 0)).sum())
 
     def choose(self, indices: Sequence[int]) -> LabelledSet:
         """Return some of the images, in the order of their indices."""
@@ -88,6 +100,15 @@ class LabelledSet:
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
         targets = self.targets[torch.tensor(list(indices), dtype=torch.long)]
         return replace(self, source=chosen, targets=targets, groups=groups)
+
+
+def count_labels(targets: Float[Tensor, "images classes"]) -> Float[Tensor, "2 classes"]:
+    """Count the images that are known to have each class, and those that are known not to.
+
+    >>> count_labels(torch.tensor([[1.0, 0.0], [1.0, float("nan")]])).tolist()
+    [[2.0, 0.0], [0.0, 1.0]]
+    """
+    return torch.stack([(targets == value).sum(0) for value in (1, 0)]).float()
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -137,26 +158,37 @@ def match_labels(
         The images with labels, and the others; None where there are no others.
 
     Raises:
-        ImagesError: no image is in the table, or a label is no class.
+        ImagesError: no image is in the table, a label is no class, or nothing is known of a class.
     """
     matched = rows.match(source)
-    files = list(matched.values())
-    missing = sorted(set(rows.labels).difference(files))
+    missing = sorted(set(rows.labels).difference(matched.values()))
     if missing:
         warn(
             f"{rows.path}: {len(missing)} of {len(rows.labels)} labels belong to no image of "
             f"{source.name}, such as that of {missing[0]}; they are not used"
         )
     names = rows.classes if classes is None else tuple(classes)
+    unknown = {index: rows.find_unknown(file, names) for index, file in matched.items()}
+    chosen = [index for index in matched if len(unknown[index]) < max(1, len(names))]
+    if not chosen:
+        raise ImagesError(
+            f"{rows.path}: says of no image whether it has one of {_list_names(names)}; expected 0 "
+            "or 1 in a column of one of these classes"
+        )
+    files = [matched[index] for index in chosen]
+    targets = _make_targets(str(rows.path), [rows.labels[file] for file in files], names)
+    for row, index in enumerate(chosen):
+        targets[row, unknown[index]] = torch.nan
     labelled = LabelledSet(
-        ChosenImages(source, tuple(matched)),
+        ChosenImages(source, tuple(chosen)),
         names,
-        _make_targets(str(rows.path), [rows.labels[file] for file in files], names),
+        targets,
         EACH_CLASS if rows.is_multiple else ONE_CLASS,
         None if rows.groups is None else tuple(rows.groups[file] for file in files),
         rows.unused,
+        len(rows.unlabelled) + len(matched) - len(chosen),
     )
-    others = tuple(index for index in range(len(source)) if index not in matched)
+    others = tuple(sorted(set(range(len(source))).difference(chosen)))
     return labelled, ChosenImages(source, others) if others else None
 
 
@@ -188,7 +220,7 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
     Raises:
         ImagesError: all labels are equal, or a class, or its absence, is too rare.
     """
-    present = images.targets.sum(0)
+    present, absent = count_labels(images.targets)
     name = images.source.name
     occurring = [c for c, n in zip(images.classes, present.tolist(), strict=True) if n > 0]
     if images.decision is ONE_CLASS and len(occurring) < 2:
@@ -203,9 +235,10 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
         )
     unit = "image" if images.groups is None else "group"
     for index, class_name in enumerate(images.classes):
-        if images.decision is EACH_CLASS and float(present[index]) == len(images):
+        if images.decision is EACH_CLASS and not absent[index] and present[index]:
+            known = " of which it is known" if images.count_unknown() else ""
             raise ImagesError(
-                f"{name}: every image has the class {class_name}; leave the class out"
+                f"{name}: every image{known} has the class {class_name}; leave the class out"
             )
         column = list(zip(images.units, images.targets[:, index].tolist(), strict=True))
         for value, words in ((1, "has"), (0, "is absent from")):
@@ -347,17 +380,18 @@ def weigh_classes(targets: Tensor, decision: Decision, *, balanced: bool) -> Ten
     """Return the weights of each class where it is true, and where it is not.
 
     Args:
-        targets: true probabilities of the training images, `images × classes`.
+        targets: true probabilities of the training images, `images × classes`; NaN where nobody
+            knows.
         decision: one class of an image is true, or each class by itself.
         balanced: whether all classes count the same; else all weights are 1.
 
     Returns:
-        Weights whose mean over the images is 1, `2 × classes`.
+        Weights whose mean over the images of which a class is known is 1, `2 × classes`.
     """
     count, classes = targets.shape
     if not balanced:
         return torch.ones(2, classes)
-    present = targets.sum(0).clamp(min=1)
+    counts = count_labels(targets)
     if not decision.is_multiple:
-        return torch.stack([count / (classes * present), torch.ones(classes)])
-    return torch.stack([count / (2 * present), count / (2 * (count - present).clamp(min=1))])
+        return torch.stack([count / (classes * counts[0].clamp(min=1)), torch.ones(classes)])
+    return counts.sum(0) / (2 * counts.clamp(min=1))

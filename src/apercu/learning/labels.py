@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from apercu.errors import ImagesError, suggest_nearest
@@ -18,6 +18,7 @@ from apercu.images.label_tables import (
     TRUTHS,
     holds_several,
     is_class_column,
+    is_unknown,
     open_csv,
 )
 from apercu.images.listing import EVERYTHING
@@ -37,6 +38,10 @@ class LabelRows:
         groups: the group of each file; None where no column was asked for.
         is_multiple: whether an image may have several classes, or none.
         unused: titles of the columns that hold neither labels nor groups.
+        unknown: names of the classes of which nobody knows whether a file has them; only of files
+            with a label that have such classes.
+        unlabelled: files that are left out, as all their cells in columns of 0 and 1 are unknown.
+        has_columns: whether each class has a column of 0 and 1.
     """
 
     path: Path
@@ -45,6 +50,9 @@ class LabelRows:
     groups: Mapping[str, str] | None
     is_multiple: bool
     unused: tuple[str, ...] = ()
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()
+    has_columns: bool = False
 
     def match(self, source: ImageSource) -> dict[int, str]:
         """Return the file of each image that has a label, by the index of the image.
@@ -63,7 +71,7 @@ class LabelRows:
                 beside = os.path.relpath(source.path / plain, self.path.parent)
                 candidates += [PurePosixPath(beside).as_posix(), f"{source.path.name}/{plain}"]
             files = [each for each in dict.fromkeys(candidates) if each in self.labels]
-            if len({self.labels[file] for file in files}) > 1:
+            if len({(self.labels[file], self.unknown.get(file)) for file in files}) > 1:
                 raise ImagesError(
                     f"{self.path}: {files[0]} and {files[1]} are one image with two labels; "
                     "expected it once"
@@ -78,6 +86,16 @@ class LabelRows:
             )
         return matched
 
+    def find_unknown(self, file: str, classes: Sequence[str]) -> list[int]:
+        """Return the indices of the classes of which nobody knows whether a file has them.
+
+        In a table with a column for each class, these are also the classes without a column.
+        """
+        if not (self.has_columns and self.is_multiple):
+            return []
+        known = set(self.classes).difference(self.unknown.get(file, ()))
+        return [index for index, name in enumerate(classes) if name not in known]
+
 
 def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     """Read a table with a column `file` and the classes of each file.
@@ -85,8 +103,9 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     The classes are in one of the columns that `labels.csv` may have (one class per image), in a
     column `labels` (several, with `|` between them; an empty cell is an image without any), or in
     a column of 0 and 1 for each class; a single such column `x` gives the classes `not x` and `x`,
-    of which an image has one. An empty cell in a column of one class, or in all columns of 0 and 1,
-    means that nobody has labelled the image.
+    of which an image has one. An empty cell in a column of one class means that nobody has labelled
+    the image. In columns of 0 and 1 an empty cell, `nan`, `NA` or -1 means that nobody knows if the
+    image has this class; where that holds for all classes, the image has no label.
 
     Args:
         path: CSV table.
@@ -97,7 +116,7 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
 
     Raises:
         ImagesError: the table cannot be read, a column is missing, a file is listed twice, a cell
-            in a column of 0 and 1 is another, or a file with a label has no group.
+            in a column of 0 and 1 is something else, or a file with a label has no group.
     """
     path = Path(path)
     titles, rows = _read_cells(path)
@@ -109,6 +128,8 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     one = next((name for name in LABEL_COLUMNS if name in columns and name != group), None)
     is_multiple = SEVERAL in columns or one is None
     labels: dict[str, tuple[str, ...]] = {}
+    unknown: dict[str, tuple[str, ...]] = {}
+    unlabelled: list[str] = []
     names: list[str] = []
     if SEVERAL in columns:
         for line, row in rows.items():
@@ -123,9 +144,14 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
         names = _find_class_columns(path, [c for c in columns if c not in (FILE, group)], rows)
         for line, row in rows.items():
             file = _read_file(path, line, row, labels)
-            if any(row[name] for name in names):
-                truths = {name: _read_truth(path, line, row, titles, name) for name in names}
-                labels[file] = tuple(titles[name] for name in names if truths[name])
+            truths = {name: _read_truth(path, line, row, titles, name) for name in names}
+            gaps = tuple(titles[name] for name in names if truths[name] is None)
+            if len(gaps) == len(names):
+                unlabelled.append(file)
+                continue
+            labels[file] = tuple(titles[name] for name in names if truths[name])
+            if gaps:
+                unknown[file] = gaps
         if len(names) == 1:  # one class and its absence
             absent = f"not {titles[names[0]]}"
             labels = {file: words or (absent,) for file, words in labels.items()}
@@ -137,15 +163,25 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     groups = None
     if group is not None:
         groups = {row[FILE]: row[group] for row in rows.values()}
-        gaps = [line for line, row in rows.items() if row[FILE] in labels and not row[group]]
-        if gaps:
+        lines = [line for line, row in rows.items() if row[FILE] in labels and not row[group]]
+        if lines:
             raise ImagesError(
-                f"{path} line {gaps[0]}: expected a {group}, got nothing ({len(gaps)} of "
+                f"{path} line {lines[0]}: expected a {group}, got nothing ({len(lines)} of "
                 f"{len(labels)} labelled images have none); fill the column in"
             )
     used = {FILE, group, one, *names} if SEVERAL not in columns else {FILE, group, SEVERAL}
     unused = tuple(titles[name] for name in columns if name and name not in used)
-    return LabelRows(path, classes, labels, groups, is_multiple, unused)
+    return LabelRows(
+        path,
+        classes,
+        labels,
+        groups,
+        is_multiple,
+        unused,
+        unknown,
+        tuple(file for file in dict.fromkeys(unlabelled) if file not in labels),
+        has_columns=bool(names),
+    )
 
 
 def find_several(images: str | Path | ImageSource) -> Path | None:
@@ -242,12 +278,18 @@ def _find_class_columns(
 
 def _read_truth(
     path: Path, line: int, row: Mapping[str, str], titles: Mapping[str, str], name: str
-) -> bool:
-    """Return whether an image has the class of a column; raises ImagesError where it is unknown."""
+) -> bool | None:
+    """Return whether an image has the class of a column, None where nobody knows.
+
+    Raises:
+        ImagesError: the cell says something else.
+    """
+    if is_unknown(row[name]):
+        return None
     if row[name] not in TRUTHS:
         raise ImagesError(
             f"{path} line {line}: expected 0 or 1 in the column {titles[name]}, got "
-            f"{row[name][:80] or 'nothing'}; write 0 where the class is absent, leave all classes "
-            "of an image empty where nobody knows them, or take a column out that is no class"
+            f"{row[name][:80]}; leave the cell empty where nobody knows, or take the column out if "
+            "it is no class"
         )
     return TRUTHS[row[name]]

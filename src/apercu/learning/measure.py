@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
@@ -59,7 +59,7 @@ class Predictions:
     Args:
         probabilities: probabilities of all classes.
         predicted: classes that are predicted: 1 or 0.
-        targets: classes that are true: 1 or 0.
+        targets: classes that are true: 1 or 0; NaN where nobody knows, which no figure counts.
         is_multiple: whether each class is decided by itself.
     """
 
@@ -67,6 +67,21 @@ class Predictions:
     predicted: Float[np.ndarray, "images classes"]
     targets: Float[np.ndarray, "images classes"]
     is_multiple: bool
+
+    @property
+    def known(self) -> Bool[np.ndarray, "images classes"]:
+        """Whether it is known of an image if it has a class."""
+        return ~np.isnan(self.targets)
+
+    @property
+    def present(self) -> Float[np.ndarray, "images classes"]:
+        """1 where an image is known to have a class, else 0."""
+        return (self.targets == 1).astype(np.float64)
+
+    @property
+    def absent(self) -> Float[np.ndarray, "images classes"]:
+        """1 where an image is known not to have a class, else 0."""
+        return (self.targets == 0).astype(np.float64)
 
     @classmethod
     def from_logits(
@@ -90,7 +105,9 @@ class Predictions:
 def accuracy(predictions: Predictions) -> float:
     """Return the fraction of the decisions that are right: images, or images × classes."""
     correct = predictions.predicted == predictions.targets
-    return float(correct.mean() if predictions.is_multiple else correct.all(1).mean())
+    if predictions.is_multiple:
+        return float(correct.sum() / predictions.known.sum())
+    return float(correct.all(1).mean())
 
 
 def balanced_accuracy(predictions: Predictions) -> float:
@@ -98,10 +115,10 @@ def balanced_accuracy(predictions: Predictions) -> float:
 
     For one class of an image it is the mean recall of the classes.
     """
-    targets, predicted = predictions.targets, predictions.predicted
-    recalls = [_divide((predicted * targets).sum(0), targets.sum(0))]
+    present, predicted = predictions.present, predictions.predicted
+    recalls = [_divide((predicted * present).sum(0), present.sum(0))]
     if predictions.is_multiple:
-        absent = 1 - targets
+        absent = predictions.absent
         recalls.append(_divide(((1 - predicted) * absent).sum(0), absent.sum(0)))
     return float(np.nanmean(np.stack(recalls)))
 
@@ -121,12 +138,16 @@ def average_precision(predictions: Predictions) -> float:
 
 
 def log_loss(predictions: Predictions) -> float:
-    """Return the mean cross-entropy of the true classes, in nats."""
+    """Return the mean cross-entropy of the true classes, in nats.
+
+    Where each class is decided by itself it is the sum over the classes; where some are not known,
+    their number times the mean over those that are.
+    """
     clamped = predictions.probabilities.clip(1e-12, 1 - 1e-12)
-    terms = predictions.targets * np.log(clamped)
+    terms = predictions.present * np.log(clamped)
     if predictions.is_multiple:
-        terms = terms + (1 - predictions.targets) * np.log(1 - clamped)
-    return float(-terms.sum(1).mean())
+        terms = terms + predictions.absent * np.log(1 - clamped)
+    return float(-terms.sum(1).mean() / predictions.known.mean())
 
 
 def calibration_error(predictions: Predictions) -> float:
@@ -189,7 +210,7 @@ def count_confusions(predictions: Predictions) -> Int[np.ndarray, "classes class
     Where each class is decided by itself, a cell counts images that have the class of the row and
     are predicted to have the class of the column.
     """
-    return (predictions.targets.T @ predictions.predicted).astype(np.int64)
+    return (predictions.present.T @ predictions.predicted).astype(np.int64)
 
 
 def _list_members(units: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -204,10 +225,11 @@ def _average_classes(
     predictions: Predictions, measure: Callable[[Numbers, Numbers], float]
 ) -> float:
     """Return the mean over the classes of which some images have them and some have not."""
+    parts = (predictions.probabilities, predictions.targets, predictions.known)
     values = [
-        measure(predictions.probabilities[:, column], predictions.targets[:, column])
-        for column in range(predictions.targets.shape[1])
-        if 0 < predictions.targets[:, column].sum() < len(predictions.targets)
+        measure(scores[known], labels[known])
+        for scores, labels, known in zip(*(part.T for part in parts), strict=True)
+        if 0 < labels[known].sum() < known.sum()
     ]
     return float(np.mean(values)) if values else float("nan")
 

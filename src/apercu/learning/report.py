@@ -146,8 +146,11 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
         )
     gaps, temperature = describe_test_gaps(test.part), figures.temperature
     limit = f"Temperature {describe_limit(temperature)}" if is_at_limit(temperature) else ""
+    unknown = test.part.count_unknown()
+    of_all = f"{unknown:,} of {test.part.targets.numel():,} labels of the test images are not known"
     lines = (
         FindingLine(f"AUROC {figures.figures['auroc'].text}."),
+        *([FindingLine(f"{of_all}; the figures are of the others.", "plain")] if unknown else []),
         *([FindingLine(f"{gaps}.", "warning")] if gaps else []),
         *([FindingLine(f"{limit}.", "warning")] if limit else []),
         FindingLine(
@@ -243,7 +246,7 @@ def find_mistakes(test: MeasuredTest) -> list[Mistake]:
     mistakes = []
     for index, (row, target) in enumerate(zip(probabilities, targets, strict=True)):
         if decision.is_multiple:
-            distance = (row - target).abs()
+            distance = (row - target).abs().nan_to_num(0)  # what nobody knows is no mistake
             worst = int(distance.argmax())
             if float(distance[worst]) > 0.5:
                 label = None if target[worst] else worst

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,8 @@ class LearningFigures(BaseModel):
     Attributes:
         classes: names of the classes.
         images: number of images in each part.
+        unknown: number of cells of the table of labels, images × classes, that nobody knows, in
+            each part; they were not used.
         temperature: number by which logits are divided.
         figures: figures on the test part, by name.
         uncalibrated: the same with a temperature of 1.
@@ -53,6 +56,7 @@ class LearningFigures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     classes: tuple[str, ...]
     images: dict[str, int]
+    unknown: dict[str, int] = {}
     temperature: float
     figures: dict[str, MeasuredFigure]
     uncalibrated: dict[str, MeasuredFigure]
@@ -171,10 +175,13 @@ def calibrate_and_measure(
             "counts": tuple(map(float, bins.counts)),
         }
     counts = (len(task.images), len(calibration.labelled), len(test))
+    targets = (task.targets, calibration.labelled.targets, test.targets)
+    unknown = (int(each.isnan().sum()) for each in targets)
     facts = facts | measure_cost(network, task.start)
     figures = LearningFigures(
         classes=task.classes,
         images=dict(zip(PARTS, counts, strict=True)),
+        unknown=dict(zip(PARTS, unknown, strict=True)),
         temperature=temperature,
         figures=measured["after"],
         uncalibrated=measured["before"],
@@ -215,19 +222,28 @@ def save_result(
 
 
 def format_predictions(test: MeasuredTest) -> str:
-    """Return a CSV table of the test images: file, unit, true classes, and all probabilities."""
+    """Return a CSV table of the test images: file, unit, true classes, and all probabilities.
+
+    The classes that nobody knows have a column of their own, where there are some.
+    """
     part = test.part
-    header = ["file", "unit", "labels", *(f"probability of {name}" for name in part.classes)]
+    states = {"labels": part.targets == 1}
+    if part.count_unknown():
+        states["unknown"] = part.targets.isnan()
+    header = ["file", "unit", *states, *(f"probability of {name}" for name in part.classes)]
     probabilities = part.decision.probabilities(test.logits.double()).tolist()
     rows = [
         [
-            name,
-            unit,
-            "|".join(c for c, value in zip(part.classes, target, strict=True) if value),
+            part.source.names[index],
+            part.units[index],
+            *(_join_names(part.classes, state[index].tolist()) for state in states.values()),
             *(f"{value:.6g}" for value in row),
         ]
-        for name, unit, target, row in zip(
-            part.source.names, part.units, part.targets.tolist(), probabilities, strict=True
-        )
+        for index, row in enumerate(probabilities)
     ]
     return format_csv_rows([header, *rows])
+
+
+def _join_names(names: Sequence[str], chosen: Sequence[bool]) -> str:
+    """Return the names that are chosen, with `|` between them."""
+    return "|".join(name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen)

@@ -125,12 +125,37 @@ def find_files(images: LabelledSet) -> set[Path]:
 
 
 class LearningParts(NamedTuple):
-    """The three parts of the labelled images, and the images without labels."""
+    """The three parts of the labelled images, the images without labels, and their rows.
+
+    Attributes:
+        training: images to train on.
+        calibration: images that set the temperature.
+        test: images to measure on.
+        unlabelled: images without labels; None where there are none.
+        without_label: number of rows of the tables that give no label, as nobody knows any class.
+    """
 
     training: LabelledSet
     calibration: LabelledSet
     test: LabelledSet
     unlabelled: ImageSource | None
+    without_label: int = 0
+
+    def describe_unknown(self) -> str:
+        """Return one line about labels that nobody knows; empty where all are known."""
+        parts = {"training": self.training, "calibration": self.calibration, "test": self.test}
+        counts = {name: part.count_unknown() for name, part in parts.items()}
+        total = sum(part.targets.numel() for part in parts.values())
+        sentences = []
+        if unknown := sum(counts.values()):
+            each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            sentences.append(
+                f"{unknown:,} of {total:,} cells of the table are unknown and not used ({each})"
+            )
+        if count := self.without_label:
+            rows = f"{count:,} rows count" if count > 1 else "1 row counts"
+            sentences.append(f"{rows} as without label, as all cells are unknown")
+        return "; ".join(sentences)
 
 
 def split_images(
@@ -160,14 +185,15 @@ def split_images(
     if inputs.unlabelled is not None:
         pools.append(open_source(inputs.unlabelled))
     pool = None if not pools else pools[0] if len(pools) == 1 else JoinedImages(tuple(pools))
+    count = labelled.unlabelled + (0 if test is None else test.unlabelled)
     calibration = settings.calibration
     if test is not None:
         first, second = split_by_class(labelled, (1 - calibration, calibration), seed)
-        return LearningParts(labelled.choose(first), labelled.choose(second), test, pool)
+        return LearningParts(labelled.choose(first), labelled.choose(second), test, pool, count)
     fractions = (1 - calibration - settings.test, calibration, settings.test)
     first, second, third = split_by_class(labelled, fractions, seed)
     return LearningParts(
-        labelled.choose(first), labelled.choose(second), labelled.choose(third), pool
+        labelled.choose(first), labelled.choose(second), labelled.choose(third), pool, count
     )
 
 
@@ -192,10 +218,12 @@ def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -
     names = sorted(units)
     order = torch.randperm(len(names), generator=Generator().manual_seed(seed)).tolist()
     remaining = [names[index] for index in order]
-    absent = (images.targets.sum(1) == 0).float()[:, None]
-    common = images.targets.mean(0) > 0.5  # whose absence is rare
-    lacking = 1 - images.targets[:, common] if images.decision.is_multiple else absent[:, :0]
-    table = torch.cat([images.targets, absent, lacking], 1).double()
+    present, lacking = images.targets == 1, images.targets == 0
+    absent = ~present.any(1, keepdim=True)
+    rarely = 2 * lacking.sum(0) < len(images)  # classes whose absence is rare
+    if not images.decision.is_multiple:
+        rarely.zero_()
+    table = torch.cat([present, absent, lacking[:, rarely]], 1).double()
     counts = {name: table[units[name]].sum(0) for name in remaining}
     lacks = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
     lacked = lacks.clone()

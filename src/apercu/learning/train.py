@@ -83,7 +83,8 @@ def train_classifier(
         network: SPEC of a classifier or of a pretrained network, or its run folder.
         out: the run folder.
         labels: CSV table of the labels, with the columns `file` and `label`, or `labels`, or a
-            column of 0 and 1 for each class; the folders or the table of the images when None.
+            column of 0 and 1 for each class, where an empty cell, `nan`, `NA` or -1 means that
+            nobody knows; the folders or the table of the images when None.
         group: column of the table with what stays in one part, such as the patient.
         test: labelled images to measure on; a part of the labelled ones when None.
         test_labels: CSV table of the labels of the test images.
@@ -130,6 +131,8 @@ def train_classifier(
     inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
     parts = split_images(settings, inputs, make_opener(start), seed)
     say(parts.training.describe_classes())
+    if unknown := parts.describe_unknown():
+        say(unknown)
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
     with kept, show_in_notebook(progress) as report:
         if search and not is_begun:

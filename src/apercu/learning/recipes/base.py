@@ -37,7 +37,8 @@ class Task:
         classes: names of the classes.
         decision: how logits become probabilities: one class, or each class by itself.
         images: labelled images to train on, prepared, in [0, 1].
-        targets: true probabilities of the classes, `images × classes`: 0 or 1.
+        targets: true probabilities of the classes, `images × classes`: 0 or 1; NaN, where each
+            class is decided by itself, for what nobody knows.
         class_weights: weight of each class where it is true, and where it is not, `2 × classes`;
             ones where classes are not balanced.
         unlabelled: prepared images without labels; None where there are none.
@@ -70,16 +71,20 @@ class Task:
 
         Args:
             logits: logits, `batch × classes`.
-            targets: true probabilities, which need not be 0 or 1, `batch × classes`.
+            targets: true probabilities, which need not be 0 or 1, `batch × classes`; NaN for what
+                nobody knows.
 
         Returns:
-            One number per image.
+            One number per image; their mean is that over the classes of all images that are known.
         """
         present, absent = self.class_weights.to(logits.device)
         if not self.decision.is_multiple:
             return self.decision.cross_entropy(logits, targets) * (targets @ present)
+        known = ~targets.isnan()
+        targets = targets.nan_to_num(0)  # a NaN that is masked later would still be in the gradient
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return (losses * (present * targets + absent * (1 - targets))).mean(1)
+        losses = losses * (present * targets + absent * (1 - targets)) * known
+        return losses.mean(1) / known.float().mean()
 
     def make_generator(self, name: str) -> Generator:
         """Return a generator for one purpose, whose draws do not depend on other draws."""
@@ -122,7 +127,8 @@ class TrainingStep:
         network: the network that is trained, in training mode.
         images: random views of labelled images, in [0, 1].
         stored: the same images without the random view.
-        targets: true probabilities of the classes, `batch × classes`.
+        targets: true probabilities of the classes, `batch × classes`; NaN, where each class is
+            decided by itself, for what nobody knows.
         unlabelled: images without labels, as many as labelled ones, without random views; None
             where no recipe needs them.
         generator: generator of all draws of the step.
@@ -323,13 +329,14 @@ def measure_variety(
 
     Args:
         predicted: which classes are predicted of some images.
-        expected: true probabilities of the classes of others.
+        expected: true probabilities of the classes of others; NaN for what nobody knows.
 
     Returns:
         0 where one class is predicted for all images, 1 where there are as many as are true; NaN
         where no more than one is true.
     """
-    frequencies = torch.stack([predicted.float().mean(0), expected.float().mean(0)])
+    means = expected.float().nanmean(0).nan_to_num(0)
+    frequencies = torch.stack([predicted.float().mean(0), means])
     shares = frequencies / frequencies.sum(1, keepdim=True).clamp(min=1e-12)
     numbers = torch.special.entr(shares).sum(1).exp() - 1
     return torch.where(numbers[1] > 0.01, numbers[0] / numbers[1], torch.nan)

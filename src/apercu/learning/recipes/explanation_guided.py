@@ -66,14 +66,15 @@ def compute_relevance(head: nn.Module, features: Tensor, targets: Tensor) -> Ten
     Args:
         head: last layer.
         features: features without gradients, `batch × features`, or a map of them.
-        targets: true probabilities of the classes, `batch × classes`.
+        targets: true probabilities of the classes, `batch × classes`; NaN, for what nobody knows,
+            has no relevance.
 
     Returns:
         Relevance in [-1, 1], in the shape of the features, without gradients.
     """
     with torch.enable_grad():
         inputs = features.requires_grad_(True)
-        score = (apply_head(head, inputs) * targets).sum()
+        score = (apply_head(head, inputs) * targets.nan_to_num(0)).sum()
         (gradients,) = torch.autograd.grad(score, inputs)
     relevance = (features * gradients).detach()
     largest = relevance.abs().flatten(1).amax(1).clamp(min=1e-12)

@@ -69,8 +69,9 @@ class GraphInterpolation(Recipe):
         mixed = mix_neighbours(
             values[: len(features)], others[: len(features)], values, count, self.own
         )
-        present = _average_classes(mixed, targets)
-        absent = _average_classes(mixed, 1 - targets) if task.decision.is_multiple else None
+        present = _average_classes(mixed, (targets == 1).float())
+        lacking = (targets == 0).float()  # neither where nobody knows
+        absent = _average_classes(mixed, lacking) if task.decision.is_multiple else None
         return InterpolatedMeans((centre, places, values), (present, absent), count, self.own)
 
 

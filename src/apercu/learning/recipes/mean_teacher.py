@@ -38,8 +38,8 @@ class MeanTeacher(Recipe):
 
     As in the authors' code: consistency is the squared difference of probabilities (their weight is
     100 for the mean over ten classes), and pairs of features count with d · exp(-d) of their
-    distance, late in the training. Ours: neighbours are the nearest with the same class (true for
-    labelled images, predicted by the teacher for the others) instead of all within a fixed radius,
+    distance, late in the training. Ours: neighbours are the nearest with the same class (true
+    where it is known, predicted by the teacher elsewhere) instead of all within a fixed radius,
     distances are relative to their mean in the batch, and the weight of the clusters. The trainer
     keeps its own average of the student's weights for the classifier, as with every recipe.
 
@@ -74,13 +74,14 @@ class MeanTeacher(Recipe):
         student = step.compute_outputs(step.draw_views(step.unlabelled))
         others = step.draw_views(torch.cat([step.unlabelled, step.stored]))
         taught = teacher.predict(step.network, step.task.start.normalise(others))
-        predicted = decision.find_predicted(taught[:count])
+        predicted, own = decision.find_predicted(taught).tensor_split([count])
         logits = torch.cat([student.logits, step.outputs.logits])
         differences = decision.probabilities(logits) - decision.probabilities(taught)
         weight = self.consistency * compute_ramp(step.progress / self.rise)
         terms = {"consistency": weight * differences.square().sum(1)}
         features = torch.cat([student.features, step.outputs.features])
-        classes = torch.cat([predicted, step.targets > 0.5])
+        own = torch.where(step.targets.isnan(), own, step.targets > 0.5)
+        classes = torch.cat([predicted, own])
         step.figures[VARIETY] = measure_variety(predicted, step.targets)
         step.figures[SPREAD] = measure_spread(features.detach())
         if self.clustering:
