@@ -18,7 +18,7 @@ from apercu.errors import (
     suggest_nearest,
 )
 from apercu.evaluation.cost import describe_environment
-from apercu.evaluation.evaluator import Evaluator, Progress, has_ground_truth, ignore_progress
+from apercu.evaluation.evaluator import Evaluator, Progress, ignore_progress
 from apercu.evaluation.results import (
     RESULTS_FILE,
     ComparisonKey,
@@ -26,7 +26,7 @@ from apercu.evaluation.results import (
     Cost,
     Invocation,
 )
-from apercu.evaluation.sample import EvalSample, draw_sample
+from apercu.evaluation.sample import EvalSample, draw_sample, has_ground_truth
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.methods import MapExplainer, TrueBox

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
@@ -14,8 +14,8 @@ from apercu.classifiers import Classifier
 from apercu.errors import ApercuError, ConfigError, ImagesError, first_line
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
 from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, name_at_fixed_threshold
-from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord
-from apercu.evaluation.scores import MetricInputs, compute_metric
+from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord, has_ground_truth
+from apercu.evaluation.scores import LevelledScores, MetricInputs, compute_metric
 from apercu.evaluation.settings import CompareSettings
 from apercu.methods import CentreBlob, MapExplainer, TrueBox
 from apercu.metrics import Metric
@@ -42,10 +42,12 @@ class ChosenThreshold:
     Attributes:
         value: the threshold.
         origin: where it comes from; None where nothing was chosen.
+        other: with two folds, the threshold of the half that chose this one.
     """
 
     value: float
     origin: str | None = None
+    other: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,6 @@ class ExplainerScores:
     scores: ImageScores
     curves: dict[str, tuple[float, ...]]
     constant: int
-
-
-@dataclass(frozen=True)
-class LevelledScores:
-    """Scores of some images before any mean.
-
-    Attributes:
-        by_metric: `levels × images` by metric, of the images whose truth is known.
-        curves: the probabilities of deletion and insertion, `images × steps`.
-        constant: how many maps are constant.
-        levels: the thresholds by metric, in the order of the scores.
-    """
-
-    by_metric: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[str, Tensor] = field(default_factory=dict)
-    constant: int = 0
-    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    def at(self, metric: str, threshold: float) -> Tensor:
-        """Return the scores of a metric at one of its thresholds, one per image."""
-        return self.by_metric[metric][list(self.levels[metric]).index(threshold)]
 
 
 @dataclass(frozen=True)
@@ -223,7 +204,7 @@ class Evaluator:
             if folded:
                 other = opposite[metric]
                 origin = f"{chosen.origin}; on that half {other.value:g}, from the {other.origin}"
-                chosen = ChosenThreshold(chosen.value, origin)
+                chosen = ChosenThreshold(chosen.value, origin, other.value)
             add_row(name, metric, chosen, other.value)
             if also_fixed:
                 at_fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
@@ -289,6 +270,7 @@ class Evaluator:
             better=self.metrics[metric].better,
             threshold=threshold.value if threshold.origin else None,
             threshold_from=threshold.origin,
+            other_threshold=threshold.other,
         )
 
     def _choose_thresholds(
@@ -384,16 +366,3 @@ class Evaluator:
         if bad.any():
             image = batch.records[int(bad.int().argmax())].name
             raise ApercuError(f"{expected}, got NaN or infinity for {image}; leave one of them out")
-
-
-def has_ground_truth(record: SampleRecord, metric: Metric, explainer: object = None) -> bool:
-    """Whether the truth that a metric, or the true boxes, need is known of an image."""
-    if isinstance(explainer, TrueBox) and not record.has_boxes:
-        return False
-    is_known = {
-        "none": True,
-        "boxes": record.has_boxes,
-        "region": record.has_region,
-        "any": record.has_boxes or record.has_region,
-    }
-    return is_known[metric.truth]

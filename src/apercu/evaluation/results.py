@@ -39,6 +39,7 @@ class MetricRow:
         better: `lower` or `higher`.
         threshold: where maps are cut, for a metric of regions.
         threshold_from: where that threshold comes from.
+        other_threshold: with two folds, the threshold of the other half of the images.
     """
 
     explainer: str
@@ -49,6 +50,7 @@ class MetricRow:
     better: str
     threshold: float | None = None
     threshold_from: str | None = None
+    other_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ class ComparisonResults:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `results.json`; thresholds appear only in rows that have one."""
+        own = {name: asdict(metric) for name, metric in self.own_metrics.items()}
         return {
             **asdict(self.key),
             "rows": [
@@ -251,11 +254,7 @@ class ComparisonResults:
             "calls": [asdict(call) for call in self.calls],
             **({"constant": dict(self.constant)} if self.constant else {}),
             **({"against": self.against} if self.against else {}),
-            **(
-                {"own_metrics": {name: asdict(own) for name, own in self.own_metrics.items()}}
-                if self.own_metrics
-                else {}
-            ),
+            **({"own_metrics": own} if own else {}),
         }
 
     def rename(self, cache_keys: Mapping[str, str]) -> ComparisonResults:

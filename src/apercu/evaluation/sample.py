@@ -13,6 +13,8 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError, TargetError
 from apercu.images import Batch, ImageSource, batches
+from apercu.methods import TrueBox
+from apercu.metrics import Metric
 from apercu.metrics.pointing import true_regions
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images, Regions, Targets
@@ -152,6 +154,19 @@ def draw_sample(
     count = len(tune)
     halves_of_records = tuple(records[:count]), tuple(records[count:])
     return EvalSample(source, *halves_of_records, digest.hexdigest(), has_labels)
+
+
+def has_ground_truth(record: SampleRecord, metric: Metric, explainer: object = None) -> bool:
+    """Whether the truth that a metric, or the true boxes, need is known of an image."""
+    if isinstance(explainer, TrueBox) and not record.has_boxes:
+        return False
+    is_known = {
+        "none": True,
+        "boxes": record.has_boxes,
+        "region": record.has_region,
+        "any": record.has_boxes or record.has_region,
+    }
+    return is_known[metric.truth]
 
 
 def split_indices(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias, cast
 
@@ -29,6 +29,27 @@ from apercu.types import Images, Maps, Regions, Targets
 CURVES = ("deletion", "insertion")
 
 LevelRegions: TypeAlias = Bool[Tensor, "levels batch height width"]
+
+
+@dataclass(frozen=True)
+class LevelledScores:
+    """Scores of some images before any mean.
+
+    Attributes:
+        by_metric: `levels × images` by metric, of the images whose truth is known.
+        curves: the probabilities of deletion and insertion, `images × steps`.
+        constant: how many maps are constant.
+        levels: the thresholds by metric, in the order of the scores.
+    """
+
+    by_metric: dict[str, Tensor] = field(default_factory=dict)
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    constant: int = 0
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def at(self, metric: str, threshold: float) -> Tensor:
+        """Return the scores of a metric at one of its thresholds, one per image."""
+        return self.by_metric[metric][list(self.levels[metric]).index(threshold)]
 
 
 @dataclass(frozen=True, eq=False)
