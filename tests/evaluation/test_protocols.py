@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -15,6 +18,8 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_modul
 from apercu.cli import compare as compare_command
 from apercu.errors import ConfigError
 from apercu.evaluation import PROTOCOLS, settings
+from apercu.evaluation.report import write_report
+from apercu.evaluation.report.tables import format_markdown
 from apercu.images import open_images
 from apercu.metrics.flipping import Flipping, compute_area, compute_calibration, flip_pixels
 from apercu.metrics.localisation import box_iou
@@ -181,6 +186,57 @@ def test_cells_that_do_not_divide_an_image_are_flipped_whole() -> None:
     areas = {a * b for a in sides for b in sides}
     assert len(counts) == 26 and counts[-1] == 0
     assert set((-counts.diff()).tolist()) <= areas
+
+
+@pytest.mark.parametrize(
+    ("choosing", "words", "others"),
+    [
+        ("half", "come from the other half", ("all images", "hindsight")),
+        ("folds", "values at a threshold come from all images", ("the other half;", "hindsight")),
+        ("same", "in hindsight; so values at a threshold are too favourable", ("half",)),
+    ],
+)
+def test_a_report_says_which_images_chose_thresholds(
+    classifier: Classifier, tmp_path: Path, choosing: str, words: str, others: tuple[str, ...]
+) -> None:
+    source = f"planted:images=6,size={SIDE},classes=3"
+    results = apercu.compare(
+        *(classifier, source, ["gradient", "centre_box"], tmp_path),
+        metrics="localisation_error",
+        thresholds_from=choosing,
+        cost=False,
+    )
+    page = (tmp_path / "report.html").read_text()
+    specification = page[page.index("<dt>thresholds</dt>") :].partition("</dd>")[0]
+    table = (tmp_path / "table.md").read_text().split("\n\n")[1]
+    for text in (specification, table):
+        assert words in text
+        assert not any(other in text.partition("; tune half")[0] for other in others)
+    row = results.rows[0]
+    assert (row.other_threshold is None) == (choosing != "folds")
+    with (tmp_path / "table.csv").open() as file:
+        line = next(csv.DictReader(file))
+    assert line["threshold"] == str(row.threshold)
+    assert line["other_threshold"] == ("" if choosing != "folds" else str(row.other_threshold))
+
+
+def test_both_thresholds_of_two_folds_are_shown(classifier: Classifier, tmp_path: Path) -> None:
+    source = f"planted:images=6,size={SIDE},classes=3"
+    results = apercu.compare(
+        classifier, source, ["gradient"], metrics="localisation_error", thresholds_from="folds"
+    )
+    (row,) = results.rows
+    differ = replace(results, rows=(replace(row, threshold=0.45, other_threshold=0.6),))
+    assert "at 0.45 and 0.6 |" in format_markdown(differ)
+    assert "threshold 0.45 and 0.6<" in write_report(differ, (), tmp_path / "a.html").read_text()
+    equal = replace(results, rows=(replace(row, threshold=0.6, other_threshold=0.6),))
+    assert "at 0.6 |" in format_markdown(equal)
+
+
+def test_where_nothing_was_chosen_no_image_chose(classifier: Classifier) -> None:
+    source = f"planted:images=6,size={SIDE},classes=3"
+    results = apercu.compare(classifier, source, ["centre_box"], metrics="localisation_error")
+    assert "hreshold" not in format_markdown(results)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

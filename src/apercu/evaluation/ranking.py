@@ -68,6 +68,7 @@ class RankingCell:
         value: the text of the value.
         interval: the text of its 95 % interval.
         threshold: the threshold that its maps were cut at, where there is one.
+        other_threshold: that of the other half of the images, where each has its own.
         threshold_from: where that threshold comes from.
         best: whether no row of its column is better, but for the true boxes, and it is better than
             every other explainer beyond chance (paired test).
@@ -81,6 +82,7 @@ class RankingCell:
     value: str
     interval: str
     threshold: float | None
+    other_threshold: float | None
     threshold_from: str | None
     best: bool
     left: float
@@ -235,11 +237,6 @@ def count_images(results: ComparisonResults) -> dict[str, int]:
     }
 
 
-def has_thresholds(results: ComparisonResults) -> bool:
-    """Whether one half of the images chose thresholds for any of the metrics."""
-    return any(results.get_metric(metric).thresholded for metric in list_metrics(results))
-
-
 def find_best_trained(results: ComparisonResults) -> str | None:
     """Return the trained explainer with the best mean rank: the others are compared with it."""
     trained = list_trained(results)
@@ -331,6 +328,7 @@ def _build_cell(
         value=metric.format_value(row.value),
         interval=format_interval(metric, row),
         threshold=row.threshold,
+        other_threshold=row.other_threshold,
         threshold_from=row.threshold_from,
         best=best,
         left=100 * (row.ci95[0] - low) / span,

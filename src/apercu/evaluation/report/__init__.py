@@ -22,13 +22,16 @@ from apercu.evaluation.ranking import (
     find_direction,
     find_group,
     find_reference,
-    has_thresholds,
     list_metrics,
     list_trained,
     sort_needs,
 )
-from apercu.evaluation.report.finding import describe_reference, write_finding
-from apercu.evaluation.report.tables import format_duration, write_tables
+from apercu.evaluation.report.finding import (
+    describe_reference,
+    describe_thresholds,
+    write_finding,
+)
+from apercu.evaluation.report.tables import format_duration, format_thresholds, write_tables
 from apercu.evaluation.results import FIXED_THRESHOLD, ComparisonResults
 from apercu.io import write_file
 from apercu.methods import Requirement
@@ -156,10 +159,11 @@ def write_report(
         images=[_make_row(results, image, table) for image in images],
         photographs=[_make_photograph(image) for image in photographs],
         image_counts=count_images(results),
-        halves=has_thresholds(results),
+        thresholds=describe_thresholds(results),
         chosen=any(row.threshold is not None for row in results.rows),
         fixed_threshold=FIXED_THRESHOLD,
         format_duration=format_duration,
+        format_thresholds=format_thresholds,
     )
     return write_file(path, page)
 

@@ -39,6 +39,16 @@ TASKS: Mapping[str, str] = {
     "dauc": "finding the pixels without which the class is lost",
 }
 """What the main metrics measure, in plain words."""
+THRESHOLDS: Mapping[str, str] = {
+    "half": "one half of the images chose the threshold of every explainer, metric by metric; "
+    "values at a threshold come from the other half",
+    "folds": "each half of the images chose the threshold of every explainer for the other half, "
+    "metric by metric; values at a threshold come from all images, and where the two thresholds "
+    "differ, both are shown",
+    "same": "the reported images themselves chose the threshold of every explainer, metric by "
+    "metric, in hindsight; so values at a threshold are too favourable",
+}
+"""Which images chose thresholds, by `CompareSettings.thresholds_from`."""
 MANY_TASKS = 3
 """Tasks that a headline names, at most; of more it gives the number."""
 
@@ -94,6 +104,13 @@ def describe_constant_maps(results: ComparisonResults) -> str:
         and find_group(results, name) == "explainer"
     ]
     return f"Constant maps, which show nothing: {', '.join(counts)}." if counts else ""
+
+
+def describe_thresholds(results: ComparisonResults) -> str:
+    """Return which images chose thresholds, without a full stop; empty where none was chosen."""
+    if all(row.threshold_from in (None, "fixed") for row in results.rows):
+        return ""
+    return THRESHOLDS[results.key.settings.get("thresholds_from", "half")]
 
 
 def describe_reference(results: ComparisonResults) -> str:

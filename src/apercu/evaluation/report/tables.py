@@ -15,12 +15,12 @@ from apercu.evaluation.ranking import (
     count_images,
     find_direction,
     find_reference,
-    has_thresholds,
     list_metrics,
 )
 from apercu.evaluation.report.finding import (
     describe_constant_maps,
     describe_reference,
+    describe_thresholds,
     write_finding,
     write_headline,
 )
@@ -30,11 +30,13 @@ from apercu.io import format_csv_rows, write_file
 CSV_HEADER = (
     *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
     *("difference", "difference_low", "difference_high", "p", "reason", "against"),
+    "other_threshold",
 )
 """Columns of the CSV file.
 
 Differences are those from the explainer in `against`; `reason` says why an explainer could not be
-measured.
+measured. With two folds `threshold` cuts the maps of one half, `other_threshold` those of the other
+one.
 """
 MARKDOWN_FILE, CSV_FILE = "table.md", "table.csv"
 GROUP_WORDS: Mapping[Group, str] = {
@@ -58,6 +60,7 @@ def write_tables(results: ComparisonResults, folder: Path) -> None:
 def format_markdown(results: ComparisonResults) -> str:
     """Return the origin of the figures, the ranking, the costs, and what could not be measured."""
     key, environment = results.key, results.environment
+    thresholds = describe_thresholds(results)
     parts = [
         *(f"`{call.command}`" for call in results.calls),
         f"{key.limit} images of {key.images}, classifier {key.classifier} "
@@ -65,8 +68,7 @@ def format_markdown(results: ComparisonResults) -> str:
         + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
-        + (", with the threshold that the others chose" if has_thresholds(results) else "")
-        + ".",
+        + (f". Thresholds: {thresholds}." if thresholds else "."),
         str(write_finding(results)),
         format_ranking(results),
     ]
@@ -97,12 +99,16 @@ def format_csv(results: ComparisonResults) -> str:
     for row in results.rows:
         pair = cells[row.explainer, row.metric].paired
         difference = ("", "", "", "") if pair is None else (pair.difference, *pair.ci95, pair.p)
-        threshold = "" if row.threshold is None else row.threshold
+        threshold, other = (
+            "" if each is None else each for each in (row.threshold, row.other_threshold)
+        )
         names = (row.explainer, row.metric, row.better)
         against = "" if pair is None else reference
-        table.append((*names, row.value, *row.ci95, row.n, threshold, *difference, "", against))
-    blank = [""] * (len(CSV_HEADER) - 3)
-    table += [(name, *blank, reason, "") for name, reason in results.failed.items()]
+        table.append(
+            (*names, row.value, *row.ci95, row.n, threshold, *difference, "", against, other)
+        )
+    blank = [""] * (len(CSV_HEADER) - 4)
+    table += [(name, *blank, reason, "", "") for name, reason in results.failed.items()]
     return format_csv_rows(table)
 
 
@@ -187,6 +193,12 @@ def format_duration(cost: Cost) -> str:
     return f"{median} ± {format_milliseconds(cost.iqr / 2)}" if cost.iqr else f"{median}, one call"
 
 
+def format_thresholds(cell: RankingCell) -> str:
+    """Return the threshold of a value, or both where they differ; an empty text without one."""
+    both = dict.fromkeys((cell.threshold, cell.other_threshold))
+    return " and ".join(f"{each:g}" for each in both if each is not None)
+
+
 def format_milliseconds(milliseconds: float) -> str:
     """Return three significant digits, never with an exponent.
 
@@ -201,7 +213,7 @@ def format_milliseconds(milliseconds: float) -> str:
 
 def _format_cell(cell: RankingCell) -> str:
     value = f"**{cell.value}**" if cell.best else cell.value
-    threshold = "" if cell.threshold is None else f" at {cell.threshold}"
+    threshold = f" at {text}" if (text := format_thresholds(cell)) else ""
     mark = {"better": " ▲", "worse": " ▼"}.get(str(cell.verdict), "")
     return f"{value}{mark} ({cell.interval}){threshold}"
 
