@@ -74,6 +74,41 @@ def test_several_classes_per_image(films: Path, tmp_path: Path, rows: tuple[str,
     assert images.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}",
+        "./{}",
+        "{}/films/a/1.png",
+        "films/a/1.png",
+        "1.png",
+        "1",
+        "films\\a\\1.png",
+    ],
+)
+def test_files_are_found_however_people_name_them(tmp_path: Path, name: str) -> None:
+    images = open_images(write_images(tmp_path / "films", ["a/1.png", "b/2.png", "b/3.4.png"]))
+    file = name.format(tmp_path if "/films" in name else "a/1.png")
+    table = write_table(tmp_path / "t.csv", "file,label", f"{file},x", "elsewhere/9.png,y")
+    rows = read_label_rows(table)
+    assert rows.match(images) == {0: next(iter(rows.labels))}
+
+
+def test_a_name_that_several_images_or_rows_share_matches_none(tmp_path: Path) -> None:
+    images = open_images(write_images(tmp_path / "films", ["a/1.png", "b/1.png", "b/2.png"]))
+    rows = read_label_rows(write_table(tmp_path / "t.csv", "file,label", "1.png,x", "2,y"))
+    assert rows.match(images) == {2: "2"}
+    other = write_table(tmp_path / "u.csv", "file,label", "test/2.png,x", "/data/2.png,y")
+    with pytest.raises(ImagesError, match="no label belongs to an image"):
+        read_label_rows(other).match(images)  # images of another folder with the same names
+
+
+def test_a_name_with_a_dot_and_no_suffix_is_found(tmp_path: Path) -> None:
+    images = open_images(write_images(tmp_path / "films", ["3.4.png", "3.5.png"]))
+    rows = read_label_rows(write_table(tmp_path / "t.csv", "file,label", "3.5,x", "3.4,y"))
+    assert rows.match(images) == {0: "3.4", 1: "3.5"}
+
+
 def test_files_are_found_relative_to_the_table(films: Path, tmp_path: Path) -> None:
     table = write_table(films.parent / "t.csv", "file,label", "films/2.png,a", "other/3.png,b")
     assert read_label_rows(table).match(open_images(films)) == {2: "films/2.png"}

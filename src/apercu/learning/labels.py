@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from apercu.errors import ImagesError, suggest_nearest
 from apercu.images import ImageSource
-from apercu.images.folder import FolderImages
 from apercu.images.label_tables import (
     LABEL_COLUMNS,
     LABELS_FILE,
@@ -23,6 +21,7 @@ from apercu.images.label_tables import (
 )
 from apercu.images.listing import EVERYTHING
 from apercu.io import is_file, unescape_cell
+from apercu.learning.matching import match_files
 
 FILE = "file"
 
@@ -57,27 +56,19 @@ class LabelRows:
     def match(self, source: ImageSource) -> dict[int, str]:
         """Return the file of each image that has a label, by the index of the image.
 
-        The name of a file is relative to the images, to the folder around them, or to that of the
-        table.
+        See `match_files` for how files are named.
 
         Raises:
             ImagesError: no image is in the table, or one is there under two names with two labels.
         """
         matched: dict[int, str] = {}
-        for index, name in enumerate(source.names):
-            plain = name.rpartition("#")[0] or name
-            candidates = [name, plain]
-            if isinstance(source, FolderImages):
-                beside = os.path.relpath(source.path / plain, self.path.parent)
-                candidates += [PurePosixPath(beside).as_posix(), f"{source.path.name}/{plain}"]
-            files = [each for each in dict.fromkeys(candidates) if each in self.labels]
+        for index, files in match_files(self.labels, self.path, source).items():
             if len({(self.labels[file], self.unknown.get(file)) for file in files}) > 1:
                 raise ImagesError(
                     f"{self.path}: {files[0]} and {files[1]} are one image with two labels; "
                     "expected it once"
                 )
-            if files:
-                matched[index] = files[0]
+            matched[index] = files[0]
         if not matched:
             example = next(iter(self.labels), "nothing")
             raise ImagesError(
@@ -121,7 +112,13 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     path = Path(path)
     titles, rows = _read_cells(path)
     columns = list(titles)
-    _require_column(path, FILE, columns)
+    if not columns:
+        raise ImagesError(f"{path}: expected a column {FILE}, got an empty file")
+    if FILE not in columns:
+        raise ImagesError(
+            f"{path}: expected a column {FILE} with the names of the images, got "
+            f"{', '.join(titles.values())}; rename the column that holds them"
+        )
     group = None if group is None else group.strip().lower()
     if group is not None:
         _require_column(path, group, columns)
