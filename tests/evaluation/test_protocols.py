@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter, label
 from torch import Tensor, nn
 
@@ -125,13 +126,36 @@ def test_box_accuracy_takes_the_best_part_of_a_region() -> None:
 
 
 def test_the_pointing_game_of_torchray_counts_a_peak_within_15_pixels() -> None:
+    """TorchRay accepts what is nearer than 15 pixels of the picture, here a larger one."""
     maps, objects = draw(40, 48, 48, seed=3), torch.zeros(40, 48, 48, dtype=torch.bool)
     objects[:, 30:34, 20:28] = True
     rows, columns = np.nonzero(objects[0].numpy())
-    for map, score in zip(maps, POINTING_GAME_15.function(maps, objects), strict=True):
+    sizes = torch.tensor([[96, 72]]).expand(40, 2)
+    for map, score in zip(maps, POINTING_GAME_15.function(maps, objects, sizes), strict=True):
         row, column = divmod(int(map.argmax()), 48)
-        nearest = ((rows - row) ** 2 + (columns - column) ** 2).min()
-        assert float(score) == float(nearest <= 15**2)
+        nearest = ((2 * (rows - row)) ** 2 + (1.5 * (columns - column)) ** 2).min()
+        assert float(score) == float(nearest < 15**2)
+
+
+def test_the_size_of_the_stored_picture_reaches_the_pointing_game(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    """A peak in one corner, a box in the other one: near in a small picture, far in a large one."""
+    for side in (16, 160):
+        Image.new("RGB", (side, side), "grey").save(tmp_path / f"{side}.png")
+    (tmp_path / "boxes.csv").write_text(
+        "file,xmin,ymin,xmax,ymax\n16.png,8,8,16,16\n160.png,80,80,160,160\n"
+    )
+
+    def corner(_: Classifier, images: Tensor, targets: Tensor) -> Tensor:
+        maps = torch.zeros_like(images[:, 0])
+        maps[:, 0, 0] = 1
+        return maps
+
+    results = apercu.compare(
+        classifier, str(tmp_path), {"corner": corner}, metrics="pointing_game_15", cost=False
+    )
+    assert results.scores["corner", "pointing_game_15"] == {"16.png": 1, "160.png": 0}
 
 
 @pytest.mark.parametrize("cells", [4, 8])

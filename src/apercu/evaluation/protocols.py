@@ -37,8 +37,11 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         "Zhang et al. 2018, as in TorchRay",
         ("pointing_game_15",),
         {},
-        "Hits are counted over images, not first over the images of each class; the subset of "
-        "difficult images needs images with several classes, and is not made.",
+        "The strongest pixel and the object are found at the size of the classifier's input, and "
+        "their distance is converted into pixels of the picture; the published code first enlarges "
+        "the map to the picture. Of equal strongest pixels the fraction counts that hits, not the "
+        "first one. Hits are counted over images, not first over the images of each class; the "
+        "subset of difficult images needs images with several classes, and is not made.",
     ),
     "maxboxacc": Protocol(
         "Choe et al. 2020 (MaxBoxAccV2 is the mean of the three)",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -63,6 +63,7 @@ class EvalBatch:
         targets: the class that each image is explained for.
         true_boxes: true boxes in pixels, padded with empty ones; all empty where none is known.
         regions: true masks; empty where none is known.
+        sizes: height and width of the pictures before they were prepared, `batch × 2`.
     """
 
     records: Sequence[SampleRecord]
@@ -70,6 +71,7 @@ class EvalBatch:
     targets: Targets
     true_boxes: Float[Tensor, "batch truths 4"]
     regions: Regions
+    sizes: Int[Tensor, "batch 2"]
 
     @property
     def objects(self) -> Regions:
@@ -250,4 +252,5 @@ def _make_batch(batch: Batch, records: Sequence[SampleRecord], device: torch.dev
         targets=torch.tensor([record.target for record in records], device=device),
         true_boxes=true_boxes.to(device),
         regions=regions.to(device),
+        sizes=torch.tensor(batch.sizes, device=device),
     )

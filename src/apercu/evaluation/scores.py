@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeAlias, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -97,6 +97,11 @@ class MetricInputs:
     def true_regions(self) -> Regions:
         """The true masks of the images, `batch × height × width`."""
         return self.batch.regions
+
+    @property
+    def sizes(self) -> Int[Tensor, "batch 2"]:
+        """Height and width of the stored pictures."""
+        return self.batch.sizes
 
     @property
     def objects(self) -> Regions:

@@ -32,6 +32,7 @@ MetricInput: TypeAlias = Literal[
     "classifier",
     "images",
     "targets",
+    "sizes",
     "seed",
     "explain_again",
     "maps_elsewhere",
@@ -47,6 +48,8 @@ MetricInput: TypeAlias = Literal[
 - `objects`: the true pixels, from the mask or else from the boxes; `true_boxes` and `true_regions`:
   only the boxes, only the mask;
 - `classifier`, `images`, `targets`, and a `seed` for random draws;
+- `sizes`: height and width of the stored pictures, before they were brought to the classifier's
+  size;
 - `explain_again`: a function of classifier, images and targets that gives further maps;
 - `maps_elsewhere`: the maps of the same objects on other backgrounds;
 - `deletion`, `insertion`: the classifier's probabilities while pixels are flipped, and the same
