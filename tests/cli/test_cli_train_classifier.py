@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
 import json
 import re
 import shlex
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from apercu import open_classifier
+from apercu import open_classifier, read_picture
+from apercu.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "train-a-classifier.md"
 SMALL = {
@@ -20,10 +29,13 @@ SMALL = {
     "timm/resnet10t": "timm/test_resnet",
     "pretrain transformation": "pretrain transformation --steps 2 --batch 8",
     "train classifier": "train classifier --steps 3 --batch 8",
-    "train mask": "train mask --config small.yaml --encoder small",
+    "train mask": "train mask --config small.yaml",
+    "apercu export": "apercu export --no-combined",
 }
 """What is smaller or shorter here than on the page."""
 CLASSES = ("ill", "well")
+PATIENCE = 120
+"""Seconds that a busy machine may take to load everything."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +53,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{number}.png,{CLASSES[number % 2]},patient {number // 2}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     (folder / "small.yaml").write_text(
-        "preset: small\ndecoder: {width: 16}\nembedding: {steps: 2, batch: 4}\n"
+        "preset: light\ndecoder: {width: 16}\nembedding: {steps: 2, batch: 4}\n"
         "schedule: {steps: 2, batch: 4}\n"
     )
     return folder
@@ -62,14 +74,60 @@ def read_commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in text.splitlines()]
 
 
-def test_the_page_leads_to_a_calibrated_classifier_in_use(apercu: Callable, here: Path) -> None:
+@dataclass(frozen=True)
+class PageRun:
+    """What the commands of the page left.
+
+    Attributes:
+        output: what each command printed, by its words.
+        server: the process of the last command.
+        url: where it listens.
+    """
+
+    output: dict[str, str]
+    server: subprocess.Popen[str]
+    url: str
+
+
+@pytest.fixture(scope="module")
+def page_run(films: Path) -> Iterator[PageRun]:
+    """All commands of the page; the server loads while the one before it works."""
     *commands, serve = read_commands()
-    assert serve[0] == "serve"
-    for words in commands:
-        result = apercu(*words)
-        assert result.code == 0, result.err
-        if words[:2] == ["train", "classifier"]:
-            assert "calibration error" in result.out and "temperature" in result.out
+    assert serve[0] == "serve" and commands[-1][0] == "export"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    output: dict[str, str] = {}
+    server = None
+    with contextlib.chdir(films):
+        try:
+            for words in commands:
+                if words[0] == "export":
+                    command = [sys.executable, "-m", "apercu", *serve, "--port", port]
+                    server = subprocess.Popen(
+                        [*command, "--device", "cpu"],
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                    )
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+                    main(words)
+                assert not stop.value.code, words
+                output[" ".join(words)] = printed.getvalue()
+            assert server is not None
+            yield PageRun(output, server, f"http://127.0.0.1:{port}")
+        finally:
+            if server is not None and server.poll() is None:
+                server.terminate()
+                server.communicate(timeout=PATIENCE)
+
+
+def test_the_page_leads_to_a_calibrated_classifier_in_use(
+    apercu: Callable, page_run: PageRun, here: Path
+) -> None:
+    printed = next(text for words, text in page_run.output.items() if "train classifier" in words)
+    assert "calibration error" in printed and "temperature" in printed
     card = json.loads((here / "runs" / "chest" / "card.json").read_text())
     assert card["temperature"] > 0 and card["source"] == "timm/test_resnet"
     assert open_classifier(here / "runs" / "chest").classes == CLASSES
@@ -86,6 +144,50 @@ def test_the_page_leads_to_a_calibrated_classifier_in_use(apercu: Callable, here
     assert result.code == 0, result.err
     defended = json.loads((here / "runs" / "hard" / "card.json").read_text())
     assert "temperature" not in defended  # it was set for other weights
+
+
+def test_the_last_command_serves_calibrated_probabilities_and_their_explanation(
+    page_run: PageRun, here: Path
+) -> None:
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("uvicorn")
+    server, film = page_run.server, here / "films" / "12.png"
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        assert server.poll() is None, server.communicate()[0]
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{page_run.url}/healthz").status_code == 200:
+                break
+        time.sleep(0.05)
+    assert "text/html" in httpx.get(f"{page_run.url}/").headers["content-type"]
+    response = httpx.post(
+        f"{page_run.url}/v1/explain", files={"image": film.read_bytes()}, timeout=PATIENCE
+    )
+    assert response.status_code == 200, response.text
+    record = response.json()
+    classifier = open_classifier(here / "runs" / "chest")
+    batch = classifier.prepare(read_picture(film, channels=1))[None]
+    expected = classifier.predict_probabilities(batch)[0].tolist()
+    probabilities = {each["class"]: each["probability"] for each in record["top"]}
+    assert probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=1e-4)
+    assert classifier.module is not None
+    raw = classifier.module(classifier.normalise(batch)).softmax(1)[0].tolist()
+    assert abs(raw[0] - expected[0]) > 0.01  # without the temperature they would be others
+    assert record["read_by"] == "classifier"
+    likeliest = max(probabilities, key=lambda name: probabilities[name])
+    answer = record["answers"][0]
+    assert answer["class"] == likeliest
+    assert answer["probability"] == probabilities[likeliest]
+    png = base64.b64decode(answer["map"]["png"])
+    served = np.asarray(Image.open(io.BytesIO(png)), dtype=np.float32) / 255
+    explained = np.load(here / "maps" / "12.map.npy")  # of `apercu explain` on the same page
+    assert np.abs(served - explained).max() < 0.01 and np.ptp(served) > 0
+    server.terminate()
+    said, _ = server.communicate(timeout=PATIENCE)
+    greeting, doubt = said.splitlines()  # nothing else, such as a warning of what is left
+    assert server.returncode == 0
+    assert greeting == f"serving runs/chest-masks: {page_run.url}/ (Ctrl-C ends it)"
+    assert doubt.startswith("warning: runs/chest-masks: does not look trained: it had 2 steps")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -291,6 +292,7 @@ def run_worker(connection: socket, setup: WorkerSetup) -> None:
     import torch
 
     silence_libraries()
+    _use_thread_locks()
     sys.setswitchinterval(SWITCH_INTERVAL)
     torch.set_num_threads(setup.threads)
     loop = BatchingLoop(connection, setup, lambda: os._exit(0))
@@ -299,6 +301,16 @@ def run_worker(connection: socket, setup: WorkerSetup) -> None:
     except ApercuError:
         return
     loop.run()
+
+
+def _use_thread_locks() -> None:
+    """Let tqdm, which libraries use for bars that nobody sees, lock threads only.
+
+    Its lock of processes is a semaphore. A worker that ends at once would leave it behind, and
+    Python would warn of it whenever a server ends.
+    """
+    with suppress(ImportError):
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
 
 
 def _compute_alone() -> None:
