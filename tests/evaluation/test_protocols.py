@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,11 @@ from apercu.errors import ConfigError
 from apercu.evaluation import PROTOCOLS, settings
 from apercu.evaluation.report import write_report
 from apercu.evaluation.report.tables import format_markdown
+from apercu.evaluation.sample import EvalBatch
+from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import open_images
+from apercu.methods import Gradient, Method, WholeBox
+from apercu.metrics import Metric, make_metric
 from apercu.metrics.flipping import Flipping, compute_area, compute_calibration, flip_pixels
 from apercu.metrics.localisation import box_iou
 from apercu.metrics.max_box_acc import box_accuracy, find_part_boxes
@@ -29,6 +33,7 @@ from apercu.metrics.pointing import POINTING_GAME_15
 from apercu.metrics.registry import METRICS
 from apercu.metrics.rise_curves import build_rise_kernel, rise_deletion, rise_insertion
 from apercu.removal import Flat
+from apercu.statistics import bootstrap_interval
 
 SIDE = 32
 
@@ -156,6 +161,107 @@ def test_the_size_of_the_stored_picture_reaches_the_pointing_game(
         classifier, str(tmp_path), {"corner": corner}, metrics="pointing_game_15", cost=False
     )
     assert results.scores["corner", "pointing_game_15"] == {"16.png": 1, "160.png": 0}
+
+
+def make_explainers(factor: float) -> dict[str, Any]:
+    """A smooth mask, and the same one at another strength."""
+
+    @dataclass(frozen=True)
+    class Mask(Method):
+        map_scale: ClassVar = "mask"
+        needs: ClassVar = ()
+        factor: float
+
+        def compute_maps(self, classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
+            return self.factor * nn.functional.avg_pool2d(images, 9, 1, 4).mean(dim=1)
+
+    return {"whole": Mask(1.0), "faint": Mask(factor)}
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.01])
+def test_a_faint_mask_has_the_boxes_of_a_strong_one(classifier: Classifier, factor: float) -> None:
+    source = f"planted:images=8,size={SIDE},classes=3"
+    results = apercu.compare(
+        classifier, source, make_explainers(factor), protocol="maxboxacc", cost=False
+    )
+    values = {(row.explainer, row.metric): row.value for row in results.rows}
+    for metric in PROTOCOLS["maxboxacc"].metrics:
+        assert values["whole", metric] == values["faint", metric]
+        fixed = [f"{name}:threshold=0.5" for name in ("whole", "faint")]
+        assert values[fixed[0], metric] == values[fixed[1], metric]
+    assert values["whole", "max_box_acc_30"] > 0
+
+
+def test_normalised_maps_are_cut_above_the_threshold_and_boxes_stay(classifier: Classifier) -> None:
+    """As by OpenCV's binary threshold, whose pixels are greater than it."""
+    seen = {}
+
+    @make_metric(better="higher", meaning="what reached the metric")
+    def keep(normalised_regions: Tensor, true_boxes: Tensor) -> Tensor:
+        seen["regions"] = normalised_regions
+        return normalised_regions.float().mean(dim=(2, 3))
+
+    images = draw(2, 3, 4, 4)
+    maps = torch.tensor([[[0.25, 0.5], [0.75, 0.75]], [[1.0, 1.0], [1.0, 1.0]]])
+    batch = EvalBatch(
+        *((), images, torch.tensor([0, 1]), torch.zeros(2, 1, 4)),
+        *(torch.zeros(2, 4, 4, dtype=torch.bool), torch.tensor([[4, 4]] * 2)),
+    )
+    inputs = MetricInputs(Gradient(), classifier, batch, maps, steps=2)
+    compute_metric(keep, inputs, (0.25, 0.5))
+    assert seen["regions"].int().tolist() == [
+        [[[0, 1], [1, 1]], [[0, 0], [0, 0]]],
+        [[[0, 0], [1, 1]], [[0, 0], [0, 0]]],
+    ]
+    compute_metric(keep, replace(inputs, explainer=WholeBox()), (0.5,))
+    assert seen["regions"][0, 1].all()  # a box is no map to be stretched
+
+
+@pytest.mark.parametrize("choosing", ["same", "folds", "half"])
+def test_max_box_acc_v2_is_the_mean_of_three_at_their_own_thresholds(
+    classifier: Classifier, choosing: str
+) -> None:
+    source = f"planted:images=12,size={SIDE},classes=3"
+    results = apercu.compare(
+        *(classifier, source, {**make_explainers(0.4), "middle": "centre_box", "true": "true_box"}),
+        metrics="max_box_acc_v2",
+        thresholds_from=choosing,
+        cost=False,
+    )
+    rows = {(row.explainer, row.metric): row for row in results.rows}
+    names = {name for name, _ in rows}
+    assert names == {
+        "whole",
+        "faint",
+        "middle",
+        "true",
+        *(f"{name}:threshold=0.5" for name in ("whole", "faint")),
+    }
+    for name in names:
+        parts = [rows[name, f"max_box_acc_{percent}"] for percent in (30, 50, 70)]
+        mean = rows[name, "max_box_acc_v2"]
+        assert mean.value == pytest.approx(sum(part.value for part in parts) / 3)
+        assert mean.n == parts[0].n == (6 if choosing == "half" else 12)
+        scores = [results.scores[name, part.metric] for part in parts]
+        expected = np.array([sum(each[image] for each in scores) / 3 for image in scores[0]])
+        assert mean.ci95 == pytest.approx(bootstrap_interval(expected, 0))
+        assert mean.threshold is None
+    assert rows["true", "max_box_acc_v2"].value == 1
+
+
+def test_a_mean_is_one_of_metrics_of_the_package() -> None:
+    metric = Metric(
+        name="mine",
+        function=lambda maps: maps,
+        takes=("maps",),
+        better="lower",
+        title="Mine",
+        phrase="mine",
+        meaning="mine",
+        mean_of=("iou", "other"),
+    )
+    with pytest.raises(ConfigError, match="expected mean_of to name metrics of apercu, got other"):
+        settings.CompareSettings(metrics=(metric,)).records  # noqa: B018
 
 
 @pytest.mark.parametrize("cells", [4, 8])

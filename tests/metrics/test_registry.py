@@ -47,7 +47,7 @@ def test_a_record_is_complete(metric: Metric) -> None:
 def test_what_a_metric_needs_follows_from_what_it_takes() -> None:
     assert [name for name in METRICS if METRICS[name].thresholded] == [
         *("saliency_metric", "localisation_error", "max_box_acc_30", "max_box_acc_50"),
-        *("max_box_acc_70", "iou"),
+        *("max_box_acc_70", "max_box_acc_v2", "iou"),
     ]
     assert {name for name in METRICS if METRICS[name].explains_again} == {
         *("randomisation", "max_sensitivity", "background_invariance"),
@@ -58,6 +58,7 @@ def test_what_a_metric_needs_follows_from_what_it_takes() -> None:
         "max_box_acc_30": "boxes",
         "max_box_acc_50": "boxes",
         "max_box_acc_70": "boxes",
+        "max_box_acc_v2": "boxes",
         "iou": "region",
         "iou_at_area": "any",
         "iou_over_percentiles": "any",

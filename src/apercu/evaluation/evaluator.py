@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import TypeAlias
 
 import torch
@@ -161,7 +162,8 @@ class Evaluator:
         tune half. Where there is no tune half, the test half chooses for itself. The other metrics
         are measured on all images, or on the test half.
         """
-        metrics, sample = self._select_metrics(explainer), self.sample
+        selected, sample = self._select_metrics(explainer), self.sample
+        metrics = [metric for metric in selected if not self.metrics[metric].mean_of]
         has_levels = explainer.map_scale in ("map", "mask")
         grid = [name for name in metrics if has_levels and self.metrics[name].thresholded]
         folded, in_hindsight = self.settings.thresholds_from == "folds", not sample.tune
@@ -209,6 +211,7 @@ class Evaluator:
             if also_fixed:
                 at_fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
                 add_row(name_at_fixed_threshold(name), metric, at_fixed, FIXED_THRESHOLD)
+        rows += self._add_means([metric for metric in selected if metric not in metrics], scores)
         curves = {
             kind: torch.cat([part.curves[kind] for part in (tested, tuned) if kind in part.curves])
             for kind in tested.curves
@@ -216,6 +219,19 @@ class Evaluator:
         means = {kind: tuple(curve.mean(dim=0).tolist()) for kind, curve in curves.items()}
         constant = tested.constant + (tuned.constant if in_both else 0)
         return ExplainerScores(rows, scores, means, constant)
+
+    def _add_means(self, metrics: Sequence[str], scores: ImageScores) -> list[MetricRow]:
+        """Add the scores of metrics that are means of others, and return their rows."""
+        rows = []
+        for metric in metrics:
+            first, *others = self.metrics[metric].mean_of
+            for name in [name for name, part in scores if part == first]:
+                parts = [scores[name, part] for part in (first, *others)]
+                means = {image: fmean(part[image] for part in parts) for image in parts[0]}
+                scores[name, metric] = means
+                values = torch.tensor(list(means.values()), dtype=torch.float64)
+                rows.append(self._make_row(name, metric, values, ChosenThreshold(FIXED_THRESHOLD)))
+        return rows
 
     def _sort_scores(
         self,

@@ -44,10 +44,15 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         "subset of difficult images needs images with several classes, and is not made.",
     ),
     "maxboxacc": Protocol(
-        "Choe et al. 2020 (MaxBoxAccV2 is the mean of the three)",
-        ("max_box_acc_30", "max_box_acc_50", "max_box_acc_70"),
+        "Choe et al. 2020",
+        ("max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_v2"),
         {"thresholds_from": "same", "thresholds": tuple(k / 100 for k in range(1, 100))},
-        "Thresholds are 0.01 apart, not 0.001; a hole in a region has no box of its own.",
+        "Thresholds are 0.01 apart and begin at 0.01, not 0.001 apart from 0 on, and maps are not "
+        "rounded to 8 bits before they are cut. Boxes end where their pixels end; the published "
+        "code adds a pixel to each side when it computes overlaps, and rounds the corners of true "
+        "boxes down. Images are squashed to the size of the classifier, not to 224 pixels. A hole "
+        "in a region has no box of its own. MaxBoxAcc of its first version, which takes the "
+        "largest part of a region only, is not measured.",
     ),
     "gomez": Protocol(
         "Gomez et al. 2022",

@@ -27,6 +27,7 @@ from apercu.metrics.record import LevelBoxes, LevelScores, Metric
 from apercu.types import Images, Maps, Regions, Targets
 
 CURVES = ("deletion", "insertion")
+REGIONS = ("regions", "normalised_regions")
 
 LevelRegions: TypeAlias = Bool[Tensor, "levels batch height width"]
 
@@ -114,6 +115,11 @@ class MetricInputs:
         return min_max_scale(self.maps) if self.explainer.map_scale == "map" else self.maps
 
     @cached_property
+    def normalised_maps(self) -> Maps:
+        """Maps that attain 0 and 1, masks included; a constant one is 0, and boxes stay."""
+        return self.maps if self.explainer.map_scale == "box" else min_max_scale(self.maps)
+
+    @cached_property
     def deletion(self) -> FlippingCurves:
         """Probabilities while the highest pixels are deleted."""
         return self._flip_pixels(self._flippings[0])
@@ -192,25 +198,37 @@ def compute_metric(
         return scores[None]
     if isinstance(inputs.explainer, TrueBox):
         return score_true_boxes(metric, inputs)
-    regions = torch.stack([find_regions(inputs.unit_maps, value) for value in thresholds])
-    return _score_regions(metric, inputs, regions)
+    if "boxes" in metric.takes:
+        regions = _cut_maps(inputs, "regions", thresholds)
+        boxes = tight_boxes(regions.flatten(0, 1)).view(*regions.shape[:2], 4)
+        return _score_boxes(metric, inputs, boxes)
+    needed: list[str] = [name for name in metric.takes if name in REGIONS]
+    cut = {name: _cut_maps(inputs, name, thresholds) for name in needed}
+    return _score_regions(metric, inputs, cut)
 
 
 def score_true_boxes(metric: Metric, inputs: MetricInputs) -> LevelScores:
     """Compute one metric of the true boxes; a metric of boxes is the mean over an image's boxes."""
     if "boxes" not in metric.takes:
-        return _score_regions(metric, inputs, find_regions(inputs.maps, 0.5)[None])
+        regions = find_regions(inputs.maps, 0.5)[None]
+        return _score_regions(metric, inputs, dict.fromkeys(REGIONS, regions))
     boxes = inputs.true_boxes.transpose(0, 1).contiguous()
     is_real = (boxes != 0).any(dim=2)
     scores = _score_boxes(metric, inputs, boxes)
     return ((scores * is_real).sum(dim=0) / is_real.sum(dim=0).clamp(min=1))[None]
 
 
-def _score_regions(metric: Metric, inputs: MetricInputs, regions: LevelRegions) -> LevelScores:
-    if "boxes" in metric.takes:
-        boxes = tight_boxes(regions.flatten(0, 1)).view(*regions.shape[:2], 4)
-        return _score_boxes(metric, inputs, boxes)
-    values = (regions if name == "regions" else getattr(inputs, name) for name in metric.takes)
+def _cut_maps(inputs: MetricInputs, name: str, thresholds: Sequence[float]) -> LevelRegions:
+    """Return the pixels from each threshold on; of normalised maps those above it, as published."""
+    if name == "normalised_regions":
+        return torch.stack([inputs.normalised_maps > value for value in thresholds])
+    return torch.stack([find_regions(inputs.unit_maps, value) for value in thresholds])
+
+
+def _score_regions(
+    metric: Metric, inputs: MetricInputs, cut: Mapping[str, LevelRegions]
+) -> LevelScores:
+    values = (cut[name] if name in cut else getattr(inputs, name) for name in metric.takes)
     scores: LevelScores = metric.function(*values)
     return scores
 

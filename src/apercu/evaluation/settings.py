@@ -91,10 +91,12 @@ class CompareSettings:
 
     @property
     def records(self) -> tuple[Metric, ...] | None:
-        """The named metrics; None for all that classifier and images allow."""
+        """The named metrics and what they are means of; None for all that are possible."""
         if self.metrics is None:
             return None
-        return tuple(
+        named = [
             get(each) if isinstance(each, str) else check_own(each, "metrics")
             for each in self.metrics
-        )
+        ]
+        parts = [get(part) for metric in named for part in metric.mean_of]
+        return (*named, *(part for part in dict.fromkeys(parts) if part not in named))

@@ -18,7 +18,12 @@ from apercu.metrics.evidence_exchange import (
 from apercu.metrics.flipping import Flipping, FlippingCurves, dauc, dc, flip_pixels, iauc, ic
 from apercu.metrics.iou import iou
 from apercu.metrics.localisation import box_iou, localisation_error
-from apercu.metrics.max_box_acc import max_box_acc_30, max_box_acc_50, max_box_acc_70
+from apercu.metrics.max_box_acc import (
+    max_box_acc_30,
+    max_box_acc_50,
+    max_box_acc_70,
+    max_box_acc_v2,
+)
 from apercu.metrics.max_sensitivity import max_sensitivity
 from apercu.metrics.ncc import ncc
 from apercu.metrics.percentile_iou import iou_at_area, iou_over_percentiles
@@ -59,6 +64,7 @@ __all__ = [
     "max_box_acc_30",
     "max_box_acc_50",
     "max_box_acc_70",
+    "max_box_acc_v2",
     "max_sensitivity",
     "mean_area",
     "measure_exchange",

@@ -25,6 +25,7 @@ LevelBoxes: TypeAlias = Float[Tensor, "levels batch 4"]
 MetricInput: TypeAlias = Literal[
     "maps",
     "regions",
+    "normalised_regions",
     "boxes",
     "objects",
     "true_boxes",
@@ -45,6 +46,8 @@ MetricInput: TypeAlias = Literal[
 
 - `maps`: one map per image, as the explainer gives it;
 - `regions`, `boxes`: the pixels above each threshold and the tight boxes around them, levels first;
+- `normalised_regions`: the pixels above each threshold of maps that are stretched to [0, 1], masks
+  included;
 - `objects`: the true pixels, from the mask or else from the boxes; `true_boxes` and `true_regions`:
   only the boxes, only the mask;
 - `classifier`, `images`, `targets`, and a `seed` for random draws;
@@ -120,7 +123,7 @@ class MetricRecord:
     @property
     def thresholded(self) -> bool:
         """Whether it scores the region above a threshold, which is chosen on other images."""
-        return not {"regions", "boxes"}.isdisjoint(self.takes)
+        return not {"regions", "normalised_regions", "boxes"}.isdisjoint(self.takes)
 
     @property
     def explains_again(self) -> bool:
@@ -148,6 +151,8 @@ class Metric(MetricRecord):
         function: a pure function of `takes`, in their order, to one score per image. A metric of
             `regions` or `boxes` gives `levels × batch`.
         by_name_only: whether it is too slow to be measured unless it is named.
+        mean_of: names of metrics of the package. A comparison measures these in its place, each at
+            its own threshold, and gives their mean for each image.
 
     Raises:
         ConfigError: the function does not take so many inputs, or the record is wrong.
@@ -155,6 +160,7 @@ class Metric(MetricRecord):
 
     function: Callable[..., Any]
     by_name_only: bool = False
+    mean_of: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,12 @@ from apercu.metrics.energy import ENERGY
 from apercu.metrics.flipping import DAUC, DAUC_NC, DC, DC_NC, IAUC, IAUC_NC, IC, IC_NC
 from apercu.metrics.iou import IOU
 from apercu.metrics.localisation import LOCALISATION_ERROR
-from apercu.metrics.max_box_acc import MAX_BOX_ACC_30, MAX_BOX_ACC_50, MAX_BOX_ACC_70
+from apercu.metrics.max_box_acc import (
+    MAX_BOX_ACC_30,
+    MAX_BOX_ACC_50,
+    MAX_BOX_ACC_70,
+    MAX_BOX_ACC_V2,
+)
 from apercu.metrics.max_sensitivity import MAX_SENSITIVITY
 from apercu.metrics.ncc import NCC
 from apercu.metrics.percentile_iou import IOU_AT_AREA, IOU_OVER_PERCENTILES
@@ -33,6 +38,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "max_box_acc_30": MAX_BOX_ACC_30,
     "max_box_acc_50": MAX_BOX_ACC_50,
     "max_box_acc_70": MAX_BOX_ACC_70,
+    "max_box_acc_v2": MAX_BOX_ACC_V2,
     "iou": IOU,
     "iou_at_area": IOU_AT_AREA,
     "iou_over_percentiles": IOU_OVER_PERCENTILES,
@@ -101,7 +107,8 @@ def check_own(given: object, label: str) -> Metric:
         The same metric.
 
     Raises:
-        ConfigError: it is no `Metric`, or has the name of a metric of the package.
+        ConfigError: it is no `Metric`, has the name of a metric of the package, or is the mean of
+            other metrics than those.
     """
     if not isinstance(given, Metric):
         kind = getattr(given, "__name__", type(given).__name__)
@@ -113,6 +120,10 @@ def check_own(given: object, label: str) -> Metric:
     if METRICS.get(given.name, given) is not given:
         raise ConfigError(
             f"{label}: {given.name} is a metric of apercu already; give yours another name"
+        )
+    if others := set(given.mean_of) - set(METRICS):
+        raise ConfigError(
+            f"{label}: expected mean_of to name metrics of apercu, got {', '.join(sorted(others))}"
         )
     return given
 
