@@ -9,6 +9,11 @@ from torch import Tensor
 
 from apercu.types import Boxes, Maps, Regions
 
+GRID_TOLERANCE = 1e-4
+"""How far a map may be from one that was enlarged from a grid, as a fraction of its range."""
+GRID_UNIT = 1e-6
+"""What the values of such a grid are rounded to, as a fraction of their range: ties stay ties."""
+
 
 def resize_maps(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows columns"]:
     """Resize maps bilinearly; pixel centres, not corners, are aligned.
@@ -26,6 +31,48 @@ def resize_maps(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows 
     if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def reduce_maps(maps: Maps, cells: int) -> Float[Tensor, "batch cells cells"]:
+    """Return a map's value in each cell of a grid.
+
+    A map that was enlarged bilinearly from such a grid, as CAM and Grad-CAM are, has the values of
+    this grid. Any other map has the mean over the pixels of each cell; pixel p of L lies in cell
+    p × cells // L, rounded down.
+
+    >>> small = torch.tensor([[[0.0, 1.0], [3.0, 2.0]]])
+    >>> reduce_maps(resize_maps(small, (8, 6)), 2).round(decimals=4)
+    tensor([[[0., 1.],
+             [3., 2.]]])
+    >>> reduce_maps(torch.eye(4)[None], 2)
+    tensor([[[0.5000, 0.0000],
+             [0.0000, 0.5000]]])
+
+    Args:
+        maps: Maps, `batch × height × width`.
+        cells: The number of cells per side, at most one per pixel.
+
+    Returns:
+        Values, `batch × cells × cells`.
+    """
+    exact, size = maps.cpu().double(), (maps.shape[1], maps.shape[2])
+    averages, inverses = [], []
+    for length in size:
+        cell = torch.arange(length) * cells // length
+        inside = (cell == torch.arange(cells)[:, None]).double()
+        averages.append(inside / inside.sum(dim=1, keepdim=True))
+        enlarged = F.interpolate(
+            torch.eye(cells, dtype=torch.float64)[None], size=length, mode="linear"
+        )
+        inverses.append(torch.linalg.pinv(enlarged[0].T))
+    means = averages[0] @ exact @ averages[1].T
+    grid = inverses[0] @ exact @ inverses[1].T
+    low = grid.amin(dim=(1, 2), keepdim=True)
+    span = grid.amax(dim=(1, 2), keepdim=True) - low
+    error = (resize_maps(grid, size) - exact).abs().amax(dim=(1, 2), keepdim=True)
+    unit = GRID_UNIT * torch.where(span > 0, span, 1)
+    grid = low + ((grid - low) / unit).round() * unit
+    return torch.where(error <= GRID_TOLERANCE * span, grid, means).to(maps)
 
 
 def find_regions(maps: Maps, threshold: float) -> Regions:

@@ -24,7 +24,8 @@ from apercu.evaluation.report.tables import format_markdown
 from apercu.evaluation.sample import EvalBatch
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import open_images
-from apercu.methods import Gradient, Method, WholeBox
+from apercu.maps import reduce_maps, resize_maps
+from apercu.methods import Cam, Gradient, Method, WholeBox
 from apercu.metrics import Metric, make_metric
 from apercu.metrics.flipping import Flipping, compute_area, compute_calibration, flip_pixels
 from apercu.metrics.localisation import box_iou
@@ -300,6 +301,66 @@ def test_cells_are_flipped_as_gomez_et_al_flip_them(
             saliency = map.flatten()[order].numpy()
             expected = np.corrcoef(effects, saliency)[0, 1]
             assert calibration == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("side", [64, 44])  # 8 and 6 cells per side; 6 do not divide 44
+@pytest.mark.parametrize("insert", [False, True])
+def test_the_cells_of_a_cam_are_flipped_in_their_own_order(side: int, insert: bool) -> None:
+    torch.manual_seed(1)
+    features = nn.Sequential(nn.Conv2d(3, 8, 9, stride=8, padding=4), nn.ReLU())
+    module = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    card = ClassifierCard(
+        source="random", input=InputSpec(size=(side, side)), classes=("a", "b", "c")
+    )
+    network = wrap_module(module, card)
+    images, targets = draw(6, 3, side, side, seed=2), torch.tensor([0, 1, 2] * 2)
+    with torch.no_grad():
+        native = torch.einsum("bc,bchw->bhw", module[3].weight[targets], features(images))
+    cells = native.shape[1]
+    assert cells == -(-side // 8)
+    maps = Cam()(network, images, targets)
+    torch.testing.assert_close(reduce_maps(maps, cells), native, atol=1e-5, rtol=1e-4)
+    index = (torch.arange(side) * cells) // side
+    flipping = Flipping(Flat((0.5,) * 3), insert=insert, cells=cells)
+    with torch.no_grad():
+        curves = flip_pixels(network, images, targets, maps, flipping)
+        start, end = images, torch.full_like(images, 0.5)
+        if insert:
+            start, end = end, start
+        for row, map in enumerate(native):
+            order = map.flatten().argsort(descending=True)
+            mask = torch.zeros(cells * cells)
+            literal = []
+            for step in range(cells * cells + 1):
+                mask[order[:step]] = 1
+                large = mask.view(cells, cells)[index][:, index]
+                mixed = start[row] * (1 - large) + end[row] * large
+                literal.append(float(network(mixed[None]).softmax(1)[0, targets[row]]))
+            assert curves.probabilities[row].tolist() == pytest.approx(literal, abs=1e-5)
+
+
+@pytest.mark.parametrize(("side", "cells"), [(224, 7), (224, 14), (299, 8), (384, 12)])
+def test_a_map_keeps_the_cells_that_it_was_enlarged_from(side: int, cells: int) -> None:
+    grid = draw(5, cells, cells, seed=8) - 0.5
+    grid[1], grid[2] = grid[1].relu() * 1e3, 0.7
+    found = reduce_maps(resize_maps(grid, (side, side)), cells)
+    span = grid.amax(dim=(1, 2), keepdim=True) - grid.amin(dim=(1, 2), keepdim=True)
+    assert ((found - grid).abs() <= 2e-6 * span + 1e-6).all()
+    empty = found[1][grid[1] == 0]
+    assert len(empty) > 1 and (empty == empty[0]).all()  # what is equal flips row by row
+
+
+@pytest.mark.parametrize(("rows", "columns", "cells"), [(32, 44, 5), (9, 7, 7), (12, 12, 4)])
+def test_other_maps_have_the_mean_of_the_cells_that_are_flipped(
+    rows: int, columns: int, cells: int
+) -> None:
+    maps = draw(2, rows, columns, seed=3)
+    down, across = torch.arange(rows) * cells // rows, torch.arange(columns) * cells // columns
+    found = reduce_maps(maps, cells)
+    for row in range(cells):
+        for column in range(cells):
+            inside = maps[:, down == row][:, :, across == column]
+            torch.testing.assert_close(found[:, row, column], inside.mean(dim=(1, 2)))
 
 
 def test_cells_that_do_not_divide_an_image_are_flipped_whole() -> None:

@@ -58,8 +58,11 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         "Gomez et al. 2022",
         ("dauc", "iauc", "dc", "ic", "sparsity"),
         {"targets": "predicted", "cells": 14},
-        "Maps are averaged over the cells; the published code flips the cells of the map before "
-        "it is enlarged: give their number per side as `cells`, such as 7 for a CAM.",
+        "The published code flips the cells of a map before it is enlarged. Here all maps are as "
+        "large as the image: one that was enlarged bilinearly from a grid of `cells` per side has "
+        "the cells of this grid (give their number, such as 7 for a CAM), any other one is "
+        "averaged over the cells. The published code flips 256 scattered pixels per step instead "
+        "where a map is as large as an image of 224 pixels.",
     ),
 }
 """The protocols by name."""

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
 from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
-from apercu.maps import min_max_scale
+from apercu.maps import min_max_scale, reduce_maps
 from apercu.metrics.record import Metric
 from apercu.removal import Black, BoxBlur, Flat, Removal
 from apercu.statistics import correlate_rows
@@ -35,8 +34,9 @@ class Flipping:
         cumulative: False if each step flips its own pixels only.
         steps: the number of equal steps, at most one per pixel.
         batch: the number of flipped images that the classifier receives at once.
-        cells: None to flip pixels. A number n to average the map over a grid of n × n cells and to
-            flip one whole cell per step, whatever `steps` is, as Gomez et al. do with small maps.
+        cells: None to flip pixels. A number n to flip one whole cell of a grid of n × n cells per
+            step, whatever `steps` is, as Gomez et al. do with small maps; `apercu.maps.reduce_maps`
+            says what the map is in a cell.
 
     Raises:
         ConfigError: fewer than 2 steps or cells, or a batch below 1.
@@ -121,7 +121,12 @@ def flip_pixels(
     targets = choose_targets(classifier, images, targets)
     count, size = len(images), maps.shape[1:]
     if flipping.cells is not None:
-        maps = _average_cells(maps, flipping.cells)
+        if flipping.cells > min(size):
+            raise ConfigError(
+                f"cells: expected at most one per pixel of {size[0]} × {size[1]}, "
+                f"got {flipping.cells}"
+            )
+        maps = reduce_maps(maps, flipping.cells)
     pixels = maps[0].numel()
     steps = pixels if flipping.cells is not None else min(flipping.steps, pixels)
     ends = torch.arange(steps + 1, device=maps.device) * pixels // steps
@@ -143,16 +148,6 @@ def flip_pixels(
             parts.append(target_probability(classifier, mixed, targets[image]))
     probabilities = torch.cat(parts).view(count, steps + 1)
     return FlippingCurves(flipping, probabilities, sums / ends.diff())
-
-
-def _average_cells(maps: Maps, cells: int) -> Float[Tensor, "batch rows columns"]:
-    """Return the means of maps over a grid of cells, `batch × cells × cells`."""
-    if cells > min(maps.shape[1:]):
-        rows, columns = maps.shape[1:]
-        raise ConfigError(
-            f"cells: expected at most one per pixel of {rows} × {columns}, got {cells}"
-        )
-    return F.adaptive_avg_pool2d(maps, cells)
 
 
 def _enlarge_cells(steps: Tensor, size: torch.Size) -> Int[Tensor, "batch height width"]:
