@@ -1,14 +1,15 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp lean squeezenet
-#       blackbox cifar10 cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp paper release
+#       lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet"
+studies="$studies blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
@@ -64,6 +65,11 @@ for study in ${*:-$studies}; do
         train blackbox_sharp squeezenet1_1.json imagenet-train --config sharp \
             --encoder "$data/models/mobilenetv2_100.json"
         compare blackbox_sharp squeezenet1_1.json imagenet-val centre_box
+        ;;
+    paper | release) # as published, as far as few photographs and one core allow
+        train "$study" mobilenetv2_100.json imagenet-train --config "recipes/published/$study.yaml" \
+            --encoder "$data/models/mobilenetv2_100.json"
+        compare "$study" mobilenetv2_100.json imagenet-val cam,centre_box
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean
