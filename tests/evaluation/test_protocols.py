@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.cli import compare as compare_command
-from apercu.errors import ConfigError
-from apercu.evaluation import PROTOCOLS, settings
+from apercu.errors import ConfigError, RunError
+from apercu.evaluation import PROTOCOLS, ComparisonResults, settings
 from apercu.evaluation.report import write_report
 from apercu.evaluation.report.tables import format_markdown
 from apercu.evaluation.sample import EvalBatch
@@ -452,6 +454,98 @@ def test_a_protocol_is_refused_with_metrics_and_under_another_name(classifier: C
     ):
         with pytest.raises(ConfigError, match=pattern):
             apercu.compare(classifier, "planted:images=4,classes=3", ["centre_box"], **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"protocol": "rise", "steps": 20}, "steps: nothing in the protocol rise depends on it"),
+        ({"protocol": "rise", "cells": 7}, "cells: nothing in the protocol rise depends on it"),
+        ({"protocol": "rise", "thresholds_from": "folds"}, "thresholds_from: nothing in the"),
+        ({"protocol": "torchray", "whole_maps": "half"}, "whole_maps: nothing in the protocol"),
+        ({"protocol": "torchray", "steps": 20}, "steps: nothing in the protocol torchray"),
+        ({"protocol": "maxboxacc", "steps": 5, "cells": 3}, "steps: 3 × 3 cells are flipped"),
+        ({"protocol": "maxboxacc", "steps": 5}, "steps: nothing in the protocol maxboxacc"),
+        ({"protocol": "maxboxacc", "cells": 3}, "cells: nothing in the protocol maxboxacc"),
+        ({"protocol": "gomez", "steps": 20}, "steps: 14 × 14 cells are flipped, one per step"),
+        ({"metrics": "dauc", "steps": 20, "cells": 4}, "steps: 4 × 4 cells are flipped"),
+        ({"metrics": "iou,energy", "cells": 4}, "cells: nothing in the metrics depends on it"),
+        ({"metrics": "energy", "thresholds_from": "same"}, "thresholds_from: nothing in the met"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    classifier: Classifier, words: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{line}.*leave it out"):
+        apercu.compare(classifier, "planted:images=4,classes=3", ["centre_box"], **words)
+
+
+def test_options_with_an_effect_are_taken(classifier: Classifier) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    for words in (
+        {"protocol": "gomez", "cells": 2},
+        {"protocol": "rise", "targets": "labels", "whole_maps": "all"},
+        {"protocol": "maxboxacc", "thresholds_from": "half"},
+        {"metrics": "energy", "steps": 20},  # a command line of version 0.1.0
+        {"metrics": "iou,dauc", "cells": 2, "thresholds_from": "folds"},
+    ):
+        assert apercu.compare(classifier, source, ["centre_box"], cost=False, **words).rows
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_reports_name_the_protocol_and_what_differs(
+    classifier: Classifier, tmp_path: Path, name: str
+) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    words = {"cells": 4} if name == "gomez" else {}
+    apercu.compare(
+        classifier, source, ["centre_blob"], tmp_path, protocol=name, cost=False, **words
+    )
+    results = ComparisonResults.load(tmp_path)
+    assert results.key.settings["protocol"] == name
+    protocol = PROTOCOLS[name]
+    for text in (
+        (tmp_path / "table.md").read_text(),
+        unescape((tmp_path / "report.html").read_text()),
+        str(results),
+        unescape(results._repr_html_()),
+    ):
+        assert re.search(f"rotocol(: |</dt><dd>){name} .{protocol.source}", text), text
+        assert protocol.differences in text
+        assert ("cells 4 instead of 14" in text) == (name == "gomez")
+
+
+def test_reports_name_what_is_set_otherwise_than_in_a_protocol(classifier: Classifier) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    results = apercu.compare(
+        *(classifier, source, ["centre_blob"]),
+        protocol="maxboxacc",
+        thresholds_from="half",
+        targets="predicted",
+        cost=False,
+    )
+    words = "but with targets predicted instead of labels and thresholds_from half instead of same"
+    assert f"maxboxacc (Choe et al. 2020), {words}. What differs" in format_markdown(results)
+
+
+def test_a_comparison_is_continued_under_its_own_protocol(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    words = {"targets": "predicted", "cost": False}
+    first = apercu.compare(
+        classifier, source, ["centre_box"], tmp_path, metrics=PROTOCOLS["rise"].metrics, **words
+    )
+    assert "protocol" not in first.key.settings  # as older versions wrote it
+    with pytest.raises(RunError, match="had protocol None, now rise"):
+        apercu.compare(classifier, source, ["centre_box"], tmp_path, protocol="rise", cost=False)
+
+
+def test_results_of_a_protocol_that_is_not_known_here_stay_readable(classifier: Classifier) -> None:
+    source = f"planted:images=4,size={SIDE},classes=3"
+    results = apercu.compare(classifier, source, ["centre_blob"], protocol="torchray", cost=False)
+    key = replace(results.key, settings={**results.key.settings, "protocol": "later"})
+    assert "Protocol: later.\n" in format_markdown(replace(results, key=key))
 
 
 def test_the_command_line_offers_the_same_choices() -> None:

@@ -53,17 +53,20 @@ def compare(
             "allow, except those that are only measured by name.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=2, help="Steps of deletion and insertion. 196 when not given."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Use only this many of the images, drawn at random.")
     ] = None,
     whole_maps: Annotated[
-        WholeMaps,
+        WholeMaps | None,
         typer.Option(
-            help="Images of the metrics that need no threshold: all of them, or the half that the "
-            "others are reported on, as in version 0.1.0."
+            help="Images of the metrics that need no threshold: all of them (default), or the half "
+            "that the others are reported on, as in version 0.1.0."
         ),
-    ] = "all",
+    ] = None,
     thresholds_from: Annotated[
         ThresholdsFrom | None,
         typer.Option(

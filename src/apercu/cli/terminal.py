@@ -33,7 +33,7 @@ def show_ranking(results: ComparisonResults) -> None:
         find_direction,
         list_metrics,
     )
-    from apercu.evaluation.report.finding import write_headline
+    from apercu.evaluation.report.finding import describe_protocol, write_headline
 
     console = Console()
     lines, metrics = build_ranking(results), list_metrics(results)
@@ -60,3 +60,5 @@ def show_ranking(results: ComparisonResults) -> None:
     for name, reason in results.failed.items():
         console.print(f"not measured: {name} ({reason})", markup=False)
     console.print(write_headline(results), markup=False)
+    if protocol := describe_protocol(results):
+        console.print(f"protocol: {protocol}", markup=False, highlight=False)

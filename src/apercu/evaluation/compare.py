@@ -10,7 +10,7 @@ import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.trust import trust_files
-from apercu.errors import ConfigError, describe_interrupt
+from apercu.errors import describe_interrupt
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress
 from apercu.evaluation.gallery import draw_gallery
@@ -48,8 +48,8 @@ def compare(
     metrics: str | Metric | Sequence[str | Metric] | None = None,
     limit: int | None = None,
     seed: int = 0,
-    steps: int = 196,
-    whole_maps: WholeMaps = "all",
+    steps: int | None = None,
+    whole_maps: WholeMaps | None = None,
     thresholds_from: ThresholdsFrom | None = None,
     targets: TargetsFrom | None = None,
     cells: int | None = None,
@@ -98,10 +98,10 @@ def compare(
             that classifier and images allow, but those that are measured by name only.
         limit: the number of images, drawn at random; None for all.
         seed: the seed of every draw.
-        steps: the number of steps of deletion and insertion.
+        steps: the number of steps of deletion and insertion; None for 196.
         whole_maps: the images of the metrics that need no threshold, where others need one: `all`,
-            or the `half` that these are reported on, as in version 0.1.0. A folder of that version
-            is continued in its way.
+            the default, or the `half` that these are reported on, as in version 0.1.0. A folder of
+            that version is continued in its way.
         thresholds_from: the images that choose thresholds. `half`, the default: one half of them,
             and the other one is reported. `folds`: each half chooses those of the other one, and
             all images are reported. `same`: the reported images themselves, in hindsight.
@@ -110,7 +110,8 @@ def compare(
         cells: deletion and insertion flip whole cells of a grid of so many per side, one per step;
             None for pixels.
         protocol: the name of a published protocol (`rise`, `torchray`, `maxboxacc`, `gomez`) that
-            sets the metrics and what is not given here; see `apercu.evaluation.PROTOCOLS`.
+            sets the metrics and what is not given here; see `apercu.evaluation.PROTOCOLS`. Reports
+            name it, what is given otherwise, and what still differs from the published code.
         cost: whether time and memory are measured, which takes as long as some metrics; a later
             call may add them.
         against: the row that the others are compared with, image by image; None for the best
@@ -126,7 +127,7 @@ def compare(
 
     Raises:
         UntrustedError: a run folder or a card could run code, and is not trusted.
-        ConfigError: a method, a metric or a number is wrong.
+        ConfigError: a method, a metric or a number is wrong, or an option changes nothing.
         ClassifierError: the classifier cannot be opened, or hides the weights that a metric needs.
         ImagesError: the images are missing, or lack the truth that a metric needs.
         RunError: an explainer was trained for another classifier, or `out` holds another
@@ -134,20 +135,21 @@ def compare(
         OutputError: `out` cannot be written.
         ApercuError: none of the explainers could be measured; the reason of the first one.
     """
-    given = {"thresholds_from": thresholds_from, "targets": targets, "cells": cells}
-    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    names = _split_metrics(metrics)
+    options: dict[str, object] = {
+        "steps": steps,
+        "whole_maps": whole_maps,
+        "cells": cells,
+        "targets": targets,
+    }
+    options["thresholds_from"] = thresholds_from
+    given = {name: value for name, value in options.items() if value is not None}
+    names, values = _split_metrics(metrics), dict[str, Any](given)
     if protocol is not None:
         published = get_protocol(protocol)
-        if names is not None:
-            raise ConfigError(
-                f"metrics: the protocol {protocol} sets them ({', '.join(published.metrics)}); "
-                "leave one of the two out"
-            )
-        names, values = published.metrics, {**published.settings, **values}
-    settings = CompareSettings(
-        names, limit, seed, steps=steps, whole_maps=whole_maps, cost=cost, **values
-    )
+        names = published.metrics if names is None else names
+        values = {**published.settings, **given, "protocol": protocol}
+    settings = CompareSettings(names, limit, seed, cost=cost, **values)
+    settings.check_effects(given)
     if out is not None:
         check_writable(Path(out))
     check_names(explainers, methods)

@@ -37,7 +37,7 @@ from apercu.run_record import RunRecord
 
 WHOLE_MAPS = "whole_maps"
 """Setting that the key of a comparison holds where metrics without a threshold have all images."""
-OLD_SETTINGS = {WHOLE_MAPS: "half", "thresholds_from": "half", "cells": None}
+OLD_SETTINGS = {WHOLE_MAPS: "half", "thresholds_from": "half", "cells": None, "protocol": None}
 """Settings that version 0.1.0 did not have, and what it did."""
 
 
@@ -331,7 +331,7 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
     if not evaluator.everywhere:
         del settings[WHOLE_MAPS]
     del settings["targets"]  # the key itself says which
-    for name in ("thresholds_from", "cells"):
+    for name in ("thresholds_from", "cells", "protocol"):
         if settings[name] == OLD_SETTINGS[name]:
             del settings[name]  # older folders do not name it
     own = {name: metric for name, metric in metrics.items() if name not in METRICS}

@@ -17,7 +17,7 @@ class Protocol:
         source: the paper.
         metrics: the metrics by name.
         settings: other settings of a comparison, by name.
-        differences: what differs from the published code here, in one sentence.
+        differences: what differs from the published code here, in sentences.
     """
 
     source: str
@@ -36,7 +36,7 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "torchray": Protocol(
         "Zhang et al. 2018, as in TorchRay",
         ("pointing_game_15",),
-        {},
+        {"targets": "labels"},
         "The strongest pixel and the object are found at the size of the classifier's input, and "
         "their distance is converted into pixels of the picture; the published code first enlarges "
         "the map to the picture. Of equal strongest pixels the fraction counts that hits, not the "
@@ -46,7 +46,11 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     "maxboxacc": Protocol(
         "Choe et al. 2020",
         ("max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_v2"),
-        {"thresholds_from": "same", "thresholds": tuple(k / 100 for k in range(1, 100))},
+        {
+            "targets": "labels",
+            "thresholds_from": "same",
+            "thresholds": tuple(k / 100 for k in range(1, 100)),
+        },
         "Thresholds are 0.01 apart and begin at 0.01, not 0.001 apart from 0 on, and maps are not "
         "rounded to 8 bits before they are cut. Boxes end where their pixels end; the published "
         "code adds a pixel to each side when it computes overlaps, and rounds the corners of true "
@@ -66,6 +70,31 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
     ),
 }
 """The protocols by name."""
+
+
+def list_overrides(name: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return what is set otherwise than a protocol sets it, such as `cells 7 instead of 14`.
+
+    >>> list_overrides("gomez", {"targets": "predicted", "cells": 7})
+    ['cells 7 instead of 14']
+
+    Args:
+        name: the name of the protocol; of one that is not known here nothing is listed.
+        settings: the settings of a comparison.
+
+    Returns:
+        A few words for each.
+    """
+    published = PROTOCOLS[name].settings if name in PROTOCOLS else {}
+    return [
+        f"{each} {_format_value(settings.get(each))} instead of {_format_value(value)}"
+        for each, value in published.items()
+        if _format_value(settings.get(each)) != _format_value(value)
+    ]
+
+
+def _format_value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def get_protocol(name: str) -> Protocol:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from apercu.errors import ConfigError
+from apercu.evaluation.protocols import get_protocol
 from apercu.metrics import Metric
 from apercu.metrics.registry import check_own, get
 
@@ -41,9 +43,11 @@ class CompareSettings:
             that the classifier `predicted`.
         cells: deletion and insertion flip whole cells of a grid of so many per side, one per step;
             None for pixels.
+        protocol: the name of the published protocol that the metrics are those of; None for none.
 
     Raises:
-        ConfigError: a metric is unknown, or a number is out of range.
+        ConfigError: a metric or a protocol is unknown, a number is out of range, or the metrics are
+            not those of the protocol.
     """
 
     metrics: tuple[str | Metric, ...] | None = None
@@ -59,8 +63,16 @@ class CompareSettings:
     thresholds_from: ThresholdsFrom = "half"
     targets: TargetsFrom = "labels"
     cells: int | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
+        if self.protocol is not None:
+            metrics = get_protocol(self.protocol).metrics
+            if self.metrics != metrics:
+                raise ConfigError(
+                    f"metrics: the protocol {self.protocol} sets them ({', '.join(metrics)}); "
+                    "leave one of the two out"
+                )
         records = self.records or ()
         for record in records:
             if any(other.name == record.name and other is not record for other in records):
@@ -100,3 +112,30 @@ class CompareSettings:
         ]
         parts = [get(part) for metric in named for part in metric.mean_of]
         return (*named, *(part for part in dict.fromkeys(parts) if part not in named))
+
+    def check_effects(self, given: Collection[str]) -> None:
+        """Refuse options that were given and change nothing.
+
+        Args:
+            given: the names of the settings that somebody chose.
+
+        Raises:
+            ConfigError: none of the metrics depends on one of them.
+        """
+        records = self.records
+        if "steps" in given and self.cells is not None:
+            raise ConfigError(
+                f"steps: {self.cells} × {self.cells} cells are flipped, one per step; leave it out"
+            )
+        if records is None:
+            return
+        is_cut = any(metric.thresholded for metric in records)
+        is_mixed = is_cut and not all(metric.thresholded for metric in records)
+        flips = any(metric.flips for metric in records)
+        has_effect = {"cells": flips, "thresholds_from": is_cut}
+        if self.protocol is not None:  # without one, version 0.1.0 took them
+            has_effect |= {"steps": flips, "whole_maps": is_mixed or self.whole_maps == "all"}
+        for name in given:
+            if not has_effect.get(name, True):
+                whose = "the metrics" if self.protocol is None else f"the protocol {self.protocol}"
+                raise ConfigError(f"{name}: nothing in {whose} depends on it; leave it out")

@@ -59,6 +59,7 @@ MetricInput: TypeAlias = Literal[
   with each step on its own.
 """
 
+_CURVES = {"deletion", "insertion", "single_step_deletion", "single_step_insertion"}
 _TRUTHS: dict[MetricInput, Truth] = {
     "objects": "any",
     "true_boxes": "boxes",
@@ -124,6 +125,11 @@ class MetricRecord:
     def thresholded(self) -> bool:
         """Whether it scores the region above a threshold, which is chosen on other images."""
         return not {"regions", "normalised_regions", "boxes"}.isdisjoint(self.takes)
+
+    @property
+    def flips(self) -> bool:
+        """Whether it is read off curves of deletion or insertion, whose steps are a setting."""
+        return not _CURVES.isdisjoint(self.takes)
 
     @property
     def explains_again(self) -> bool:

@@ -27,6 +27,7 @@ from apercu.evaluation.ranking import (
     sort_needs,
 )
 from apercu.evaluation.report.finding import (
+    describe_protocol,
     describe_reference,
     describe_thresholds,
     write_finding,
@@ -160,6 +161,7 @@ def write_report(
         photographs=[_make_photograph(image) for image in photographs],
         image_counts=count_images(results),
         thresholds=describe_thresholds(results),
+        protocol=describe_protocol(results),
         chosen=any(row.threshold is not None for row in results.rows),
         fixed_threshold=FIXED_THRESHOLD,
         format_duration=format_duration,

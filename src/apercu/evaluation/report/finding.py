@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from apercu.evaluation.protocols import PROTOCOLS, list_overrides
 from apercu.evaluation.ranking import (
     MAIN_METRICS,
     SIGNIFICANCE,
@@ -111,6 +112,23 @@ def describe_thresholds(results: ComparisonResults) -> str:
     if all(row.threshold_from in (None, "fixed") for row in results.rows):
         return ""
     return THRESHOLDS[results.key.settings.get("thresholds_from", "half")]
+
+
+def describe_protocol(results: ComparisonResults) -> str:
+    """Return the published protocol that was followed, and what differs; empty without one."""
+    key = results.key
+    name = key.settings.get("protocol")
+    if name is None:
+        return ""
+    targets = "labels" if key.targets == "labels" else "predicted"
+    protocol = PROTOCOLS.get(name)
+    source = f" ({protocol.source})" if protocol else ""
+    settings = {"thresholds_from": "half", **key.settings, "targets": targets}
+    overrides = list_overrides(name, settings)
+    text = f"{name}{source}{f', but with {join_words(overrides)}' if overrides else ''}."
+    if protocol is not None and protocol.differences:
+        text += f" What differs from the published code: {protocol.differences}"
+    return text
 
 
 def describe_reference(results: ComparisonResults) -> str:

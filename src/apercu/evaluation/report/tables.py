@@ -19,6 +19,7 @@ from apercu.evaluation.ranking import (
 )
 from apercu.evaluation.report.finding import (
     describe_constant_maps,
+    describe_protocol,
     describe_reference,
     describe_thresholds,
     write_finding,
@@ -69,6 +70,7 @@ def format_markdown(results: ComparisonResults) -> str:
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
         + (f". Thresholds: {thresholds}." if thresholds else "."),
+        *([f"Protocol: {protocol}"] if (protocol := describe_protocol(results)) else []),
         str(write_finding(results)),
         format_ranking(results),
     ]
@@ -152,7 +154,8 @@ def format_text(results: ComparisonResults) -> str:
         for line in lines
     ]
     failed = [f"not measured: {name} ({reason})" for name, reason in results.failed.items()]
-    return "\n".join([*table, *failed, write_headline(results)])
+    protocol = f"protocol: {text}" if (text := describe_protocol(results)) else ""
+    return "\n".join([*table, *failed, write_headline(results), *filter(None, [protocol])])
 
 
 def format_html(results: ComparisonResults) -> str:
@@ -173,6 +176,7 @@ def format_html(results: ComparisonResults) -> str:
         name = escape(row.name + GROUP_WORDS[row.group])
         body += f'<tr><th scope="row">{name}</th>{values}</tr>'
     finding = write_finding(results)
+    protocol = f"Protocol: {text}" if (text := describe_protocol(results)) else ""
     for name, reason in results.failed.items():
         body += (
             f'<tr><th scope="row">{escape(name)}</th>'
@@ -183,7 +187,7 @@ def format_html(results: ComparisonResults) -> str:
         '<div style="overflow-x: auto"><table><thead><tr><th scope="col">explainer</th>'
         f"{heads}</tr></thead><tbody>{body}</tbody></table></div>"
         f"<p><small>{escape(describe_constant_maps(results))} "
-        f"{escape(describe_reference(results))}</small></p>"
+        f"{escape(describe_reference(results))} {escape(protocol)}</small></p>"
     )
 
 
