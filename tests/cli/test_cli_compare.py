@@ -316,10 +316,17 @@ def test_what_is_finished_has_a_report_when_interrupted(
     monkeypatch.setattr(Occlusion, "__call__", interrupt)
     result = run_compare("occlusion,centre_box")
     assert result.code == 130 and not (tmp_path / "report.html").exists()
+    assert result.err.splitlines()[-1] == (
+        "error: interrupted; no row was finished, so nothing is kept; run the same again"
+    )
     assert run_compare("gradient").code == 0
     (tmp_path / "report.html").unlink()
     result = run_compare("gradient,occlusion")
-    assert result.code == 130 and "keeps the finished rows" in result.err
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == (
+        f"error: interrupted; {tmp_path} keeps the finished rows (gradient); "
+        "run the same again for the rest"
+    )
     report = (tmp_path / "report.html").read_text()
     assert "Gradient()" in report and report.count('alt="gradient: ') == 6
     assert "gradient" in (tmp_path / "table.md").read_text()

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.cli import compare as compare_command
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, ImagesError, RunError, WorkInterrupted
 from apercu.evaluation import PROTOCOLS, ComparisonResults, settings
 from apercu.evaluation.report import write_report
 from apercu.evaluation.report.tables import format_markdown
 from apercu.evaluation.sample import EvalBatch
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import open_images
+from apercu.log import redirect_warnings
 from apercu.maps import reduce_maps, resize_maps
 from apercu.methods import Cam, Gradient, Method, WholeBox
 from apercu.metrics import Metric, make_metric
@@ -537,7 +538,7 @@ def test_a_comparison_is_continued_under_its_own_protocol(
         classifier, source, ["centre_box"], tmp_path, metrics=PROTOCOLS["rise"].metrics, **words
     )
     assert "protocol" not in first.key.settings  # as older versions wrote it
-    with pytest.raises(RunError, match="had protocol None, now rise"):
+    with pytest.raises(RunError, match="had protocol nothing, now rise"):
         apercu.compare(classifier, source, ["centre_box"], tmp_path, protocol="rise", cost=False)
 
 
@@ -546,6 +547,77 @@ def test_results_of_a_protocol_that_is_not_known_here_stay_readable(classifier: 
     results = apercu.compare(classifier, source, ["centre_blob"], protocol="torchray", cost=False)
     key = replace(results.key, settings={**results.key.settings, "protocol": "later"})
     assert "Protocol: later.\n" in format_markdown(replace(results, key=key))
+
+
+@pytest.fixture
+def without_truth(tmp_path: Path) -> Path:
+    for number in range(4):
+        Image.new("RGB", (SIDE, SIDE), (40 * number, 90, 90)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["torchray", "maxboxacc"])
+def test_a_protocol_that_needs_boxes_says_in_which_form(
+    classifier: Classifier, without_truth: Path, name: str
+) -> None:
+    for words in ({}, {"thresholds_from": "half"} if name == "maxboxacc" else {}):
+        with pytest.raises(ImagesError) as error:
+            apercu.compare(classifier, str(without_truth), ["centre_box"], protocol=name, **words)
+        line = str(error.value)
+        assert f"the protocol {name} needs true boxes" in line
+        assert "add boxes.csv (file,xmin,ymin,xmax,ymax in pixels)" in line
+        assert line.endswith("choose another protocol")
+        assert "halves" not in line and "leave the metric out" not in line
+
+
+def test_truth_in_one_half_only_is_told(classifier: Classifier, without_truth: Path) -> None:
+    for number in range(4):
+        (without_truth / "boxes.csv").write_text(
+            f"file,xmin,ymin,xmax,ymax\n{number}.png,8,8,16,16\n"
+        )
+        with pytest.raises(ImagesError, match="needs true boxes in both halves of the images"):
+            apercu.compare(
+                classifier, str(without_truth), ["centre_box"], metrics="localisation_error"
+            )
+    with pytest.raises(ImagesError, match="iou needs true masks; add masks"):
+        apercu.compare(classifier, str(without_truth), ["centre_box"], metrics="iou")
+
+
+def test_very_many_predictions_are_told_before_they_begin(classifier: Classifier) -> None:
+    metrics = [METRICS["dauc"], METRICS["energy"]]
+    with redirect_warnings((lines := []).append):
+        settings.CompareSettings(cells=14).check_flipping(metrics, (224, 224))
+        settings.CompareSettings(cells=200).check_flipping(metrics[1:], (224, 224))
+        settings.CompareSettings(steps=5000).check_flipping(metrics, (16, 16))
+        assert not lines
+        settings.CompareSettings(cells=200).check_flipping(metrics, (224, 224))
+        settings.CompareSettings(steps=5000).check_flipping(metrics, (224, 224))
+    assert [line.partition(" predictions")[0] for line in lines] == [
+        "200 cells per side: each curve takes 40,001",
+        "5,000 steps: each curve takes 5,001",
+    ]
+    with pytest.raises(ConfigError, match="cells: expected at most one per pixel of 32 × 32"):
+        apercu.compare(
+            classifier, "planted:images=4,classes=3", ["centre_box"], metrics="dauc", cells=33
+        )
+
+
+def test_an_interruption_says_what_is_kept(classifier: Classifier, tmp_path: Path) -> None:
+    def stop(_: Classifier, images: Tensor, targets: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    source = f"planted:images=4,size={SIDE},classes=3"
+    words = {"metrics": "energy", "cost": False}
+    with pytest.raises(WorkInterrupted, match="nothing is kept; give a folder as `out`"):
+        apercu.compare(classifier, source, {"stop": stop}, **words)
+    out = tmp_path / "out"
+    with pytest.raises(WorkInterrupted, match="no row was finished, so nothing is kept"):
+        apercu.compare(classifier, source, {"stop": stop}, out, **words)
+    apercu.compare(classifier, source, ["centre_box", "edges"], out, **words)
+    with pytest.raises(
+        WorkInterrupted, match=r"out keeps the finished rows \(centre_box and edges\)"
+    ):
+        apercu.compare(classifier, source, {"stop": stop}, out, **words)
 
 
 def test_the_command_line_offers_the_same_choices() -> None:

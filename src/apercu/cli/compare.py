@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from apercu.cli.exit_codes import graceful_signals, on_interrupt, read_arguments
+from apercu.cli.exit_codes import StoppedError, graceful_signals, on_interrupt, read_arguments
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -20,6 +20,7 @@ from apercu.cli.options import (
     TrustOption,
 )
 from apercu.cli.terminal import say, show_ranking
+from apercu.errors import WorkInterrupted
 from apercu.progress import show_progress
 
 WholeMaps: TypeAlias = Literal["all", "half"]
@@ -131,32 +132,34 @@ def compare(
     from apercu.evaluation import compare as run_compare
     from apercu.evaluation.open_explainers import QUICK
 
-    consequence = f"{out} keeps the finished rows; the same command measures the rest"
     with (
-        on_interrupt(consequence),
+        on_interrupt("nothing was measured yet; the same command begins again"),
         graceful_signals(),
         show_progress(lines=True) as report,
     ):
-        results = run_compare(
-            classifier,
-            images,
-            explainer or [],
-            out,
-            methods=QUICK if methods is None else methods,
-            metrics=metrics,
-            limit=limit,
-            seed=seed,
-            steps=steps,
-            whole_maps=whole_maps,
-            thresholds_from=thresholds_from,
-            targets=targets,
-            cells=cells,
-            protocol=protocol,
-            cost=cost,
-            against=against,
-            device=device.resolve(),
-            progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
-        )
+        try:
+            results = run_compare(
+                classifier,
+                images,
+                explainer or [],
+                out,
+                methods=QUICK if methods is None else methods,
+                metrics=metrics,
+                limit=limit,
+                seed=seed,
+                steps=steps,
+                whole_maps=whole_maps,
+                thresholds_from=thresholds_from,
+                targets=targets,
+                cells=cells,
+                protocol=protocol,
+                cost=cost,
+                against=against,
+                device=device.resolve(),
+                progress=report,
+                command=shlex.join(["apercu", *read_arguments()]),
+            )
+        except WorkInterrupted as stop:  # it knows which rows are finished
+            raise StoppedError(str(stop)) from None
     show_ranking(results)
     say(f"report: {out / 'report.html'}")

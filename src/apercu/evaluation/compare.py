@@ -10,7 +10,7 @@ import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.trust import trust_files
-from apercu.errors import describe_interrupt
+from apercu.errors import WorkInterrupted
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress
 from apercu.evaluation.gallery import draw_gallery
@@ -33,6 +33,7 @@ from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
+from apercu.pages import join_words
 from apercu.progress import show_in_notebook
 
 REPORT_FILE = "report.html"
@@ -134,6 +135,7 @@ def compare(
             comparison.
         OutputError: `out` cannot be written.
         ApercuError: none of the explainers could be measured; the reason of the first one.
+        WorkInterrupted: it was interrupted; the message says what is kept.
     """
     options: dict[str, object] = {
         "steps": steps,
@@ -163,10 +165,7 @@ def compare(
     with trust_files(trust):
         opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)
-    kept = "give a folder as `out` to keep what is finished"
-    if folder is not None:
-        kept = f"{folder} keeps what is finished; the same call goes on"
-    with describe_interrupt(kept), show_in_notebook(progress) as report:
+    with show_in_notebook(progress) as report:
         try:
             results = run_comparison(
                 classifier,
@@ -184,8 +183,18 @@ def compare(
             finished = None if folder is None else load_finished(folder, classifier, images)
             if finished is not None and folder is not None:  # without any further maps
                 _write_all(finished, {}, classifier, images, folder, report)
-            raise
+            raise WorkInterrupted(f"interrupted; {_describe_kept(folder, finished)}") from None
     return results
+
+
+def _describe_kept(out: Path | None, finished: ComparisonResults | None) -> str:
+    """Return what an interrupted comparison leaves behind, and what can be done."""
+    if out is None:
+        return "nothing is kept; give a folder as `out` to keep what is finished"
+    if finished is None or not finished.explainers:
+        return "no row was finished, so nothing is kept; run the same again"
+    rows = join_words(list(finished.explainers))
+    return f"{out} keeps the finished rows ({rows}); run the same again for the rest"
 
 
 def _write_all(

@@ -26,7 +26,12 @@ from apercu.evaluation.results import (
     Cost,
     Invocation,
 )
-from apercu.evaluation.sample import EvalSample, draw_sample, has_ground_truth
+from apercu.evaluation.sample import (
+    EvalSample,
+    describe_missing_truth,
+    draw_sample,
+    has_ground_truth,
+)
 from apercu.evaluation.settings import CompareSettings
 from apercu.images import ImageSource
 from apercu.methods import MapExplainer, TrueBox
@@ -102,6 +107,7 @@ def run_comparison(
         metrics = _choose_metrics(classifier, sample, settings)
         evaluator = Evaluator(classifier, sample, metrics, settings, progress)
         invocation = Invocation(command, describe_environment(settings.seed, classifier.device))
+        settings.check_flipping(metrics.values(), classifier.size)
         evaluator.try_own_metrics()
         key = _build_key(evaluator)
         if earlier is None or out is None:
@@ -297,13 +303,7 @@ def _choose_metrics(
     named = settings.records or ()
     for metric in named:
         if not is_possible(metric):
-            truth = {"region": "true masks", "boxes": "true boxes"}.get(
-                metric.truth, "true boxes or masks"
-            )
-            raise ImagesError(
-                f"{sample.source.name}: {metric.name} needs {truth} in both halves of the images; "
-                "leave the metric out, or add them"
-            )
+            raise ImagesError(describe_missing_truth(metric, sample, settings.protocol))
     if METRICS["randomisation"] in named and classifier.module is None:
         raise ClassifierError(
             f"{classifier.spec}: randomisation needs a classifier with accessible weights; "

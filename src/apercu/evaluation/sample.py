@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,13 @@ from apercu.types import Images, Regions, Targets
 
 READING_TITLE = "reading images"
 """Title of the work of reading a sample."""
+_BOXES = "boxes.csv (file,xmin,ymin,xmax,ymax in pixels)"
+TRUTHS: Mapping[str, tuple[str, str]] = {
+    "boxes": ("true boxes", _BOXES),
+    "region": ("true masks", "masks/NAME.png"),
+    "any": ("true boxes or masks", f"{_BOXES} or masks/NAME.png"),
+}
+"""What truths are called, and the form in which a folder has them."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,29 @@ def has_ground_truth(record: SampleRecord, metric: Metric, explainer: object = N
         "any": record.has_boxes or record.has_region,
     }
     return is_known[metric.truth]
+
+
+def describe_missing_truth(metric: Metric, sample: EvalSample, protocol: str | None) -> str:
+    """Return which truth a metric needs, of which images, and in which form it can be given.
+
+    Args:
+        metric: the metric that cannot be measured.
+        sample: the images.
+        protocol: the protocol that names the metric; None for none.
+
+    Returns:
+        The line of an error.
+    """
+    subject = metric.name if protocol is None else f"the protocol {protocol}"
+    truth, form = TRUTHS[metric.truth]
+    records = sample.tune + sample.test
+    is_partial = any(has_ground_truth(record, metric) for record in records)
+    where = " in both halves of the images" if is_partial else ""
+    other = "leave the metric out" if protocol is None else "choose another protocol"
+    return (
+        f"{sample.source.name}: {subject} needs {truth}{where}; add {form} to a folder of images, "
+        f"or {other}"
+    )
 
 
 def split_indices(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from apercu.errors import ConfigError
 from apercu.evaluation.protocols import get_protocol
+from apercu.log import warn
 from apercu.metrics import Metric
 from apercu.metrics.registry import check_own, get
 
@@ -17,6 +18,8 @@ ThresholdsFrom: TypeAlias = Literal["half", "folds", "same"]
 """The images that choose thresholds."""
 TargetsFrom: TypeAlias = Literal["labels", "predicted"]
 """Where the classes that are explained come from."""
+MANY_PASSES = 1000
+"""Predictions of one image for one curve from which a comparison warns."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +142,28 @@ class CompareSettings:
             if not has_effect.get(name, True):
                 whose = "the metrics" if self.protocol is None else f"the protocol {self.protocol}"
                 raise ConfigError(f"{name}: nothing in {whose} depends on it; leave it out")
+
+    def check_flipping(self, metrics: Iterable[Metric], size: tuple[int, int]) -> None:
+        """Refuse more cells than pixels, and warn if a curve takes very many predictions.
+
+        Args:
+            metrics: the metrics that are measured.
+            size: height and width of the images.
+
+        Raises:
+            ConfigError: there are more cells per side than pixels.
+        """
+        if not any(metric.flips for metric in metrics):
+            return
+        height, width = size
+        if self.cells is not None and self.cells > min(size):
+            raise ConfigError(
+                f"cells: expected at most one per pixel of {height} × {width}, got {self.cells}"
+            )
+        steps = min(self.steps, height * width) if self.cells is None else self.cells**2
+        if steps + 1 > MANY_PASSES:
+            option = f"{steps:,} steps" if self.cells is None else f"{self.cells} cells per side"
+            warn(
+                f"{option}: each curve takes {steps + 1:,} predictions of every image; 196 steps "
+                "or 14 cells are usual"
+            )
