@@ -43,7 +43,7 @@ class ChosenThreshold:
     Attributes:
         value: the threshold.
         origin: where it comes from; None where nothing was chosen.
-        other: with two folds, the threshold of the half that chose this one.
+        other: threshold of the half that chose this one, with two folds.
     """
 
     value: float

@@ -39,7 +39,7 @@ class MetricRow:
         better: `lower` or `higher`.
         threshold: where maps are cut, for a metric of regions.
         threshold_from: where that threshold comes from.
-        other_threshold: with two folds, the threshold of the other half of the images.
+        other_threshold: threshold of the other half of the images, with two folds.
     """
 
     explainer: str

@@ -29,9 +29,8 @@ from apercu.evaluation.results import ComparisonResults, Cost
 from apercu.io import format_csv_rows, write_file
 
 CSV_HEADER = (
-    *("explainer", "metric", "better", "value", "low", "high", "n", "threshold"),
+    *("explainer", "metric", "better", "value", "low", "high", "n", "threshold", "other_threshold"),
     *("difference", "difference_low", "difference_high", "p", "reason", "against"),
-    "other_threshold",
 )
 """Columns of the CSV file.
 
@@ -107,10 +106,10 @@ def format_csv(results: ComparisonResults) -> str:
         names = (row.explainer, row.metric, row.better)
         against = "" if pair is None else reference
         table.append(
-            (*names, row.value, *row.ci95, row.n, threshold, *difference, "", against, other)
+            (*names, row.value, *row.ci95, row.n, threshold, other, *difference, "", against)
         )
-    blank = [""] * (len(CSV_HEADER) - 4)
-    table += [(name, *blank, reason, "", "") for name, reason in results.failed.items()]
+    blank = [""] * (len(CSV_HEADER) - 3)
+    table += [(name, *blank, reason, "") for name, reason in results.failed.items()]
     return format_csv_rows(table)
 
 
