@@ -6,6 +6,6 @@ set -eu
 cd "$(dirname "$0")/../.."
 data=${APERCU_DATA:?is the folder that holds data/imagenet-val and models}
 .venv/bin/apercu compare --classifier "${1:-$data/models/mobilenetv2_100.json}" \
-    --images "$data/data/imagenet-val" --limit 100 --protocol gomez --cells 7 --no-cost \
+    --images "$data/data/imagenet-val" --limit 50 --protocol gomez --cells 7 --no-cost \
     --methods cam,recipes/calibration/powers.py:CamPower:power=2,recipes/calibration/powers.py:CamPower \
     --against cam --out runs/calibration

@@ -20,7 +20,7 @@ class CamPower(Method):
     cells: int = 7
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        """Return maps whose cells have the order of those of CAM."""
+        """Return maps whose cells have the order of those of CAM, in 64 bits for high powers."""
         maps = Cam().compute_maps(classifier, images, targets)
-        grid = min_max_scale(reduce_maps(maps, self.cells)) ** self.power
+        grid = min_max_scale(reduce_maps(maps, self.cells)).double() ** self.power
         return resize_maps(grid, (maps.shape[1], maps.shape[2]))

@@ -11,8 +11,9 @@ from apercu.types import Boxes, Maps, Regions
 
 GRID_TOLERANCE = 1e-4
 """How far a map may be from one that was enlarged from a grid, as a fraction of its range."""
-GRID_UNIT = 1e-6
-"""What the values of such a grid are rounded to, as a fraction of their range: ties stay ties."""
+GRID_UNIT = 8
+"""What the values of such a grid are rounded to, so that ties stay ties: a fraction of their range,
+in units of the precision of the numbers (about one in a million of it for 32 bits)."""
 
 
 def resize_maps(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows columns"]:
@@ -70,7 +71,7 @@ def reduce_maps(maps: Maps, cells: int) -> Float[Tensor, "batch cells cells"]:
     low = grid.amin(dim=(1, 2), keepdim=True)
     span = grid.amax(dim=(1, 2), keepdim=True) - low
     error = (resize_maps(grid, size) - exact).abs().amax(dim=(1, 2), keepdim=True)
-    unit = GRID_UNIT * torch.where(span > 0, span, 1)
+    unit = GRID_UNIT * torch.finfo(maps.dtype).eps * torch.where(span > 0, span, 1)
     grid = low + ((grid - low) / unit).round() * unit
     return torch.where(error <= GRID_TOLERANCE * span, grid, means).to(maps)
 

@@ -353,6 +353,12 @@ def test_a_map_keeps_the_cells_that_it_was_enlarged_from(side: int, cells: int) 
     assert len(empty) > 1 and (empty == empty[0]).all()  # what is equal flips row by row
 
 
+def test_a_power_of_a_map_keeps_the_order_of_its_cells() -> None:
+    grid = draw(20, 7, 7, seed=6).double()
+    order = reduce_maps(resize_maps(grid**6, (224, 224)), 7).flatten(1).argsort(dim=1)
+    assert torch.equal(order, grid.flatten(1).argsort(dim=1))
+
+
 @pytest.mark.parametrize(("rows", "columns", "cells"), [(32, 44, 5), (9, 7, 7), (12, 12, 4)])
 def test_other_maps_have_the_mean_of_the_cells_that_are_flipped(
     rows: int, columns: int, cells: int
