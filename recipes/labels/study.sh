@@ -22,7 +22,7 @@ pretrain() { # name pretext images steps [options]
             --out "$run/pretrained/$name" --steps "$steps" --resume "$@"
 }
 
-pretrain ztf magnitudes $run/data/learn.npz 400 --catalogue "$shared/data/ztf/alerts.parquet" \
+pretrain ztf magnitudes $run/data/learn.npz 1500 --catalogue "$shared/data/ztf/alerts.parquet" \
     --id candid --target magnr,magpsf
 pretrain galaxies contrastive "$shared/data/star-galaxy/train" 400
 pretrain films adios "$shared/data/cxr-kermany/train" 500 --channels 1 --size 64 \
