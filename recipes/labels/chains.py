@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tasks import CLASSES, open_task
+from tasks import CLASSES, NIH, open_task
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -47,19 +47,22 @@ class Chain:
         recipes: recipes as people type them.
         frozen: whether the network does not change, but for its last layer.
         size: side of the images in pixels; that of the network when None.
+        times: factor of the number of steps.
     """
 
     start: str
     recipes: tuple[str, ...] = ()
     frozen: bool = True
     size: int | None = None
+    times: int = 1
 
     def count_steps(self, labels: int) -> int:
         """Return the steps of a training: of a last layer always as many, else at least 5 passes.
 
         Passes count up to 400 steps, which are fewer than 5 of the largest sets.
         """
-        return 150 if self.frozen else min(400, max(120, 5 * labels // TUNED_BATCH))
+        usual = 150 if self.frozen else min(400, max(120, 5 * labels // TUNED_BATCH))
+        return self.times * usual
 
 
 def list_chains() -> dict[str, Chain]:
@@ -73,6 +76,7 @@ def list_chains() -> dict[str, Chain]:
         "pretraining": pretraining,
         "small": small,
         "scratch": scratch,
+        "scratch, five times as long": replace(scratch, times=5),
         "imagenet, all layers": replace(imagenet, frozen=False, size=64),
         "pretraining, all layers": replace(pretraining, frozen=False),
     }
@@ -154,7 +158,7 @@ class Laboratory:
 
     def find_pretraining(self) -> Path:
         """Return the card of the task's pretrained network."""
-        name = "ztf" if self.name in CLASSES else self.name
+        name = {**dict.fromkeys(CLASSES, "ztf"), NIH: "films"}.get(self.name, self.name)
         return self.out / "pretrained" / name / "card.json"
 
     def compute_features(self, chain: Chain) -> tuple[Tensor, Tensor]:
@@ -290,7 +294,9 @@ def iterate_rows(
 
 def describe_chain(chain: Chain, labels: int) -> dict[str, object]:
     """Return what a training of a chain depends on besides its seed, as JSON keeps it."""
-    return {**json.loads(json.dumps(asdict(chain))), "steps": chain.count_steps(labels)}
+    content = json.loads(json.dumps(asdict(chain))) | {"steps": chain.count_steps(labels)}
+    del content["times"]  # the number of steps says it
+    return content
 
 
 def run_chain(laboratory: Laboratory, chain: Chain, share: float, seed: int) -> dict[str, object]:

@@ -1,9 +1,10 @@
-"""The four tasks with few labels: images of the sky and of the chest, with classes and objects."""
+"""The tasks with few labels: images of the sky and of the chest, with classes and objects."""
 
 from __future__ import annotations
 
 import csv
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,11 @@ DATA = Path(os.environ.get("APERCU_DATA", "../shared"))
 CLASSES = {"ztf-real": "real", "ztf-star": "star"}
 """The column of the catalogue for the tasks on alerts."""
 FOLDERS = {"galaxies": "star-galaxy", "films": "cxr-kermany"}
-TASKS = ("ztf-real", "galaxies", "films", "ztf-star")
+NIH = "films-nih"
+TASKS = ("ztf-real", "galaxies", "films", "ztf-star", NIH)
 PARTS = ("train", "test")
+TESTED = 0.4
+"""Fraction of the NIH's patients that are tested on."""
 
 
 def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, LabelledSet]:
@@ -32,6 +36,8 @@ def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, Lab
             choose_labelled(out / "data" / "learn.npz", labels, objects),
             choose_labelled(out / "data" / "test.npz", labels, objects),
         )
+    if name == NIH:
+        return read_nih(channels)
     folder = DATA / "data" / FOLDERS[name]
     parts = [read_labels_of(open_images(folder / part, channels=channels)) for part in PARTS]
     if name == "films":
@@ -42,6 +48,30 @@ def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, Lab
             for each, part in zip(parts, PARTS, strict=True)
         ]
     return parts[0], parts[1]
+
+
+def read_nih(channels: int) -> tuple[LabelledSet, LabelledSet]:
+    """Return the films of the NIH with pneumonia, and those without a finding, by patient."""
+    folder = DATA / "data" / "cxr-nih"
+    source = open_images(folder, channels=channels)
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:
+        films = {row["file"]: row for row in csv.DictReader(stream)}
+    rows = [films[name] for name in source.names]
+    patients = sorted({row["patient_id"] for row in rows})
+    tested = set(random.Random(0).sample(patients, round(TESTED * len(patients))))
+    targets = torch.tensor([[row["finding"] != "pneumonia"] for row in rows]).float()
+    every = LabelledSet(
+        source,
+        ("normal", "pneumonia"),
+        torch.cat([targets, 1 - targets], 1),
+        ONE_CLASS,
+        tuple(row["patient_id"] for row in rows),
+    )
+    learn, test = (
+        every.choose([i for i, row in enumerate(rows) if (row["patient_id"] in tested) == is_test])
+        for is_test in (False, True)
+    )
+    return learn, test
 
 
 def read_catalogue(path: Path, column: str) -> dict[str, str]:
