@@ -7,9 +7,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
+from apercu.learning.recipes.domain_adaptation import DomainAdaptation
+from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
 from apercu.learning.recipes.fine_tuning import Frozen, Full, GradualUnfreezing
 from apercu.learning.settings import LearningSettings
 from apercu.learning.train import prepare_training
@@ -137,3 +141,50 @@ def test_weights_of_frozen_groups_stay_over_a_whole_training(
         for index in range(count)
     ]
     assert first_moves == expected and expected[0] is None and expected[-1] == 0
+
+
+def list_statistics(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [values.clone() for name, values in network.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize("norms", ["keep", "learn"])
+def test_batch_norms_keep_their_statistics_where_they_should(
+    norms: str, planted_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    settings = LearningSettings.model_validate({"norms": norms})
+    training = prepare_training(build_network(), planted_task, [], settings)
+    before = list_statistics(training.network)
+    step = make_step(training)
+    training.set_rates(0.0)  # as each step of the training does after the network's own mode
+    terms = training.compute_terms(step)
+    torch.stack([each.mean() for each in terms.values()]).sum().backward()
+    assert any(values.grad is not None for values in training.network.body.parameters())
+    training.finish_network()
+    same = [
+        torch.equal(a, b) for a, b in zip(before, list_statistics(training.network), strict=True)
+    ]
+    assert same and (all(same) if norms == "keep" else not any(same))
+
+
+def test_a_final_batch_norm_learns_where_the_others_keep_theirs(
+    planted_task: Task, build_network: BuildNetwork, make_step: MakeStep
+) -> None:
+    settings = LearningSettings.model_validate({"norms": "keep"})
+    training = prepare_training(build_network(), planted_task, [FinalBatchNorm()], settings)
+    training.compute_terms(make_step(training))
+    kept = {id(norm) for norm in training.list_kept_norms()}
+    norms = [each for each in training.network.modules() if isinstance(each, _BatchNorm)]
+    assert len(kept) == len(norms) - 1
+    (learning,) = (norm for norm in norms if id(norm) not in kept)
+    assert learning.training and learning.running_mean.abs().max() > 0
+
+
+def test_kept_norms_need_pretrained_weights_and_no_recipe_that_adapts_them(
+    planted_task: Task, build_network: BuildNetwork
+) -> None:
+    scratch = LearningSettings.model_validate({"norms": "keep", "scratch": True})
+    with pytest.raises(ConfigError, match="norms: keep needs pretrained weights"):
+        prepare_training(build_network(), planted_task, [], scratch)
+    keep = LearningSettings.model_validate({"norms": "keep"})
+    with pytest.raises(ConfigError, match="domain_adaptation ends with batch norms of the other"):
+        prepare_training(build_network(), planted_task, [DomainAdaptation()], keep)

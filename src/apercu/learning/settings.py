@@ -102,6 +102,8 @@ class LearningSettings(TrainingConfig):
         test: fraction of the labelled images that only measure, where no test images are given.
         views: random views of the images.
         exposure: random changes of the exposure, sharpness and noise of the images.
+        norms: whether batch norms of the network that the training begins with learn statistics of
+            the training images, or keep their own, which few images or small batches do not give.
         turned: whether images are turned by right angles and mirrored, as the sky has no upside.
         search: what a search tries, where one is asked for.
         schedule: the length and the pace.
@@ -117,6 +119,7 @@ class LearningSettings(TrainingConfig):
     test: float = Field(0.2, gt=0, lt=0.5)
     views: RandomViews = RandomViews(smallest=0.7, stretch=1.2)
     exposure: RandomExposure = RandomExposure()
+    norms: Literal["learn", "keep"] = "learn"
     turned: bool = False
     search: SearchSpace = SearchSpace()
     schedule: LearningSchedule = LearningSchedule()

@@ -341,11 +341,18 @@ def prepare_training(
         ConfigError: a recipe cannot be used for this task.
     """
     recipes = tuple(recipes)
+    if settings.norms == "keep" and settings.scratch:
+        raise ConfigError("norms: keep needs pretrained weights; leave it out, or scratch: true")
     for recipe in recipes:
         recipe.check_task(task)
         if recipe.reads_turns and settings.turned:
             raise ConfigError(
                 f"recipe: {recipe.name} learns how images are turned; leave out turned: true"
+            )
+        if settings.norms == "keep" and recipe.adapts_norms:
+            raise ConfigError(
+                f"recipe: {recipe.name} ends with batch norms of the other domain; leave out "
+                "norms: keep"
             )
         if settings.restore_frequencies and (
             recipe.replaces_supervised_loss or is_overridden(recipe, "build_head")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, final
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from apercu import render
@@ -32,6 +33,8 @@ from apercu.training.data import TrainingImages
 from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.types import Images, Scores
 
+NEW_GROUPS = ("front", "head")
+"""Groups of layers that may have layers without statistics of their own."""
 FEW_CLASSES = 0.2
 """Variety of the classes of a batch below which a network predicts too few of them."""
 RECALIBRATION_IMAGES = 512
@@ -195,12 +198,21 @@ class LearningTraining(TrainingModule):
             if rates is not None:  # layers that recipes put before the network always learn
                 added = (group.name == "front" for group in self.groups)
                 self.rates = [1.0 if new else r for new, r in zip(added, rates, strict=True)]
-        for group, learnable, rate in zip(self.groups, self.learnable, self.rates, strict=True):
+        for learnable, rate in zip(self.learnable, self.rates, strict=True):
             for parameter in learnable:
                 parameter.requires_grad_(rate > 0)
-            if not rate:
-                for norm in group.norms:
-                    norm.eval()
+        for norm in self.list_kept_norms():
+            norm.eval()
+
+    def list_kept_norms(self) -> list[_BatchNorm]:
+        """Return the batch norms that keep their statistics in this step."""
+        keeps = self.settings.norms == "keep"
+        return [
+            norm
+            for group, rate in zip(self.groups, self.rates, strict=True)
+            if not rate or (keeps and group.name not in NEW_GROUPS)
+            for norm in group.norms
+        ]
 
     def draw_views(self, images: Images, generator: Generator) -> Images:
         """Return a random view of each image."""
@@ -237,16 +249,11 @@ class LearningTraining(TrainingModule):
         """Give batch norms their last statistics, build heads without training, and fold layers."""
         self.set_rates(1.0)
         images = self.task.images
-        frozen = {
-            norm
-            for group, rate in zip(self.groups, self.rates, strict=True)
-            for norm in group.norms
-            if not rate
-        }
+        kept = set(self.list_kept_norms())
         norms = [
             module
             for module in self.network.modules()
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module not in frozen
+            if isinstance(module, _BatchNorm) and module not in kept
         ]
         if norms:
             sources = [images]
