@@ -383,18 +383,21 @@ def test_the_command_says_what_is_predicted_of_each_image_or_how_often(
     first, second = explanation.predicted, explanation.runner_up
     assert first is not None and second is not None
     shares = [format_percent(explanation.find_probability(one) or 0) for one in (first, second)]
-    line = "cat.png: {} ({}), then {} ({})"
+    line = "cat.png: {} (~{}), then {} (~{})"
     expected = line.format(first.short_name, shares[0], second.short_name, shares[1])
     out = f"1 image explained: {tmp_path / 'maps'}"
-    assert run(str(photo)) == [expected, out]
+    spec = explainer.classifier_info.spec
+    advice = f"~ is what the explainer estimates; --classifier {spec} gives the classifier's own"
+    assert run(str(photo)) == [expected, advice, out]
     assert run(str(photo), "--target", "all")[0].endswith("; 3 classes explained")
     other = next(name for name in explainer.classes if first.name != name).partition(",")[0]
-    assert f"; explained: {other} (" in run(str(photo), "--target", other)[0]
+    assert f"; explained: {other} (~" in run(str(photo), "--target", other)[0]
     for number in range(20):
         (photo.parent / f"copy-{number}.png").write_bytes(photo.read_bytes())
     lines = run(str(photo.parent))
-    assert len(lines) == 22
-    assert lines[-2:] == [
+    assert len(lines) == 23
+    assert lines[-3:] == [
         f"21 images: 21 × {first.short_name}",
+        advice,
         out.replace("1 image", "21 images"),
     ]

@@ -99,7 +99,14 @@ def test_the_verdict_says_who_predicts_and_how_sure(
         asked.verdict,
     )
     estimated = explainer.explain(photo)
-    assert estimated.verdict.startswith("The classifier, as the explainer reads it, says ")
+    assert re.fullmatch(
+        r"The classifier, as the explainer reads it, says \w+ \(~\d+ %\), then \w+ \(~\d+ %\)\.",
+        estimated.verdict,
+    )
+    assert re.fullmatch(r".+\.png: \w+ \(~\d+ %\), then \w+ \(~\d+ %\)", estimated.line)
+    asked = explainer.explain(photo, other.index)
+    assert re.search(rf"It gives {other.short_name} ~\d+ %\.$|^((?!It gives).)*$", asked.verdict)
+    assert "~" not in predicted.line
     several = replace(
         predicted, predicted_classes=(predicted.target, other), stored=predicted.stored
     )

@@ -87,7 +87,8 @@ def explain(
     difference and the strip between them, with the probability of each step where --classifier is
     given. Also explain.json, and a contact sheet of several images. The main picture of a DICOM
     image is written as a DICOM secondary capture, too. Prints the class and its probability in one
-    line for each image, and with a guard whether it may be believed; of more than 20 images, how
+    line for each image, with ~ where only the explainer estimates it, and with a guard whether it
+    may be believed; of more than 20 images, how
     often each class is predicted.
 
     Example: apercu explain cat.jpg
@@ -113,6 +114,9 @@ def explain(
     consequence = f"{out} holds what was finished; the same command makes the rest"
     with on_interrupt(consequence), show_progress() as report:
         explain_run.write(refs, out, lambda done, total: report("images", done, total), warn, say)
+    if explain_run.selector.classifier is None:
+        spec = explainer.classifier_info.spec or "SPEC"
+        say(f"~ is what the explainer estimates; --classifier {spec} gives the classifier's own")
     if explainer.doubts:
         warn(describe_doubts(run, explainer.doubts))
     say(f"{len(refs)} image{'s' * (len(refs) != 1)} explained: {out}")

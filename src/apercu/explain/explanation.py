@@ -228,7 +228,7 @@ class Explanation(ABC):
         if named is None:
             return "unknown"
         probability = self.find_probability(named)
-        sign = "" if self.read_by == CLASSIFIER else "~ "
+        sign = f"{self._sign} ".lstrip()
         return named.short_name + ("" if probability is None else f", {sign}{probability:.1%}")
 
     def describe_others(self) -> str:
@@ -282,8 +282,9 @@ class Explanation(ABC):
         if self.predicted.index == self.target.index:
             return f"{says}." if second is None else f"{says}, then {self._name_probable(second)}."
         share = self.find_probability(self.target)
-        of_target = f" It gives {self.target.short_name} {format_percent(share)}." if share else ""
-        return f"{says}.{of_target}"
+        if not share:
+            return f"{says}."
+        return f"{says}. It gives {self.target.short_name} {format_percent(share, self._sign)}."
 
     @property
     def trust_line(self) -> str:
@@ -292,7 +293,10 @@ class Explanation(ABC):
 
     @property
     def line(self) -> str:
-        """The image, what is predicted and what is explained, with probabilities, in one line."""
+        """The image, what is predicted and what is explained, with probabilities, in one line.
+
+        A probability that the explainer estimates has the sign ~ before it.
+        """
         name, target = self.stored.name, self.target
         if self.predicted is None:
             return f"{name}: {target.short_name}"
@@ -309,9 +313,15 @@ class Explanation(ABC):
         )
         return line + runner_up
 
+    @property
+    def _sign(self) -> str:
+        """The sign before a probability: ~ where the explainer estimates it."""
+        return "" if self.read_by == CLASSIFIER else "~"
+
     def _name_probable(self, named: NamedClass) -> str:
         share = self.find_probability(named)
-        return named.short_name + ("" if share is None else f" ({format_percent(share)})")
+        words = "" if share is None else f" ({format_percent(share, self._sign)})"
+        return named.short_name + words
 
     def _repr_html_(self) -> str:
         """Return sentences and pictures, for notebooks."""
@@ -336,15 +346,17 @@ class Explanation(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def format_percent(share: float) -> str:
-    """Return a fraction in %, as precise as people need it.
+def format_percent(share: float, sign: str = "") -> str:
+    """Return a fraction in %, as precise as people need it, with a sign such as ~ before it.
 
     >>> [format_percent(share) for share in (0.97, 0.0613, 0.0001)]
     ['97 %', '6.1 %', 'less than 0.1 %']
+    >>> [format_percent(share, "~") for share in (0.97, 0.0001)]
+    ['~97 %', 'less than ~0.1 %']
     """
     if share < 0.0005:
-        return "less than 0.1 %"
-    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
+        return f"less than {sign}0.1 %"
+    return f"{sign}{100 * share:.{1 if share < 0.0995 else 0}f} %"
 
 
 def get_size(values: Tensor) -> tuple[int, int]:
