@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from apercu import open_classifier
 from apercu.classifiers import InputSpec, save_classifier
 from apercu.classifiers.sources.module import open_in_memory
 from apercu.errors import ClassifierError
+from apercu.log import redirect_warnings
 
 SIZE = (6, 5)
 
@@ -301,3 +303,40 @@ def test_a_configuration_like_that_of_timm_that_does_not_fit(config: dict[str, A
     with pytest.raises(ClassifierError, match=r"its pretrained_cfg(: | .*pass the size)"):
         open_classifier(module)
     assert open_classifier(module, size=SIZE).size == SIZE
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {1: "b", 0: "a", 3: "d", 2: "c"},
+        {"d": 3, "b": 1, "a": 0, "c": 2},
+    ],
+)
+def test_dictionaries_of_classes(classes: Any, tmp_path: Path) -> None:
+    assert open_classifier(_make_module(), size=SIZE, classes=classes).classes == (*"abcd",)
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps(classes, indent=1))
+    assert open_classifier(_make_module(), size=SIZE, classes=path).classes == (*"abcd",)
+    module = _make_module()
+    module.classes = classes
+    assert open_classifier(module, size=SIZE).classes == (*"abcd",)
+
+
+def test_a_set_of_classes_is_refused() -> None:
+    with pytest.raises(ClassifierError, match="memory/Sequential: classes: a set has no order"):
+        open_in_memory(_make_module(), {"size": SIZE, "classes": {*"abcd"}})
+
+
+@pytest.mark.parametrize("count", [4, 3])
+def test_names_of_a_configuration(count: int) -> None:
+    module = _make_module()
+    module.config = SimpleNamespace(id2label={i: f"LABEL_{i}" for i in range(4)})
+    assert open_classifier(module, size=SIZE).classes[0] == "class 0"
+    module.config = SimpleNamespace(id2label=dict(enumerate("abcde"[:count])))
+    if count == 4:
+        assert open_classifier(module, size=SIZE).classes == (*"abcd",)
+        return
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        assert open_classifier(module, size=SIZE).classes[0] == "class 0"
+    assert "configuration names 3 classes, and its last layer has 4" in lines[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from apercu.classifiers.names import ClassNames
@@ -63,3 +66,60 @@ def test_files_that_are_wrong(tmp_path: Path, content: str) -> None:
         ClassNames.read(path)
     with pytest.raises(ClassifierError, match="No such file"):
         ClassNames.read(tmp_path / "other.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (["a", "b", 3], ("a", "b", "3")),
+        ({"0": "a", "2": "c", "1": "b"}, ("a", "b", "c")),
+        ({"e": 2, "b": 1, "x": 0}, ("x", "b", "e")),
+        ({"0": 1, "1": 0}, ("1", "0")),
+        ({"1": ["n1", "bee"], "0": ["n0", "ant"]}, ("ant", "bee")),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_lists_and_dictionaries_are_read_in_the_order_of_the_logits(
+    content: Any, names: tuple[str, ...], indent: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps(content, indent=indent))
+    assert ClassNames.read(path) == ClassNames.collect(content, "classes")
+    assert ClassNames.read(path).names == names
+
+
+def test_numbers_are_keys_in_python() -> None:
+    assert ClassNames.collect({1: "b", np.int64(0): "a"}, "classes").names == ("a", "b")
+    assert ClassNames.collect({"b": np.int64(1), "a": 0}, "classes").names == ("a", "b")
+    assert ClassNames.collect({"b": 1, "a": 0}.keys(), "classes").names == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("classes", "match"),
+    [
+        ({"a", "b"}, "a set has no order; pass a list of names"),
+        ({1: "a", 2: "b"}, r"each index from 0 to 1 once, got \[1, 2\]"),
+        ({"a": 0, "b": 0}, r"each index from 0 to 1 once, got \[0, 0\]"),
+        ({"a": 0.0, "b": 1.0}, r"expected a list of names, {index: name} or {name: index}"),
+        ({"a": "b"}, r"expected a list of names, {index: name} or {name: index}"),
+        ({"a": True, "b": False}, r"expected a list of names, {index: name} or {name: index}"),
+        ([{"id": 0, "name": "a"}], "expected names of classes, got {'id': 0, 'name': 'a'}"),
+        ({0: ["n0", "a", 0.5]}, "expected names of classes, got"),
+        ([None, "b"], "expected names of classes, got None"),
+        ([(1, "b"), (0, "a")], r"expected names of classes, got \(1, 'b'\)"),
+    ],
+)
+def test_names_without_an_order_are_refused(classes: Any, match: str) -> None:
+    with pytest.raises(ClassifierError, match=f"^classes: .*{match}") as caught:
+        ClassNames.collect(classes, "classes")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_like_json(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("[unknown]\n{cat}\n")
+    assert ClassNames.read(path).names == ("[unknown]", "{cat}")
+    for broken in ('[\n "a",\n "b"\n', "{}", "[]"):
+        path.write_text(broken)
+        with pytest.raises(ClassifierError, match=r"classes\.txt: (broken JSON|it holds no names)"):
+            ClassNames.read(path)

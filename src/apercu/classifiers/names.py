@@ -1,11 +1,12 @@
-"""Class names, from a file or numbered, and the targets that people name by them."""
+"""Class names, from a list, a dictionary or a file, and the targets that people name by them."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Number
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apercu.errors import ClassifierError, TargetError, suggest_nearest
+from apercu.errors import ClassifierError, TargetError, shorten, suggest_nearest
 from apercu.types import Images, LogitsFn, Targets
 
 
@@ -45,22 +46,56 @@ class ClassNames:
     def read(cls, path: str | Path) -> ClassNames:
         """Read one class per line, `name` or `identifier<TAB>name`, in the order of the logits.
 
+        A JSON file may hold what `collect` takes: a list of names, or a dictionary.
+
         Raises:
-            ClassifierError: the file is missing, no text or empty, or only some lines have a tab.
+            ClassifierError: the file is missing, no text or empty, only some lines have a tab, or
+                it is JSON that says no order of the classes.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             is_binary = isinstance(error, UnicodeDecodeError)
             reason = "no UTF-8 text" if is_binary else getattr(error, "strerror", None) or error
             raise ClassifierError(f"classes {path}: {reason}; expected one name per line") from None
-        rows = [line.split("\t", 1) for line in lines if line.strip()]
+        if (content := _parse_names(text, f"classes {path}")) is not None:
+            return cls.collect(content, f"classes {path}")
+        rows = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
         if not rows or len({len(row) for row in rows}) > 1:
             raise ClassifierError(
                 f"classes {path}: expected one class per line, all `name` or all "
                 "`identifier<TAB>name`"
             )
         return cls.of((row[-1].strip() for row in rows), (row[0].strip() for row in rows))
+
+    @classmethod
+    def collect(cls, classes: Iterable[Any], subject: str) -> ClassNames:
+        """Return class names of a list or a dictionary, in the order of the logits.
+
+        Args:
+            classes: names in order; or `{index: name}`, as the `id2label` of transformers; or
+                `{name: index}`, as the `class_to_idx` of torchvision. Indices of the first kind may
+                be text, as in JSON. In place of a name, a pair is the identifier and the name.
+            subject: where they come from, for the error.
+
+        Returns:
+            The names.
+
+        Raises:
+            ClassifierError: a set, which has no order; a dictionary whose indices are not all
+                numbers from 0 on; or a name that is neither text nor a number.
+
+        >>> ClassNames.collect({"e": 1, "b": 0}, "classes").names
+        ('b', 'e')
+        """
+        if isinstance(classes, set | frozenset):
+            raise ClassifierError(f"{subject}: a set has no order; pass a list of names")
+        rows = list(_sort_by_index(classes, subject) if isinstance(classes, Mapping) else classes)
+        pairs = [_read_pair(row) for row in rows]
+        for row, pair in zip(rows, pairs, strict=True):
+            if not all(isinstance(part, str) for part in pair):
+                raise ClassifierError(f"{subject}: expected names of classes, got {shorten(row)}")
+        return cls.of((name for _, name in pairs), (identifier for identifier, _ in pairs))
 
     def write(self, path: str | Path) -> None:
         """Write `identifier<TAB>name`, one class per line."""
@@ -107,6 +142,65 @@ class ClassNames:
                 f"target: expected a class index from 0 to {len(self.names) - 1}, got {index}"
             )
         return index
+
+
+def read_labels(config: object) -> ClassNames | None:
+    """Return the names in a configuration of transformers; None where they are only numbered."""
+    labels = getattr(config, "id2label", None)
+    if not isinstance(labels, Mapping) or not labels:
+        return None
+    names = ClassNames.collect(labels, "id2label of its configuration")
+    numbered = tuple(f"LABEL_{index}" for index in range(len(labels)))
+    return None if names.names == numbered else names
+
+
+def _parse_names(text: str, subject: str) -> Any:
+    """Return the list or dictionary in a JSON file; None where the text is no JSON."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.split(maxsplit=1)[0] in ("[", "{") or subject.endswith(".json"):
+            raise ClassifierError(f"{subject}: broken JSON ({error})") from None
+        return None
+    if not content:
+        raise ClassifierError(f"{subject}: it holds no names")
+    return content
+
+
+def _sort_by_index(classes: Mapping[Any, Any], subject: str) -> list[Any]:
+    """Return the names of a dictionary from names to indices, or from indices to names."""
+    rows = [(value, key) for key, value in classes.items()]
+    if not all(_is_index(value) and isinstance(key, str) for value, key in rows):
+        rows = [(_read_index(key), value) for key, value in classes.items()]
+    if any(not _is_index(index) for index, _ in rows):
+        raise ClassifierError(
+            f"{subject}: expected a list of names, {{index: name}} or {{name: index}}, got "
+            f"{shorten(dict(classes))}"
+        )
+    indices = sorted(index for index, _ in rows)
+    if indices != list(range(len(rows))):
+        raise ClassifierError(
+            f"{subject}: expected each index from 0 to {len(rows) - 1} once, got "
+            f"{shorten(indices)}; pass a list of names"
+        )
+    return [name for _, name in sorted(rows, key=lambda row: row[0])]
+
+
+def _read_pair(row: Any) -> tuple[Any, Any]:
+    """Return the identifier and the name of a class; twice None where they cannot be read."""
+    if isinstance(row, list | tuple):
+        return (row[0], row[1]) if len(row) == 2 else (None, None)
+    return (str(row), str(row)) if isinstance(row, str | Number) else (None, None)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _read_index(key: object) -> object:
+    return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key) else key
 
 
 def _split_synonyms(name: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -53,7 +53,7 @@ def open_classifier(
     size: int | Sequence[int] | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
-    classes: Sequence[str] | str | Path | None = None,
+    classes: Sequence[str] | Mapping[Any, Any] | str | Path | None = None,
     channels: int | None = None,
     output: str | None = None,
     output_name: str | None = None,
@@ -85,8 +85,9 @@ def open_classifier(
         mean: mean of each channel, or of all, which is subtracted from pixels in [0, 1]. If `mean`
             and `std` are None and a size is given, the network receives pixels in [0, 1].
         std: standard deviation of each channel, or of all, by which pixels are divided.
-        classes: names of the classes in the order of the logits, or a file with one name per line;
-            by default the attribute `classes` of the network, or numbers.
+        classes: names of the classes in the order of the logits, `{index: name}`, `{name: index}`,
+            or a file with one name per line or with these in JSON; by default the attribute
+            `classes` of the network, the `config.id2label` of transformers, or numbers.
         channels: number of channels, 3 by default.
         output: what the numbers of the network mean: `logits` (by default; softmax),
             `probabilities`, `probability` (one number, of the second of two classes), `sigmoid`

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from apercu.classifiers.card import ClassifierCard
-from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.sources.module import (
     open_module,
@@ -81,8 +80,7 @@ def open_factory(card: ClassifierCard) -> Network:
     output = read_output_attribute(built, card.source)
     if output is not None and "output" not in card.model_fields_set:
         changes["output"] = output
-    classes = None if card.classes else read_classes_attribute(built)
-    names = None if classes is None else ClassNames.of(classes)
+    names = None if card.classes else read_classes_attribute(built, card.source)
     if isinstance(built, nn.Module):
         built = unwrap_module(built).float()
     return open_module(built, card.model_copy(update=changes), names)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, is_folder_name, make_input, validate
-from apercu.classifiers.names import ClassNames
+from apercu.classifiers.names import read_labels
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
@@ -103,7 +103,7 @@ def open_hf(card: ClassifierCard) -> Network:
         digest=digest_module(module, HF_PREFIX, settings),
         input=spec,
         output=output,
-        names=_read_names(config),
+        names=read_labels(config),
         options=settings,
     )
 
@@ -309,15 +309,6 @@ def catch_errors(source: str, advice: str = "") -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if has_bar:
             logging.enable_progress_bar()
-
-
-def _read_names(config: Any) -> ClassNames | None:
-    """Return the names of the classes; None where they are only numbered."""
-    labels = dict(config.id2label)
-    names = [str(labels[index]) for index in sorted(labels)]
-    if names == [f"LABEL_{index}" for index in range(len(names))]:
-        return None
-    return ClassNames.of(names)
 
 
 def _make_images(channels: int) -> dict[str, Any]:

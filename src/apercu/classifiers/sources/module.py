@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.fingerprint import digest_function
-from apercu.classifiers.names import ClassNames
+from apercu.classifiers.names import ClassNames, read_labels
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.errors import ClassifierError, first_line
@@ -113,12 +113,14 @@ def open_in_memory(
             be copied.
     """
     source = IN_MEMORY + _find_name(unwrap_module(forward))
-    classes = description.get("classes", read_classes_attribute(forward))
-    names = ClassNames.read(classes) if isinstance(classes, str | Path) else None
-    if names is not None:
-        classes = None
+    classes = description.get("classes")
+    names = None
+    if classes is None:
+        names = read_classes_attribute(forward, source)
+    elif isinstance(classes, str | Path):
+        names, classes = ClassNames.read(classes), None
     elif isinstance(classes, Iterable):
-        classes = [str(name) for name in classes]
+        names, classes = ClassNames.collect(classes, f"classifier {source}: classes"), None
     content = {
         "source": source,
         "input": _find_input(forward, source, description),
@@ -200,10 +202,28 @@ def read_input_attribute(forward: Any, source: str) -> InputSpec | None:
     return validate(InputSpec, value, f"classifier {source}: its attribute input")
 
 
-def read_classes_attribute(forward: Any) -> list[str] | None:
-    """Return the attribute `classes` of a network, a list of names; None where it is none."""
-    value = _read_attribute(forward, "classes", list | tuple)
-    return None if value is None else [str(name) for name in value]
+def read_classes_attribute(forward: Any, source: str) -> ClassNames | None:
+    """Return the names in the attribute `classes` of a network, or in the `config.id2label` of a
+    model of transformers; None where there are none.
+
+    Raises:
+        ClassifierError: the attribute is a dictionary that says no order of the classes.
+    """
+    value = _read_attribute(forward, "classes", list | tuple | Mapping)
+    if value is not None:
+        return ClassNames.collect(value, f"classifier {source}: its attribute classes")
+    module = unwrap_module(forward)
+    names = read_labels(getattr(module, "config", None))
+    if names is None or not isinstance(module, nn.Module):
+        return None
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    if layers and (count := layers[-1].out_features) not in (len(names.names), 1):
+        warn(
+            f"classifier {source}: its configuration names {len(names.names)} classes, and its "
+            f"last layer has {count}; the names are not used, pass classes"
+        )
+        return None
+    return names
 
 
 def read_output_attribute(forward: Any, source: str) -> OutputName | None:
