@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from apercu import methods
-from apercu.classifiers import Classifier, ClassifierCard, wrap_module
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.errors import ClassifierError
 from apercu.methods import MapExplainer, Method, Wrapper
 
@@ -163,6 +164,55 @@ class TestEvery:
                 method(subject, images, targets)
         else:
             method(subject, images, targets)
+
+
+def change_input(
+    classifier: Classifier, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Classifier:
+    """Return a copy of a classifier whose network begins with an operation on its input."""
+    module = copy.deepcopy(classifier.module)
+    assert module is not None
+    module.register_forward_pre_hook(lambda _module, inputs: change(inputs[0]))
+    spec = InputSpec(channels=3, size=classifier.size)
+    return wrap_module(module, ClassifierCard(source="tests:network", input=spec))
+
+
+def subtract_in_place(images: torch.Tensor) -> torch.Tensor:
+    images -= 0.5
+    return images
+
+
+def blacken_in_place(images: torch.Tensor) -> torch.Tensor:
+    images[:, 0] = 0
+    return images
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("in_place", "apart"),
+    [
+        (subtract_in_place, lambda images: images - 0.5),
+        (
+            blacken_in_place,
+            lambda images: torch.cat((torch.zeros_like(images[:, :1]), images[:, 1:]), dim=1),
+        ),
+    ],
+    ids=["-=", "[:, 0] = 0"],
+)
+def test_networks_may_write_into_their_input(
+    in_place: Callable[[torch.Tensor], torch.Tensor],
+    apart: Callable[[torch.Tensor], torch.Tensor],
+    method: Method | Wrapper,
+    subject: Classifier,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    before = images.clone()
+    maps, expected = (
+        method(change_input(subject, change), images, targets) for change in (in_place, apart)
+    )
+    torch.testing.assert_close(maps, expected)
+    assert torch.equal(images, before)
 
 
 def make_head(module: nn.Module, weight: torch.Tensor) -> nn.Module:

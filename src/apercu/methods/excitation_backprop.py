@@ -94,7 +94,7 @@ class ExcitationBackprop(Method):
         with ExitStack() as hooks:
             for stop in stops:
                 hooks.enter_context(attach_hook(stop, keep))
-            logits = forward_with_rules(classifier, images, inside, rules)
+            logits = forward_with_rules(classifier, images, inside.clone(), rules)
         if not outputs:
             raise ClassifierError(
                 f"excitation_backprop: the layer gives no feature map in {classifier.spec}; name "

@@ -66,7 +66,8 @@ class Lrp(Method):
         low = torch.minimum(inside, bare.normalise(torch.zeros_like(images)))
         high = torch.maximum(inside, bare.normalise(torch.ones_like(images)))
         box = [bound.requires_grad_() for bound in (inside, low, high)]
-        logits = forward_with_rules(classifier, images, inside, CompositeRules(self, box))
+        rules = CompositeRules(self, [bound.clone() for bound in box])
+        logits = forward_with_rules(classifier, images, rules.inside, rules)
         logit = logits.gather(1, targets[:, None]).sum()
         gradients = torch.autograd.grad(logit, box, allow_unused=True)
         pairs = zip(box, gradients, strict=True)
@@ -86,22 +87,34 @@ class CompositeRules(RelevanceRules):
     def __init__(self, settings: Lrp, box: Sequence[Tensor]) -> None:
         super().__init__()
         self._settings = settings
-        self._box = list(box)
+        self._keep_box(list(box))
+
+    @property
+    def inside(self) -> Tensor:
+        """The network's input, into which the network may write."""
+        return self._box[0]
 
     def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Pad the bounds too, where the network pads its input itself."""
-        if get_operation_name(func) == "pad" and args[0] is self._box[0]:
-            self._box = [func(bound, *args[1:], **options) for bound in self._box]
-            return self._box[0]
+        if get_operation_name(func) == "pad" and self._has_bounds(args[0]):
+            self._keep_box([func(bound, *args[1:], **options) for bound in self._box])
+            return self.inside
         return func(*args, **options)
 
     def compute_surrogate(self, layer: AffineLayer, output: Tensor) -> Tensor:
         if layer.weight.ndim == 2:
             total = layer.apply(layer.inputs, layer.weight, layer.bias)
             return total + self._settings.epsilon * torch.where(output < 0, -1.0, 1.0)
-        if layer.inputs is self._box[0]:
+        if self._has_bounds(layer.inputs):
             return _compute_box_surrogate(layer, self._box)
         return _compute_gamma_surrogate(layer, output, self._settings.gamma)
+
+    def _keep_box(self, box: list[Tensor]) -> None:
+        self._box, self._version = box, box[0]._version
+
+    def _has_bounds(self, values: object) -> bool:
+        """Whether these are the input itself, and the network has not written into it."""
+        return values is self.inside and self.inside._version == self._version
 
 
 def _compute_box_surrogate(layer: AffineLayer, box: Sequence[Tensor]) -> Tensor:

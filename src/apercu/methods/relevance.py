@@ -179,7 +179,7 @@ def forward_with_rules(
     Args:
         classifier: a classifier with an open convolutional network.
         images: images in [0, 1], `batch × channels × height × width`.
-        inside: the normalised images, by which gradients are computed.
+        inside: the normalised images; no leaf of the graph, as the network may write into them.
         rules: the rules of all operations.
 
     Returns:
