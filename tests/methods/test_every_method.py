@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from apercu import methods
-from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
+from apercu.classifiers import (
+    Classifier,
+    ClassifierCard,
+    InputSpec,
+    open_classifier,
+    wrap_module,
+)
 from apercu.errors import ClassifierError
 from apercu.methods import MapExplainer, Method, Wrapper
 
@@ -57,6 +63,15 @@ def test_every_exported_method_is_in_this_file() -> None:
         if issubclass(one, Method | Wrapper)
     }
     assert exported - {Method, Wrapper} == {type(method) for method in EVERY}
+
+
+def test_a_classifier_opened_in_inference_mode_gives_gradients(residual: Classifier) -> None:
+    with torch.inference_mode():
+        module = copy.deepcopy(residual.module)
+        classifier = open_classifier(module, size=residual.size)  # type: ignore[arg-type]
+        assert classifier.differentiable
+        maps = methods.Lrp()(classifier, torch.rand(1, 3, *classifier.size), 0)
+    assert maps.isfinite().all()
 
 
 def all_hooks(module: nn.Module) -> int:
@@ -108,6 +123,24 @@ class TestEvery:
         assert all_hooks(module) == 0
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())
         assert not any(m.training for m in module.modules())
+
+    def test_inference_mode_changes_nothing(
+        self,
+        method: Method | Wrapper,
+        subject: Classifier,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> None:
+        expected = method(subject, images, targets)
+        with torch.inference_mode():
+            copies, classes = images.clone(), targets.clone()
+            within = method(subject, copies, classes)
+            bound = method.bind(subject).attribute(copies)
+            assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
+        for maps in (within, method(subject, copies, classes)):
+            torch.testing.assert_close(maps, expected)
+        torch.testing.assert_close(bound, method(subject, images))
+        assert torch.equal(copies, images)
 
     def test_a_batch_equals_its_singles(
         self,

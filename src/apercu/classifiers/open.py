@@ -46,6 +46,7 @@ _PREFIXES = ("timm/", "torchvision/", READY_PREFIX, *FOLDER_PREFIXES)
 """Beginnings of SPECs that name a model of a library, also where a folder is called so."""
 
 
+@torch.inference_mode(False)  # gradients cannot pass weights that are made in this mode
 def open_classifier(
     source: str | Path | Callable[..., Any],
     *,
