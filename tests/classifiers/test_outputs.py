@@ -151,6 +151,48 @@ def test_a_softmax_inside_is_taken_for_probabilities_and_told() -> None:
     torch.testing.assert_close(classifier.predict_probabilities(IMAGES), numbers(3).softmax(1))
 
 
+def _round(places: int, factor: int = 1) -> Callable[[Tensor], Tensor]:
+    return lambda z: (factor * z.softmax(1)).round(decimals=places)
+
+
+@pytest.mark.parametrize(
+    ("classes", "wrap"),
+    [
+        (5, _round(2)),
+        (20, _round(1)),
+        (100, _round(3)),
+        (5, lambda z: (z.softmax(1) * 255).round() / 255),
+        (5, lambda z: (z.softmax(1) * 256).round() / 256),
+        (5, lambda z: z.softmax(1).bfloat16()),
+    ],
+)
+def test_a_rounded_softmax_is_taken_for_probabilities(
+    classes: int, wrap: Callable[[Tensor], Tensor]
+) -> None:
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        classifier = opened(classes, None, wrap)
+        opened(classes, "probabilities", wrap)
+    assert classifier.output.name == "probabilities" and "sum to 1" in lines[0]
+    expected = numbers(classes).softmax(1)
+    with torch.no_grad():
+        assert (classifier.predict_probabilities(IMAGES) - expected).abs().max() < 0.08
+    with pytest.raises(ClassifierError, match="percentages"):
+        opened(classes, None, _round(0, 100))
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])  # the sums of one place may be off by a quarter
+def test_rounded_sigmoids_are_no_softmax(places: int) -> None:
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        classifier = opened(5, None, lambda z: z.sigmoid().round(decimals=places))
+    assert classifier.output.name == "logits"
+    assert "sigmoid_probabilities" in lines[0] and "output: probabilities" in lines[0]
+    if places > 1:
+        with pytest.raises(ClassifierError, match="expected probabilities that sum to 1"):
+            opened(5, "probabilities", lambda z: z.sigmoid().round(decimals=places))
+
+
 def test_a_sigmoid_inside_is_told() -> None:
     lines: list[str] = []
     with redirect_warnings(lines.append):

@@ -16,7 +16,13 @@ from torch import Generator, Tensor
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.network import Network
-from apercu.classifiers.outputs import Output, check_numbers, format_shape, list_tensors
+from apercu.classifiers.outputs import (
+    Output,
+    check_numbers,
+    find_excess,
+    format_shape,
+    list_tensors,
+)
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.log import warn
 
@@ -190,8 +196,7 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
     output = network.meaning
     if not _is_in_unit_range(numbers):
         return output
-    sums = numbers.sum(1)
-    if output.columns != 1 and bool(((sums - 1).abs() <= _TOLERANCE).all()):
+    if output.columns != 1 and _sum_to_one(numbers):
         if network.output_is_stated:
             raise ClassifierError(
                 f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image: no "
@@ -202,20 +207,24 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
             "are taken for probabilities; set output: probabilities in its card"
         )
         return output.model_copy(update={"name": "probabilities"})
-    word = "probability" if output.columns == 1 else "sigmoid_probabilities"
+    one = output.columns == 1
+    softmax = "" if one else ", and if there is a softmax, output: probabilities"
     warn(
         f"classifier {spec}: all its numbers are in [0, 1]; if there is a sigmoid inside of it, "
-        f"set output: {word}"
+        f"set output: {'probability' if one else 'sigmoid_probabilities'}{softmax}"
     )
     return output
 
 
 def _are_percentages(numbers: Tensor) -> bool:
     """Return whether the numbers of every image are from 0 on and sum to 100."""
-    sums = numbers.sum(1)
-    return numbers.shape[1] > 1 and bool(
-        (numbers >= 0).all() and ((sums - 100).abs() <= 100 * _TOLERANCE).all()
-    )
+    return numbers.shape[1] > 1 and bool((numbers >= 0).all()) and _sum_to_one(numbers / 100)
+
+
+def _sum_to_one(numbers: Tensor) -> bool:
+    """Return whether the numbers of every image sum to 1, up to what rounding explains."""
+    is_brain = torch.equal(numbers, numbers.bfloat16().float())
+    return bool((find_excess(numbers) <= (4 if is_brain else 1) * _TOLERANCE).all())
 
 
 def _is_in_unit_range(numbers: Tensor) -> bool:
