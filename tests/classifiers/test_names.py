@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from apercu.classifiers.names import ClassNames
+from apercu.classifiers.names import ClassNames, choose_targets, resolve_targets
 from apercu.errors import ClassifierError, TargetError
 
 BIRDS = ClassNames.of(["tench, Tinca tinca", "crane", "Crane", "hen"], ["n1", "n2", "n3", "n4"])
@@ -21,6 +22,37 @@ BIRDS = ClassNames.of(["tench, Tinca tinca", "crane", "Crane", "hen"], ["n1", "n
 )
 def test_names_synonyms_identifiers_and_indices(word: str | int, index: int) -> None:
     assert BIRDS.find_index(word) == index
+
+
+@pytest.mark.parametrize(
+    "number",
+    [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), torch.tensor(1, dtype=torch.uint8)],
+)
+def test_an_index_is_a_whole_number_of_any_type(number: Any) -> None:
+    assert BIRDS.find_index(number) == 1
+    assert resolve_targets(BIRDS, number, 2).tolist() == [1, 1]
+    assert resolve_targets(BIRDS, [number, "hen"], 2).tolist() == [1, 3]
+    with pytest.raises(TargetError, match="from 0 to 3, got 5"):
+        BIRDS.find_index(number + 4)
+
+
+NO_CLASSES = [None, True, np.True_, 1.0, np.float32(1), 1 + 0j, b"hen", [1], (1,), {}]
+NO_CLASSES += [torch.tensor(1.0), torch.tensor(True), torch.tensor([1]), np.array([1])]
+
+
+@pytest.mark.parametrize("word", NO_CLASSES)
+def test_what_is_neither_text_nor_a_whole_number_names_no_class(
+    word: Any, shapes_unchecked: None
+) -> None:
+    with pytest.raises(TargetError, match=r"^target: expected a class name or index, got .+$"):
+        BIRDS.find_index(word)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_a_function_of_logits_takes_no_fractions_as_classes(dtype: torch.dtype) -> None:
+    images = torch.rand(2, 3, 4, 4)
+    with pytest.raises(TargetError, match="expected a class name or index"):
+        choose_targets(lambda images: images[:, :, 0, 0], images, torch.ones(2, dtype=dtype))
 
 
 def test_the_name_of_a_digit_has_priority_over_an_index() -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from apercu import InputError, MaskExplainer, read_picture
-from apercu.errors import ImageError
+from apercu.errors import ImageError, TargetError
 from apercu.explain import MaskExplanation
 from apercu.log import redirect_warnings
 
@@ -191,6 +191,19 @@ def test_arrays_of_another_kind_are_refused_in_one_line(
     with pytest.raises(ImageError, match=message) as caught:
         explainer.explain(image)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [np.int64(1), np.uint8(1), torch.tensor(1)])
+def test_a_class_is_a_whole_number_of_any_type(explainer: MaskExplainer, number: Any) -> None:
+    assert explainer.explain(PHOTO, target=number).target.index == 1
+
+
+@pytest.mark.parametrize("word", [1.0, True, [1], torch.tensor([1, 2]), np.array([1, 2])])
+def test_what_is_no_class_is_refused(
+    explainer: MaskExplainer, word: Any, shapes_unchecked: None
+) -> None:
+    with pytest.raises(TargetError, match=r"^target: expected a class name or index, got .+$"):
+        explainer.explain(PHOTO, target=word)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers.card import RAW_COUNTS
 from apercu.classifiers.fingerprint import compute_fingerprint
-from apercu.classifiers.names import ClassNames
+from apercu.classifiers.names import ClassNames, ClassWord
 from apercu.classifiers.network import Network
 from apercu.classifiers.output_checks import resolve_output
 from apercu.classifiers.preprocessing import (
@@ -241,11 +241,12 @@ class Classifier:
         check_channels(image.shape[0], self.network.input)
         return fit_image(image, self.network.input, fit)
 
-    def index_of(self, word: str | int) -> int:
+    def index_of(self, word: ClassWord) -> int:
         """Return the index of a class by its name, synonym, identifier or index, in any case.
 
         Raises:
-            TargetError: no class has this name, or several have it.
+            TargetError: no class has this name, or several have it; or the word is neither text nor
+                a whole number.
         """
         return self.names.find_index(word)
 

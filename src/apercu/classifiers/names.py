@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Number
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from apercu.errors import ClassifierError, TargetError, shorten, suggest_nearest
 from apercu.types import Images, LogitsFn, Targets
+
+ClassWord: TypeAlias = str | SupportsIndex
+"""One class, by name, identifier or index; the index is a whole number of any type."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,22 @@ class ClassNames:
         """Whether there are no identifiers besides the names."""
         return self.identifiers == self.names
 
-    def find_index(self, word: str | int) -> int:
+    def find_index(self, word: object) -> int:
         """Return the index of a class by its name, synonym, identifier or index, in any case.
 
         A name has priority over an index, so that the class "3" of a digit classifier is found.
+        An index is a whole number of any type, NumPy's and PyTorch's included.
 
         Raises:
-            TargetError: no class has this name, or several have it.
+            TargetError: no class has this name, or several have it; or the word is neither text nor
+                a whole number.
         """
-        if isinstance(word, int):
-            return self._check_index(word)
+        if isinstance(word, Tensor | np.ndarray | np.generic) and word.ndim == 0:
+            word = word.item()
+        if isinstance(word, Integral) and not isinstance(word, bool):
+            return self._check_index(int(word))
+        if not isinstance(word, str):
+            raise TargetError(f"target: expected a class name or index, got {shorten(word)}")
         matches = self.find_by_name(word)
         if len(matches) == 1:
             return matches[0]
@@ -207,7 +216,7 @@ def _split_synonyms(name: str) -> list[str]:
     return [synonym.strip() for synonym in name.split(",")]
 
 
-ClassChoice: TypeAlias = int | str | Sequence[int | str] | Tensor | NDArray[Any]
+ClassChoice: TypeAlias = ClassWord | Sequence[ClassWord] | Tensor | NDArray[Any]
 """One class for all images (its index, name or identifier), or one class per image."""
 Target: TypeAlias = ClassChoice | None
 """A choice of classes, or None for the predicted class of each image."""
@@ -236,7 +245,8 @@ def choose_targets(classifier: LogitsFn, images: Images, target: Target) -> Targ
     names = getattr(classifier, "names", None)
     if not isinstance(names, ClassNames):
         if isinstance(target, Tensor) and target.shape == (len(images),):
-            return target.to(images.device)
+            if not (target.is_floating_point() or target.dtype == torch.bool):
+                return target.to(images.device)
         with torch.no_grad():
             names = ClassNames.make_numbered(classifier(images[:1]).shape[1])
     return resolve_targets(names, target, len(images)).to(images.device)
@@ -271,9 +281,4 @@ def find_class_indices(names: ClassNames, words: Iterable[object]) -> Targets:
     Raises:
         TargetError: there is no such class.
     """
-    indices = []
-    for word in words:
-        if not isinstance(word, str | Integral) or isinstance(word, bool):
-            raise TargetError(f"target: expected a class name or index, got {word!r}")
-        indices.append(names.find_index(word if isinstance(word, str) else int(word)))
-    return torch.tensor(indices)
+    return torch.tensor([names.find_index(word) for word in words])

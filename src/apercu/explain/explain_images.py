@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu.classifiers import Classifier, InputSpec
+from apercu.classifiers.names import ClassWord
 from apercu.errors import ImageError, ImagesError, InputError, TargetError
 from apercu.explain.counterpart_explanation import CounterpartExplanation, explain_counterparts
 from apercu.explain.explanation import StoredImage
@@ -26,7 +27,7 @@ from apercu.explain.files import (
     write_record,
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
-from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explain.options import ALL, PREDICTED, TOP, ExplainOptions, TargetSelector
 from apercu.explainers.base import MaskingExplainer, TrainedExplainer, convert_picture
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
@@ -109,7 +110,7 @@ class Explanations(Sequence[AnyExplanation]):
 def explain_image(
     explainer: AnyExplainer,
     image: ImageLike | Sequence[ImageLike],
-    target: int | str | None = None,
+    target: ClassWord | None = None,
     *,
     level: float = 0.5,
     classifier: Classifier | None = None,
@@ -138,9 +139,9 @@ def explain_image(
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
     """
-    if target in ("all", "predicted"):
+    if isinstance(target, str) and target in (ALL, PREDICTED):
         raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
-    options = ExplainOptions("top" if target is None else target, level=level)
+    options = ExplainOptions(TOP if target is None else target, level=level)
     run = ExplainRun(explainer, options, classifier, guard)
     input = explainer.classifier_info.input
     if not isinstance(image, Sequence) or isinstance(image, str | bytes):

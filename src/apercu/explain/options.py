@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.names import ClassWord
 from apercu.errors import ConfigError
 from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
@@ -37,7 +38,7 @@ class ExplainOptions:
         ConfigError: a number is out of range.
     """
 
-    target: str | int = TOP
+    target: ClassWord = TOP
     top: int = 20
     level: float = 0.5
 
@@ -50,7 +51,7 @@ class ExplainOptions:
     @property
     def is_multiple(self) -> bool:
         """Whether an image may have more than one explanation."""
-        return self.target in (ALL, PREDICTED)
+        return isinstance(self.target, str) and self.target in (ALL, PREDICTED)
 
 
 class TargetSelector:
@@ -89,7 +90,8 @@ class TargetSelector:
                 "level: only masks have a level, and this explainer makes counterparts; "
                 "leave it out"
             )
-        if not explainer.makes_masks and options.target == PREDICTED:
+        self.only_predicted = options.is_multiple and options.target == PREDICTED
+        if not explainer.makes_masks and self.only_predicted:
             raise ConfigError(
                 "target: expected a class that is not predicted, as a counterpart changes the "
                 "image into it; give top, all or a class"
@@ -99,10 +101,10 @@ class TargetSelector:
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.guard = _choose_guard(guard, classifier, explainer)
         self.output, self.decision = info.output, info.decision
-        self.only_predicted = options.target == PREDICTED
-        is_named = options.target not in (TOP, ALL, PREDICTED)
-        self.index = info.names.find_index(options.target) if is_named else None
-        if not is_named and (same := info.names.find_by_name(str(options.target))):
+        word = options.target
+        has_meaning = isinstance(word, str) and word in (TOP, ALL, PREDICTED)
+        self.index = None if has_meaning else info.names.find_index(word)
+        if has_meaning and (same := info.names.find_by_name(str(word))):
             warn(
                 f"target: {options.target} has a meaning of its own here, and there is also a "
                 "class of "

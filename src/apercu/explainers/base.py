@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from apercu.classifiers.names import Target
+from apercu.classifiers.names import ClassWord, Target
 from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
@@ -123,7 +123,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
     def explain(  # type: ignore[overload-overlap]  # a text is one image, not several
         self,
         image: ImageLike,
-        target: int | str | None = None,
+        target: ClassWord | None = None,
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
@@ -134,7 +134,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
     def explain(
         self,
         image: Sequence[ImageLike],
-        target: int | str | None = None,
+        target: ClassWord | None = None,
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
@@ -144,7 +144,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
     def explain(
         self,
         image: ImageLike | Sequence[ImageLike],
-        target: int | str | None = None,
+        target: ClassWord | None = None,
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.names import ClassWord
 from apercu.devices import choose_device
 from apercu.errors import ConfigError
 from apercu.explain.explain_images import ImageLike, read_image
@@ -42,7 +43,7 @@ def find_similar(
     *,
     labels: str | Path | None = None,
     count: int = 6,
-    target: int | str | None = None,
+    target: ClassWord | None = None,
     method: str | None = None,
     classifier: str | Path | Classifier | None = None,
     index: str | Path | None = None,
@@ -103,7 +104,7 @@ def find_similar(
     return result
 
 
-def check_question(encoder: CaseEncoder, count: int, target: int | str | None) -> None:
+def check_question(encoder: CaseEncoder, count: int, target: ClassWord | None) -> None:
     """Check what is asked for, before anything is computed.
 
     Args:
@@ -204,7 +205,7 @@ class CaseFinder:
         self,
         stored: StoredImage,
         count: int = 6,
-        target: int | str | None = None,
+        target: ClassWord | None = None,
         exclude: str | Path | None = None,
     ) -> SimilarCases:
         """Find the nearest cases of one image, in one pass of the classifier.
