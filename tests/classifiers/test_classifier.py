@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from apercu.classifiers import (
     save_classifier,
 )
 from apercu.errors import ClassifierError, ImageError, TargetError
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.filters import BitDepth, Jpeg
 from apercu.io import HASHES, write_hashes
 from apercu.verdicts import GUARD_FILES
@@ -174,14 +177,41 @@ def test_queries_count_classified_images() -> None:
         (torch.full((1, 3, 4, 5), 255.0), ImageError, r"in \[0, 1\], got \[255, 255\]"),
         (torch.full((1, 3, 4, 5), -0.1), ImageError, r"in \[0, 1\], got \[-0.1, -0.1\]"),
         (torch.full((1, 3, 4, 5), float("nan")), ImageError, r"in \[0, 1\], got \[nan, nan\]"),
-        (torch.zeros(3, 4, 5), ImageError, "expected float batch"),
-        (torch.zeros(0, 3, 4, 5), ImageError, "expected float batch"),
+        (torch.zeros(3, 4, 5), ImageError, "expected a float tensor batch"),
+        (torch.zeros(0, 3, 4, 5), ImageError, "expected a float tensor batch"),
         (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), ImageError, "got uint8"),
     ],
 )
 def test_images_that_do_not_fit(images: Tensor, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         _open()(images)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (np.zeros((1, 3, 4, 5), np.float32), "got ndarray of float32 1 × 3 × 4 × 5; "),
+        (np.zeros((4, 5, 3), np.uint8), "got ndarray of uint8 4 × 5 × 3; "),
+        (PIL.Image.new("RGB", (5, 4)), "got Image; "),
+        ([torch.zeros(3, 4, 5)], "got list; "),
+        ("cat.jpg", "got str; "),
+        (torch.tensor(0.5), "got float32 number; "),
+        (torch.zeros(3, 0, 5), "got float32 3 × 0 × 5; "),
+        (torch.zeros(3, 4, 5, dtype=torch.bool), "got bool 3 × 4 × 5; "),
+        (torch.zeros(3, 4, 5).to_sparse(), "got sparse float32 3 × 4 × 5; "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_tensor_of_floats_is_told_how_to_become_one(wrong: Any, match: str) -> None:
+    classifier = _open()
+    for call in (classifier, classifier.predict_probabilities):
+        with pytest.raises(ImageError, match=f"expected a float tensor batch.*{match}classifier.p"):
+            call(wrong)
+    explainer = ClassifierInfo.from_classifier(classifier)
+    for prepare in (classifier.prepare, explainer.prepare):
+        with pytest.raises(ImageError, match=f"float tensor channels.*{match}apercu.read_picture"):
+            prepare(wrong)
 
 
 def test_one_nan_pixel_is_enough() -> None:

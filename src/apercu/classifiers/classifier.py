@@ -20,6 +20,7 @@ from apercu.classifiers.preprocessing import (
     FitMode,
     check_channels,
     check_images,
+    check_picture,
     fit_image,
 )
 from apercu.classifiers.probe import (
@@ -236,8 +237,10 @@ class Classifier:
 
         Raises:
             ClassifierError: the image has another number of channels.
-            ImageError: it holds raw counts, and the classifier has no stretch.
+            ImageError: it is no float tensor, or it holds raw counts and the classifier has no
+                stretch.
         """
+        check_picture(image)
         check_channels(image.shape[0], self.network.input)
         return fit_image(image, self.network.input, fit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -60,9 +60,10 @@ def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels ro
     """Return an image as an explainer takes it: all of it, squashed to the classifier's size.
 
     Raises:
-        ImageError: the image has another number of channels, or holds raw counts and there is no
-            rule that makes them pixels.
+        ImageError: it is no float tensor, has another number of channels, or holds raw counts and
+            there is no rule that makes them pixels.
     """
+    check_picture(image)
     if image.shape[0] != spec.channels:
         raise ImageError(
             f"explainer expects {spec.channels} channels, the picture has {image.shape[0]}"
@@ -85,18 +86,33 @@ def normalise(images: Images, spec: InputSpec) -> Images:
     return images
 
 
-def check_images(images: Tensor, spec: InputSpec) -> None:
+def check_picture(picture: object) -> None:
+    """Refuse what is no picture, and pixels that are no floats.
+
+    Raises:
+        ImageError: it is no float tensor, `channels × height × width`, or it holds no pixel.
+    """
+    if not _is_filled_with_floats(picture, axes=3):
+        raise ImageError(
+            "picture: expected a float tensor channels × height × width, got "
+            f"{_describe(picture)}; apercu.read_picture(FILE) reads one, and torchvision's to_tensor converts a Pillow "
+            "image or an array"
+        )
+
+
+def check_images(images: object, spec: InputSpec) -> None:
     """Refuse images that a classifier cannot take.
 
     Raises:
-        ImageError: the images are no batch of floats, or their pixels are outside [0, 1] or not
-            numbers; the range of raw counts (`l2_per_channel`) is not checked.
+        ImageError: the images are no float tensor of a batch, or their pixels are outside [0, 1] or
+            not numbers; the range of raw counts (`l2_per_channel`) is not checked.
         ClassifierError: the number of channels or the size is wrong.
     """
-    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+    if not _is_filled_with_floats(images, axes=4):
         raise ImageError(
-            "images: expected float batch × channels × height × width, got "
-            f"{str(images.dtype).removeprefix('torch.')} {' × '.join(map(str, images.shape))}"
+            "images: expected a float tensor batch × channels × height × width, got "
+            f"{_describe(images)}; classifier.prepare(apercu.read_picture(FILE)) makes one image "
+            "ready, and torch.stack a batch of them"
         )
     check_channels(images.shape[1], spec)
     if images.shape[2:] != spec.size:
@@ -130,6 +146,29 @@ def check_range(images: Tensor, advice: str = "") -> None:
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):  # also refuses NaN
         raise ImageError(f"images: expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]{advice}")
+
+
+def _is_filled_with_floats(values: object, axes: int) -> TypeGuard[Tensor]:
+    """Whether this is a tensor of floats with so many axes, none of which is empty."""
+    return (
+        isinstance(values, Tensor)
+        and values.ndim == axes
+        and values.is_floating_point()
+        and values.layout == torch.strided
+        and values.numel() > 0
+    )
+
+
+def _describe(values: object) -> str:
+    """Return the type of a value and, of a tensor or an array, its numbers and its shape."""
+    kind, shape = type(values).__name__, getattr(values, "shape", None)
+    if shape is None:
+        return kind
+    numbers = str(getattr(values, "dtype", "")).removeprefix("torch.")
+    text = f"{numbers} {' × '.join(map(str, shape)) or 'number'}"
+    if isinstance(values, Tensor):
+        return text if values.layout == torch.strided else f"sparse {text}"
+    return f"{kind} of {text}"
 
 
 def _zero_non_finite(values: Tensor) -> Tensor:
