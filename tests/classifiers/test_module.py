@@ -113,7 +113,9 @@ def test_a_model_of_timm_brings_its_input() -> None:
     assert (classifier.channels, *classifier.size) == config["input_size"]
     assert classifier.network.input.mean == config["mean"]
     assert open_classifier(module, mean=0.5).network.input.mean == (0.5,) * 3
-    assert open_classifier(module, size=64).network.input == InputSpec(size=(64, 64))
+    expected = InputSpec(size=(64, 64), mean=config["mean"], std=config["std"])
+    assert open_classifier(module, size=64).network.input == expected
+    assert open_classifier(module, size=64, mean=0, std=1).network.input.mean == (0, 0, 0)
 
 
 def test_attributes_describe_a_module_but_layers_of_the_same_name_do_not() -> None:
@@ -302,7 +304,26 @@ def test_a_configuration_like_that_of_timm_that_does_not_fit(config: dict[str, A
     module.pretrained_cfg = config
     with pytest.raises(ClassifierError, match=r"its pretrained_cfg(: | .*pass the size)"):
         open_classifier(module)
-    assert open_classifier(module, size=SIZE).size == SIZE
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        assert open_classifier(module, size=SIZE).network.input == InputSpec(size=SIZE)
+    assert "its pretrained_cfg" in lines[0] and "it is not used" in lines[0]
+
+
+def test_another_size_keeps_what_the_network_says_of_its_pixels() -> None:
+    module: Any = _make_module(1)
+    module.input = {"channels": 1, "size": [6, 5], "resize": 9, "mean": [0.5], "std": [0.2]}
+    spec = InputSpec(channels=1, size=(20, 20), mean=(0.5,), std=(0.2,))
+    assert open_classifier(module, size=20).network.input == spec
+    module.input = {"channels": 1, "size": [6, 5], "normalise": "l2_per_channel"}
+    spec = InputSpec(channels=1, size=(6, 5), mean=(0.5,))
+    assert open_classifier(module, mean=0.5).network.input == spec
+    lines: list[str] = []
+    module = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    with redirect_warnings(lines.append):
+        spec = open_classifier(module, size=64, channels=1, mean=0.5).network.input
+    assert spec == InputSpec(channels=1, size=(64, 64), mean=(0.5,))
+    assert "std of the network is for 3 channels and is not used; pass std" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
+from apercu.classifiers.sources import timm as timm_source
 from apercu.errors import (
     ClassifierError,
     MissingExtraError,
@@ -622,3 +623,40 @@ def test_a_source_of_a_library_is_never_a_file(nearby: Path) -> None:
     (nearby / "timm" / "net.py").write_text("raise AssertionError('it was run')\n")
     with pytest.raises(ClassifierError, match="timm has no such model"):
         open_classifier("timm/net.py:make")
+
+
+def test_cards_without_mean_keep_their_pixels_and_tell_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm_source, "_create_pretrained", timm_source.create_model)
+    lines: list[str] = []
+
+    def open_card(input: dict[str, Any]) -> InputSpec:
+        card = tmp_path / "card.json"
+        card.write_text(json.dumps({"source": "timm/test_resnet", "input": input}))
+        lines.clear()
+        with redirect_warnings(lines.append):
+            return open_classifier(card).network.input
+
+    assert open_card({"size": 32}) == InputSpec(size=(32, 32))
+    assert "gets pixels in [0, 1]; its own weights expect mean [0.5, 0.5, 0.5] and std" in lines[0]
+    assert open_card({"size": 32, "mean": 0, "std": 1}).mean == (0, 0, 0)
+    assert not lines
+
+
+def test_a_card_without_the_mean_of_its_factory_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "centred_net.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))\n"
+        "    net.input = {'size': 4, 'mean': 0.25, 'std': 0.5}\n"
+        "    return net\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    card, lines = tmp_path / "card.json", []
+    card.write_text(json.dumps({"source": "centred_net:make", "input": {"size": 4}}))
+    with redirect_warnings(lines.append):
+        assert open_classifier(card, trust=True).network.input.mean is None
+    assert "expect mean [0.25, 0.25, 0.25] and std [0.5, 0.5, 0.5]; set both" in lines[0]

@@ -80,11 +80,12 @@ def open_classifier(
             its folder, a module or a function.
         device: device on which it shall run; by default the CPU for a SPEC, and for a module the
             device where it is.
-        size: height and width of the images in pixels, or one number for both. Without it, the
-            input is read from the attribute `input` of the network (as in a card), or from the
-            configuration that models of timm carry; the arguments below have priority over it.
+        size: height and width of the images in pixels, or one number for both. What is not given is
+            read from the attribute `input` of the network (as in a card), or from the configuration
+            that models of timm carry; the arguments have priority over it.
         mean: mean of each channel, or of all, which is subtracted from pixels in [0, 1]. If `mean`
-            and `std` are None and a size is given, the network receives pixels in [0, 1].
+            and `std` are None and the network says neither, it receives pixels in [0, 1]; 0 and 1
+            ask for that.
         std: standard deviation of each channel, or of all, by which pixels are divided.
         classes: names of the classes in the order of the logits, `{index: name}`, `{name: index}`,
             or a file with one name per line or with these in JSON; by default the attribute

@@ -28,7 +28,7 @@ from apercu.classifiers.sources.module import (
     read_output_attribute,
     unwrap_module,
 )
-from apercu.classifiers.sources.timm import warn_random
+from apercu.classifiers.sources.timm import warn_plain_pixels, warn_random
 from apercu.classifiers.trust import OWN_FACTORIES, check_factory
 from apercu.errors import ClassifierError
 from apercu.own_code import import_attribute
@@ -70,7 +70,9 @@ def open_factory(card: ClassifierCard) -> Network:
         load_weights(unwrap_module(built), card.weights)
     elif is_random:
         warn_random(card.source, "its card names no `weights`")
-    spec = card.input or read_input_attribute(built, card.source)
+    own = read_input_attribute(built, card.source)
+    warn_plain_pixels(card, own)
+    spec = card.input or own
     if spec is None:
         raise ClassifierError(
             f"classifier {card.source}: it does not say what its images are like; give it an "

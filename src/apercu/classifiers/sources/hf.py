@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from apercu.classifiers.names import read_labels
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
-from apercu.classifiers.sources.timm import is_reachable
+from apercu.classifiers.sources.timm import is_reachable, warn_plain_pixels
 from apercu.classifiers.trust import check_config
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line
 from apercu.extras import require_extra
@@ -86,6 +86,9 @@ def open_hf(card: ClassifierCard) -> Network:
         spec, reverse = card.input, options.reverse_channels
         if spec is None:
             spec, reverse = read_processor(location, card.source, model.config)
+        elif spec.mean is spec.std is None:
+            with suppress(ClassifierError):  # the card may stand in for a broken processor
+                warn_plain_pixels(card, read_processor(location, card.source, model.config)[0])
         module = HfClassifier(model, reverse)
         if card.weights is not None:
             load_weights(module, card.weights)

@@ -265,27 +265,64 @@ def _find_name(forward: Any) -> str:
 
 
 def _find_input(forward: Any, source: str, description: Mapping[str, Any]) -> InputSpec:
-    """Return the input that the caller describes; without a size, on top of the network's own."""
-    values: dict[str, Any] = {}
-    if "size" not in description:
-        own = read_input_attribute(forward, source)
-        config = _read_attribute(forward, "pretrained_cfg", Mapping)
-        if own is None and config is not None and "input_size" in config:
-            from apercu.classifiers.sources.timm import read_input
+    """Return the input that the caller describes, on top of what the network says of its own.
 
-            own = read_input(config, source)
-        if own is None:
-            raise ClassifierError(
-                f"classifier {source}: the size of its images is missing; pass it in pixels, "
-                "such as size=224"
+    A short side belongs to a size, and mean and std belong to the number of channels.
+    """
+    own = _find_own_input(forward, source, has_size="size" in description)
+    values = {} if own is None else own.model_dump(exclude_none=True)
+    given = {key: description[key] for key in _INPUT_KEYS if key in description}
+    if "size" in given:
+        values.pop("resize", None)
+    if {"mean", "std"} & given.keys():
+        values.pop("normalise", None)
+    if own is not None and given.get("channels", own.channels) != own.channels:
+        for key in {"mean", "std", "bands", "stretch"} & values.keys() - given.keys():
+            del values[key]
+            warn(
+                f"classifier {source}: {key} of the network is for {own.channels} channels and is "
+                f"not used; pass {key}"
             )
-        values = own.model_dump(exclude_none=True)
-    values |= {key: description[key] for key in _INPUT_KEYS if key in description}
+    values |= given
     values["size"] = _repeat(values["size"], 2)
     for key in ("mean", "std"):
         if key in values:
             values[key] = _repeat(values[key], values.get("channels", 3))
     return validate(InputSpec, values, f"classifier {source}")
+
+
+def _find_own_input(forward: Any, source: str, *, has_size: bool) -> InputSpec | None:
+    """Return the input in the attribute `input` of a network, or in the configuration of timm.
+
+    Args:
+        forward: the network.
+        source: its name, for errors.
+        has_size: whether the caller gives a size; a configuration that does not fit is then left
+            out, with a warning.
+
+    Returns:
+        The input; None where there is none, and the caller gives a size.
+
+    Raises:
+        ClassifierError: there is no size, or what the network says has mistakes.
+    """
+    own = read_input_attribute(forward, source)
+    config = _read_attribute(forward, "pretrained_cfg", Mapping)
+    if own is None and config is not None and "input_size" in config:
+        from apercu.classifiers.sources.timm import read_input
+
+        try:
+            own = read_input(config, source)
+        except ClassifierError as error:
+            if not has_size:
+                raise
+            warn(f"{error}; it is not used")
+    if own is None and not has_size:
+        raise ClassifierError(
+            f"classifier {source}: the size of its images is missing; pass it in pixels, "
+            "such as size=224"
+        )
+    return own
 
 
 def _repeat(value: Any, count: Any) -> Any:

@@ -67,11 +67,15 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
             f"classifier {card.source}: it has no layer of classes; "
             "set options.num_classes in its card"
         )
+    own = card.input
+    if own is None or not (is_random or card.weights):
+        own = read_input(module.pretrained_cfg, card.source)
+        warn_plain_pixels(card, own)
     return Network(
         source=card.source,
         forward=module,
         digest=digest_module(module, card.source, card.options),
-        input=card.input or read_input(module.pretrained_cfg, card.source),
+        input=card.input or own,
         output=card.output,
         names=None if card.weights or is_random else _read_imagenet_names(module),
         options=card.options,
@@ -83,6 +87,31 @@ def warn_random(source: str, reason: str) -> None:
     warn(
         f"classifier {source}: its weights are random, as {reason}; what it predicts means nothing"
     )
+
+
+def warn_plain_pixels(card: ClassifierCard, own: InputSpec | None) -> None:
+    """Warn that a card for a network's own weights leaves out the mean and std that belong to them.
+
+    The network gets pixels in [0, 1] then, as such a card has always meant.
+
+    Args:
+        card: description of the classifier.
+        own: the input that the network itself describes, or None.
+    """
+    given = card.input
+    if given is None or card.weights is not None or own is None or own.mean is own.std is None:
+        return
+    said = (given.mean, given.std, given.normalise, given.stretch)
+    if all(value is None for value in said):
+        warn(
+            f"classifier {card.source}: the input of its card has no mean and std, so the network "
+            f"gets pixels in [0, 1]; its own weights expect mean {_list_values(own.mean)} and std "
+            f"{_list_values(own.std)}; set both (mean 0 and std 1 keep the pixels)"
+        )
+
+
+def _list_values(values: tuple[float, ...] | None) -> str:
+    return str([float(f"{value:.4g}") for value in values or ()])
 
 
 def create_model(name: str, options: Mapping[str, Any]) -> Any:

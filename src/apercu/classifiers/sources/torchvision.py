@@ -11,7 +11,7 @@ from torch import nn
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
-from apercu.classifiers.sources.timm import warn_random
+from apercu.classifiers.sources.timm import warn_plain_pixels, warn_random
 from apercu.errors import (
     LIBRARY_ERRORS,
     ClassifierError,
@@ -66,11 +66,14 @@ def open_torchvision(card: ClassifierCard, class_count: int | None) -> Network:
         ) from error
     if card.weights is not None:
         load_weights(module, card.weights)
+    own = _read_input(preset)
+    if not is_random:
+        warn_plain_pixels(card, own)
     return Network(
         source=card.source,
         forward=module,
         digest=digest_module(module, card.source, card.options),
-        input=card.input or _read_input(preset),
+        input=card.input or own,
         output=card.output,
         names=ClassNames.of(preset.meta["categories"]) if weights is not None else None,
         options=card.options,
