@@ -163,8 +163,9 @@ def test_grey_arrays_become_colour_and_any_order_of_bytes_is_read(
     [
         (PIXELS.astype(np.uint16), "expected uint8 or floats in .0, 1., got uint16; divide by"),
         (PIXELS.astype(np.int64), "expected uint8 or floats in .0, 1., got int64; divide by"),
-        (PIXELS > 9, "expected uint8 or floats in .0, 1., got bool"),
-        (PIXELS.astype(object), "expected uint8 or floats in .0, 1., got object"),
+        (PIXELS > 9, "expected uint8 or floats in .0, 1., got bool; array.astype.'float32'."),
+        (PIXELS.astype(object), "expected uint8 or floats in .0, 1., got object; give numbers"),
+        (PIXELS.astype(np.complex64), "got complex64; give numbers"),
         (PIXELS.astype(np.float32), "expected pixels in .0, 1., got .0, 255.; scale them"),
         (PIXELS / 127.5 - 1, "expected pixels in .0, 1., got .-1, 1.; scale them"),
         (np.full((9, 9, 3), np.nan), "expected pixels in .0, 1., got .nan, nan."),

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from apercu.errors import ImageError, MissingExtraError
 from apercu.images import read_picture
+from apercu.images.formats.pillow import decode_image
 from apercu.images.reader import read_stored
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
@@ -123,6 +124,22 @@ def test_integers_of_32_bits() -> None:
     assert_close(read_picture(encode(values, form="TIFF"), channels=1), values[None] / 65535)
     with pytest.raises(ImageError, match=r"integers of 16 bits, 0 to 65535, got 0 to 131070"):
         read_picture(encode(values * 2, form="TIFF"))
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["file", "Pillow image"])
+def test_unsigned_integers_of_32_bits_are_no_negative_ones(opened: bool) -> None:
+    values = np.full((32, 32), 2**32 - 1, dtype=np.uint32)
+    data = values.tobytes()
+    tags = {256: 32, 257: 32, 258: 32, 259: 1, 262: 1, 273: 8, 277: 1, 278: 32, 279: len(data)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data
+    file = start + struct.pack("<H", len(tags)) + directory + bytes(4)
+    expected = "integers of 16 bits, 0 to 65535, got 4294967295 to 4294967295; scale them"
+    with pytest.raises(ImageError, match=expected):
+        if opened:
+            decode_image(Image.open(io.BytesIO(file)), "image")
+        else:
+            read_picture(file)
 
 
 def test_float_tiff() -> None:

@@ -95,8 +95,8 @@ def check_picture(picture: object) -> None:
     if not _is_filled_with_floats(picture, axes=3):
         raise ImageError(
             "picture: expected a float tensor channels × height × width, got "
-            f"{_describe(picture)}; apercu.read_picture(FILE) reads one, and torchvision's to_tensor converts a Pillow "
-            "image or an array"
+            f"{_describe(picture)}; apercu.read_picture(FILE) reads one, and torchvision's "
+            "to_tensor converts a Pillow image or an array"
         )
 
 

@@ -250,7 +250,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         from apercu.pages import count_noun, render_output
 
         info, facts, doubts = self.classifier_info, self.facts, self.doubts
-        names = ", ".join(name.partition(",")[0] for name in self.classes[:3])
+        names = ", ".join(info.names.short_names[:3])
         size = " × ".join(map(str, info.input.size))
         rows = [
             ("classes", f"{len(self.classes):,}: {names}{', …' if len(self.classes) > 3 else ''}"),
@@ -351,14 +351,23 @@ def convert_array(array: NDArray[Any]) -> Picture:
         )
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ImageError(
-            f"images: expected uint8 or floats in [0, 1], got {array.dtype}; divide by the largest "
-            "value that a pixel may have"
+            f"images: expected uint8 or floats in [0, 1], got {array.dtype}; "
+            f"{_advise_on(array.dtype)}"
         )
     check_size("images", array.shape[0], array.shape[1], 1 if array.ndim == 2 else array.shape[2])
     values = np.atleast_3d(array).transpose(2, 0, 1).astype(np.float32, order="C")
     if not len(values):
         raise ImageError("images: expected an array height × width × channels, got no channel")
     return torch.from_numpy(values / np.float32(255) if array.dtype == np.uint8 else values)
+
+
+def _advise_on(dtype: np.dtype[Any]) -> str:
+    """Return how pixels of another type become uint8 or floats."""
+    if dtype == np.bool_:
+        return "array.astype('float32') makes True white"
+    if np.issubdtype(dtype, np.integer):
+        return "divide by the largest value that a pixel may have"
+    return "give numbers between black, 0, and white, 1"
 
 
 def convert_picture(picture: Any, channels: int) -> Picture:

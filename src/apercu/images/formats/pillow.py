@@ -25,6 +25,8 @@ from apercu.images.formats.jpeg import (
 from apercu.images.formats.png import PNG_MAGIC, has_all_rows
 from apercu.images.formats.tiff import (
     ORIENTATION,
+    SAMPLE_FORMAT,
+    UNSIGNED,
     TiffPage,
     check_page,
     decode_page,
@@ -279,7 +281,10 @@ def _read_pixels(image: Image.Image, name: str, tiff: TiffPage | None) -> NDArra
     """Convert an image to an array, `channels × height × width`; integers are scaled to [0, 1]."""
     if image.mode.startswith("I"):
         bits = min(16, tiff.bits) if tiff is not None else 16
-        pixels = _scale_integers(np.asarray(image), name, 2**bits - 1)
+        values = np.asarray(image)
+        if values.dtype == np.int32 and _is_unsigned(image):  # Pillow takes them for signed ones
+            values = values.view(np.uint32)
+        pixels = _scale_integers(values, name, 2**bits - 1)
         return 1 - pixels if tiff is not None and tiff.is_white_zero else pixels
     if _is_transparent(image):
         image = _composite_over_white(image)
@@ -295,6 +300,13 @@ def _read_pixels(image: Image.Image, name: str, tiff: TiffPage | None) -> NDArra
     return pixels
 
 
+def _is_unsigned(image: Image.Image) -> bool:
+    """Return whether an image is of a TIFF file with unsigned integers."""
+    tags = getattr(image, "tag_v2", None)
+    formats = (0,) if tags is None else tags.get(SAMPLE_FORMAT, (UNSIGNED,))
+    return bool(formats[0] == UNSIGNED)
+
+
 def _is_transparent(image: Image.Image) -> bool:
     """Return whether an image has an alpha channel, or a colour that is transparent."""
     return "transparency" in image.info or image.mode in _ALPHA_MODES
@@ -306,7 +318,7 @@ def _scale_integers(values: NDArray[Any], name: str, full_scale: int) -> NDArray
     if low < 0 or high > full_scale:
         raise ImageError(
             f"{name}: expected integers of {full_scale.bit_length()} bits, 0 to {full_scale}, "
-            f"got {low} to {high}"
+            f"got {low} to {high}; scale them"
         )
     return values.astype(np.float32)[None] / np.float32(full_scale)
 

@@ -22,6 +22,8 @@ MAX_PAGES = 1000
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f",
           12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # fmt: skip
 _MAX_TAGS, _SIGNED = 4096, 2
+UNSIGNED = 1
+"""Value of SampleFormat."""
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _NONE, _DEFLATES, _JPEGS = 1, (8, 32946), (6, 7)  # values of Compression
 _TILE_PIXELS = 16_000_000  # a tile may have so many pixels, or as many as the picture
