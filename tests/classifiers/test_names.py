@@ -59,6 +59,31 @@ def test_the_name_of_a_digit_has_priority_over_an_index() -> None:
     assert ClassNames.of(["3", "1", "0"]).find_index("0") == 2
 
 
+def test_a_name_in_the_same_case_wins() -> None:
+    assert [BIRDS.find_index(word) for word in ("crane", "Crane", " Crane ")] == [1, 2, 2]
+    synonyms = ClassNames.of(["a, Cat", "b, cat"])
+    assert [synonyms.find_index(word) for word in ("Cat", "cat")] == [0, 1]
+    with pytest.raises(TargetError, match="names the classes 0, 1; give the index"):
+        synonyms.find_index("CAT")
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["tabby, tabby cat", "hen"], ["tabby", "hen"]),
+        (["car, red", "car, blue", "van, red"], ["car, red", "car, blue", "van"]),
+        (["maillot", "maillot, tank suit"], ["maillot", "maillot, tank suit"]),
+        (["ü", "ü", "o"], ["ü (0)", "ü (1)", "o"]),
+        (["car, red", "car, red", "car"], ["car, red (0)", "car, red (1)", "car"]),
+        (["Cat, a", "cat, b"], ["Cat, a", "cat, b"]),
+        (["Cat", "cat"], ["Cat", "cat"]),
+        (["", ", b", "c"], ["(0)", ", b", "c"]),
+    ],
+)
+def test_short_names_tell_classes_apart(names: list[str], short: list[str]) -> None:
+    assert list(ClassNames.of(names).short_names) == short
+
+
 def test_a_whole_name_has_priority_over_a_synonym() -> None:
     assert ClassNames.of(["crane, bird", "crane"]).find_index("crane") == 1
 
@@ -66,7 +91,7 @@ def test_a_whole_name_has_priority_over_a_synonym() -> None:
 @pytest.mark.parametrize(
     ("word", "match"),
     [
-        ("crane", "names the classes 1, 2; give the index"),
+        ("CRANE", "names the classes 1, 2; give the index"),
         ("tinca tinka", "no class is called 'tinca tinka'; did you mean Tinca tinca?"),
         ("zzz", "no class is called 'zzz'$"),
         ("4", "from 0 to 3, got 4"),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from apercu import MaskExplainer, read_picture
 from apercu.classifiers import Classifier
+from apercu.classifiers.names import ClassNames
 from apercu.cli.root import app
 from apercu.errors import ConfigError, ImageError, TargetError
 from apercu.explain import (
@@ -239,6 +240,34 @@ def test_counterparts_show_the_image_as_the_runner_up(
     assert explanation._repr_png_().startswith(b"\x89PNG") and explanation.overlay().size == (
         32,
         32,
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["ü", "ü"], "image: ü (0) (30 %), then ü (1) (27 %)"),
+        (["car, red", "car, blue"], "image: car, red (30 %), then car, blue (27 %)"),
+        (["tabby, tabby cat", "hen, red"], "image: tabby (30 %), then hen (27 %)"),
+    ],
+)
+def test_lines_and_captions_tell_classes_apart(names: list[str], line: str) -> None:
+    first, second = (NamedClass.of(ClassNames.of(names), index) for index in (0, 1))
+    mask, shares = torch.ones(8, 8), torch.tensor([0.3, 0.27])
+    stored = StoredImage(torch.rand(3, 8, 8))
+    explanation = MaskExplanation(
+        stored,
+        first,
+        mask,
+        predicted=first,
+        runner_up=second,
+        class_probabilities=shares,
+        read_by="classifier",
+    )
+    assert explanation.line == line
+    assert f"target={first.short_name!r}" in repr(explanation)
+    assert explanation.make_tiles("")[1].caption == (
+        f"{first.short_name}, 30.0%\nthen {second.short_name}, 27.0%"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from apercu.classifiers.names import ClassNames
 from apercu.deploy.serving.page import FOLDER
 from apercu.deploy.serving.worker import ImageWorker, WorkerSetup, open_explainer
 
@@ -415,6 +416,19 @@ def test_names_that_are_near_a_word(visit, address) -> None:
     near = {word: result[1] for word, result in zip(words, results, strict=True)}
     assert near["retreiver"] == near["golden"] == [2]
     assert sorted(near["cat"])[:2] == [0, 1] and near["xyzzy"] == []
+
+
+def test_the_page_names_classes_as_the_command_does(visit, address) -> None:
+    classes = ["tabby, tabby cat", "car, red", "car, blue", "crane", "crane", "Cat", "cat", ""]
+    name = """async ([classes, words]) => {
+      const { distinguish, findClasses, short } = await import("/page/names.js");
+      distinguish(classes);
+      return [classes.map(short), words.map((word) => findClasses(classes, word))];
+    }"""
+    short, matches = visit(address).evaluate(name, [classes, ["Cat", "cat", "CAT", "car"]])
+    names = ClassNames.of(classes)
+    assert short == list(names.short_names)
+    assert matches == [names.find_by_name(word) for word in ("Cat", "cat", "CAT", "car")]
 
 
 def test_an_example_does_not_replace_a_picture_that_is_brought_early(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Number
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
@@ -110,6 +112,27 @@ class ClassNames:
         """Whether there are no identifiers besides the names."""
         return self.identifiers == self.names
 
+    @cached_property
+    def short_names(self) -> tuple[str, ...]:
+        """One name per class for lines and captions, each that of one class only.
+
+        It is the first synonym where no other class begins with it, and else the whole name; where
+        several classes have the same whole name, with the index.
+
+        >>> ClassNames.of(["tabby, tabby cat", "car, red", "car, blue", "hen", "hen"]).short_names
+        ('tabby', 'car, red', 'car, blue', 'hen (3)', 'hen (4)')
+        """
+        first = [_split_synonyms(name)[0] for name in self.names]
+        beginnings, whole = Counter(map(str.casefold, first)), Counter(self.names)
+        return tuple(
+            short
+            if short and beginnings[short.casefold()] == 1
+            else name
+            if name.strip() and whole[name] == 1
+            else f"{name} ({index})".lstrip()
+            for index, (short, name) in enumerate(zip(first, self.names, strict=True))
+        )
+
     def find_index(self, word: object) -> int:
         """Return the index of a class by its name, synonym, identifier or index, in any case.
 
@@ -139,11 +162,18 @@ class ClassNames:
         raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
     def find_by_name(self, word: str) -> list[int]:
-        """Return the classes with this whole name or identifier, else those with this synonym."""
-        folded = word.strip().casefold()
-        pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
-        exact = [i for i, pair in pairs if folded in (pair[0].casefold(), pair[1].casefold())]
-        return exact or [i for i, (name, _) in pairs if folded in _split_synonyms(name.casefold())]
+        """Return the classes with this whole name or identifier, else those with this synonym.
+
+        Of each, those written with the same capital letters come before those in another case.
+        """
+        word, rows = word.strip(), list(zip(self.names, self.identifiers, strict=True))
+        synonyms = [_split_synonyms(name) for name in self.names]
+        for words in (rows, synonyms):
+            for fold in (str, str.casefold):
+                matches = [i for i, each in enumerate(words) if fold(word) in map(fold, each)]
+                if matches:
+                    return matches
+        return []
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):
@@ -244,9 +274,12 @@ def choose_targets(classifier: LogitsFn, images: Images, target: Target) -> Targ
             return classifier(images).argmax(1)
     names = getattr(classifier, "names", None)
     if not isinstance(names, ClassNames):
-        if isinstance(target, Tensor) and target.shape == (len(images),):
-            if not (target.is_floating_point() or target.dtype == torch.bool):
-                return target.to(images.device)
+        if (
+            isinstance(target, Tensor)
+            and target.shape == (len(images),)
+            and not (target.is_floating_point() or target.dtype == torch.bool)
+        ):
+            return target.to(images.device)
         with torch.no_grad():
             names = ClassNames.make_numbered(classifier(images[:1]).shape[1])
     return resolve_targets(names, target, len(images)).to(images.device)

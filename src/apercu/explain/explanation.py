@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import render
+from apercu.classifiers.names import ClassNames
 from apercu.explain.files import (
     build_secondary_capture,
     describe_image,
@@ -42,15 +43,22 @@ class NamedClass:
     Attributes:
         index: its index.
         name: its name, with all synonyms.
+        unique_name: a short name that no other class has; empty where the others are not known.
     """
 
     index: int
     name: str
+    unique_name: str = field(default="", compare=False, repr=False)
+
+    @classmethod
+    def of(cls, names: ClassNames, index: int) -> NamedClass:
+        """Return a class with a short name that no other class has."""
+        return cls(index, names.names[index], names.short_names[index])
 
     @property
     def short_name(self) -> str:
-        """The first of several synonyms."""
-        return self.name.partition(",")[0]
+        """The first of several synonyms, or a longer name that no other class has."""
+        return self.unique_name or self.name.partition(",")[0]
 
     @property
     def slug(self) -> str:
@@ -59,7 +67,7 @@ class NamedClass:
         >>> NamedClass(281, "tabby, tabby cat").slug
         '281-tabby'
         """
-        name = re.sub(r"[^\w]+", "-", self.short_name).strip("-").lower()
+        name = re.sub(r"[^\w]+", "-", self.name.partition(",")[0]).strip("-").lower()
         return f"{self.index}-{name[:40]}"
 
 

@@ -160,7 +160,7 @@ class TargetSelector:
 
     def name_class(self, index: int) -> NamedClass:
         """Return a class with its name."""
-        return NamedClass(index, self.explainer.classes[index])
+        return NamedClass.of(self.explainer.classifier_info.names, index)
 
     def describe_prediction(self, logits: Logits, target: int) -> dict[str, Any]:
         """Return what is predicted for one image, as fields of an `Explanation`.

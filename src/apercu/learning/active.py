@@ -102,7 +102,7 @@ class LabelChooser:
         classifier = encoder.classifier
         if not encoder.has_classes:
             return cls(index, (), None, classifier.decision, labelled)
-        names = tuple(name.partition(",")[0] for name in classifier.classes)
+        names = classifier.names.short_names
         probabilities = classifier.decision.probabilities(index.logits)
         return cls(index, names, probabilities, classifier.decision, labelled)
 

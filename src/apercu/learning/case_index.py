@@ -124,12 +124,12 @@ def name_label(label: str | int, class_names: Sequence[str] | None, names: Class
         names: names of the classifier's classes.
 
     Returns:
-        The first of several synonyms.
+        The short name of the class; of a label that names none, the first of several synonyms.
     """
     if isinstance(label, int) and class_names is not None and label < len(class_names):
         label = class_names[label]
     with suppress(TargetError):
-        label = names.names[names.find_index(label)]
+        return names.short_names[names.find_index(label)]
     return str(label).partition(",")[0]
 
 

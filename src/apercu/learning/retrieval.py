@@ -231,10 +231,10 @@ class CaseFinder:
         predicted, explained, probability = None, None, None
         if self.encoder.has_classes:
             top = int(encoded.logits.argmax(1))
-            predicted = NamedClass(top, classifier.classes[top])
+            predicted = NamedClass.of(classifier.names, top)
             probability = float(classifier.decision.probabilities(encoded.logits)[0, top])
             chosen = self.encoder.choose_targets(encoded.logits) if targets is None else targets
-            explained = NamedClass(int(chosen), classifier.classes[int(chosen)])
+            explained = NamedClass.of(classifier.names, int(chosen))
         return SimilarCases(
             stored,
             explained if encoded.maps is not None else None,
@@ -299,7 +299,7 @@ class CaseFinder:
         predicted, probability = None, None
         if self.encoder.has_classes:
             top = int(logits.argmax(1))
-            predicted = self.encoder.classifier.classes[top].partition(",")[0]
+            predicted = self.encoder.classifier.names.short_names[top]
             probability = float(self.encoder.classifier.decision.probabilities(logits)[0, top])
         distance = float(distances[row])
         return SimilarCase(row, case.name, self.labels[row], predicted, probability, distance)

@@ -220,7 +220,11 @@ class SimilarCases:
         own = [case.label for case in cases if case.label is not None]
         if not own:
             return None
-        same, total = (sum(name in label.split("|") for label in each) for each in (own, labelled))
+        either = {name, self.predicted.name}  # a label may not say which of two equal names it is
+        same, total = (
+            sum(not either.isdisjoint(label.split("|")) for label in each)
+            for each in (own, labelled)
+        )
         expected = len(own) * total / len(labelled)
         chance = compute_chance(same, len(own), total, len(labelled))
         text = (

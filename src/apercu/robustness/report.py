@@ -344,7 +344,7 @@ def _draw_rows(benchmark: StressBenchmark) -> Iterator[FigureRow]:
     attacked = benchmark.make_images(job, images, targets)
     for row, record in list(enumerate(batch.records))[:DRAWN_IMAGES]:
         views = list(_draw_views(benchmark, job, images[[row]], attacked[[row]], targets[[row]]))
-        title = benchmark.classifier.classes[record.target].partition(",")[0]
+        title = benchmark.classifier.names.short_names[record.target]
         yield FigureRow(title, record.name, views)
 
 
@@ -386,5 +386,5 @@ def _describe_prediction(classifier: Classifier, images: Images) -> str:
     """Return the class that is predicted for the first image, and its probability."""
     probabilities = classifier.predict_probabilities(images[:1])[0]
     predicted = int(probabilities.argmax())
-    name = classifier.classes[predicted].partition(",")[0]
+    name = classifier.names.short_names[predicted]
     return f"classifier: {name}, {float(probabilities[predicted]):.0%}"

@@ -79,7 +79,7 @@ class OverlayContent:
 
     Attributes:
         heat: a map in 256 steps, `height × width`, uint8.
-        class_name: the name of the class.
+        class_name: the short name of the class.
         probability: the probability of the class, as the bar shows it.
         is_estimate: whether the explainer estimates the probability, as no classifier is there.
     """
@@ -133,7 +133,7 @@ class FrameExplainer:
         self.alarms += sum(not trust.is_good for trust in explained.trust or ())
         heat = (map * 255 + 0.5).clip(0, 255).astype(np.uint8)
         is_estimate = self.engine.info.read_by != "classifier"
-        return OverlayContent(heat, self.engine.names.names[index], probability, is_estimate)
+        return OverlayContent(heat, self.engine.names.short_names[index], probability, is_estimate)
 
     def _estimate_motion(self, frame: VideoPicture) -> Motion | None:
         """Return the motion since the frame before; None at the beginning of a scene."""

@@ -167,7 +167,7 @@ def draw_text(
     """Draw a name at the left and a number at the right of a panel.
 
     Args:
-        title: the name; only the first synonym is drawn, shortened until it fits.
+        title: the name, shortened until it fits.
         value: the number with its unit.
         size: the width and height of the panel.
         pen: the height of the text, and the gap around it, in pixels.
@@ -180,7 +180,7 @@ def draw_text(
     font = ImageFont.load_default(size=height)
     draw = ImageDraw.Draw(image)
     room = int(size[0] - 3 * gap - font.getlength(value))
-    draw.text((gap, gap // 2), render.shorten(title.partition(",")[0], font, room), 255, font)
+    draw.text((gap, gap // 2), render.shorten(title, font, room), 255, font)
     draw.text((size[0] - gap, gap // 2), value, 255, font, anchor="ra")
     return np.asarray(image, np.float32) / np.float32(255)
 

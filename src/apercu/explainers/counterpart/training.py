@@ -150,7 +150,7 @@ class CounterpartTraining(TrainingModule):
         batch = CounterpartBatch(images, predicted, targets)
         stable = self.settings.objective.select_stable(batch, pair, self.network)
         before, after = (
-            self.classifier.classes[int(index)].partition(",")[0] for index in (predicted, targets)
+            self.classifier.names.short_names[int(index)] for index in (predicted, targets)
         )
         low, high = (
             self.classifier(inputs).softmax(1)[0, targets].item()

@@ -115,7 +115,7 @@ class LatentTraining(TrainingModule):
 
         path, _ = self.settings.path.find_path(start, shifted_logits, targets)
         moved = network.move(images, start, path[-1])
-        name = self.classifier.classes[int(targets[0])].partition(",")[0]
+        name = self.classifier.names.short_names[int(targets[0])]
         tiles = [
             (images, f"{name} {self._predict_probability(images, targets):.2f}"),
             (network.decode(start), "as coded"),

@@ -118,7 +118,7 @@ class MaskTraining(TrainingModule):
     def sample_tiles(self, images: Images) -> list[render.Tile]:
         top = self.classifier(images).argmax(1)
         mask = self.network(images, top)[0].sigmoid().cpu()
-        title, image = self.classifier.classes[int(top)].partition(",")[0], images[0].cpu()
+        title, image = self.classifier.names.short_names[int(top)], images[0].cpu()
         return [
             render.Tile(render.to_image(image), title),
             render.Tile(render.draw_overlay(image, mask), f"area {mask.mean():.2f}"),

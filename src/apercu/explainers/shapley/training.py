@@ -140,7 +140,7 @@ class ShapleyTraining(TrainingModule):
         features = self.network.encode(images)
         top = self.network.gate.predict_logits(features[-1]).argmax(1)
         mask = self.network.compute_masks(features, top[:, None])[0, 0].cpu()
-        title, image = self.classifier.classes[int(top[0])].partition(",")[0], images[0].cpu()
+        title, image = self.classifier.names.short_names[int(top[0])], images[0].cpu()
         return [
             render.Tile(render.to_image(image), title),
             render.Tile(render.draw_overlay(image, mask), "what speaks for it"),

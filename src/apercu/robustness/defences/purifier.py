@@ -194,7 +194,7 @@ class PurifierTraining(TrainingModule):
         tiles = []
         for picture in (images, purified.clamp(0, 1)):
             probability, top = self.classifier.predict_probabilities(picture)[0].max(0)
-            title = self.classifier.classes[int(top)].partition(",")[0]
+            title = self.classifier.names.short_names[int(top)]
             image = render.to_image(picture[0].cpu())
             tiles.append(render.Tile(image, f"{title} {probability:.2f}"))
         return tiles

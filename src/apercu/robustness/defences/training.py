@@ -140,7 +140,7 @@ class DefenceTraining(TrainingModule):
         for inputs in (images, self.defence.make_hard_images(batch)):
             logits = self.compute_inference_logits(inputs)
             probability, top = self.classifier.decision.probabilities(logits)[0].max(0)
-            title = self.classifier.classes[int(top)].partition(",")[0]
+            title = self.classifier.names.short_names[int(top)]
             picture = render.to_image(inputs[0].cpu())
             tiles.append(render.Tile(picture, f"{title} {probability:.2f}"))
         return tiles

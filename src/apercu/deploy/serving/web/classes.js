@@ -18,7 +18,7 @@ function rowOf(row, { chosen, views, predicted, fixed }, act) {
   const isFixed = row.index === fixed; // an image cannot be changed into what it is
   const bar = element("i");
   bar.style.width = `${100 * row.probability}%`;
-  const title = element("span", "title", short(row.class));
+  const title = element("span", "title", short(row.class, row.index));
   title.title = row.class;
   const marks = [];
   if (isFixed) marks.push("what it says now");
@@ -42,7 +42,7 @@ function rowOf(row, { chosen, views, predicted, fixed }, act) {
   const versus = element("button", "versus", "vs");
   versus.dataset.key = `versus-${row.index}`;
   versus.title = "Side by side";
-  versus.setAttribute("aria-label", `Side by side with ${short(row.class)}`);
+  versus.setAttribute("aria-label", `Side by side with ${short(row.class, row.index)}`);
   versus.setAttribute("aria-pressed", chosen[1] === row.index);
   versus.disabled = isFixed || chosen[0] === row.index;
   versus.addEventListener("click", () => act.choose(row.index, 1));
@@ -57,7 +57,7 @@ export function searchClass(classes, word, choose) {
     return choose(matches[0]);
   }
   const near = matches.length ? matches : nearClasses(classes, word);
-  const names = (indices, last) => list(indices.map((index) => short(classes[index])), last);
+  const names = (indices, last) => list(indices.map((index) => short(classes[index], index)), last);
   const all = classes.length <= FEW ? [...classes.keys()] : null;
   let words = `No class is called “${word}”`;
   if (matches.length) words = `Several classes are called “${word}”; which of them?`;
@@ -73,7 +73,7 @@ export function offer(words, indices, classes, choose) {
   at("missed").textContent = words;
   at("near").lastElementChild.replaceChildren(
     ...indices.map((index) => {
-      const button = element("button", "", indices.length > 1 && isTwin(index, indices, classes) ? `${short(classes[index])} (${index})` : short(classes[index]));
+      const button = element("button", "", short(classes[index], index));
       button.addEventListener("click", () => {
         offer("", [], classes, choose);
         choose(index);
@@ -82,5 +82,3 @@ export function offer(words, indices, classes, choose) {
     }),
   );
 }
-
-const isTwin = (index, indices, classes) => indices.some((other) => other !== index && short(classes[other]) === short(classes[index]));

@@ -1,7 +1,7 @@
 // The labelling view: image after image with its explanation, labelled by button or key.
 
 import { FEW_KEYS, ask } from "./server.js";
-import { short } from "./names.js";
+import { distinguish, short } from "./names.js";
 import { element } from "./views.js";
 
 const at = (id) => document.getElementById(id);
@@ -70,7 +70,7 @@ export function beginLabelling({ open, say, trying }) {
   function answerItem(index, key, name) {
     const mark = element("kbd", "", String(key));
     mark.setAttribute("aria-hidden", "true");
-    const button = element("button", "", mark, short(name));
+    const button = element("button", "", mark, short(name, index));
     button.dataset.key = String(key);
     button.setAttribute("aria-keyshortcuts", String(key));
     button.addEventListener("click", () => label(index));
@@ -100,6 +100,7 @@ export function beginLabelling({ open, say, trying }) {
   at("labelling").hidden = false;
   return trying(async () => {
     state = await (await ask("label")).json();
+    distinguish(state.classes);
     at("othername").setAttribute("list", "answernames");
     at("answernames").replaceChildren(...state.classes.map((name) => new Option(name, name)));
     await show();

@@ -3,7 +3,7 @@
 import { CASES, showCases } from "./cases.js";
 import { listClasses, offer, searchClass } from "./classes.js";
 import { inspect, measure, refusal } from "./files.js";
-import { FEW } from "./names.js";
+import { FEW, distinguish } from "./names.js";
 import { download, fitted, joined, pixelsOf, show, useHeat } from "./paint.js";
 import { FORMATS, PROMISE, READER, canShow, decode, example, exampleRecord, explain, pngFile, served, useToken } from "./source.js";
 import { arrange, element, short, viewOf } from "./views.js";
@@ -64,6 +64,7 @@ async function begin(isFirst = true) {
   clearTimeout(loading);
   if (mine === turn) say("");
   useHeat(about.heat);
+  distinguish(about.classes);
   document.title = `apercu: ${about.name}`;
   at("served").textContent = `Explainer “${about.name}”, ${about.classes.length} classes.`;
   at("names").replaceChildren(...about.classes.map((name) => new Option(name, name)));
@@ -326,7 +327,7 @@ function watch() {
 }
 
 function stem() {
-  return current.displayed.map((view) => short(view.answer.class)).join("-vs-").replace(/[^\w]+/g, "-").toLowerCase();
+  return current.displayed.map((view) => short(view.answer.class, view.answer.index)).join("-vs-").replace(/[^\w]+/g, "-").toLowerCase();
 }
 
 at("pick").addEventListener("click", () => at("file").click());
@@ -354,7 +355,7 @@ at("save").addEventListener("click", async () => {
 });
 at("raw").addEventListener("click", async () => {
   for (const view of current.displayed) {
-    const name = short(view.answer.class).replace(/[^\w]+/g, "-").toLowerCase();
+    const name = short(view.answer.class, view.answer.index).replace(/[^\w]+/g, "-").toLowerCase();
     download(await pngFile(view.answer.map.png), `${name}.map.png`);
   }
 });

@@ -2,19 +2,49 @@
 
 export const FEW = 12; // so many classes are all listed
 
-export const short = (name) => name.split(",")[0];
+const firstOf = (name) => name.split(",")[0].trim();
+let shortNames = new Map();
+let repeated = new Set();
+
+// Learns all classes, so that `short` tells them apart.
+export function distinguish(classes) {
+  const beginnings = count(classes.map((name) => plain(firstOf(name))));
+  const isFirst = (name) => firstOf(name) && beginnings.get(plain(firstOf(name))) === 1;
+  shortNames = new Map(classes.map((name) => [name, isFirst(name) ? firstOf(name) : name]));
+  const whole = count(classes);
+  repeated = new Set(classes.filter((name) => whole.get(name) > 1 || !name.trim()));
+}
+
+// The first synonym, where no other class begins with it, and else the whole name; with the index where others have the same.
+export function short(name, index) {
+  if (repeated.has(name) && index !== undefined) return `${name} (${index})`.trimStart();
+  return shortNames.get(name) ?? firstOf(name);
+}
+
+function count(words) {
+  const counts = new Map();
+  for (const word of words) counts.set(word, (counts.get(word) ?? 0) + 1);
+  return counts;
+}
 
 const plain = (text) => text.trim().toLowerCase();
 const synonymsOf = (name) => name.split(",").map(plain);
 
-// The indices of all classes that a word means: a whole name, else a synonym, else an index.
+// The indices of all classes that a word means: a whole name, else a synonym, else an index; of each in the same case, else in any.
 export function findClasses(classes, word) {
   const text = plain(word);
   const indicesWhere = (test) => classes.flatMap((name, index) => (test(name) ? [index] : []));
-  const whole = indicesWhere((name) => plain(name) === text);
-  if (whole.length) return whole;
-  const named = indicesWhere((name) => synonymsOf(name).includes(text));
-  if (named.length || !/^\d{1,9}$/.test(text)) return named;
+  const tests = [
+    (name) => name.trim() === word.trim(),
+    (name) => plain(name) === text,
+    (name) => name.split(",").some((one) => one.trim() === word.trim()),
+    (name) => synonymsOf(name).includes(text),
+  ];
+  for (const test of tests) {
+    const named = indicesWhere(test);
+    if (named.length) return named;
+  }
+  if (!/^\d{1,9}$/.test(text)) return [];
   return Number(text) < classes.length ? [Number(text)] : [];
 }
 

@@ -36,7 +36,7 @@ export async function viewOf(answer, picture) {
 }
 
 function maskView(answer, picture, map, strongest) {
-  const name = short(answer.class);
+  const name = short(answer.class, answer.index);
   const nothing = strongest < NONE;
   const doubt = describeDoubt(strongest, name);
   const place = describePlace(map, picture.width, picture.height);
@@ -56,7 +56,7 @@ function maskView(answer, picture, map, strongest) {
 }
 
 async function pairView(answer, picture, map) {
-  const [from, to] = [short(answer.seen), short(answer.class)];
+  const [from, to] = [short(answer.seen), short(answer.class, answer.index)];
   const shares = answer.probabilities;
   const share = (at) => (shares ? ` (${percent(shares.at(at))} ${to})` : "");
   const most = answer.largest_change;

@@ -62,9 +62,9 @@ async function draw({ picture, record }, dials, times) {
   const map = values(await decode(answer.map.png), picture.width, picture.height);
   if (stream === null) return;
   paint(at("lens"), picture, map, { ...dials, view: "overlay" });
-  const { class: name, probability } = record.top[0];
+  const { class: name, index, probability } = record.top[0];
   const nothing = map.every((value) => value < 255 * NONE) ? "; nothing here speaks for it" : "";
-  at("seen").textContent = `${short(name)}, ${percent(probability)}${nothing}`;
+  at("seen").textContent = `${short(name, index)}, ${percent(probability)}${nothing}`;
   times.push(performance.now());
   if (times.length > 10) times.shift();
   const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);

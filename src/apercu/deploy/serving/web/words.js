@@ -14,18 +14,18 @@ const wholePercent = (share) => `${Math.floor(100 * share + 1e-6)} %`;
 export function describeVerdict(record, strongest) {
   const [first, second] = record.top;
   const who = record.read_by === "classifier" ? "The classifier" : "The classifier, as the explainer reads it,";
-  const name = short(first.class);
+  const name = short(first.class, first.index);
   const doubt = strongest < NONE ? ` But nothing in this picture speaks for ${name}: perhaps it is of a kind that the classifier does not know.` : "";
   if (record.value !== undefined) return `${who} says ${record.value.toPrecision(4)}.`;
   if (record.predicted) {
-    const names = record.predicted.map(short);
+    const names = record.predicted.map((name) => short(name));
     return names.length ? `${who} finds ${list(names)}.${doubt}` : `${who} finds none of its classes here; ${name} comes nearest (${percent(first.probability)}).`;
   }
   const share = percent(first.probability);
   if (first.probability >= 0.9) return `${who} says ${name} and is very sure: ${share}.${doubt || " Sure is not always right."}`;
   if (first.probability >= 0.7) return `${who} says ${name} and is fairly sure: ${share}.${doubt}`;
   if (first.probability >= 0.5) return `${who} says ${name} but is not sure: ${share}.${doubt}`;
-  const then = second ? `, then ${short(second.class)} (${percent(second.probability)})` : "";
+  const then = second ? `, then ${short(second.class, second.index)} (${percent(second.probability)})` : "";
   return `${who} hesitates. Its best guess is ${name} (${share})${then}.${doubt}`;
 }
 
@@ -68,7 +68,7 @@ export function describePlace(map, width, height) {
 
 // Whether a pair of counterparts does what it should, as far as the classifier was asked.
 export function describeFlip(answer) {
-  const [from, to] = [short(answer.seen), short(answer.class)];
+  const [from, to] = [short(answer.seen), short(answer.class, answer.index)];
   if (answer.flipped === undefined) return "Whether the classifier agrees was not checked: it is not on this server.";
   const last = short(answer.strip_classes.at(-1));
   if (!answer.kept) return `The pair fails: the classifier no longer says ${from} of the similar picture.`;
