@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -361,3 +362,25 @@ def test_names_of_a_configuration(count: int) -> None:
     with redirect_warnings(lines.append):
         assert open_classifier(module, size=SIZE).classes[0] == "class 0"
     assert "configuration names 3 classes, and its last layer has 4" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4], r"mean \(123\.7\) and std \(58\.4\) would be"),
+        (
+            127.5,
+            1,
+            r"mean \(127\.5\) would be in units of 0 to 255, but .* \[0, 1\]; divide",
+        ),
+        (0, 255, r"std \(255\) would be in units of 0 to 255"),
+        (1, 2, ""),
+        (-2, 1 / 255, ""),
+    ],
+)
+def test_a_mean_in_units_of_bytes_is_told(mean: Any, std: Any, words: str) -> None:
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        classifier = open_classifier(_make_module(), size=SIZE, mean=mean, std=std)
+    assert classifier.network.input.mean is not None
+    assert re.search(words, lines[0]) if words else not lines

@@ -28,6 +28,8 @@ from apercu.log import warn
 
 _TOLERANCE = 1e-3
 """By how much a sum of probabilities may miss 1 to be taken for a softmax."""
+_LARGEST_MEAN, _LARGEST_STD = 1, 10
+"""Largest mean of pixels in [0, 1], and a std that only larger units have."""
 _NOISE_CELLS = (2, 3, 4, 6, 8, 16)
 """Cells along each side of the generated images."""
 
@@ -56,6 +58,7 @@ def resolve_output(
     _check_finite(numbers, spec)
     if network.resolved_output is not None:  # other weights in a network that is open already
         return network
+    _check_units(network.input, spec)
     output = Output(name=network.output, columns=numbers.shape[1], temperature=network.temperature)
     network = replace(network, resolved_output=output)
     if output.name == "value":
@@ -162,6 +165,19 @@ def _check_finite(numbers: Tensor, spec: str) -> None:
         raise ClassifierError(
             f"classifier {spec}: its output for a plain image is no number (NaN) or infinite; "
             "check its weights and its input"
+        )
+
+
+def _check_units(input: InputSpec, spec: str) -> None:
+    """Warn of a mean and std in units of bytes; a stretch may have units of its own."""
+    largest = {"mean": max(input.mean or (0,)), "std": max(input.std or (0,))}
+    limits = {"mean": _LARGEST_MEAN, "std": _LARGEST_STD}
+    wrong = {key: value for key, value in largest.items() if value > limits[key]}
+    if wrong and input.stretch is None:
+        found = " and ".join(f"{key} ({value:.4g})" for key, value in wrong.items())
+        warn(
+            f"classifier {spec}: its {found} would be in units of 0 to 255, but pixels are in "
+            "[0, 1]; divide by 255"
         )
 
 
