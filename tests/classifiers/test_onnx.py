@@ -13,6 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from apercu import open_classifier
+from apercu.classifiers.card import ClassifierCard
+from apercu.classifiers.sources.onnx import resolve_input
 from apercu.errors import ClassifierError
 from apercu.log import redirect_warnings
 
@@ -138,6 +140,35 @@ def test_three_channels_last_are_recognised(tmp_path: Path) -> None:
     classifier = open_classifier(tmp_path / "m.onnx")
     images = torch.rand(2, 3, 8, 9)
     torch.testing.assert_close(classifier(images), images.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("sides", "layout", "channels"),
+    [
+        ((64, 64, 13), "nhwc", 13),
+        ((13, 64, 64), "nchw", 13),
+        ((64, 32, 32), "nchw", 64),
+        ((12, 64, 48), "nchw", 12),
+        ((2, 6, 5), "nchw", 2),
+        ((48, 64, 13), "", 0),
+        ((64, 64, 40), "", 0),
+        ((64, 64, 80), "", 0),
+        ((64, 64, 64), "", 0),
+    ],
+)
+def test_many_channels_first_or_last(
+    sides: tuple[int, int, int], layout: str, channels: int
+) -> None:
+    card = ClassifierCard(source="net.onnx")
+    if layout:
+        found = resolve_input([None, *sides], card)
+        assert (found.layout, found.spec.channels) == (layout, channels)
+        return
+    with pytest.raises(ClassifierError, match=r"channels of .* or .*; set options\.layout to nchw"):
+        resolve_input([None, *sides], card)
+    assert resolve_input([None, *sides], card, "nhwc").spec.channels == sides[2]
+    pytorch = resolve_input([None, *sides], ClassifierCard(source="net.pt2"))
+    assert pytorch.spec.channels == sides[0]
 
 
 def test_dynamic_sides_are_said_by_the_card(tmp_path: Path) -> None:

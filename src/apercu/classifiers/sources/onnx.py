@@ -168,9 +168,29 @@ def resolve_input(
 
 
 def _guess_layout(shape: Sequence[int | None], card: ClassifierCard) -> Layout:
-    """Return the layout whose channels have a length that channels have; first ones if both do."""
+    """Return the layout whose channels have a length that channels have; first ones if both do.
+
+    Other numbers of channels are recognised by two equal sides beside them, or by being the least.
+
+    Raises:
+        ClassifierError: the first and the last axis of an ONNX file may be the channels.
+    """
     counts = _CHANNELS if card.input is None else (card.input.channels,)
-    return "nhwc" if shape[3] in counts and shape[1] not in counts else "nchw"
+    if shape[1] in counts or shape[3] in counts:
+        return "nchw" if shape[1] in counts else "nhwc"
+    sides = [side for side in shape[1:] if side is not None]
+    if len(sides) < 3 or card.input is not None or not card.source.endswith(".onnx"):
+        return "nchw"
+    first, middle, last = sides
+    if first != middle and (middle == last or first < min(middle, last)):
+        return "nchw"
+    if first == middle and 2 * last <= middle:
+        return "nhwc"
+    raise ClassifierError(
+        f"classifier {card.source}: its input {_format_shape(sides)} may be {first} channels of "
+        f"{middle} × {last} or {last} channels of {first} × {middle}; set options.layout to nchw "
+        "or nhwc in a classifier card"
+    )
 
 
 def _join(outputs: Sequence[Any], count: int) -> Any:
