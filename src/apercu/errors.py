@@ -8,7 +8,8 @@
     │   ├── ClassifierError     a classifier cannot be opened or does not fit
     │   │   ├── UntrustedError      a file wants to run code, and nobody said that it may
     │   │   ├── MissingModuleError  the module of a factory is not found
-    │   │   └── NoWeightsError      the pretrained weights of a name cannot be had here
+    │   │   ├── NoWeightsError      the pretrained weights of a name cannot be had here
+    │   │   └── FunctionError       the function of a black box failed
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
     │   │   ├── MissingExtraError   an optional package is not installed
@@ -79,6 +80,19 @@ class NoWeightsError(ClassifierError):
     """A name of a library has no pretrained weights, or they cannot be downloaded."""
 
 
+class FunctionError(ClassifierError):
+    """The function of a black box failed; a run that keeps what it did says how to go on.
+
+    Args:
+        reason: the classifier, and what its function raised.
+        consequence: what is kept, and how to go on, where somebody knows it.
+    """
+
+    def __init__(self, reason: str, consequence: str = "") -> None:
+        super().__init__(f"{reason}; {consequence}" if consequence else reason)
+        self.reason = reason
+
+
 class TargetError(InputError):
     """The classifier has no class of that name or index."""
 
@@ -124,11 +138,15 @@ class WorkInterrupted(KeyboardInterrupt):
 def describe_interrupt(consequence: str) -> Iterator[None]:
     """Turn the interruption of a block into `WorkInterrupted`.
 
+    An error of a classifier's function gets the same advice.
+
     Args:
         consequence: what is kept, and how to go on.
     """
     try:
         yield
+    except FunctionError as error:
+        raise FunctionError(error.reason, consequence) from error.__cause__
     except KeyboardInterrupt:
         raise WorkInterrupted(f"interrupted; {consequence}") from None
 

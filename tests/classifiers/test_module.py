@@ -19,7 +19,7 @@ import apercu
 from apercu import open_classifier
 from apercu.classifiers import InputSpec, save_classifier
 from apercu.classifiers.sources.module import open_in_memory
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, FunctionError, describe_interrupt
 from apercu.log import redirect_warnings
 
 SIZE = (6, 5)
@@ -384,3 +384,40 @@ def test_a_mean_in_units_of_bytes_is_told(mean: Any, std: Any, words: str) -> No
         classifier = open_classifier(_make_module(), size=SIZE, mean=mean, std=std)
     assert classifier.network.input.mean is not None
     assert re.search(words, lines[0]) if words else not lines
+
+
+def test_a_function_that_fails_later_says_so_with_how_to_go_on() -> None:
+    calls: list[int] = []
+
+    def flaky(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        if len(calls) > 10:
+            raise ConnectionError("503 upstream\nand more")
+        return images.mean((2, 3))
+
+    classifier = open_classifier(flaky, size=SIZE)
+    failed = r"memory/flaky: its function failed \(ConnectionError: 503 upstream\)"
+    with pytest.raises(FunctionError, match=f"^classifier {failed}$") as caught:
+        for _ in range(10):
+            classifier(_make_images())
+    assert caught.value.exit_code == 2 and isinstance(caught.value.__cause__, ConnectionError)
+    with (
+        pytest.raises(FunctionError, match=f"{failed}; all is kept$"),
+        describe_interrupt("all is kept"),
+    ):
+        classifier(_make_images())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda images: images.astype("uint8"),
+        lambda images: images @ torch.ones(3, 4),
+        lambda images: np.zeros((len(images), 2)) if images.shape[3] == 3 else 1 / 0,
+    ],
+)
+def test_a_function_that_expects_something_else_is_told_what_it_gets(function: Any) -> None:
+    match = r"cannot classify an image of 3×6×5: .*; the function gets a float tensor on the CPU, "
+    with pytest.raises(ClassifierError, match=match + "batch × .*numpy.*permute") as caught:
+        open_classifier(function, size=SIZE)
+    assert "\n" not in str(caught.value)

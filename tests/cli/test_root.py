@@ -13,7 +13,7 @@ import pytest
 import apercu as package
 from apercu.cli import exit_codes as outcome
 from apercu.cli.exit_codes import on_interrupt, run_command
-from apercu.errors import OutputError, RunError
+from apercu.errors import FunctionError, OutputError, RunError
 from apercu.log import warn
 
 VERBS = (["demo"], ["train", "mask"], ["explain"], ["compare"])
@@ -165,3 +165,13 @@ def test_cuda_that_is_not_there(apercu, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert result.code == 2
     assert result.err == ("error: device: no cuda device is available here; use auto or cpu\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_function_that_fails_is_one_line_with_what_is_kept(capsys) -> None:
+    def command() -> None:
+        with on_interrupt("runs/x keeps what was done; continue with --resume"):
+            raise FunctionError("classifier a:b: its function failed (OSError: 503)", "try again")
+
+    assert run_command(command, debug=False) == 2
+    expected = "error: classifier a:b: its function failed (OSError: 503); runs/x keeps what was"
+    assert expected in capsys.readouterr().err

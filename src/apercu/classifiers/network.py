@@ -12,7 +12,7 @@ from torch import Tensor
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
-from apercu.errors import ClassifierError
+from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.types import Logits
 
 IN_MEMORY = "memory/"
@@ -141,12 +141,26 @@ class BlackBox:
     Args:
         function: images on the CPU → raw outputs on the CPU: tensors, arrays or nested lists,
             alone or in a tuple or dictionary.
+        source: source of the classifier, for the error where the function fails.
+        takes: what the function gets and how to convert it, for the error of one that expects
+            something else.
     """
 
     function: Callable[[Tensor], Any]
+    source: str = "in memory"
+    takes: str = ""
 
     def __call__(self, images: Tensor) -> Any:
-        raw = self.function(images.detach().cpu())
+        try:
+            raw = self.function(images.detach().cpu())
+        except ApercuError:
+            raise
+        except Exception as error:
+            kind, text = type(error).__name__, first_line(error)
+            reason = kind if text == kind else f"{kind}: {text}"
+            raise FunctionError(
+                f"classifier {self.source}: its function failed ({reason})"
+            ) from error
         tensors = {name: values.to(images.device) for name, values in list_tensors(raw).items()}
         return tensors[""] if list(tensors) == [""] else tensors or raw
 

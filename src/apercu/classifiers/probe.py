@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.preprocessing import normalise
-from apercu.errors import ApercuError, ClassifierError, first_line
+from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.log import warn
 from apercu.types import Images
 
@@ -87,14 +87,23 @@ class NetworkProbe:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 return self._run(images)
+        except FunctionError as failure:
+            raise self._describe_failure(
+                images, failure.__cause__ or failure
+            ) from failure.__cause__
         except ApercuError:
             raise
         except Exception as error:
-            count = "an image" if len(images) == 1 else f"{len(images)} images"
-            raise ClassifierError(
-                f"classifier {self.spec} cannot classify {count} of "
-                f"{'×'.join(map(str, images.shape[1:]))}: {first_line(error)}; check its input"
-            ) from error
+            raise self._describe_failure(images, error) from error
+
+    def _describe_failure(self, images: Images, error: BaseException) -> ClassifierError:
+        """Return the error of a network that cannot classify these images."""
+        count = "an image" if len(images) == 1 else f"{len(images)} images"
+        advice = getattr(self.forward, "takes", "") or "check its input"
+        return ClassifierError(
+            f"classifier {self.spec} cannot classify {count} of "
+            f"{'×'.join(map(str, images.shape[1:]))}: {first_line(error)}; {advice}"
+        )
 
     def choose_layout(self, module: nn.Module | None) -> TensorLayout:
         """Return the layout with channels last where a module gives the same numbers in it.

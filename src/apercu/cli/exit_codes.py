@@ -14,7 +14,7 @@ from types import FrameType
 
 import typer
 
-from apercu.errors import ApercuError
+from apercu.errors import ApercuError, FunctionError
 from apercu.extras import describe_missing
 from apercu.log import redirect_warnings
 
@@ -36,6 +36,8 @@ class StoppedError(ApercuError):
 def on_interrupt(consequence: str) -> Iterator[None]:
     """Turn Ctrl-C into `StoppedError`, even if Lightning has turned it into an exit.
 
+    An error of a classifier's function gets the same advice.
+
     Args:
         consequence: what is kept, and how to continue.
     """
@@ -43,6 +45,8 @@ def on_interrupt(consequence: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise StoppedError(f"interrupted; {consequence}") from None
+    except FunctionError as error:
+        raise FunctionError(error.reason, consequence) from error.__cause__
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise StoppedError(f"interrupted; {consequence}") from None

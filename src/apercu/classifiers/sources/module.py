@@ -28,6 +28,14 @@ _INPUT_KEYS = ("channels", "size", "resize", "mean", "std")
 """Keys of the input that a caller may describe."""
 
 
+_FUNCTION_INPUT = (
+    "the function gets a float tensor on the CPU, batch × channels × height × width, of pixels in "
+    "[0, 1] behind mean and std; images.numpy() is an array, images.permute(0, 2, 3, 1) has "
+    "channels last"
+)
+"""What a function gets, for the error of one that expects something else."""
+
+
 class ScriptedNetwork:
     """A TorchScript module: it gives gradients, but hooks cannot reach its layers.
 
@@ -82,7 +90,10 @@ def open_module(
         if isinstance(forward, torch.jit.ScriptModule):
             network = ScriptedNetwork(forward)
     else:
-        network, digest = BlackBox(forward), digest_function(forward, card.source, card.options)
+        network, digest = (
+            BlackBox(forward, card.source, _FUNCTION_INPUT),
+            digest_function(forward, card.source, card.options),
+        )
     return Network(
         source=card.source,
         forward=network,

@@ -116,7 +116,7 @@ def open_onnx(card: ClassifierCard) -> Network:
 
     return Network(
         source=card.source,
-        forward=BlackBox(lambda images: graph_input.run(run, images)),
+        forward=BlackBox(lambda images: graph_input.run(run, images), card.source),
         digest=digest,
         input=graph_input.spec,
         output=card.output,
