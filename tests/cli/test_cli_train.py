@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from apercu.classifiers import StudentSettings, open_classifier
+from apercu.cli.options import name_trust
 from apercu.errors import ClassifierError, RunError
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.student import StudentPlan, distil_student, plan_student
@@ -43,6 +44,58 @@ def test_a_training_leaves_a_run_and_says_where(apercu, command, tmp_path) -> No
     again = apercu(*command, "--steps", "2", "--batch", "3", "--resume")
     assert again.code == 2
     assert "holds a finished training; continue it with --resume and a larger --steps" in again.err
+
+
+FACTORY = """
+from torch import nn
+
+def make():
+    layers = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    for value in network.parameters():
+        nn.init.constant_(value, 0.1)
+    network.input = {"size": 32}
+    return network
+"""
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A function of the user's own, which a run folder may not call by itself."""
+    (tmp_path / "typed_net.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    return "typed_net:make"
+
+
+@pytest.mark.parametrize(("trust", "option"), [((), "--classifier"), (("--trust",), "--trust")])
+def test_the_next_command_of_a_run_works(
+    apercu, command, factory: str, tmp_path, monkeypatch, trust, option: str
+) -> None:
+    command[command.index("--classifier") + 1] = factory
+    result = apercu(*command, "--encoder", "own", "--steps", "2", "--batch", "3", *trust)
+    line = result.out.splitlines()[-1]
+    value = f" {factory}" if option == "--classifier" else ""
+    assert line == f"next: apercu explain {tmp_path / 'run'} IMAGE --out maps {option}{value}"
+    monkeypatch.setattr("apercu.classifiers.trust._TYPED", set())
+    refused = apercu("explain", tmp_path / "run", "planted:size=32,images=1", "--out", "maps")
+    assert refused.code == 2 and "refused, because it would call" in refused.err
+    words = line.removeprefix("next: apercu ").replace("IMAGE", "planted:size=32,images=1")
+    assert apercu(*words.split()).code == 0
+
+
+def test_a_card_that_calls_a_function_is_named_with_trust(tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    assert name_trust(card, "a:make") == ""
+    for content, option in (
+        ({"source": "timm/resnet18"}, ""),
+        ({"source": "apercu.classifiers.colour:Coloured", "options": {"backbone": "a"}}, ""),
+        ({"source": "a:make"}, " --classifier a:make"),
+        ({"source": "a:make", "options": {"width": 2}}, " --trust"),
+        ({"source": "b:make"}, " --trust"),
+    ):
+        card.write_text(json.dumps(content))
+        assert name_trust(card, "a:make") == option
+    assert name_trust(card) == " --trust"
 
 
 def test_a_short_training_is_shortened_throughout_and_goes_on(apercu, command, tmp_path) -> None:

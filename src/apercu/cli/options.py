@@ -85,6 +85,29 @@ def _trust_files(context: Context, trust: bool) -> bool:
     return trust
 
 
+def name_trust(card: Path, spec: str | None = None) -> str:
+    """Return the option without which the next command would refuse a card that was written.
+
+    Args:
+        card: the card; where there is none, nothing is refused.
+        spec: the classifier that the next command may name again.
+
+    Returns:
+        A space and `--trust`, or `--classifier` with the function of the card; else nothing.
+    """
+    from apercu.classifiers.trust import FACTORY, OWN_FACTORIES, is_trusting
+    from apercu.io import parse_json
+
+    if not card.is_file():
+        return ""
+    content = parse_json(card.read_bytes())
+    source = str(content.get("source"))
+    if not is_trusting() and (source in OWN_FACTORIES or not FACTORY.fullmatch(source)):
+        return ""
+    can_type = source == spec and not content.get("options")
+    return f" --classifier {source}" if can_type and not is_trusting() else " --trust"
+
+
 SeedOption: TypeAlias = Annotated[
     int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of every random draw.")
 ]
@@ -154,3 +177,9 @@ IndexOption: TypeAlias = Annotated[
         metavar="DIR", help="Where the features are kept; the folder index of --out if left out."
     ),
 ]
+
+
+def is_typed(context: Context, name: str) -> bool:
+    """Whether an option stands in the command line; else it has its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

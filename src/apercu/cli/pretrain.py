@@ -19,6 +19,7 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
     TrustOption,
+    name_trust,
 )
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
@@ -124,5 +125,6 @@ def _print_summary(out: Path, facts: dict[str, float]) -> None:
             values = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
             note = "; constant is the best that needs no image" if "constant_" in values else ""
             say(f"mean error on {title}: {values}{note}")
-    say(f"next: apercu evaluate-features --network pretrained={out / 'card.json'} …")
-    say(f"or: apercu train classifier --network {out} --images … --out …")
+    card, trust = out / "card.json", name_trust(out / "card.json")
+    say(f"next: apercu evaluate-features --network pretrained={card}{trust} …")
+    say(f"or: apercu train classifier --network {out}{trust} --images … --out …")

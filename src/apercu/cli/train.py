@@ -21,6 +21,7 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
     TrustOption,
+    name_trust,
 )
 from apercu.cli.terminal import say, warn
 
@@ -356,7 +357,8 @@ def _say_figures(result: Any) -> None:
             "the confidences are not well calibrated; more labels help, or "
             "restore_frequencies: true in the settings where some classes are rare"
         )
-    say(f"next: apercu train mask --classifier {out / 'card.json'} --images … --out …")
+    card = out / "card.json"
+    say(f"next: apercu train mask --classifier {card}{name_trust(card)} --images … --out …")
 
 
 def _train(out: Path, **options: Any) -> None:
@@ -367,10 +369,10 @@ def _train(out: Path, **options: Any) -> None:
     with on_interrupt(f"{out} keeps what was done; continue with the same command and --resume"):
         explainer = train_explainer(out=out, progress=True, say=say, **options)
     if is_main_process():
-        _say_summary(out, explainer.facts)
+        _say_summary(out, explainer.facts, explainer.classifier_info.spec)
 
 
-def _say_summary(out: Path, facts: dict[str, float]) -> None:
+def _say_summary(out: Path, facts: dict[str, float], spec: str) -> None:
     """Say where the run is, how long it took, and how good the explainer is."""
     minutes = facts["training_seconds"] / 60
     say(f"trained in {minutes:.1f} min, {facts['steps']:.0f} steps: {out}")
@@ -395,4 +397,4 @@ def _say_summary(out: Path, facts: dict[str, float]) -> None:
             f"adversarial ones flip it: {facts['flipped']:.1%} (of images kept from training; both "
             "should be near 100%)"
         )
-    say(f"next: apercu explain {out} IMAGE --out maps")
+    say(f"next: apercu explain {out} IMAGE --out maps{name_trust(out / 'encoder/card.json', spec)}")

@@ -19,6 +19,7 @@ from apercu.cli.options import (
     SeedOption,
     StepsOption,
     TrustOption,
+    name_trust,
 )
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
@@ -102,4 +103,5 @@ def train(
         say(
             f"{card} has no filter in front of the network, as it learnt {filters}: add one of them"
         )
-    say(f"next: apercu stress --classifier {card} {option}--images … --out stress")
+    words = f"--classifier {card}{name_trust(card)}"
+    say(f"next: apercu stress {words} {option}--images … --out stress")
