@@ -14,13 +14,16 @@ from torch import nn
 
 from apercu import maps
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
-from apercu.errors import ApercuError, ConfigError, ImagesError, OutputError, RunError
+from apercu.errors import ApercuError, ConfigError, ImageError, ImagesError, OutputError, RunError
 from apercu.evaluation import CompareSettings, ComparisonResults, MetricRow, run_comparison
+from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.ranking import find_reference
 from apercu.evaluation.report import write_report
+from apercu.evaluation.report.tables import format_markdown
 from apercu.evaluation.sample import EvalBatch, draw_sample, split_indices
 from apercu.evaluation.scores import MetricInputs, compute_metric
 from apercu.images import ImageSource, Item
+from apercu.log import redirect_warnings
 from apercu.methods import (
     CentreBox,
     Gradient,
@@ -212,6 +215,71 @@ def test_an_image_is_in_the_same_half_whatever_the_limit() -> None:
         assert len(fewer[0]) + len(fewer[1]) == min(limit, 101)
         assert 0 <= len(fewer[1]) - len(fewer[0]) <= 1
     assert tune | test == set(range(101))
+
+
+@dataclass(frozen=True)
+class SomeDamaged(Squares):
+    """The squares, of which some cannot be read."""
+
+    damaged: frozenset[int] = frozenset()
+
+    def __getitem__(self, index: int) -> Item:
+        if index in self.damaged:
+            raise ImageError(f"{index}.png: damaged or cut short")
+        return super().__getitem__(index)
+
+
+def test_for_an_image_that_cannot_be_read_another_one_of_its_half_is_drawn(
+    classifier: Classifier,
+) -> None:
+    whole = split_indices(COUNT, None, 0)
+    limited = draw_sample(classifier, Squares(), 4, 0)
+    damaged = frozenset((limited.tune[0].index, limited.test[-1].index))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        sample = draw_sample(classifier, SomeDamaged(damaged=damaged), 4, 0)
+    assert [len(half) for half in (sample.tune, sample.test)] == [2, 2]
+    for half, everything in zip((sample.tune, sample.test), whole, strict=True):
+        assert {record.index for record in half} <= set(everything) - damaged
+        assert [record.index for record in half] == sorted(record.index for record in half)
+    assert limited.tune[1] in sample.tune and limited.test[0] in sample.test
+    assert sample.left_out == tuple(f"{index}.png" for index in sorted(damaged))
+    assert sample.digest != limited.digest
+    (line,) = lines
+    assert line.startswith("squares: 2 of 6 images cannot be read and are left out, the first beca")
+    again = draw_sample(classifier, SomeDamaged(damaged=damaged), 4, 0)
+    assert again.digest == sample.digest
+
+
+def test_without_an_image_to_draw_instead_the_sample_is_smaller(classifier: Classifier) -> None:
+    source = SomeDamaged(damaged=frozenset((1, 5)))
+    sample = draw_sample(classifier, source, None, 0)
+    assert {record.index for record in sample.everything} == set(range(COUNT)) - {1, 5}
+    everything = frozenset(range(COUNT))
+    for limit in (4, None):
+        with pytest.raises(ImageError, match="png: damaged"):
+            draw_sample(classifier, SomeDamaged(damaged=everything), limit, 0)
+    with pytest.raises(ImagesError, match=r"at least 2 images that can be read.*got 1; .*damaged"):
+        draw_sample(classifier, SomeDamaged(damaged=everything - {3}), None, 0)
+
+
+def test_a_comparison_says_what_it_left_out_and_keeps_its_sample(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    chosen = draw_sample(classifier, Squares(), 6, 0).test[0].index
+    explainers = {"mask": Contrast()}
+    settings = replace(FAST, limit=6)
+    for damaged in (chosen, chosen):  # a second call continues the folder
+        source = SomeDamaged(damaged=frozenset((damaged,)))
+        results = run_comparison(classifier, source, explainers, settings, out=tmp_path)
+    text = f"eft out, as they cannot be read: {chosen}.png"
+    assert text in format_markdown(results)
+    drawn = draw_gallery(classifier, source, explainers, results)
+    assert f"{chosen}.png" not in [image.name for image in drawn]
+    write_report(results, drawn, tmp_path / "report.html")
+    assert text in (tmp_path / "report.html").read_text("utf-8")
+    with pytest.raises(RunError):
+        run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
 
 
 def test_labels_that_are_no_class_name_the_images() -> None:

@@ -16,6 +16,7 @@ from apercu.images import open_images
 from apercu.log import redirect_warnings
 from apercu.methods import Cam, Gradient
 from apercu.methods.base import Method
+from apercu.render import to_image
 from apercu.robustness import (
     DetectionBenchmark,
     StressPlan,
@@ -59,6 +60,34 @@ def test_a_stress_test_from_python(tiny_card: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"cost": []}')
     with pytest.raises(RunError, match="results of another command; choose another --out"):
         run_stress_test(open_classifier(tiny_card), source, tmp_path, later)
+
+
+def test_a_stress_test_leaves_out_what_cannot_be_read(tiny_card: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for index, item in enumerate(open_images("planted:size=32,images=4,classes=3")):
+        to_image(item.picture).save(folder / f"{index}.png")
+    good = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(good[:60])
+    plan = StressPlan(attacks=("fgsm",), filters=("none",), epsilons=(8 / 255,), limit=3)
+    classifier, lines = open_classifier(tiny_card), list[str]()
+
+    def test() -> str:
+        lines.clear()
+        with redirect_warnings(lines.append):
+            results = run_stress_test(classifier, open_images(folder), out, plan)
+        assert results.about["limit"] == 3
+        return (out / "report.html").read_text("utf-8")
+
+    text = "left out, as they cannot be read: 2.png"
+    for _ in range(2):  # the second call goes on in the folder
+        assert text in test()
+        (line,) = lines
+        assert "1 of 4 images cannot be read and are left out" in line and "2.png: dam" in line
+    (folder / "2.png").write_bytes(good)
+    assert text not in test()
+    (line,) = lines
+    assert line.startswith(f"{out}: other images cannot be read than in the earlier call")
 
 
 def test_a_detection_from_python(tiny_card: Path, tmp_path: Path) -> None:

@@ -340,6 +340,8 @@ def _build_key(evaluator: Evaluator) -> ComparisonKey:
             name: f"{identify_code(metric.function)}: {metric.record}"
             for name, metric in own.items()
         }
+    if sample.left_out:
+        settings["left_out"] = list(sample.left_out)
     return ComparisonKey(
         classifier=classifier.spec,
         fingerprint=classifier.fingerprint,

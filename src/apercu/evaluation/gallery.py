@@ -106,7 +106,12 @@ def draw_gallery(
     """
     settings = results.key.settings
     halves = is_threshold_needed(results.get_metric(name) for name in settings["metrics"])
-    _, test = split_indices(len(source), settings["limit"], settings["seed"], halves=halves)
+    unreadable = frozenset(settings.get("left_out", ()))
+    names = source.names if unreadable else ()
+    left_out = {index for index, name in enumerate(names) if name in unreadable}
+    _, test = split_indices(
+        len(source), settings["limit"], settings["seed"], halves=halves, left_out=left_out
+    )
     step = max(1, len(test) // max(1, count))
     views = [
         ExplainerView(name, cache_key, _find_threshold(results, name), _get(explainers, name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImagesError, TargetError
+from apercu.errors import ImageError, ImagesError, TargetError
 from apercu.images import Batch, ImageSource, batches
+from apercu.log import warn
 from apercu.methods import TrueBox
 from apercu.metrics import Metric
 from apercu.metrics.pointing import true_regions
@@ -21,6 +22,8 @@ from apercu.types import Images, Regions, Targets
 
 READING_TITLE = "reading images"
 """Title of the work of reading a sample."""
+FIRST_UNREADABLE = 16
+"""Images in a row at the beginning, of which one must be readable."""
 _BOXES = "boxes.csv (file,xmin,ymin,xmax,ymax in pixels)"
 TRUTHS: Mapping[str, tuple[str, str]] = {
     "boxes": ("true boxes", _BOXES),
@@ -99,6 +102,8 @@ class EvalSample:
         digest: a text that is equal only for the same images, targets and truths in the same
             halves.
         has_labels: whether the targets are true labels; else they are predicted classes.
+        left_out: the names of the images in whose place others were drawn, or none, as they cannot
+            be read.
     """
 
     source: ImageSource
@@ -106,6 +111,7 @@ class EvalSample:
     test: tuple[SampleRecord, ...]
     digest: str
     has_labels: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def everything(self) -> tuple[SampleRecord, ...]:
@@ -137,32 +143,65 @@ def draw_sample(
 
     They are split into halves, of which one chooses thresholds; without `halves` all are reported.
     Targets are the true labels where the source has them, else the predicted classes; with
-    `predicted` always these.
+    `predicted` always these. For an image that cannot be read the next one of its half is drawn,
+    as long as there are any; a warning says so once.
 
     Raises:
         ImagesError: there are fewer than two images to split.
-        ImageError: an image cannot be read.
+        ImageError: no image can be read, or none of the first `FIRST_UNREADABLE`.
         TargetError: a label is no class of the classifier.
     """
     if halves and len(source) < 2:
         raise ImagesError(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
-    tune, test = split_indices(len(source), limit, seed, halves=halves)
     has_labels = source.labelled and not predicted
     digest = hashlib.sha256()
-    records: list[SampleRecord] = []
-    total = len(tune) + len(test)
-    report(READING_TITLE, 0, total)
-    for batch in batches(source, classifier.prepare, 16, indices=tune + test):
-        new = _make_records(batch, _find_targets(classifier, source, batch, has_labels))
-        for record, content in zip(new, _pack_contents(batch), strict=True):
-            digest.update(record.digest_text.encode() + content)
-        records += new
+    records: dict[int, SampleRecord] = {}
+    left_out: set[int] = set()
+    errors: list[ImageError] = []
+
+    def leave_out(error: ImageError) -> None:
+        errors.append(error)
+        if not records and len(errors) >= FIRST_UNREADABLE:
+            raise error
+
+    while True:
+        tune, test = split_indices(len(source), limit, seed, halves=halves, left_out=left_out)
+        unread = [index for index in tune + test if index not in records]
+        if not unread:
+            break
+        total = len(tune) + len(test)
         report(READING_TITLE, len(records), total)
-    count = len(tune)
-    halves_of_records = tuple(records[:count]), tuple(records[count:])
-    return EvalSample(source, *halves_of_records, digest.hexdigest(), has_labels)
+        for batch in batches(source, classifier.prepare, 16, indices=unread, skip=leave_out):
+            new = _make_records(batch, _find_targets(classifier, source, batch, has_labels))
+            for record, content in zip(new, _pack_contents(batch), strict=True):
+                digest.update(record.digest_text.encode() + content)
+            records |= {record.index: record for record in new}
+            report(READING_TITLE, len(records), total)
+        left_out.update(index for index in unread if index not in records)
+    if errors and not records:
+        raise errors[0]
+    if halves and errors and not (tune and test):
+        raise ImagesError(
+            f"{source.name}: expected at least 2 images that can be read, as half choose "
+            f"thresholds, got {len(records)}; {errors[0]}"
+        )
+    if errors:
+        tried = len(records) + len(left_out)
+        warn(
+            f"{source.name}: {len(left_out)} of {tried} images cannot be read and are left out, "
+            f"the first because {errors[0]}"
+        )
+    names = source.names if left_out else ()
+    return EvalSample(
+        source,
+        tuple(records[index] for index in tune),
+        tuple(records[index] for index in test),
+        digest.hexdigest(),
+        has_labels,
+        tuple(names[index] for index in sorted(left_out)),
+    )
 
 
 def has_ground_truth(record: SampleRecord, metric: Metric, explainer: object = None) -> bool:
@@ -202,7 +241,12 @@ def describe_missing_truth(metric: Metric, sample: EvalSample, protocol: str | N
 
 
 def split_indices(
-    length: int, limit: int | None, seed: int, *, halves: bool = True
+    length: int,
+    limit: int | None,
+    seed: int,
+    *,
+    halves: bool = True,
+    left_out: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
     """Split the indices of images at random into those that choose thresholds and the others.
 
@@ -213,15 +257,22 @@ def split_indices(
         limit: the number of images in both halves together; None for all.
         seed: the seed of the split.
         halves: False to leave the first half empty and to put all indices into the second.
+        left_out: the indices in whose place the next ones of their half are taken.
 
     Returns:
         The ascending indices of both halves.
     """
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
-    tune, test = order[: length // 2], order[length // 2 :]
+    tune, test = (
+        [index for index in half if index not in left_out]
+        for half in (order[: length // 2], order[length // 2 :])
+    )
     count = min(length, limit or length)
-    tune, test = sorted(tune[: count // 2]), sorted(test[: count - count // 2])
-    return (tune, test) if halves else ([], sorted(tune + test))
+    first, second = tune[: count // 2], test[: count - count // 2]
+    if halves:
+        return sorted(first), sorted(second)
+    spare = [*tune[len(first) :], *test[len(second) :]]
+    return [], sorted([*first, *second, *spare[: count - len(first) - len(second)]])
 
 
 def _find_targets(

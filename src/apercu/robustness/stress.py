@@ -79,12 +79,19 @@ def run_stress_test(
         about["guard"] = classifier.guard_folder.name
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        _warn_of_earlier_results(about, plan, out)
+        earlier = _warn_of_earlier_results(about, plan, out)
         benchmark = StressBenchmark(
             classifier, source, plan, attacks, filters, explainer, surrogate, report
         )
+        if earlier is not None and earlier != benchmark.sample.left_out:
+            warn(
+                f"{out}: other images cannot be read than in the earlier call, so its results are "
+                "replaced by those of the images that can be read now"
+            )
         jobs = benchmark.run(out, report)
         about["limit"] = len(benchmark.sample.test)
+        if left_out := list(benchmark.sample.left_out):
+            about["left_out"] = left_out
         environment = describe_environment(plan.seed, classifier.device)
         results = summarise(jobs, about, environment, plan.seed)
         results.save(out)
@@ -92,11 +99,17 @@ def run_stress_test(
     return results
 
 
-def _warn_of_earlier_results(about: Mapping[str, Any], plan: StressPlan, out: Path) -> None:
-    """Say what the results in a folder will no longer hold; raises RunError for other files."""
+def _warn_of_earlier_results(
+    about: Mapping[str, Any], plan: StressPlan, out: Path
+) -> tuple[str, ...] | None:
+    """Say what the results in a folder will no longer hold; raises RunError for other files.
+
+    Returns:
+        The images that an earlier call on the same sample left out; None without such a call.
+    """
     path = out / RESULTS
     if not path.is_file():
-        return
+        return None
     try:
         content = parse_json(path.read_bytes())
         earlier = StressPlan.model_validate(content["plan"])
@@ -111,7 +124,7 @@ def _warn_of_earlier_results(about: Mapping[str, Any], plan: StressPlan, out: Pa
             f"{content.get('images')} with seed {earlier.seed} and limit {earlier.limit}; choose "
             "another --out to have both"
         )
-        return
+        return None
     names = [name for name in earlier.attacks if name not in plan.attacks]
     names += [name for name in earlier.filters if name not in plan.filters]
     names += [format_budget(each) for each in earlier.epsilons if each not in plan.epsilons]
@@ -120,3 +133,4 @@ def _warn_of_earlier_results(about: Mapping[str, Any], plan: StressPlan, out: Pa
             f"{out}: these results leave out {', '.join(names)} of an earlier call; name them too "
             "to have all together, which computes nothing again"
         )
+    return tuple(content.get("left_out", ()))

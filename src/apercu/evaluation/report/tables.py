@@ -61,6 +61,7 @@ def format_markdown(results: ComparisonResults) -> str:
     """Return the origin of the figures, the ranking, the costs, and what could not be measured."""
     key, environment = results.key, results.environment
     thresholds = describe_thresholds(results)
+    left_out = key.settings.get("left_out", ())
     parts = [
         *(f"`{call.command}`" for call in results.calls),
         f"{key.limit} images of {key.images}, classifier {key.classifier} "
@@ -68,7 +69,8 @@ def format_markdown(results: ComparisonResults) -> str:
         + ", ".join(f"{name} {value}" for name, value in environment.items() if name != "date")
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
-        + (f". Thresholds: {thresholds}." if thresholds else "."),
+        + (f". Thresholds: {thresholds}." if thresholds else ".")
+        + (f" Left out, as they cannot be read: {', '.join(left_out)}." if left_out else ""),
         *([f"Protocol: {protocol}"] if (protocol := describe_protocol(results)) else []),
         str(write_finding(results)),
         format_ranking(results),

@@ -165,10 +165,12 @@ class DetectionBenchmark:
 
     def __post_init__(self) -> None:
         tune, _ = split_indices(len(self.source), self.limit, self.seed)
-        check_enough(len(tune), FEWEST_IMAGES * FOLDS // (FOLDS - 1))
+        fewest = FEWEST_IMAGES * FOLDS // (FOLDS - 1)
+        check_enough(len(tune), fewest)
         sample = draw_sample(
             self.classifier, self.source, self.limit, self.seed, report=self.report
         )
+        check_enough(len(sample.tune), fewest)
         object.__setattr__(self, "sample", sample)
 
     def run(self, folder: Path, progress: ProgressFn) -> list[DetectionRow]:
