@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import apercu
 from apercu.classifiers import Classifier, ClassNames, open_classifier, save_classifier
+from apercu.classifiers.card import read_card
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, DecidedLogits, find_decision
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError, TargetError
@@ -458,3 +459,30 @@ def test_what_was_said_of_the_output_is_saved(said: str | None, tmp_path: Path) 
     assert again.fingerprint == classifier.fingerprint
     images = torch.rand(2, 3, 2, 2)
     torch.testing.assert_close(again(images), classifier(images))
+
+
+@pytest.mark.parametrize("output", ["probabilities", "sigmoid_probabilities"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_a_number_is_told(output: OutputName, wrong: float) -> None:
+    chances = torch.tensor([[0.5, 0.5], [wrong, 0.5], [1.0, 0.0]])
+    with pytest.raises(ClassifierError, match=r"net: its answer for 1 of 3 images is not a number"):
+        check_numbers(chances, Output(name=output), 3, "net")
+
+
+def test_an_output_is_named_by_its_position() -> None:
+    classifier = opened(3, None, lambda z: (z[:, :2], z), output_name=1)
+    torch.testing.assert_close(classifier(IMAGES), numbers(3))
+    assert classifier.network.output_name == "1"
+    again = opened(3, None, lambda z: (z[:, :2], z), output_name="1")
+    assert again.fingerprint == classifier.fingerprint
+    first = opened(3, None, lambda z: (z[:, :2], z), output_name=0)
+    torch.testing.assert_close(first(IMAGES), numbers(3)[:, :2])
+
+
+def test_a_card_names_an_output_by_its_position(tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps({"source": "net.onnx", "output_name": 1}))
+    assert read_card(card).output_name == "1"
+    card.write_text(json.dumps({"source": "net.onnx", "output_name": True}))
+    with pytest.raises(ClassifierError, match="output_name: input .* string, got True"):
+        read_card(card)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
+from apercu.classifiers.outputs import OutputKey, OutputName, describe_words, suggest_word
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import (
     ClassifierError,
@@ -170,7 +170,7 @@ class ClassifierCard(BaseModel):
     weights: str | None = None
     input: InputSpec | None = None
     output: OutputName = "logits"
-    output_name: str | None = None
+    output_name: OutputKey | None = None
     value_range: tuple[float, float] | None = None
     temperature: float | None = Field(default=None, strict=True, gt=0, allow_inf_nan=False)
     filter: str | None = None

@@ -57,7 +57,7 @@ def open_classifier(
     classes: Sequence[str] | Mapping[Any, Any] | str | Path | None = None,
     channels: int | None = None,
     output: str | None = None,
-    output_name: str | None = None,
+    output_name: str | int | None = None,
     value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
     filter: str | None = None,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeAlias, cast, get_args
+from math import isfinite
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
 from torch import Tensor
 
 from apercu.classifiers.decisions import (
@@ -38,6 +39,14 @@ OutputName: TypeAlias = Literal[
     "features",
 ]
 """The words of a card."""
+
+
+def _read_position(key: object) -> object:
+    return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+
+
+OutputKey: TypeAlias = Annotated[str, BeforeValidator(_read_position)]
+"""A key, a field or a position of a tensor that a network returns; positions may be numbers."""
 
 MEANINGS: dict[OutputName, str] = {
     "logits": "a logit per class, one class is true (softmax)",
@@ -210,8 +219,8 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
         The numbers, `batch × columns`.
 
     Raises:
-        ClassifierError: the shape is wrong, or probabilities are outside [0, 1] or do not sum
-            to 1.
+        ClassifierError: the shape is wrong, or probabilities are not finite, are outside [0, 1] or
+            do not sum to 1.
     """
     numbers = raw[:, None] if raw.ndim == 1 and len(raw) == count else raw
     if count == 1 and raw.ndim < 2:  # the axis of the batch was dropped
@@ -280,6 +289,12 @@ def _is_numbers(row: object) -> bool:
 
 def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
     low, high = (bound.item() for bound in numbers.aminmax())
+    if not (isfinite(low) and isfinite(high)):
+        count = int((~numbers.isfinite()).any(1).sum())
+        raise ClassifierError(
+            f"classifier {spec}: its answer for {count} of {len(numbers)} images is not a number "
+            "(NaN) or infinite; check its weights, and what it does with such images"
+        )
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         one_number = numbers.shape[1] == 1
         words: tuple[OutputName, ...] = (
