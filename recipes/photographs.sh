@@ -38,6 +38,12 @@ compare() { # name classifier images methods [options]
         --out "runs/compare-$name" "$@"
 }
 
+published() { # settings as published, as far as few photographs and one core allow
+    train "$1" mobilenetv2_100.json imagenet-train --config "recipes/published/$1.yaml" \
+        --encoder "$data/models/mobilenetv2_100.json"
+    compare "$1" mobilenetv2_100.json imagenet-val cam,centre_box
+}
+
 for study in ${*:-$studies}; do
     case $study in
     mobilenetv2)
@@ -65,10 +71,11 @@ for study in ${*:-$studies}; do
             --encoder "$data/models/mobilenetv2_100.json"
         compare blackbox_sharp squeezenet1_1.json imagenet-val centre_box
         ;;
-    paper | release) # as published, as far as few photographs and one core allow
-        train "$study" mobilenetv2_100.json imagenet-train --config "recipes/published/$study.yaml" \
-            --encoder "$data/models/mobilenetv2_100.json"
-        compare "$study" mobilenetv2_100.json imagenet-val cam,centre_box
+    paper)
+        published paper
+        ;;
+    release)
+        published release
         ;;
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean

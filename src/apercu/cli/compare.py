@@ -11,6 +11,7 @@ import typer
 from apercu.cli.exit_codes import StoppedError, graceful_signals, on_interrupt, read_arguments
 from apercu.cli.options import (
     ClassifierOption,
+    Context,
     DebugOption,
     Device,
     DeviceOption,
@@ -18,6 +19,7 @@ from apercu.cli.options import (
     OutOption,
     SeedOption,
     TrustOption,
+    is_typed,
 )
 from apercu.cli.terminal import say, show_ranking
 from apercu.errors import WorkInterrupted
@@ -29,6 +31,7 @@ TargetsFrom: TypeAlias = Literal["labels", "predicted"]
 
 
 def compare(
+    context: Context,
     classifier: ClassifierOption,
     images: ImagesOption,
     out: OutOption,
@@ -54,10 +57,7 @@ def compare(
             "allow, except those that are only measured by name.",
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=2, help="Steps of deletion and insertion. 196 when not given."),
-    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of deletion and insertion.")] = 196,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Use only this many of the images, drawn at random.")
     ] = None,
@@ -147,7 +147,7 @@ def compare(
                 metrics=metrics,
                 limit=limit,
                 seed=seed,
-                steps=steps,
+                steps=steps if is_typed(context, "steps") else None,
                 whole_maps=whole_maps,
                 thresholds_from=thresholds_from,
                 targets=targets,

@@ -14,6 +14,7 @@ from types import FrameType
 
 import typer
 
+from apercu.cli.terminal import escape_controls, warn
 from apercu.errors import ApercuError, FunctionError
 from apercu.extras import describe_missing
 from apercu.log import redirect_warnings
@@ -76,7 +77,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
 @contextmanager
 def _show_warnings(debug: bool) -> Iterator[None]:
     """Show our own warnings on stderr; those of libraries and their logs only to debug."""
-    with redirect_warnings(lambda line: typer.echo(f"warning: {line}", err=True)):
+    with redirect_warnings(warn):
         if debug:
             yield
             return
@@ -104,7 +105,7 @@ def _format_error(error: BaseException, debug: bool) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
         text += "" if debug else "; this should not happen: run again with --debug and report it"
-    return " ".join(text.split())
+    return escape_controls(" ".join(text.split()))
 
 
 def _name_command(error: BaseException) -> str:

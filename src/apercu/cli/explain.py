@@ -9,6 +9,7 @@ import typer
 
 from apercu.cli.exit_codes import on_interrupt
 from apercu.cli.options import (
+    Context,
     DebugOption,
     Device,
     DeviceOption,
@@ -23,6 +24,7 @@ from apercu.progress import show_progress
 
 
 def explain(
+    context: Context,
     run: Annotated[
         Path | None,
         typer.Argument(
@@ -101,7 +103,9 @@ def explain(
     from apercu.explainers.ready import split_run
     from apercu.explainers.run_folder import load_explainer, read_classifier_info
 
-    options = ExplainOptions(target, top, level)
+    source = context.get_parameter_source("target")
+    is_typed = source is not None and source.name != "DEFAULT"
+    options = ExplainOptions(target if is_typed else None, top, level)
     chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))

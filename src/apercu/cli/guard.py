@@ -231,7 +231,8 @@ def measure(
             progress=report,
             command=shlex.join(["apercu", *read_arguments()]),
         )
-    say(str(rows))
+    for line in str(rows).split("\n"):
+        say(line)
     for row in rows:
         if row.question == "confidence":
             low, high = row.ci95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,18 +10,36 @@ import typer
 if TYPE_CHECKING:
     from apercu.evaluation import ComparisonResults
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 METRIC_WIDTH = 12
 """Letters that one metric takes in a table."""
 
 
 def say(line: str) -> None:
     """Print one line on stdout."""
-    typer.echo(line)
+    typer.echo(escape_controls(line))
 
 
 def warn(line: str) -> None:
-    """Print a warning on stderr."""
-    typer.echo(f"warning: {line}", err=True)
+    """Print a warning on stderr, in one line."""
+    typer.echo(f"warning: {escape_controls(line)}", err=True)
+
+
+def escape_controls(line: str) -> str:
+    r"""Return a line in which control characters, as in names of files, are written as escapes.
+
+    So are line breaks, marks that turn the direction of the text, and bytes that are no UTF-8.
+
+    >>> escape_controls("a\nb.png: café"), escape_controls("\x1b[31mred\udce9.png")
+    ('a\\nb.png: café', '\\x1b[31mred\\xe9.png')
+    """
+    return _CONTROLS.sub(_escape, line)
+
+
+def _escape(control: re.Match[str]) -> str:
+    code = ord(control[0])
+    is_byte = 0xDC80 <= code <= 0xDCFF
+    return f"\\x{code - 0xDC00:02x}" if is_byte else ascii(control[0])[1:-1]
 
 
 def show_ranking(results: ComparisonResults) -> None:

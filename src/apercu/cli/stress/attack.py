@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from apercu.cli.exit_codes import on_interrupt, read_arguments
-from apercu.cli.options import Context, DebugOption, Device, DeviceOption, TrustOption, check_out
+from apercu.cli.options import (
+    Context,
+    DebugOption,
+    Device,
+    DeviceOption,
+    TrustOption,
+    check_out,
+    is_typed,
+)
 from apercu.cli.terminal import say, warn
 from apercu.option_strings import MAX_SEED
 from apercu.progress import show_progress
@@ -155,8 +163,7 @@ def check_no_options(context: Context) -> None:
     from apercu.errors import ConfigError
 
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name != "debug" and source is not None and source.name == "COMMANDLINE":
+        if name != "debug" and is_typed(context, name):
             command = context.invoked_subcommand
             raise ConfigError(
                 f"--{name} is written before {command}, where it has no effect; "

@@ -204,7 +204,8 @@ def unknown(
             progress=report,
             command=shlex.join(["apercu", *read_arguments()]),
         )
-    say(str(rows))
+    for line in str(rows).split("\n"):
+        say(line)
     say(f"rows: {out / 'results.json'}")
 
 
