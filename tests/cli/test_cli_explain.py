@@ -283,6 +283,39 @@ def test_unreadable_images_of_a_folder_are_reported_and_left_out(
     assert [image["image"] for image in _read(tmp_path / "o")["images"]] == ["cat.png"]
 
 
+def test_where_no_image_can_be_explained_no_others_are_named(
+    apercu, tiny_run, photo, tmp_path
+) -> None:
+    for name in ("cat.png", "bad.png"):
+        (photo.parent / name).write_text("no image")
+    result = apercu("explain", tiny_run, photo.parent, "--out", tmp_path / "o")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == "error: none of the 2 images could be explained"
+
+
+def test_control_characters_in_names_are_printed_as_escapes(
+    apercu, tiny_run, photo, tmp_path
+) -> None:
+    name = "a\nb\x1b[31m\u202e.png"
+    photo.rename(photo.with_name(name))
+    photo.with_name("bad\x1b\r.png").write_text("no image")
+    result = apercu("explain", tiny_run, photo.parent, "--out", tmp_path / "o")
+    assert result.out.splitlines()[0].startswith(r"a\nb\x1b[31m\u202e.png: ")
+    assert r"bad\x1b\r.png: not an image" in result.err.splitlines()[0]
+    assert not set("\x1b\r\u202e") & set(result.out + result.err)
+    alone = apercu("explain", tiny_run, photo.with_name("bad\x1b\r.png"), "--out", tmp_path / "o")
+    assert alone.err.startswith("error: ") and r"bad\x1b" in alone.err and "\x1b" not in alone.err
+
+
+def test_a_class_called_top_is_told_only_to_who_types_top(
+    apercu, tiny_run, photo, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("apercu.classifiers.names.ClassNames.find_by_name", lambda *words: [1])
+    words = "explain", tiny_run, photo, "--out", tmp_path / "o"
+    assert "has a meaning of its own" not in apercu(*words).err
+    assert "top has a meaning of its own" in apercu(*words, "--target", "top").err
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(apercu, tiny_run, photo, tmp_path) -> None:
     other = tmp_path / "others" / "CAT.png"
     other.parent.mkdir()

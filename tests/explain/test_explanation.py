@@ -353,6 +353,8 @@ def test_a_class_called_as_a_word_of_the_target_is_told(explainer: MaskExplainer
     renamed.classifier_info = explainer.classifier_info.model_copy(update=named)
     lines: list[str] = []
     with redirect_warnings(lines.append):
+        TargetSelector(renamed, ExplainOptions())
+        assert not lines
         TargetSelector(renamed, ExplainOptions("top"))
         TargetSelector(renamed, ExplainOptions("all"))
     assert lines == [

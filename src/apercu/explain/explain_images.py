@@ -27,7 +27,7 @@ from apercu.explain.files import (
     write_record,
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
-from apercu.explain.options import ALL, PREDICTED, TOP, ExplainOptions, TargetSelector
+from apercu.explain.options import ALL, PREDICTED, ExplainOptions, TargetSelector
 from apercu.explainers.base import MaskingExplainer, TrainedExplainer, convert_picture
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
@@ -141,7 +141,7 @@ def explain_image(
     """
     if isinstance(target, str) and target in (ALL, PREDICTED):
         raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
-    options = ExplainOptions(TOP if target is None else target, level=level)
+    options = ExplainOptions(target, level=level)
     run = ExplainRun(explainer, options, classifier, guard)
     input = explainer.classifier_info.input
     if not isinstance(image, Sequence) or isinstance(image, str | bytes):
@@ -341,6 +341,8 @@ class ExplainRun:
                 f"predicted as their target: flipped is false in {out / RECORD_FILE}"
             )
         if failed:
+            if failed == len(refs):
+                raise ImagesError(f"none of the {failed} images could be explained")
             raise ImagesError(
                 f"{failed} of {len(refs)} images could not be explained; the others are in {out}"
             )

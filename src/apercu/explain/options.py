@@ -29,7 +29,8 @@ class ExplainOptions:
     Attributes:
         target: `top`, `all`, `predicted` (all predicted classes, of which there may be several
             where each class is decided by itself), or a class by name, identifier or index. With
-            counterparts it is the class to change into, and `top` is the runner-up.
+            counterparts it is the class to change into, and `top` is the runner-up. None, where
+            nobody chose, is `top`.
         top: the largest number of classes that `all` and `predicted` show, the ones predicted most
             first.
         level: where masks are cut for boxes and crops, in (0, 1).
@@ -38,7 +39,7 @@ class ExplainOptions:
         ConfigError: a number is out of range.
     """
 
-    target: ClassWord = TOP
+    target: ClassWord | None = None
     top: int = 20
     level: float = 0.5
 
@@ -103,7 +104,7 @@ class TargetSelector:
         self.output, self.decision = info.output, info.decision
         word = options.target
         has_meaning = isinstance(word, str) and word in (TOP, ALL, PREDICTED)
-        self.index = None if has_meaning else info.names.find_index(word)
+        self.index = None if has_meaning or word is None else info.names.find_index(word)
         if has_meaning and (same := info.names.find_by_name(str(word))):
             warn(
                 f"target: {options.target} has a meaning of its own here, and there is also a "
