@@ -484,5 +484,5 @@ def test_a_card_names_an_output_by_its_position(tmp_path: Path) -> None:
     card.write_text(json.dumps({"source": "net.onnx", "output_name": 1}))
     assert read_card(card).output_name == "1"
     card.write_text(json.dumps({"source": "net.onnx", "output_name": True}))
-    with pytest.raises(ClassifierError, match="output_name: input .* string, got True"):
+    with pytest.raises(ClassifierError, match=r"output_name: input .* string, got True"):
         read_card(card)
