@@ -351,8 +351,7 @@ def convert_array(array: NDArray[Any]) -> Picture:
         )
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ImageError(
-            f"images: expected uint8 or floats in [0, 1], got {array.dtype}; "
-            f"{_advise_on(array.dtype)}"
+            f"images: expected uint8 or floats in [0, 1], got {_advise_on(array.dtype)}"
         )
     check_size("images", array.shape[0], array.shape[1], 1 if array.ndim == 2 else array.shape[2])
     values = np.atleast_3d(array).transpose(2, 0, 1).astype(np.float32, order="C")
@@ -362,12 +361,11 @@ def convert_array(array: NDArray[Any]) -> Picture:
 
 
 def _advise_on(dtype: np.dtype[Any]) -> str:
-    """Return how pixels of another type become uint8 or floats."""
+    """Return the name of a type, and how its values become uint8 or floats."""
     if dtype == np.bool_:
-        return "array.astype('float32') makes True white"
-    if np.issubdtype(dtype, np.integer):
-        return "divide by the largest value that a pixel may have"
-    return "give numbers between black, 0, and white, 1"
+        return "bool; array.astype('float32') makes True white"
+    is_whole = np.issubdtype(dtype, np.integer)
+    return f"{dtype}; {'divide by the largest possible value' if is_whole else 'give numbers'}"
 
 
 def convert_picture(picture: Any, channels: int) -> Picture:
