@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 import apercu
 from apercu.classifiers import Classifier, ClassNames, open_classifier, save_classifier
-from apercu.classifiers.card import read_card
+from apercu.classifiers.card import InputSpec, read_card
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, DecidedLogits, find_decision
+from apercu.classifiers.network import Network
+from apercu.classifiers.output_checks import resolve_output
 from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
 from apercu.errors import ClassifierError, TargetError
 from apercu.log import redirect_warnings
@@ -192,6 +194,23 @@ def test_rounded_sigmoids_are_no_softmax(places: int) -> None:
     if places > 1:
         with pytest.raises(ClassifierError, match="expected probabilities that sum to 1"):
             opened(5, "probabilities", lambda z: z.sigmoid().round(decimals=places))
+
+
+@pytest.mark.parametrize(
+    ("source", "is_told"),
+    [
+        ("timm/resnet10t", False),
+        ("apercu.classifiers.small_resnet:SmallResNet", False),
+        ("m:f", True),
+    ],
+)
+def test_small_logits_of_a_library_are_no_sigmoid(source: str, is_told: bool) -> None:
+    network = Network(source, Net(2, torch.sigmoid), "digest", InputSpec(size=(8, 8)))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        resolved = resolve_output(network, network.forward, IMAGES, source)
+    assert resolved.meaning.name == "logits"
+    assert bool(lines) == is_told
 
 
 def test_a_sigmoid_inside_is_told() -> None:

@@ -26,6 +26,8 @@ from apercu.classifiers.outputs import (
 from apercu.errors import ClassifierError, suggest_nearest
 from apercu.log import warn
 
+WITHOUT_SIGMOID = ("timm/", "torchvision/", "hf/", "apercu.")
+"""Beginnings of sources whose networks end with logits; small numbers of them are by chance."""
 _TOLERANCE = 1e-3
 """By how much a sum of probabilities may miss 1 to be taken for a softmax."""
 _LARGEST_MEAN, _LARGEST_STD = 1, 10
@@ -223,6 +225,8 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
             "are taken for probabilities; set output: probabilities in its card"
         )
         return output.model_copy(update={"name": "probabilities"})
+    if network.source.startswith(WITHOUT_SIGMOID):
+        return output
     one = output.columns == 1
     softmax = "" if one else ", and if there is a softmax, output: probabilities"
     warn(
