@@ -142,6 +142,10 @@ def describe_interrupt(consequence: str) -> Iterator[None]:
 
     Args:
         consequence: what is kept, and how to go on.
+
+    Raises:
+        WorkInterrupted: the block was interrupted.
+        FunctionError: a classifier's function failed in it.
     """
     try:
         yield
