@@ -124,14 +124,15 @@ class ClassNames:
         """
         first = [_split_synonyms(name)[0] for name in self.names]
         beginnings, whole = Counter(map(str.casefold, first)), Counter(self.names)
-        return tuple(
-            short
-            if short and beginnings[short.casefold()] == 1
-            else name
-            if name.strip() and whole[name] == 1
-            else f"{name} ({index})".lstrip()
-            for index, (short, name) in enumerate(zip(first, self.names, strict=True))
-        )
+        short_names = []
+        for index, (short, name) in enumerate(zip(first, self.names, strict=True)):
+            if short and beginnings[short.casefold()] == 1:
+                short_names.append(short)
+            elif name.strip() and whole[name] == 1:
+                short_names.append(name)
+            else:
+                short_names.append(f"{name} ({index})".lstrip())
+        return tuple(short_names)
 
     def find_index(self, word: object) -> int:
         """Return the index of a class by its name, synonym, identifier or index, in any case.
@@ -183,7 +184,7 @@ class ClassNames:
         return index
 
 
-def read_labels(config: object) -> ClassNames | None:
+def read_id2label(config: object) -> ClassNames | None:
     """Return the names in a configuration of transformers; None where they are only numbered."""
     labels = getattr(config, "id2label", None)
     if not isinstance(labels, Mapping) or not labels:

@@ -18,6 +18,7 @@ from apercu.cli.options import (
     SeedOption,
     TrustOption,
     find_run,
+    is_typed,
 )
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
@@ -103,9 +104,7 @@ def explain(
     from apercu.explainers.ready import split_run
     from apercu.explainers.run_folder import load_explainer, read_classifier_info
 
-    source = context.get_parameter_source("target")
-    is_typed = source is not None and source.name != "DEFAULT"
-    options = ExplainOptions(target if is_typed else None, top, level)
+    options = ExplainOptions(target if is_typed(context, "target") else None, top, level)
     chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))

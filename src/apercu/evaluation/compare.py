@@ -142,8 +142,8 @@ def compare(
         "whole_maps": whole_maps,
         "cells": cells,
         "targets": targets,
+        "thresholds_from": thresholds_from,
     }
-    options["thresholds_from"] = thresholds_from
     given = {name: value for name, value in options.items() if value is not None}
     names, values = _split_metrics(metrics), dict[str, Any](given)
     if protocol is not None:

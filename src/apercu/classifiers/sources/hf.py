@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, is_folder_name, make_input, validate
-from apercu.classifiers.names import read_labels
+from apercu.classifiers.names import read_id2label
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
@@ -106,7 +106,7 @@ def open_hf(card: ClassifierCard) -> Network:
         digest=digest_module(module, HF_PREFIX, settings),
         input=spec,
         output=output,
-        names=read_labels(config),
+        names=read_id2label(config),
         options=settings,
     )
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.fingerprint import digest_function
-from apercu.classifiers.names import ClassNames, read_labels
+from apercu.classifiers.names import ClassNames, read_id2label
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.errors import ClassifierError, first_line
@@ -224,7 +224,7 @@ def read_classes_attribute(forward: Any, source: str) -> ClassNames | None:
     if value is not None:
         return ClassNames.collect(value, f"classifier {source}: its attribute classes")
     module = unwrap_module(forward)
-    names = read_labels(getattr(module, "config", None))
+    names = read_id2label(getattr(module, "config", None))
     if names is None or not isinstance(module, nn.Module):
         return None
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
