@@ -17,12 +17,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chains import Chain, Laboratory, describe_chain, list_chains, run_chain
+from chains import Chain, describe_chain, list_chains
+from laboratory import Laboratory
 from tables import find_result, make_table
 from tasks import TASKS
 
 from apercu.errors import ApercuError
 from apercu.io import write_file
+from training import run_chain
 
 SHARES = (0.05, 0.25, 0.01, 0.1, 1.0)
 

@@ -13,6 +13,7 @@ import torch
 
 from apercu import open_images
 from apercu.classifiers.decisions import ONE_CLASS
+from apercu.images import ImageSource
 from apercu.images.source import ChosenImages
 from apercu.learning.data import LabelledSet, read_labels_of
 
@@ -20,8 +21,9 @@ DATA = Path(os.environ.get("APERCU_DATA", "../shared"))
 CLASSES = {"ztf-real": "real", "ztf-star": "star"}
 """The column of the catalogue for the tasks on alerts."""
 FOLDERS = {"galaxies": "star-galaxy", "films": "cxr-kermany"}
-NIH = "films-nih"
-TASKS = ("ztf-real", "galaxies", "films", "ztf-star", NIH)
+NIH, ELSEWHERE = "films-nih", "films-elsewhere"
+"""Films of the NIH; and those, where only Kermany's films have labels to learn from."""
+TASKS = ("ztf-real", "galaxies", "films", "ztf-star", NIH, ELSEWHERE)
 PARTS = ("train", "test")
 TESTED = 0.4
 """Fraction of the NIH's patients that are tested on."""
@@ -38,6 +40,12 @@ def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, Lab
         )
     if name == NIH:
         return read_nih(channels)
+    if name == ELSEWHERE:
+        films = open_task("films", out, channels)[0]
+        test = read_nih(channels)[1]
+        normal = films.targets[:, films.classes.index(test.classes[0])]
+        targets = torch.stack([normal, 1 - normal], 1)
+        return replace(films, classes=test.classes, targets=targets), test
     folder = DATA / "data" / FOLDERS[name]
     parts = [read_labels_of(open_images(folder / part, channels=channels)) for part in PARTS]
     if name == "films":
@@ -48,6 +56,11 @@ def open_task(name: str, out: Path, channels: int = 3) -> tuple[LabelledSet, Lab
             for each, part in zip(parts, PARTS, strict=True)
         ]
     return parts[0], parts[1]
+
+
+def open_unlabelled(name: str, channels: int) -> ImageSource | None:
+    """Open the images without labels of a task whose test is of another domain; else None."""
+    return read_nih(channels)[0].source if name == ELSEWHERE else None
 
 
 def read_nih(channels: int) -> tuple[LabelledSet, LabelledSet]:
