@@ -1,19 +1,19 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp paper release
-#       lean squeezenet blackbox cifar10 cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp
+#       paper release lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp"
+studies="$studies paper release lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
 photographs="cam,grad_cam,gradient,centre_box,true_box,whole_box"
-metrics="saliency_metric,localisation_error,pointing_game,energy"
 
 name_classifier() { # classifier: a file of APERCU_DATA, or a SPEC
     case $1 in
@@ -35,7 +35,7 @@ compare() { # name classifier images methods [options]
     shift 4
     $bin/apercu compare --classifier "$(name_classifier "$classifier")" --images "$data/data/$images" \
         --explainer "runs/$name" --methods "$methods" --metrics "$metrics" \
-        --out "runs/compare-$name" "$@"
+        --out "runs/compare-$study" "$@"
 }
 
 published() { # settings as published, as far as few photographs and one core allow
@@ -45,6 +45,7 @@ published() { # settings as published, as far as few photographs and one core al
 }
 
 for study in ${*:-$studies}; do
+    metrics="saliency_metric,localisation_error,pointing_game,energy"
     case $study in
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train
@@ -57,6 +58,11 @@ for study in ${*:-$studies}; do
             --thresholds-from folds --no-cost
         $bin/python recipes/levels/fixed_level.py "$data/models/mobilenetv2_100.json" runs/sharp \
             "$data/data/imagenet-val"
+        ;;
+    sharp_curves) # deletion and insertion in 20 steps, on as many photographs as the page of all methods has
+        metrics=dauc,iauc,pointing_game
+        compare sharp mobilenetv2_100.json imagenet-val cam,grad_cam,zoom_cam,excitation_backprop,gradient,centre_box \
+            --steps 20 --no-cost
         ;;
     squeezenet_sharp) # the same settings, untouched
         train squeezenet_sharp squeezenet1_1.json imagenet-train --config sharp
