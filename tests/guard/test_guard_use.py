@@ -504,7 +504,7 @@ def test_what_cannot_be_judged_is_said_so(
     trust = engine(images).trust
     assert trust is not None and {one.why for one in trust} == {CANNOT_JUDGE}
     selector = TargetSelector(explainer, ExplainOptions(), classifier, guard)
-    logits, features = selector.read(images[:1])
+    logits, features = selector.predict_with_features(images[:1])
     answer = selector.judge(images[:1], logits, features)
     assert answer is not None and answer.tampered is None and CANNOT_JUDGE in answer.line
 

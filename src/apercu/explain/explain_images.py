@@ -20,7 +20,6 @@ from apercu.explain.counterpart_explanation import CounterpartExplanation, expla
 from apercu.explain.explanation import StoredImage
 from apercu.explain.files import (
     RECORD_FILE,
-    SHEET_SIZE,
     ContactSheets,
     choose_stem,
     describe_image,
@@ -33,7 +32,7 @@ from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
 from apercu.log import warn
-from apercu.verdicts import PassJudge
+from apercu.verdicts import GuardChoice
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
@@ -42,6 +41,8 @@ ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
 MOST_SHOWN, SMALL_WIDTH = 12, 150
 """Explanations that a notebook shows of several, and the width of their pictures in pixels."""
+RECORD_EVERY = 50
+"""Images after which `explain.json` is written again, so that it lists what is finished."""
 MAX_LINES, COUNTED = 20, 5
 """Images that get a line each; classes that are counted where there are more images."""
 
@@ -114,7 +115,7 @@ def explain_image(
     *,
     level: float = 0.5,
     classifier: Classifier | None = None,
-    guard: PassJudge | str | Path | None = None,
+    guard: GuardChoice = None,
 ) -> AnyExplanation | Explanations:
     """Explain one image, or each of several; `TrainedExplainer.explain` calls this.
 
@@ -268,7 +269,7 @@ class ExplainRun:
         explainer: AnyExplainer,
         options: ExplainOptions,
         classifier: Classifier | None = None,
-        guard: PassJudge | str | Path | None = None,
+        guard: GuardChoice = None,
     ) -> None:
         self.explainer = explainer
         self.options = options
@@ -296,7 +297,7 @@ class ExplainRun:
         out: Path,
         progress: Callable[[int, int], None],
         warn: Callable[[str], None],
-        report: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Write the files of each image, contact sheets, and `explain.json`.
 
@@ -306,7 +307,7 @@ class ExplainRun:
             progress: is called with the images that are done, and the images in all.
             warn: receives one line about each image that cannot be explained, and one about
                 counterparts that are not predicted as their target.
-            report: receives one line about each of the first images, and how often each class is
+            say: receives one line about each of the first images, and how often each class is
                 predicted where there are more.
 
         Raises:
@@ -321,20 +322,20 @@ class ExplainRun:
                 try:
                     line = writer.add(ref.read_image())
                     if done <= MAX_LINES:
-                        report(line)
+                        say(line)
                 except InputError as error:
                     if len(refs) == 1:
                         raise
                     failed += 1
                     names_no_file = isinstance(error, TargetError)
                     warn(f"{ref.name}: {error}" if names_no_file else str(error))
-                if done % SHEET_SIZE == 0:
+                if done % RECORD_EVERY == 0:
                     writer.write_record()
                 progress(done, len(refs))
         finally:
             writer.finish()
         if len(refs) > MAX_LINES:
-            report(writer.count_classes())
+            say(writer.count_classes())
         if writer.flipped.count(False):
             warn(
                 f"{writer.flipped.count(False)} of {len(writer.flipped)} counterparts are not "

@@ -280,7 +280,8 @@ class Explanation(ABC):
         if self.predicted is None:
             return ""
         who = "The classifier"
-        who += "" if self.read_by == CLASSIFIER else ", as the explainer reads it,"
+        if self.read_by != CLASSIFIER:
+            who = "The classifier, as the explainer reads it,"
         if self.value is not None:
             return f"{who} says {self.value:.4g}."
         if self.predicted_classes is not None:
@@ -289,10 +290,11 @@ class Explanation(ABC):
         says, second = f"{who} says {self._name_probable(self.predicted)}", self.runner_up
         if self.predicted.index == self.target.index:
             return f"{says}." if second is None else f"{says}, then {self._name_probable(second)}."
-        share = self.find_probability(self.target)
-        if not share:
+        probability = self.find_probability(self.target)
+        if not probability:
             return f"{says}."
-        return f"{says}. It gives {self.target.short_name} {format_percent(share, self._sign)}."
+        percent = format_percent(probability, self._sign)
+        return f"{says}. It gives {self.target.short_name} {percent}."
 
     @property
     def trust_line(self) -> str:
@@ -316,10 +318,9 @@ class Explanation(ABC):
         line = f"{name}: {self._name_probable(self.predicted)}"
         if self.predicted.index != target.index:
             return f"{line}; explained: {self._name_probable(target)}"
-        runner_up = (
-            "" if self.runner_up is None else f", then {self._name_probable(self.runner_up)}"
-        )
-        return line + runner_up
+        if self.runner_up is None:
+            return line
+        return f"{line}, then {self._name_probable(self.runner_up)}"
 
     @property
     def _sign(self) -> str:
@@ -327,9 +328,11 @@ class Explanation(ABC):
         return "" if self.read_by == CLASSIFIER else "~"
 
     def _name_probable(self, named: NamedClass) -> str:
-        share = self.find_probability(named)
-        words = "" if share is None else f" ({format_percent(share, self._sign)})"
-        return named.short_name + words
+        """Return the short name of a class with its probability in brackets, if it is known."""
+        probability = self.find_probability(named)
+        if probability is None:
+            return named.short_name
+        return f"{named.short_name} ({format_percent(probability, self._sign)})"
 
     def _repr_html_(self) -> str:
         """Return sentences and pictures, for notebooks."""
@@ -354,17 +357,18 @@ class Explanation(ABC):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def format_percent(share: float, sign: str = "") -> str:
+def format_percent(fraction: float, sign: str = "") -> str:
     """Return a fraction in %, as precise as people need it, with a sign such as ~ before it.
 
-    >>> [format_percent(share) for share in (0.97, 0.0613, 0.0001)]
+    >>> [format_percent(fraction) for fraction in (0.97, 0.0613, 0.0001)]
     ['97 %', '6.1 %', 'less than 0.1 %']
-    >>> [format_percent(share, "~") for share in (0.97, 0.0001)]
+    >>> [format_percent(fraction, "~") for fraction in (0.97, 0.0001)]
     ['~97 %', 'less than ~0.1 %']
     """
-    if share < 0.0005:
+    if fraction < 0.0005:
         return f"less than {sign}0.1 %"
-    return f"{sign}{100 * share:.{1 if share < 0.0995 else 0}f} %"
+    digits = 1 if fraction < 0.0995 else 0
+    return f"{sign}{100 * fraction:.{digits}f} %"
 
 
 def get_size(values: Tensor) -> tuple[int, int]:

@@ -233,7 +233,7 @@ def explain_masks(
         An iterator over the explanations, in the order of the classes.
     """
     images = explainer.prepare(stored.picture)[None]
-    logits, features = selector.read(images)
+    logits, features = selector.predict_with_features(images)
     targets = selector.select_most_predicted(logits)
     indices = tensor([targets], device=explainer.device)
     masks = explainer.decode_classes(features, indices)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.log import warn
 from apercu.types import Images, Logits, Maps
-from apercu.verdicts import PassJudge, Trust
+from apercu.verdicts import GuardChoice, PassJudge, Trust
 
 TOP, ALL, PREDICTED = "top", "all", "predicted"
+"""Words that may stand in the place of a class."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TargetSelector:
         explainer: TrainedExplainer[Any, Any],
         options: ExplainOptions,
         classifier: Classifier | None = None,
-        guard: PassJudge | str | Path | None = None,
+        guard: GuardChoice = None,
     ) -> None:
         info = explainer.classifier_info
         self.is_given = classifier is not None
@@ -91,7 +91,9 @@ class TargetSelector:
                 "level: only masks have a level, and this explainer makes counterparts; "
                 "leave it out"
             )
-        self.only_predicted = options.is_multiple and options.target == PREDICTED
+        word = options.target
+        keyword = word if isinstance(word, str) and word in (TOP, ALL, PREDICTED) else None
+        self.only_predicted = keyword == PREDICTED
         if not explainer.makes_masks and self.only_predicted:
             raise ConfigError(
                 "target: expected a class that is not predicted, as a counterpart changes the "
@@ -102,14 +104,11 @@ class TargetSelector:
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.guard = _choose_guard(guard, classifier, explainer)
         self.output, self.decision = info.output, info.decision
-        word = options.target
-        has_meaning = isinstance(word, str) and word in (TOP, ALL, PREDICTED)
-        self.index = None if has_meaning or word is None else info.names.find_index(word)
-        if has_meaning and (same := info.names.find_by_name(str(word))):
+        self.index = None if keyword or word is None else info.names.find_index(word)
+        if keyword is not None and (same := info.names.find_by_name(keyword)):
             warn(
-                f"target: {options.target} has a meaning of its own here, and there is also a "
-                "class of "
-                f"this name; for the class give its index, {same[0]}"
+                f"target: {keyword} has a meaning of its own here, and there is also a "
+                f"class of this name; for the class give its index, {same[0]}"
             )
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
         self.count = min(options.top, available) if options.is_multiple else 1
@@ -122,7 +121,7 @@ class TargetSelector:
         return self.classifier(images.to(self.classifier.device)).cpu()
 
     @torch.inference_mode()
-    def read(self, images: Images) -> tuple[Logits, list[Tensor]]:
+    def predict_with_features(self, images: Images) -> tuple[Logits, list[Tensor]]:
         """Return the logits of images on the CPU, and the features from which masks are made.
 
         Where the classifier's own layers are the encoder, one pass gives both.
@@ -145,7 +144,8 @@ class TargetSelector:
         Args:
             images: the image, `1 × channels × height × width`.
             logits: its logits.
-            features: what `read` returned besides; None where that was not called.
+            features: what `predict_with_features` returned besides; None where that was not
+                called.
             masks: the mask of the class predicted most, where it is there already.
 
         Returns:
@@ -175,7 +175,7 @@ class TargetSelector:
         """
         order = logits[0].argsort(descending=True, stable=True).tolist()
         probabilities = self.decision.probabilities(logits)[0]
-        several, values = self.find_predicted(logits), self.output.find_values(logits)
+        predicted, values = self.find_predicted(logits), self.output.find_values(logits)
         has_classifier = self.classifier is not None
         return {
             "predicted": self.name_class(order[0]),
@@ -183,7 +183,9 @@ class TargetSelector:
             "probability": float(probabilities[target]) if has_classifier else None,
             "class_probabilities": probabilities,
             "read_by": CLASSIFIER if has_classifier else EXPLAINER,
-            "predicted_classes": None if several is None else tuple(map(self.name_class, several)),
+            "predicted_classes": None
+            if predicted is None
+            else tuple(map(self.name_class, predicted)),
             "value": float(values[0]) if has_classifier and values is not None else None,
         }
 
@@ -191,7 +193,7 @@ class TargetSelector:
         """Return all predicted classes of one image; None where exactly one is predicted always."""
         if not self.decision.is_multiple:
             return None
-        order = logits[0].argsort(descending=True)
+        order = logits[0].argsort(descending=True, stable=True)
         predicted = self.decision.find_predicted(logits)[0]
         return tuple(int(index) for index in order if predicted[index])
 
@@ -230,7 +232,7 @@ class TargetSelector:
 
 
 def _choose_guard(
-    guard: PassJudge | str | Path | None,
+    guard: GuardChoice,
     classifier: Classifier | None,
     explainer: TrainedExplainer[Any, Any],
 ) -> PassJudge | None:

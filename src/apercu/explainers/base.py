@@ -21,7 +21,7 @@ from apercu.images.limits import check_size
 from apercu.images.reader import convert_channels, convert_image
 from apercu.networks.gate import ClassGate
 from apercu.types import Images, Logits, Maps, Picture, Targets
-from apercu.verdicts import PassJudge
+from apercu.verdicts import GuardChoice
 
 if TYPE_CHECKING:
     from apercu.classifiers import Classifier
@@ -127,7 +127,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
-        guard: PassJudge | str | Path | None = None,
+        guard: GuardChoice = None,
     ) -> MaskExplanation | CounterpartExplanation: ...
 
     @overload
@@ -138,7 +138,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
-        guard: PassJudge | str | Path | None = None,
+        guard: GuardChoice = None,
     ) -> Explanations: ...
 
     def explain(
@@ -148,7 +148,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         *,
         level: float = 0.5,
         classifier: Classifier | None = None,
-        guard: PassJudge | str | Path | None = None,
+        guard: GuardChoice = None,
     ) -> MaskExplanation | CounterpartExplanation | Explanations:
         """Explain one image of any size, or several: map, box, pictures of both, and files.
 
