@@ -22,6 +22,7 @@ ORDER = (
     "notebooks/which-method.ipynb",
     "notebooks/counterparts.ipynb",
     "notebooks/what-breaks-it.ipynb",
+    "howto/first-questions.md",
     "howto/explain-images.md",
     "howto/open-a-classifier.md",
     "howto/train-an-explainer.md",
