@@ -27,10 +27,11 @@ from apercu.explain.files import (
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ALL, PREDICTED, ExplainOptions, TargetSelector
-from apercu.explainers.base import MaskingExplainer, TrainedExplainer, convert_picture
+from apercu.explainers.base import MaskingExplainer, TrainedExplainer
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
+from apercu.images.reader import convert_picture
 from apercu.log import warn
 from apercu.verdicts import GuardChoice
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    final,
+    overload,
+)
 
 import numpy as np
 import torch
@@ -13,13 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from apercu.classifiers.names import ClassWord, Target
+from apercu.classifiers.names import ClassChoice, ClassWord, Target, resolve_targets
 from apercu.errors import ImageError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
-from apercu.images.limits import check_size
-from apercu.images.reader import convert_channels, convert_image
-from apercu.networks.gate import ClassGate
+from apercu.images.reader import convert_picture
+from apercu.networks.gate import ClassGate, GatedNetwork
 from apercu.types import Images, Logits, Maps, Picture, Targets
 from apercu.verdicts import GuardChoice
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 
 
 N = TypeVar("N", bound=nn.Module)
+G = TypeVar("G", bound=GatedNetwork)
 S = TypeVar("S", bound=ExplainerSettings)
 E = TypeVar("E", bound="TrainedExplainer")  # type: ignore[type-arg]
 
@@ -192,11 +202,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
     @property
     def own_classifier(self) -> Classifier | None:
         """The explained classifier, where its layers are the encoder; else None."""
-        held: list[Classifier] = getattr(
-            getattr(self.network, "encoder", None), "classifier", []
-        )  # an encoder of a classifier's layers holds it
-        same = [own for own in held if own.fingerprint == self.classifier_info.fingerprint]
-        return same[0] if same else None
+        encoder = getattr(self.network, "encoder", None)
+        held: list[Classifier] = getattr(encoder, "classifier", [])  # a GraphEncoder holds one
+        fingerprint = self.classifier_info.fingerprint
+        return next((own for own in held if own.fingerprint == fingerprint), None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -276,11 +285,21 @@ class TrainedExplainer(ABC, Generic[N, S]):
         self.classifier_info.check_images(images)
         return images.to(self.device, torch.float32)
 
+    def _resolve_targets(self, target: ClassChoice, count: int) -> Targets:
+        """Return the index of one class per image, on the explainer's device."""
+        return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
-class MaskingExplainer(TrainedExplainer[N, S], ABC):
+
+class MaskingExplainer(TrainedExplainer[G, S], ABC):
     """A trained explainer that explains by masks, from features that serve all classes."""
 
     makes_masks: ClassVar[bool] = True
+
+    @final
+    @torch.inference_mode()
+    def predict_logits(self, inputs: ImagesLike) -> Logits:
+        features = self.network.encode(self._prepare_batch(inputs))
+        return self.network.gate.predict_logits(features[-1])
 
     @abstractmethod
     def decode_classes(self, features: list[Tensor], targets: Tensor) -> Tensor:
@@ -329,72 +348,3 @@ def batch_images(images: ImagesLike, classifier_info: ClassifierInfo) -> Tensor:
     if not pictures:
         raise ImageError("images: expected at least one, got an empty list")
     return torch.stack([classifier_info.prepare(picture) for picture in pictures])
-
-
-def convert_array(array: NDArray[Any]) -> Picture:
-    """Return an array as a picture, `channels × height × width`.
-
-    Args:
-        array: `height × width × channels` or `height × width`; uint8, or floats that are kept as
-            they are.
-
-    Returns:
-        Floats, `channels × height × width`.
-
-    Raises:
-        ImageError: it has other axes or another type, or is too small or too large.
-    """
-    if array.ndim not in (2, 3):
-        raise ImageError(
-            "images: expected an array height × width × channels, got "
-            f"{' × '.join(map(str, array.shape)) or 'one number'}"
-        )
-    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise ImageError(
-            f"images: expected uint8 or floats in [0, 1], got {_advise_on(array.dtype)}"
-        )
-    check_size("images", array.shape[0], array.shape[1], 1 if array.ndim == 2 else array.shape[2])
-    values = np.atleast_3d(array).transpose(2, 0, 1).astype(np.float32, order="C")
-    if not len(values):
-        raise ImageError("images: expected an array height × width × channels, got no channel")
-    return torch.from_numpy(values / np.float32(255) if array.dtype == np.uint8 else values)
-
-
-def _advise_on(dtype: np.dtype[Any]) -> str:
-    """Return the name of a type, and how its values become uint8 or floats."""
-    if dtype == np.bool_:
-        return "bool; array.astype('float32') makes True white"
-    is_whole = np.issubdtype(dtype, np.integer)
-    return f"{dtype}; {'divide by the largest possible value' if is_whole else 'give numbers'}"
-
-
-def convert_picture(picture: Any, channels: int) -> Picture:
-    """Return one picture of any kind as floats, `channels × height × width`.
-
-    Args:
-        picture: an array with the channels last, a Pillow image, or a tensor with them first.
-        channels: the number of channels that is wanted; grey and RGB are converted.
-
-    Returns:
-        Floats, `channels × height × width`; the range of arrays and tensors is not checked here.
-
-    Raises:
-        ImageError: it is no picture, or one of other channels, axes or types.
-    """
-    if isinstance(picture, Image.Image):
-        return convert_image(picture, channels)
-    if isinstance(picture, np.ndarray):
-        return convert_channels(convert_array(picture), channels, "images")
-    if not isinstance(picture, Tensor):
-        raise ImageError(
-            "images: expected tensors, numpy arrays or Pillow images, got "
-            f"{type(picture).__name__}; open files with apercu.open_images"
-        )
-    if picture.ndim != 3 or not picture.is_floating_point() or not len(picture):
-        kind = str(picture.dtype).removeprefix("torch.")
-        raise ImageError(
-            "images: expected a tensor channels × height × width of floats in [0, 1], got "
-            f"{' × '.join(map(str, picture.shape)) or 'one number'} of {kind}"
-        )
-    check_size("images", picture.shape[1], picture.shape[2], len(picture))
-    return convert_channels(picture.float(), channels, "images")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.names import ClassChoice, Target, resolve_targets
+from apercu.classifiers.names import Target
 from apercu.errors import ImagesError, TargetError
 from apercu.explainers.base import ImagesLike, TrainedExplainer
 from apercu.explainers.settings import ExplainerSettings
@@ -27,7 +27,7 @@ C = TypeVar("C")
 
 STRIP_LENGTH = 7
 """Pictures of a strip, both ends included."""
-MIN_RIGHT = 0.5
+MIN_SUCCESS = 0.5
 """Fraction of kept and of flipped decisions below which counterparts do not look trained."""
 STRONG_FRACTION = 0.25
 """Fraction of its peak above which a difference counts as being there."""
@@ -104,13 +104,13 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
             ImageError: the images have another size or number of channels.
             TargetError: there is no such class, or not one target per image.
         """
-        reading = self._read(self._prepare_batch(inputs))
-        predicted = reading.logits.argmax(1)
-        targets = second = runner_up(reading.logits, predicted)
+        encoded = self._encode(self._prepare_batch(inputs))
+        predicted = encoded.logits.argmax(1)
+        targets = second = runner_up(encoded.logits, predicted)
         if target is not None:
-            resolved = self._resolve_targets(target, len(predicted))
-            targets = torch.where(resolved == predicted, second, resolved)
-        return self._generate(reading, reading.logits, targets).maps
+            named = self._resolve_targets(target, len(predicted))
+            targets = torch.where(named == predicted, second, named)
+        return self._generate(encoded, encoded.logits, targets).maps
 
     @torch.inference_mode()
     def counterparts(
@@ -132,18 +132,18 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
             TargetError: there is no such class, not one target per image, or an image is predicted
                 as its target already.
         """
-        reading = self._read(self._prepare_batch(inputs))
-        logits = reading.logits if logits is None else logits.to(self.device)
+        encoded = self._encode(self._prepare_batch(inputs))
+        logits = encoded.logits if logits is None else logits.to(self.device)
         predicted = logits.argmax(1)
         if target is None:
-            return self._generate(reading, logits, runner_up(logits, predicted))
+            return self._generate(encoded, logits, runner_up(logits, predicted))
         targets = self._resolve_targets(target, len(predicted))
         if (same := (targets == predicted).nonzero()).numel():
             name = self.classes[int(predicted[same[0, 0]])]
             raise TargetError(
                 f"target: the image is predicted as {name} already; choose another class"
             )
-        return self._generate(reading, logits, targets)
+        return self._generate(encoded, logits, targets)
 
     @torch.inference_mode()
     def predict_logits(self, inputs: ImagesLike) -> Logits:
@@ -152,18 +152,15 @@ class CounterfactualExplainer(TrainedExplainer[N, S], ABC, Generic[N, S, C]):
         Raises:
             ImageError: the images have another size or number of channels.
         """
-        return self._read(self._prepare_batch(inputs)).logits
-
-    def _resolve_targets(self, target: ClassChoice, count: int) -> Targets:
-        return resolve_targets(self.classifier_info.names, target, count).to(self.device)
+        return self._encode(self._prepare_batch(inputs)).logits
 
     @abstractmethod
-    def _read(self, images: Images) -> EncodedImages[C]:
+    def _encode(self, images: Images) -> EncodedImages[C]:
         """Return the codes that `_generate` needs, and estimated logits."""
 
     @abstractmethod
     def _generate(
-        self, reading: EncodedImages[C], logits: Logits, targets: Targets
+        self, encoded: EncodedImages[C], logits: Logits, targets: Targets
     ) -> Counterparts:
         """Return the counterparts of images with these logits, as the target classes."""
 
@@ -281,8 +278,8 @@ def find_doubts(facts: Mapping[str, float]) -> list[str]:
         One phrase for each reason.
     """
     doubts = []
-    if facts["flipped"] < MIN_RIGHT:
+    if facts["flipped"] < MIN_SUCCESS:
         doubts.append(f"adversarial images flip the decision in {facts['flipped']:.0%} of cases")
-    if facts["kept"] < MIN_RIGHT:
+    if facts["kept"] < MIN_SUCCESS:
         doubts.append(f"similar images keep the decision in {facts['kept']:.0%} of cases")
     return doubts

@@ -1,10 +1,13 @@
-"""`read_picture`: decode a file, check its pixels, turn it upright, and convert its channels."""
+"""`read_picture`: decode a file, check its pixels, turn it upright, and convert its channels.
+
+`convert_picture` does the same for what is in memory already: arrays, Pillow images and tensors.
+"""
 
 from __future__ import annotations
 
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from apercu.images.formats.pillow import (
     decode_pillow,
 )
 from apercu.images.formats.tiff import is_tiff
+from apercu.images.limits import check_size
 from apercu.images.names import has_suffix
 from apercu.images.resizing import UPRIGHT, make_pixels_square, turn_picture
 from apercu.types import Picture
@@ -259,3 +263,72 @@ def convert_channels(
     raise ImageError(
         f"{name}: expected {channels} channels, got {stored}; only grey and RGB can be converted"
     )
+
+
+def convert_array(array: NDArray[Any]) -> Picture:
+    """Return an array as a picture, `channels × height × width`.
+
+    Args:
+        array: `height × width × channels` or `height × width`; uint8, or floats that are kept as
+            they are.
+
+    Returns:
+        Floats, `channels × height × width`.
+
+    Raises:
+        ImageError: it has other axes or another type, or is too small or too large.
+    """
+    if array.ndim not in (2, 3):
+        raise ImageError(
+            "images: expected an array height × width × channels, got "
+            f"{' × '.join(map(str, array.shape)) or 'one number'}"
+        )
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise ImageError(
+            f"images: expected uint8 or floats in [0, 1], got {_advise_on(array.dtype)}"
+        )
+    check_size("images", array.shape[0], array.shape[1], 1 if array.ndim == 2 else array.shape[2])
+    values = np.atleast_3d(array).transpose(2, 0, 1).astype(np.float32, order="C")
+    if not len(values):
+        raise ImageError("images: expected an array height × width × channels, got no channel")
+    return torch.from_numpy(values / np.float32(255) if array.dtype == np.uint8 else values)
+
+
+def _advise_on(dtype: np.dtype[Any]) -> str:
+    """Return the name of a type, and how its values become uint8 or floats."""
+    if dtype == np.bool_:
+        return "bool; array.astype('float32') makes True white"
+    is_whole = np.issubdtype(dtype, np.integer)
+    return f"{dtype}; {'divide by the largest possible value' if is_whole else 'give numbers'}"
+
+
+def convert_picture(picture: Any, channels: int) -> Picture:
+    """Return one picture of any kind as floats, `channels × height × width`.
+
+    Args:
+        picture: an array with the channels last, a Pillow image, or a tensor with them first.
+        channels: the number of channels that is wanted; grey and RGB are converted.
+
+    Returns:
+        Floats, `channels × height × width`; the range of arrays and tensors is not checked here.
+
+    Raises:
+        ImageError: it is no picture, or one of other channels, axes or types.
+    """
+    if isinstance(picture, Image.Image):
+        return convert_image(picture, channels)
+    if isinstance(picture, np.ndarray):
+        return convert_channels(convert_array(picture), channels, "images")
+    if not isinstance(picture, Tensor):
+        raise ImageError(
+            "images: expected tensors, numpy arrays or Pillow images, got "
+            f"{type(picture).__name__}; open files with apercu.open_images"
+        )
+    if picture.ndim != 3 or not picture.is_floating_point() or not len(picture):
+        kind = str(picture.dtype).removeprefix("torch.")
+        raise ImageError(
+            "images: expected a tensor channels × height × width of floats in [0, 1], got "
+            f"{' × '.join(map(str, picture.shape)) or 'one number'} of {kind}"
+        )
+    check_size("images", picture.shape[1], picture.shape[2], len(picture))
+    return convert_channels(picture.float(), channels, "images")

@@ -29,15 +29,15 @@ class CounterpartExplainer(
 
     kind: ClassVar[str] = "counterpart"
 
-    def _read(self, images: Images) -> EncodedImages[Features]:
+    def _encode(self, images: Images) -> EncodedImages[Features]:
         features = self.network.encode(images)
         return EncodedImages(images, features, self.network.gate.predict_logits(features[-1]))
 
     def _generate(
-        self, reading: EncodedImages[Features], logits: Logits, targets: Targets
+        self, encoded: EncodedImages[Features], logits: Logits, targets: Targets
     ) -> Counterparts:
         predicted = logits.argmax(1)
-        pair = self.network.generate(reading.images, reading.codes, predicted, targets)
-        batch = CounterpartBatch(reading.images, predicted, targets)
+        pair = self.network.generate(encoded.images, encoded.codes, predicted, targets)
+        batch = CounterpartBatch(encoded.images, predicted, targets)
         stable = self.settings.objective.select_stable(batch, pair, self.network)
         return Counterparts(stable, pair.adversarial, predicted, targets)

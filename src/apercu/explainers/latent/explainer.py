@@ -26,16 +26,16 @@ class LatentExplainer(CounterfactualExplainer[LatentNetwork, LatentSettings, Cod
 
     kind: ClassVar[str] = "latent"
 
-    def _read(self, images: Images) -> EncodedImages[Codes]:
+    def _encode(self, images: Images) -> EncodedImages[Codes]:
         codes = self.network.encode(images)[0]
         return EncodedImages(images, codes, self.network.predict_logits(codes))
 
     def _generate(
-        self, reading: EncodedImages[Codes], logits: Logits, targets: Targets
+        self, encoded: EncodedImages[Codes], logits: Logits, targets: Targets
     ) -> Counterparts:
         with torch.inference_mode(mode=False):
             images, codes, start, targets_here = (
-                values.clone() for values in (reading.images, reading.codes, logits, targets)
+                values.clone() for values in (encoded.images, encoded.codes, logits, targets)
             )
             with torch.no_grad():
                 before = self.network.logit_shift(codes)

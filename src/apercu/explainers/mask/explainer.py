@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from apercu import maps
-from apercu.classifiers.names import Target, find_class_indices, resolve_targets
+from apercu.classifiers.names import Target, find_class_indices
 from apercu.errors import ConfigError, TargetError
 from apercu.explainers.base import ImagesLike, MaskingExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.mask.settings import MaskSettings
-from apercu.types import Logits, Maps, Regions, Targets
+from apercu.types import Maps, Regions
 
 
 @final
@@ -47,19 +47,12 @@ class MaskExplainer(MaskingExplainer[MaskNetwork, MaskSettings]):
             TargetError: there is no such class, or not one target per image.
         """
         features = self.network.encode(self._prepare_batch(inputs))
-        targets = self._resolve_targets(features, target)
+        if target is None:
+            targets = self.network.gate.predict_logits(features[-1]).argmax(1)
+        else:
+            targets = self._resolve_targets(target, len(features[-1]))
         log_odds = self.network.decode(features, targets)
         return enlarge(log_odds, self.classifier_info.input.size).sigmoid()
-
-    @torch.inference_mode()
-    def predict_logits(self, inputs: ImagesLike) -> Logits:
-        """Return the explainer's own estimate of the classifier's logits, `batch × classes`.
-
-        Raises:
-            ImageError: the images have another size or number of channels.
-        """
-        features = self.network.encode(self._prepare_batch(inputs))
-        return self.network.gate.predict_logits(features[-1])
 
     @torch.inference_mode()
     def attribute_classes(self, inputs: ImagesLike, targets: Tensor) -> Tensor:
@@ -116,10 +109,3 @@ class MaskExplainer(MaskingExplainer[MaskNetwork, MaskSettings]):
         if not 0 < level < 1:
             raise ConfigError(f"level: expected a number between 0 and 1, got {level}")
         return maps.find_regions(self.attribute(inputs, target), level)
-
-    def _resolve_targets(self, features: list[Tensor], target: Target) -> Targets:
-        """Return one class per image, by default the one that the features show most."""
-        if target is None:
-            return self.network.gate.predict_logits(features[-1]).argmax(1)
-        names, count = self.classifier_info.names, len(features[-1])
-        return resolve_targets(names, target, count).to(self.device)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from apercu.classifiers.names import Target, resolve_targets
+from apercu.classifiers.names import Target
 from apercu.errors import ImageError
 from apercu.explainers.base import ImagesLike, MaskingExplainer
 from apercu.explainers.settings import GatedSettings
@@ -92,12 +92,10 @@ class ShapleyExplainer(MaskingExplainer[ShapleyNetwork, ShapleySettings]):
         if logits is not None and logits.shape != own.shape:
             shape = " × ".join(map(str, logits.shape))
             raise ImageError(f"logits: expected {count} × {own.shape[1]}, got {shape}")
-        targets = own.argmax(1)
-        if target is not None:
-            names = self.classifier_info.names
-            targets = resolve_targets(names, target, count).to(self.device)
-        known = None if logits is None else logits.to(own)
-        values = self.network.compute_values(features, targets[:, None], known)[:, 0]
+        targets = own.argmax(1) if target is None else self._resolve_targets(target, count)
+        if logits is not None:
+            logits = logits.to(own)
+        values = self.network.compute_values(features, targets[:, None], logits)[:, 0]
         return values * self.network.unit
 
     def attribute(self, inputs: ImagesLike, target: Target = None) -> Maps:
@@ -115,16 +113,6 @@ class ShapleyExplainer(MaskingExplainer[ShapleyNetwork, ShapleySettings]):
             TargetError: there is no such class, or not one target per image.
         """
         return self._enlarge(self.shapley_values(inputs, target)[:, None])[:, 0]
-
-    @torch.inference_mode()
-    def predict_logits(self, inputs: ImagesLike) -> Logits:
-        """Return the explainer's own estimate of the classifier's logits, `batch × classes`.
-
-        Raises:
-            ImageError: the images have another size or number of channels.
-        """
-        features = self.network.encode(self._prepare_batch(inputs))
-        return self.network.gate.predict_logits(features[-1])
 
     @torch.inference_mode()
     def decode_classes(self, features: list[Tensor], targets: Tensor) -> Tensor:
