@@ -16,7 +16,13 @@ from apercu.errors import ApercuError, ConfigError, ImagesError, first_line
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
 from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, name_at_fixed_threshold
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord, has_ground_truth
-from apercu.evaluation.scores import LevelledScores, MetricInputs, compute_metric
+from apercu.evaluation.scores import (
+    ChosenThreshold,
+    HalfScores,
+    LevelledScores,
+    MetricInputs,
+    compute_metric,
+)
 from apercu.evaluation.settings import CompareSettings
 from apercu.methods import CentreBlob, MapExplainer, TrueBox
 from apercu.metrics import Metric
@@ -34,21 +40,6 @@ ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 
 def ignore_progress(explainer: str, done: int, total: int) -> None:
     """Do nothing, where no progress is shown."""
-
-
-@dataclass(frozen=True)
-class ChosenThreshold:
-    """A threshold and where it comes from.
-
-    Attributes:
-        value: the threshold.
-        origin: where it comes from; None where nothing was chosen.
-        other: threshold of the half that chose this one, with two folds.
-    """
-
-    value: float
-    origin: str | None = None
-    other: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ class Evaluator:
 
     @property
     def everywhere(self) -> bool:
-        """Whether metrics without a threshold are reported on more images than the others."""
+        """Whether metrics without a threshold are reported on both halves, the others on one."""
         is_mixed = any(not metric.thresholded for metric in self.metrics.values())
         return bool(self.sample.tune) and is_mixed and self.settings.whole_maps == "all"
 
@@ -162,63 +153,67 @@ class Evaluator:
         tune half. Where there is no tune half, the test half chooses for itself. The other metrics
         are measured on all images, or on the test half.
         """
-        selected, sample = self._select_metrics(explainer), self.sample
+        selected = self._select_metrics(explainer)
         metrics = [metric for metric in selected if not self.metrics[metric].mean_of]
-        has_levels = explainer.map_scale in ("map", "mask")
-        grid = [name for name in metrics if has_levels and self.metrics[name].thresholded]
-        folded, in_hindsight = self.settings.thresholds_from == "folds", not sample.tune
-        in_both = [
-            name
-            for name in metrics
-            if (folded if self.metrics[name].thresholded else self.everywhere)
-        ]
-        fixed = (FIXED_THRESHOLD,)
-        also_fixed = fixed if explainer.map_scale == "mask" else ()
-        thresholds = self.settings.thresholds
-        every_level = tuple(dict.fromkeys((*thresholds, *also_fixed)))
-        levels = dict.fromkeys(in_both, fixed) | dict.fromkeys(grid, every_level)
-        tuned = LevelledScores()
-        if levels and sample.tune:
-            tuned = self._compute_scores(name, explainer, sample.tune, levels)
-        best = {} if in_hindsight else self._choose_thresholds(grid, tuned, "tune half")
-        levels = dict.fromkeys(metrics, fixed) | dict.fromkeys(grid, every_level)
-        if not folded:
-            levels |= {metric: (one.value, *also_fixed) for metric, one in best.items()}
-        tested = self._compute_scores(name, explainer, sample.test, levels)
-        opposite = self._choose_thresholds(grid, tested, "test half") if folded else {}
-        if in_hindsight:
-            best = self._choose_thresholds(grid, tested, "the same images, in hindsight")
+        halves = self._measure_halves(name, explainer, metrics)
         rows, scores = [], ImageScores()
 
-        def add_row(row_name: str, metric: str, threshold: ChosenThreshold, tune: float) -> None:
-            parts = [(sample.test, tested.at(metric, threshold.value))]
-            if metric in in_both:
-                parts.append((sample.tune, tuned.at(metric, tune)))
+        def add_row(row_name: str, metric: str, threshold: ChosenThreshold) -> None:
+            parts = [(self.sample.test, halves.test.at(metric, threshold.value))]
+            if metric in halves.in_both:
+                on_tune = threshold.value if threshold.other is None else threshold.other
+                parts.append((self.sample.tune, halves.tune.at(metric, on_tune)))
             scores[row_name, metric] = self._sort_scores(metric, explainer, parts)
             values = torch.tensor(list(scores[row_name, metric].values()), dtype=torch.float64)
             rows.append(self._make_row(row_name, metric, values, threshold))
 
         for metric in metrics:
-            if metric not in best:
-                add_row(name, metric, ChosenThreshold(FIXED_THRESHOLD), FIXED_THRESHOLD)
+            if metric not in halves.best:
+                add_row(name, metric, ChosenThreshold(FIXED_THRESHOLD))
                 continue
-            chosen = other = best[metric]
-            if folded:
-                other = opposite[metric]
-                origin = f"{chosen.origin}; on that half {other.value:g}, from the {other.origin}"
-                chosen = ChosenThreshold(chosen.value, origin, other.value)
-            add_row(name, metric, chosen, other.value)
-            if also_fixed:
+            add_row(name, metric, halves.describe_threshold(metric))
+            if explainer.map_scale == "mask":
                 at_fixed = ChosenThreshold(FIXED_THRESHOLD, "fixed")
-                add_row(name_at_fixed_threshold(name), metric, at_fixed, FIXED_THRESHOLD)
+                add_row(name_at_fixed_threshold(name), metric, at_fixed)
         rows += self._add_means([metric for metric in selected if metric not in metrics], scores)
+        parts = (halves.test, halves.tune)
         curves = {
-            kind: torch.cat([part.curves[kind] for part in (tested, tuned) if kind in part.curves])
-            for kind in tested.curves
+            kind: torch.cat([part.curves[kind] for part in parts if kind in part.curves])
+            for kind in halves.test.curves
         }
         means = {kind: tuple(curve.mean(dim=0).tolist()) for kind, curve in curves.items()}
-        constant = tested.constant + (tuned.constant if in_both else 0)
+        constant = halves.test.constant + (halves.tune.constant if halves.in_both else 0)
         return ExplainerScores(rows, scores, means, constant)
+
+    def _measure_halves(
+        self, name: str, explainer: MapExplainer | TrueBox, metrics: Sequence[str]
+    ) -> HalfScores:
+        """Measure the tune half, which chooses thresholds, and then the test half."""
+        settings, sample = self.settings, self.sample
+        is_folded, in_hindsight = settings.thresholds_from == "folds", not sample.tune
+        has_levels = explainer.map_scale in ("map", "mask")
+        cut = [metric for metric in metrics if has_levels and self.metrics[metric].thresholded]
+        in_both = [
+            metric
+            for metric in metrics
+            if (is_folded if self.metrics[metric].thresholded else self.everywhere)
+        ]
+        fixed = (FIXED_THRESHOLD,)
+        also_fixed = fixed if explainer.map_scale == "mask" else ()
+        every_level = tuple(dict.fromkeys((*settings.thresholds, *also_fixed)))
+        levels = dict.fromkeys(in_both, fixed) | dict.fromkeys(cut, every_level)
+        tune = LevelledScores()
+        if levels and sample.tune:
+            tune = self._compute_scores(name, explainer, sample.tune, levels)
+        best = {} if in_hindsight else self._choose_thresholds(cut, tune, "tune half")
+        levels = dict.fromkeys(metrics, fixed) | dict.fromkeys(cut, every_level)
+        if not is_folded:
+            levels |= {metric: (one.value, *also_fixed) for metric, one in best.items()}
+        test = self._compute_scores(name, explainer, sample.test, levels)
+        opposite = self._choose_thresholds(cut, test, "test half") if is_folded else {}
+        if in_hindsight:
+            best = self._choose_thresholds(cut, test, "the same images, in hindsight")
+        return HalfScores(tune, test, frozenset(in_both), best, opposite)
 
     def _add_means(self, metrics: Sequence[str], scores: ImageScores) -> list[MetricRow]:
         """Add the scores of metrics that are means of others, and return their rows."""

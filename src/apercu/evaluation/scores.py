@@ -53,6 +53,49 @@ class LevelledScores:
         return self.by_metric[metric][list(self.levels[metric]).index(threshold)]
 
 
+@dataclass(frozen=True)
+class ChosenThreshold:
+    """A threshold and where it comes from.
+
+    Attributes:
+        value: the threshold.
+        origin: where it comes from; None where nothing was chosen.
+        other: threshold of the half that chose this one, with two folds.
+    """
+
+    value: float
+    origin: str | None = None
+    other: float | None = None
+
+
+@dataclass(frozen=True)
+class HalfScores:
+    """Scores of both halves of the images, and the thresholds that these choose.
+
+    Attributes:
+        tune: the scores of the half that chooses thresholds.
+        test: the scores of the half that is always reported.
+        in_both: the metrics that are reported on both halves.
+        best: the threshold of each metric of regions on the test half.
+        opposite: the same on the tune half, with two folds; else empty.
+    """
+
+    tune: LevelledScores
+    test: LevelledScores
+    in_both: frozenset[str]
+    best: Mapping[str, ChosenThreshold]
+    opposite: Mapping[str, ChosenThreshold]
+
+    def describe_threshold(self, metric: str) -> ChosenThreshold:
+        """Return the threshold of a metric of regions; with two folds, those of both halves."""
+        chosen = self.best[metric]
+        if metric not in self.opposite:
+            return chosen
+        other = self.opposite[metric]
+        origin = f"{chosen.origin}; on that half {other.value:g}, from the {other.origin}"
+        return ChosenThreshold(chosen.value, origin, other.value)
+
+
 @dataclass(frozen=True, eq=False)
 class MetricInputs:
     """One explainer's maps of some images, and all else that a metric takes, see `MetricInput`.
