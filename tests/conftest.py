@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -226,6 +226,35 @@ def guarded_card(tiny_card: Path, honest_images: str, make_once: Callable[..., P
         fit_guard(card, honest_images, out / "guard", false_alarms=0.1, attach=True)
 
     return make_once("guarded", fit) / tiny_card.name
+
+
+@pytest.fixture(scope="session")
+def damage_images() -> Callable[..., Any]:
+    """Returns a source of images again, of which some indices cannot be read."""
+    from apercu.errors import ImageError
+    from apercu.images import ImageSource, Item
+
+    class DamagedImages(ImageSource):
+        def __init__(self, source: ImageSource, damaged: Collection[int]) -> None:
+            self.source, self.damaged = source, damaged
+
+        name = property(lambda self: self.source.name)
+        class_names = property(lambda self: self.source.class_names)
+        labelled = property(lambda self: self.source.labelled)
+        names = property(lambda self: self.source.names)
+
+        def __len__(self) -> int:
+            return len(self.source)
+
+        def __getitem__(self, index: int) -> Item:
+            if index in self.damaged:
+                raise ImageError(f"{self.names[index]}: damaged or cut short")
+            return self.source[index]
+
+        def label(self, index: int) -> str | int | None:
+            return self.source.label(index)
+
+    return DamagedImages
 
 
 @pytest.fixture(scope="session")

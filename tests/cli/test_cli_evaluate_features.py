@@ -26,10 +26,15 @@ def folders(tmp_path: Path) -> Path:
 
 def test_the_command(apercu, tiny_card: Path, folders: Path) -> None:
     words = ("evaluate-features", "--network", f"tiny={tiny_card}", "--images", folders / "train")
+    damaged = next((folders / "train").glob("*/0.png")).with_name("damaged.png")
+    damaged.write_bytes(damaged.with_name("0.png").read_bytes()[:60])
     options = ("--test", folders / "test", "--fractions", "1/6,1", "--draws", "2", "--anew")
     result = apercu(*words, *options, "--out", folders / "out")
     assert result.code == 0, result.err
     content = json.loads((folders / "out" / "features.json").read_text())
+    name = str(damaged.relative_to(folders / "train"))
+    assert content["left_out"] == {str(folders / "train"): [name]}
+    assert result.err.count("1 of 13 images cannot be read and are left out, the first becau") == 1
     rows = {(r["start"], r["head"], r["labels"], r["metric"]): r["value"] for r in content["rows"]}
     assert {start for start, *_ in rows} == {"tiny", "tiny, anew"}
     assert rows["tiny", "linear", 12, "accuracy"] == 1.0

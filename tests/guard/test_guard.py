@@ -38,6 +38,8 @@ from apercu.guard.summaries import (
     summarise_contrast,
     summarise_noise,
 )
+from apercu.images.source import ChosenImages
+from apercu.log import redirect_warnings
 from apercu.robustness.attacks import Fgsm, Pgd
 from apercu.robustness.objectives import Untargeted
 from apercu.verdicts import COLUMNS, QUESTIONS, VerdictFormat
@@ -606,3 +608,37 @@ def test_backgrounds_touch_no_box() -> None:
 def test_every_question_has_signals(guard: Guard) -> None:
     assert {kind.question for kind in guard.network.kinds} == set(QUESTIONS)
     assert {NOISE.name, COLOUR_NOISE.name} <= set(guard.record.signals)
+
+
+def test_images_that_cannot_be_read_are_left_out(
+    blobs: Classifier, photographs: Path, damage_images: Any, tmp_path: Path
+) -> None:
+    source, lines = open_images(photographs, channels=3), list[str]()
+    damaged, whole = damage_images(source, {5, 70}), damage_images(source, range(len(source)))
+    few = damage_images(ChosenImages(source, tuple(range(14))), {5, 9})
+    with redirect_warnings(lines.append):
+        guard = fit_guard(blobs, damaged, tmp_path / "guard")
+        attacks: dict[Any, Any] = {("fgsm", 0.1): Fgsm(0.1)}
+        measurement = GuardMeasurement(guard, few, {"others": few}, attacks)
+        rows = run_measurement(measurement, tmp_path / "out")
+    record = load_guard(tmp_path / "guard", blobs).record
+    assert record.left_out == {source.name: [source.names[5], source.names[70]]}
+    assert record.fitted + record.held_out == 118
+    content = json.loads((tmp_path / "out" / "guard_results.json").read_text())
+    assert content["left_out"] == {source.name: [source.names[5], source.names[9]]}
+    assert source.names[9] in (tmp_path / "out" / "report.html").read_text()
+    assert {row.n for row in rows if row.images in ("honest", "others")} == {12}
+    about = [line.split(": ")[1] for line in lines if "left out" in line]
+    count = "{} images cannot be read and are left out, the first because " + source.names[5]
+    assert about == [count.format("2 of 120"), *[count.format("2 of 14")] * 2]
+    for run in (
+        lambda: fit_guard(blobs, whole, tmp_path / "none"),
+        lambda: fit_guard(blobs, source, tmp_path / "none", calibration=whole),
+        lambda: run_measurement(GuardMeasurement(guard, whole), tmp_path / "none"),
+        lambda: run_measurement(GuardMeasurement(guard, few, {"o": whole}), tmp_path / "none"),
+    ):
+        with pytest.raises(ImageError, match=r"png: damaged or cut short$"):
+            run()
+    few = damage_images(ChosenImages(source, tuple(range(60))), {5})
+    with pytest.raises(ImagesError, match=r"at least 60 honest images .* got 59"):
+        fit_guard(blobs, few, tmp_path / "few", settings=GuardSettings(false_alarms=0.2))

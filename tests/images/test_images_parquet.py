@@ -95,7 +95,8 @@ def test_threads_forks_and_pickles(tmp_path: Path) -> None:
 
 def test_bad_rows(tmp_path: Path) -> None:
     images = [{"bytes": None, "path": None}, {"bytes": b"text", "path": "b"}]
-    source = open_images(write_table(tmp_path / "x.parquet", images, [0, 0]))
+    source = open_images(write_table(tmp_path / "x.parquet", images, [1, 0]))
+    assert [source.label(index) for index in (0, 1, -2)] == ["dog", "cat", "dog"]
     with pytest.raises(ImageError, match=r"x.parquet row-0: expected the picture's bytes"):
         source[0]
     with pytest.raises(ImageError, match=r"x.parquet row-1: image: not an image"):

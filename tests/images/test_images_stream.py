@@ -14,7 +14,8 @@ from torch import Tensor
 from apercu.errors import ImageError
 from apercu.images import Item, Planted, batches
 from apercu.images.source import ImageSource
-from apercu.images.stream import resize_region
+from apercu.images.stream import FIRST_UNREADABLE, SkippingReader, list_left_out, resize_region
+from apercu.log import redirect_warnings
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,33 @@ def test_reading_does_not_run_ahead() -> None:
     before = threading.active_count()
     stream.close()
     assert threading.active_count() < before
+
+
+def test_a_reader_leaves_out_and_says_so_once() -> None:
+    source = NumberedImages(23, (3, 22))
+    reader, lines = SkippingReader(source), list[str]()
+    with redirect_warnings(lines.append):
+        for _ in range(2):
+            read = list(reader.read_batches(squash, 5))
+            reader.warn_left_out()
+    assert [index for batch in read for index in batch.indices] == [*range(3), *range(4, 22)]
+    assert lines == [
+        "counted: 2 of 23 images cannot be read and are left out, the first because 3: not an image"
+    ]
+    assert reader.left_out == ("3", "22")
+    other = SkippingReader(source)
+    list(other.read_batches(squash, 5, indices=(0, 1)))
+    assert list_left_out(other) == {} and list_left_out(other, reader) == {"counted": ["3", "22"]}
+
+
+def test_a_reader_stops_where_nothing_can_be_read() -> None:
+    first = FIRST_UNREADABLE
+    reader = SkippingReader(NumberedImages(40, tuple(range(1, 1 + first))))
+    assert [len(batch.names) for batch in reader.read_batches(squash, 64)] == [40 - first]
+    reader = SkippingReader(NumberedImages(40, tuple(range(first))))
+    with pytest.raises(ImageError, match=rf"^{first - 1}: not an image$"):
+        list(reader.read_batches(squash, 64))
+    reader = SkippingReader(NumberedImages(4, tuple(range(4))))
+    assert list(reader.read_batches(squash, 2)) == []
+    with pytest.raises(ImageError, match=r"^0: not an image$"):
+        reader.warn_left_out()

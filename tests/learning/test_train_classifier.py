@@ -175,6 +175,9 @@ def test_damaged_images_of_a_rare_class_are_told_before_the_training(
     with pytest.raises(ImagesError, match="train on that can be read, no image has c"):
         next(train(seed) for seed in range(9) if not is_learnt(tmp_path, seed))
     result = train(next(seed for seed in range(9) if is_learnt(tmp_path, seed)))
+    names = {name for part in result.figures.left_out.values() for name in part}
+    assert names == {"c/1.png", "c/2.png"} and "training" not in result.figures.left_out
+    assert any("images cannot be read and are left out, the first because" in s for s in lines)
     assert lines[-1].startswith("AUROC and the like are means of 2 of 3 classes")
     page = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "AUROC, the mean over 2 of 3 classes" in page and lines[-1] in page

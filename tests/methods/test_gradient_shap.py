@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ConfigError
+from apercu.errors import ClassifierError, ConfigError, ImageError
+from apercu.log import redirect_warnings
 from apercu.methods.gradient_shap import BASELINES, GradientShap
 
 Opened = Callable[[torch.nn.Module], Classifier]
@@ -104,6 +105,30 @@ def test_other_images_in_the_folder_give_another_key(tmp_path: Path) -> None:
     assert method.cache_key == before != repr(method)
     os.utime(path, (1, 1))
     assert method.cache_key != before
+
+
+def test_baselines_that_cannot_be_read_are_replaced(linear: Classifier, tmp_path: Path) -> None:
+    size = (linear.size[1], linear.size[0])
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", size, colour).save(tmp_path / f"{number}.png")
+    images, lines = torch.full((2, 3, *linear.size), 0.5), list[str]()
+    method = GradientShap(2, baselines=str(tmp_path))
+    before = method(linear, images, 1)
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(0)).tolist()
+    unread = tmp_path / f"{order[0]}.png"
+    content = unread.read_bytes()
+    unread.write_bytes(content[:60])
+    with redirect_warnings(lines.append):
+        after = method(linear, images, 1)
+        assert torch.equal(method(linear, images, 1), after)
+    unread.unlink()
+    assert not torch.equal(before, after)
+    (line,) = lines  # not again for every batch
+    assert line.startswith(f"{tmp_path}: 1 of 3 images cannot be read and are left out, the first")
+    for file in tmp_path.iterdir():
+        file.write_bytes(content[:60])
+    with pytest.raises(ImageError, match="damaged or cut short"):
+        method(linear, images, 1)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from scipy.stats import entropy
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, open_classifier, wrap_module
-from apercu.errors import ClassifierError, ConfigError, ImagesError, RunError
+from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
 from apercu.images import ImageSource, Item
+from apercu.log import redirect_warnings
 from apercu.methods.own import adopt
 from apercu.robustness.backdoors import BadNets, Dct, PoisonedImages, Trigger, parse_trigger
 from apercu.robustness.backdoors.antidote import AntidoteRt
@@ -476,6 +477,30 @@ def test_methods_without_what_they_need(
     images, labels = make_images(40)
     with pytest.raises(ConfigError, match=message):
         find_backdoors(planted, MemoryImages(images, labels), tmp_path, methods)
+
+
+def test_images_that_cannot_be_read_are_left_out(
+    planted: Classifier, damage_images: Any, tmp_path: Path
+) -> None:
+    images, labels = make_images(60)
+    source, lines = MemoryImages(images, labels), list[str]()
+    clean, suspects = damage_images(source, {0, 30, 59}), damage_images(source, {1})
+    with redirect_warnings(lines.append):
+        result = find_backdoors(planted, clean, tmp_path, "strip", suspects=suspects)
+    assert result.runtime[0].checked == 59
+    assert lines == [
+        f"memory: {count} of 60 images cannot be read and are left out, the first because "
+        f"{first}.png: damaged or cut short"
+        for count, first in ((3, lines[0].split("because ")[1].partition(".")[0]), (1, 1))
+    ]
+    content = json.loads((tmp_path / "backdoors.json").read_text())
+    assert content["left_out"] == {"memory": ["0.png", "30.png", "59.png", "1.png"]}
+    whole = damage_images(source, range(60))
+    for one, other in ((whole, None), (source, whole)):
+        with pytest.raises(ImageError, match=r"^\d+.png: damaged or cut short$"):
+            find_backdoors(planted, one, tmp_path / "none", "strip", suspects=other)
+    with pytest.raises(ImagesError, match=r"at least 40 clean images .* got 39"):
+        find_backdoors(planted, damage_images(source, range(21)), tmp_path / "few", "strip")
 
 
 def test_searches_with_too_little(planted: Classifier, tmp_path: Path) -> None:

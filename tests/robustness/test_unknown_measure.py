@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from apercu import open_classifier, open_images
-from apercu.errors import ConfigError, ImagesError, RunError
+from apercu.errors import ConfigError, ImageError, ImagesError, RunError
 from apercu.images import ImageSource
 from apercu.log import redirect_warnings
 from apercu.render import save_image, to_image
@@ -113,6 +113,33 @@ def test_rows_are_the_numbers_of_their_scores(
     again = read_rows(measure_unknown(classifier, known, others, more, tmp_path))
     assert {key: again[key] for key in values} == values
     assert ("softmax", "blank", "auroc") in again
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_images_that_cannot_be_read_are_left_out(
+    tiny_card: Path, noise_folder: Path, damage_images: Any, tmp_path: Path
+) -> None:
+    classifier, methods = open_classifier(tiny_card), {"softmax": MaxSoftmax()}
+    known, noise = open_images(PLANTED), open_images(str(noise_folder))
+    damaged, others = damage_images(known, {4}), damage_images(noise, {0, 2})
+    with redirect_warnings(lambda line: None):
+        rows = measure_unknown(classifier, damaged, {"fit": others}, methods, tmp_path, fit=known)
+    assert {row.n for row in rows if row.images == "fit"} == {10}
+    content = json.loads((tmp_path / "results.json").read_text())
+    names = {known.name: [known.names[4]], noise.name: [noise.names[0], noise.names[2]]}
+    assert content["left_out"] == names
+    measure_unknown(classifier, damaged, {"fit": noise}, methods, tmp_path, fit=known)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["left_out"] == {known.name: [known.names[4]]}
+    whole = damage_images(noise, range(len(noise)))
+    for sources in ((known, {"noise": whole}, None), (known, {"noise": noise}, whole)):
+        with pytest.raises(ImageError, match=r"png: damaged or cut short$"):
+            measure_unknown(classifier, *sources[:2], methods, tmp_path / "none", fit=sources[2])
+    odd = {0, 2, *range(1, 60, 2)}
+    with pytest.raises(ImagesError, match=r"at least 40 images, got 28"):
+        measure_unknown(
+            classifier, damage_images(known, odd), {"n": noise}, methods, tmp_path / "few"
+        )
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImageError, ImagesError, TargetError
+from apercu.errors import ImagesError, TargetError
 from apercu.images import Batch, ImageSource, batches
-from apercu.log import warn
+from apercu.images.stream import SkippingReader
 from apercu.methods import TrueBox
 from apercu.metrics import Metric
 from apercu.metrics.pointing import true_regions
@@ -22,8 +22,6 @@ from apercu.types import Images, Regions, Targets
 
 READING_TITLE = "reading images"
 """Title of the work of reading a sample."""
-FIRST_UNREADABLE = 16
-"""Images in a row at the beginning, of which one must be readable."""
 _BOXES = "boxes.csv (file,xmin,ymin,xmax,ymax in pixels)"
 TRUTHS: Mapping[str, tuple[str, str]] = {
     "boxes": ("true boxes", _BOXES),
@@ -158,49 +156,34 @@ def draw_sample(
     has_labels = source.labelled and not predicted
     digest = hashlib.sha256()
     records: dict[int, SampleRecord] = {}
-    left_out: set[int] = set()
-    errors: list[ImageError] = []
-
-    def leave_out(error: ImageError) -> None:
-        errors.append(error)
-        if not records and len(errors) >= FIRST_UNREADABLE:
-            raise error
-
+    reader = SkippingReader(source)
     while True:
-        tune, test = split_indices(len(source), limit, seed, halves=halves, left_out=left_out)
+        tune, test = split_indices(len(source), limit, seed, halves=halves, left_out=reader.errors)
         unread = [index for index in tune + test if index not in records]
         if not unread:
             break
         total = len(tune) + len(test)
         report(READING_TITLE, len(records), total)
-        for batch in batches(source, classifier.prepare, 16, indices=unread, skip=leave_out):
+        for batch in reader.read_batches(classifier.prepare, 16, indices=unread):
             new = _make_records(batch, _find_targets(classifier, source, batch, has_labels))
             for record, content in zip(new, _pack_contents(batch), strict=True):
                 digest.update(record.digest_text.encode() + content)
             records |= {record.index: record for record in new}
             report(READING_TITLE, len(records), total)
-        left_out.update(index for index in unread if index not in records)
-    if errors and not records:
-        raise errors[0]
-    if halves and errors and not (tune and test):
+    if halves and reader.errors and reader.readable and not (tune and test):
+        first = next(iter(reader.errors.values()))
         raise ImagesError(
             f"{source.name}: expected at least 2 images that can be read, as half choose "
-            f"thresholds, got {len(records)}; {errors[0]}"
+            f"thresholds, got {len(records)}; {first}"
         )
-    if errors:
-        tried = len(records) + len(left_out)
-        warn(
-            f"{source.name}: {len(left_out)} of {tried} images cannot be read and are left out, "
-            f"the first because {errors[0]}"
-        )
-    names = source.names if left_out else ()
+    reader.warn_left_out()
     return EvalSample(
         source,
         tuple(records[index] for index in tune),
         tuple(records[index] for index in test),
         digest.hexdigest(),
         has_labels,
-        tuple(names[index] for index in sorted(left_out)),
+        reader.left_out,
     )
 
 

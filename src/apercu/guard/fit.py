@@ -32,7 +32,8 @@ from apercu.guard.observe import (
     find_labels,
 )
 from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
-from apercu.images import Batch, ImageSource, batches
+from apercu.images import Batch, ImageSource
+from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable, write_file
 from apercu.log import warn
 from apercu.option_strings import MAX_SEED
@@ -108,6 +109,7 @@ def fit_guard(
         The guard.
 
     Raises:
+        ImageError: no image can be read; some that cannot are left out with a warning.
         ImagesError: there are too few images, or too few labels to calibrate with, or labels show
             that the classifier is wrong on almost all images, as on attacked ones. Without labels
             nothing shows this.
@@ -126,10 +128,12 @@ def fit_guard(
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         run = None if explainer is None else digest_run(explainer)
         key = f"{classifier.fingerprint} {run}"
-        known = None if calibration is None else _classify(observer, calibration, report)
-        observed = _observe_all(observer, source, chosen, out / PARTS, key, report)
+        readers = [SkippingReader(each) for each in (source, calibration) if each is not None]
+        known = None if calibration is None else _classify(observer, readers[1], report)
+        observed = _observe_all(observer, readers[0], chosen, out / PARTS, key, report)
+        _check_count(len(observed.images.labels), source.name, settings)
         _check_honest(observed, source)
-        guard = _fit(observer, observed, source, settings, run, known)
+        guard = _fit(observer, observed, readers, settings, run, known)
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
     return guard
@@ -149,13 +153,13 @@ def _check_own_folder(out: Path, classifier: Classifier) -> None:
         )
 
 
-def _classify(observer: Observer, calibration: ImageSource, report: ProgressCallback) -> Classified:
+def _classify(observer: Observer, reader: SkippingReader, report: ProgressCallback) -> Classified:
     """Classify the images that calibrate the confidence."""
-    classified = classify_images(observer, calibration, report)
+    classified = classify_images(observer, reader, report)
     if (known := int((classified.labels >= 0).sum())) < FEWEST_LABELS:
         raise ImagesError(
-            f"{calibration.name}: expected at least {FEWEST_LABELS} images whose label is a class "
-            f"of the classifier, to calibrate with, got {known}"
+            f"{reader.source.name}: expected at least {FEWEST_LABELS} images whose label is a "
+            f"class of the classifier, to calibrate with, got {known}"
         )
     return classified
 
@@ -170,20 +174,24 @@ class _Observed(NamedTuple):
 
 def _choose_images(count: int, name: str, settings: GuardSettings) -> list[int]:
     """Return the indices of the images in a random order."""
-    if min(count, settings.limit or count) < FEWEST:
-        raise ImagesError(
-            f"{name}: expected at least {FEWEST} honest images to learn what is usual, got "
-            f"{min(count, settings.limit or count)}"
-        )
+    _check_count(min(count, settings.limit or count), name, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    chosen = torch.randperm(count, generator=generator)[: settings.limit].tolist()
-    held_out = len(chosen) - _count_fitted(len(chosen))
+    chosen: list[int] = torch.randperm(count, generator=generator)[: settings.limit].tolist()
+    return chosen
+
+
+def _check_count(count: int, name: str, settings: GuardSettings) -> None:
+    """Raise an error if there are too few images, at first of all, then of those that were read."""
+    if count < FEWEST:
+        raise ImagesError(
+            f"{name}: expected at least {FEWEST} honest images to learn what is usual, got {count}"
+        )
+    held_out = count - _count_fitted(count)
     if held_out * settings.false_alarms < 1:
         raise ConfigError(
             f"false_alarms: {settings.false_alarms:g} cannot be measured with {held_out} images "
             f"that are held out; expected at least {1 / held_out:.3g}, or more images"
         )
-    return chosen
 
 
 def _count_fitted(count: int) -> int:
@@ -219,7 +227,7 @@ def _check_honest(observed: _Observed, source: ImageSource) -> None:
 
 def _observe_all(
     observer: Observer,
-    source: ImageSource,
+    reader: SkippingReader,
     chosen: Sequence[int],
     folder: Path,
     key: str,
@@ -231,17 +239,20 @@ def _observe_all(
     report(TITLE, 0, len(chosen))
     for start in range(0, len(chosen), PART):
         indices = chosen[start : start + PART]
-        read = list(batches(source, observer.classifier.prepare, BATCH, indices=indices))
+        prepare = observer.classifier.prepare
+        if not (read := list(reader.read_batches(prepare, BATCH, indices=indices))):
+            continue
         path = folder / f"{digest_batches(read, key)}.safetensors"
         if not kinds:
             takes_pixels = not observer.classifier.network.input.takes_raw_counts
             kinds = list_kinds(observer(read[0].images[:1]), takes_pixels=takes_pixels)
         part = _load_part(path, kinds)
         if part is None:
-            part = _observe_part(observer, source, read, kinds)
+            part = _observe_part(observer, reader.source, read, kinds)
             write_file(path, save(part))
         parts.append(part)
         report(TITLE, start + len(indices), len(chosen))
+    reader.warn_left_out()
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     summaries = [joined[kind.name] for kind in kinds]
     images = Classified(joined["logits"], joined["labels"], joined[DIGESTS])
@@ -281,13 +292,14 @@ def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[
 def _fit(
     observer: Observer,
     observed: _Observed,
-    source: ImageSource,
+    readers: Sequence[SkippingReader],
     settings: GuardSettings,
     run: str | None,
     calibration: Classified | None,
 ) -> Guard:
     """Fit the signals to the first images, and learn from the others what is usual."""
-    classifier, count = observer.classifier, len(observed.images.logits)
+    classifier, source = observer.classifier, readers[0].source
+    count = len(observed.images.logits)
     fitted = _count_fitted(count)
     for kind, summary in zip(observed.kinds, observed.summaries, strict=True):
         if not bool(summary.isfinite().all()):
@@ -320,6 +332,7 @@ def _fit(
         fitted=fitted,
         held_out=count - fitted,
         facts=facts,
+        left_out=list_left_out(*readers),
     )
     digests = [observed.images.digests, *([] if calibration is None else [calibration.digests])]
     return Guard(record, network, observer, torch.unique(torch.cat(digests)))

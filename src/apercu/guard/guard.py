@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -59,6 +60,8 @@ class GuardRecord(BaseModel):
         images: SPEC of the honest images.
         fitted, held_out: number of images that signals were fitted to, and of the others.
         facts: what was measured on images that were held out, by name.
+        left_out: names of images that could not be read, by the name of their source; not written
+            where there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +77,15 @@ class GuardRecord(BaseModel):
     fitted: int = Field(ge=1)
     held_out: int = Field(ge=1)
     facts: dict[str, float] = {}
+    left_out: dict[str, list[str]] = {}
+
+    @model_serializer(mode="wrap")
+    def _leave_out_empty(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Write no images that were left out where there are none, as in older guards."""
+        content = serialise(self)
+        if not self.left_out:
+            del content["left_out"]
+        return content
 
 
 @dataclass(frozen=True, eq=False)

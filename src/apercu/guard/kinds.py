@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImagesError
+from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, open_images
 from apercu.images.source import Item, normalise_index
+from apercu.images.stream import describe_left_out
+from apercu.log import warn
 
 NOISE, BACKGROUNDS = "noise", "backgrounds"
 """Names that people type for images that are made."""
@@ -97,13 +99,20 @@ class Backgrounds(MadeImages):
     def parts(self) -> dict[int, tuple[int, int, int]]:
         """Top, left and side of the square of each image that has one, by its index."""
         parts = {}
+        errors: list[ImageError] = []
         for index in range(len(self.source)):
-            item = self.source[index]
+            try:
+                item = self.source[index]
+            except ImageError as error:
+                errors.append(error)
+                continue
             if item.boxes is None:
                 continue
             part = find_background(item.boxes, (item.picture.shape[1], item.picture.shape[2]))
             if part is not None:
                 parts[index] = part
+        if errors:
+            warn(describe_left_out(self.name, errors, len(self.source)))
         return parts
 
     @cached_property

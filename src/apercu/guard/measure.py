@@ -25,7 +25,8 @@ from apercu.guard.kinds import open_kind
 from apercu.guard.observe import BATCH, digest_batches, digest_images, find_labels
 from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.guard.use import AnyExplainer, open_guard
-from apercu.images import ImageSource, batches, check_images, open_images
+from apercu.images import ImageSource, check_images, open_images
+from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable, write_file, write_json
 from apercu.log import warn
 from apercu.option_strings import split_names
@@ -128,7 +129,8 @@ def measure_guard(
     Raises:
         ConfigError: no guard is named, or an attack or a budget is misspelt.
         ClassifierError: an attack that is named needs gradients that are missing.
-        ImagesError: there are too few honest images, or images cannot be read.
+        ImageError: no image of a kind can be read; some that cannot are left out with a warning.
+        ImagesError: there are too few honest images.
         RunError: the guard is damaged, or belongs to another classifier or explainer.
         OutputError: the folder cannot be written.
     """
@@ -177,22 +179,21 @@ def run_measurement(
 
     Raises:
         ClassifierError: an attack needs gradients that are missing.
-        ImagesError: there are fewer than 10 honest images, or an image cannot be read.
+        ImageError: no image of a kind can be read; some that cannot are left out with a warning.
+        ImagesError: there are fewer than 10 honest images.
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     from apercu.guard.report import write_guard_report
 
     out = Path(out)
-    if (count := len(_choose(measurement, measurement.honest))) < FEWEST:
-        raise ImagesError(
-            f"{measurement.honest.name}: expected at least {FEWEST} honest images to measure false "
-            f"alarms with, got {count}"
-        )
+    _check_count(measurement, len(_choose(measurement, measurement.honest)))
     check_writable(out)
+    readers = {HONEST: SkippingReader(measurement.honest)}
+    readers |= {name: SkippingReader(source) for name, source in measurement.unknown.items()}
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        verdicts = collect_verdicts(measurement, out / VERDICTS, report)
+        verdicts = collect_verdicts(measurement, readers, out / VERDICTS, report)
         if verdicts.fitted:
             warn(
                 f"{measurement.honest.name}: the guard was fitted to {verdicts.fitted} of the "
@@ -213,37 +214,64 @@ def run_measurement(
             "environment": describe_environment(measurement.seed, device),
             "rows": [row._asdict() for row in rows],
         }
+        if left_out := list_left_out(*readers.values()):
+            content["left_out"] = left_out
         write_json(out / RESULTS, content)
         write_guard_report(measurement.guard, verdicts, rows, out, content)
     return rows
 
 
+def _check_count(measurement: GuardMeasurement, count: int) -> None:
+    """Raise ImagesError for too few honest images, at first of all, then of those that are read."""
+    if count < FEWEST:
+        raise ImagesError(
+            f"{measurement.honest.name}: expected at least {FEWEST} honest images to measure false "
+            f"alarms with, got {count}"
+        )
+
+
 def collect_verdicts(
-    measurement: GuardMeasurement, folder: Path, report: ProgressCallback
+    measurement: GuardMeasurement,
+    readers: Mapping[str, SkippingReader],
+    folder: Path,
+    report: ProgressCallback,
 ) -> Verdicts:
-    """Ask the guard about all images; verdicts that are in the folder are not asked for again."""
+    """Ask the guard about all images; verdicts that are in the folder are not asked for again.
+
+    Args:
+        measurement: the guard and the images.
+        readers: the readers of the images of each kind; attacks change the honest ones.
+        folder: folder of the verdicts.
+        report: receives a title, the number of finished images, and that of all.
+
+    Returns:
+        The verdicts on the images that can be read.
+    """
     rows: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     honest: dict[str, Tensor] = {}
     digests: list[Tensor] = []
-    kinds: dict[str, tuple[ImageSource, AttackKey | None]] = {HONEST: (measurement.honest, None)}
-    kinds |= {name: (source, None) for name, source in measurement.unknown.items()}
-    kinds |= {name_attack(key): (measurement.honest, key) for key in measurement.attacks}
-    for name, (source, key) in kinds.items():
+    kinds: dict[str, tuple[SkippingReader, AttackKey | None]]
+    kinds = {name: (reader, None) for name, reader in readers.items()}
+    kinds |= {name_attack(key): (readers[HONEST], key) for key in measurement.attacks}
+    for name, (reader, key) in kinds.items():
         attack = None if key is None else measurement.attacks[key]
-        chosen = _choose(measurement, source)
+        chosen = _choose(measurement, reader.source)
         prepare = measurement.guard.observer.classifier.prepare
         subject = repr((measurement.guard.digest, name == HONEST, key, attack))
         sha = hashlib.sha256(subject.encode())
-        for batch in batches(source, prepare, BATCH, indices=chosen):
+        for batch in reader.read_batches(prepare, BATCH, indices=chosen):
             sha.update(digest_batches([batch], "").encode())
             if name == HONEST:
                 digests.append(digest_images(batch.images))
+        reader.warn_left_out()
+        if name == HONEST:
+            _check_count(measurement, len(reader.readable))
         path = folder / f"{sha.hexdigest()[:20]}.safetensors"
         try:
             part = load(path.read_bytes())
         except (OSError, SafetensorError, ValueError):
-            part = _ask(measurement, source, key, name, report)
+            part = _ask(measurement, reader, key, name, report)
             write_file(path, save(part))
         fooled = part["fooled"].bool()
         if name == HONEST:
@@ -299,7 +327,7 @@ def _choose(measurement: GuardMeasurement, source: ImageSource) -> list[int]:
 
 def _ask(
     measurement: GuardMeasurement,
-    source: ImageSource,
+    reader: SkippingReader,
     key: AttackKey | None,
     title: str,
     report: ProgressCallback,
@@ -307,13 +335,13 @@ def _ask(
     """Return the verdicts on images, clean or attacked, and which attacked ones fool."""
     guard = measurement.guard
     classifier = guard.observer.classifier
-    chosen = _choose(measurement, source)
+    chosen = [each for each in _choose(measurement, reader.source) if each in reader.readable]
     verdicts: list[Tensor] = []
     fooled: list[Tensor] = []
     correct: list[int] = []
     before: list[Tensor] = []
     report(title, 0, len(chosen))
-    for batch in batches(source, classifier.prepare, BATCH, indices=chosen):
+    for batch in reader.read_batches(classifier.prepare, BATCH, indices=chosen):
         images = batch.images.to(classifier.device)
         flags = torch.zeros(len(images), dtype=torch.bool)
         if key is not None:
@@ -330,7 +358,7 @@ def _ask(
             observation = guard.observer(images)
             verdicts.append(guard.network.to(images.device)(observation).cpu())
         if title == HONEST:
-            correct += _find_correct(classifier, source, batch.labels, observation.logits)
+            correct += _find_correct(classifier, reader.source, batch.labels, observation.logits)
             before.append(classifier.decision.probabilities(observation.logits).amax(1).cpu())
         fooled.append(flags)
         report(title, sum(map(len, fooled)), len(chosen))

@@ -17,7 +17,8 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.guard.summaries import Observation
-from apercu.images import Batch, ImageSource, batches
+from apercu.images import Batch, ImageSource
+from apercu.images.stream import SkippingReader
 from apercu.networks.graph_encoder import open_feature_maps
 from apercu.progress import ProgressCallback
 from apercu.types import Images, Logits, Maps, Targets
@@ -156,28 +157,33 @@ class Classified(NamedTuple):
 
 
 def classify_images(
-    observer: Observer, source: ImageSource, report: ProgressCallback
+    observer: Observer, reader: SkippingReader, report: ProgressCallback
 ) -> Classified:
-    """Classify all images of a source, and digest their pixels.
+    """Classify the images of a source that can be read, and digest their pixels.
 
     Args:
         observer: the classifier, with what stands before it.
-        source: the images.
+        reader: reads the images.
         report: receives a title, the number of finished images, and that of all.
 
     Returns:
         Logits, class indices, −1 for none, and digests.
+
+    Raises:
+        ImageError: no image can be read.
     """
-    classifier = observer.classifier
+    classifier, source = observer.classifier, reader.source
     logits: list[Tensor] = []
     labels: list[int] = []
     digests: list[Tensor] = []
     report(CALIBRATION_TITLE, 0, len(source))
-    for batch in batches(source, classifier.prepare, BATCH):
+    for batch in reader.read_batches(classifier.prepare, BATCH):
         logits.append(observer(batch.images).logits.float().cpu())
         labels += find_labels(classifier, source, batch.labels)
         digests.append(digest_images(batch.images))
-        report(CALIBRATION_TITLE, len(labels), len(source))
+        report(CALIBRATION_TITLE, len(labels) + len(reader.errors), len(source))
+    report(CALIBRATION_TITLE, len(source), len(source))
+    reader.warn_left_out()
     return Classified(torch.cat(logits), torch.tensor(labels), torch.cat(digests))
 
 

@@ -93,6 +93,9 @@ class FolderImages(ImageSource):
     def picture(self, index: int) -> Picture:
         return self._read_stored(self.locations[normalise_index(index, len(self))]).picture
 
+    def label(self, index: int) -> str | int | None:
+        return None if self.labels is None else self.labels[normalise_index(index, len(self))]
+
     def dicom_reference(self, index: int) -> DicomReference | None:
         """Return the identifiers by which another file refers to a DICOM image; None for others.
 

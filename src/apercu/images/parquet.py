@@ -67,17 +67,25 @@ class ParquetImages(ImageSource):
 
     def __getitem__(self, index: int) -> Item:
         index = normalise_index(index, len(self))
-        group = bisect_right(self.starts, index) - 1
-        table, row = self.groups.read(group), index - self.starts[group]
-        image_column, label_column = self.columns
-        name = _row_name(index)
+        table, row = self._read_row(index)
+        image_column, name = self.columns[0], _row_name(index)
         try:
             data = find_picture(table[image_column][row].as_py(), self.path.parent)
             stored = read_stored(data, ReadOptions(self.channels))
         except ImageError as error:
             raise ImageError(f"{self.path} {name}: {error}") from error
-        label = None if label_column is None else self._read_label(table[label_column][row].as_py())
-        return Item(name, stored.picture, label, None, None, stored.moves)
+        return Item(name, stored.picture, self.label(index), None, None, stored.moves)
+
+    def label(self, index: int) -> str | int | None:
+        if (column := self.columns[1]) is None:
+            return None
+        table, row = self._read_row(normalise_index(index, len(self)))
+        return self._read_label(table[column][row].as_py())
+
+    def _read_row(self, index: int) -> tuple[Any, int]:
+        """Return the row group that holds an image, and the row of the image in it."""
+        group = bisect_right(self.starts, index) - 1
+        return self.groups.read(group), index - self.starts[group]
 
     def _read_label(self, value: Any) -> str | int | None:
         """Return the class name if the file has names, otherwise the value of the cell."""

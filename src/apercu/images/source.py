@@ -69,6 +69,10 @@ class ImageSource(ABC):
         """Return one picture without reading its boxes and its region."""
         return self[index].picture
 
+    def label(self, index: int) -> str | int | None:
+        """Return the label of one image, without its picture where the source can."""
+        return self[index].label
+
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
 
@@ -136,3 +140,6 @@ class ChosenImages(ImageSource):
 
     def __getitem__(self, index: int) -> Item:
         return self.source[self.indices[normalise_index(index, len(self))]]
+
+    def label(self, index: int) -> str | int | None:
+        return self.source.label(self.indices[normalise_index(index, len(self))])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor
 from apercu.errors import ImageError
 from apercu.images.resizing import resize_picture
 from apercu.images.source import ImageSource
+from apercu.log import warn
 from apercu.types import Boxes, Images, Picture
 
 THREADS = 4
 """Threads that decode and prepare images."""
+FIRST_UNREADABLE = 16
+"""Images in a row at the beginning, of which one must be readable."""
 
 PrepareFn = Callable[[Picture], Float[Tensor, "channels height width"]]
 """Converts a picture to the size of the classifier's input."""
@@ -88,7 +92,143 @@ def batches(
         ImageError: an image cannot be read, and `skip` is None.
     """
     order = range(len(source)) if indices is None else indices
-    items = _prepare_in_order(source, prepare, order, skip)
+    leave_out = None if skip is None else partial(_skip_error, skip)
+    yield from _join_items(_prepare_in_order(source, prepare, order, leave_out), size)
+
+
+@dataclass(eq=False)
+class SkippingReader:
+    """Reads the images of a source, leaves out those that cannot be read, and says so once.
+
+    Args:
+        source: The images.
+
+    Attributes:
+        readable: Indices of the images that were read.
+        errors: Why images were left out, by their indices.
+    """
+
+    source: ImageSource
+    readable: set[int] = field(default_factory=set, init=False)
+    errors: dict[int, ImageError] = field(default_factory=dict, init=False)
+    _said: set[int] = field(default_factory=set, init=False)
+
+    def read_batches(
+        self, prepare: PrepareFn, size: int, *, indices: Iterable[int] | None = None
+    ) -> Iterator[Batch]:
+        """Yield images in batches, without those that cannot be read.
+
+        Args:
+            prepare: Converts a picture to the size of the classifier's input.
+            size: Images per batch; the last batch may be smaller.
+            indices: Indices of the images to read, in this order; None reads all.
+
+        Yields:
+            The batches, none of which is empty.
+
+        Raises:
+            ImageError: none of the first `FIRST_UNREADABLE` images can be read.
+        """
+        order = range(len(self.source)) if indices is None else indices
+        items = _prepare_in_order(self.source, prepare, order, self._leave_out)
+        yield from _join_items(map(self._count, items), size)
+
+    def warn_left_out(self) -> None:
+        """Warn of the images that were left out, in one line; of each image only once.
+
+        Raises:
+            ImageError: no image was read, and some could not be.
+        """
+        if self.errors and not self.readable:
+            raise next(iter(self.errors.values()))
+        if self.errors.keys() - self._said:
+            tried = len(self.readable) + len(self.errors)
+            warn(describe_left_out(self.source.name, list(self.errors.values()), tried))
+            self._said.update(self.errors)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the images that were left out, in the order of the source."""
+        return list_names(self.source, self.errors)
+
+    def _count(self, item: _PreparedItem) -> _PreparedItem:
+        self.readable.add(item.index)
+        return item
+
+    def _leave_out(self, index: int, error: ImageError) -> None:
+        self.errors[index] = error
+        if not self.readable and len(self.errors) >= FIRST_UNREADABLE:
+            raise error
+
+
+def describe_left_out(name: str, errors: Collection[ImageError], tried: int) -> str:
+    """Return the line that says how many images of a source are left out, and why the first one.
+
+    Args:
+        name: Name of the source.
+        errors: Why images cannot be read, at least one.
+        tried: Number of images that were tried.
+
+    Returns:
+        One line without a full stop.
+    """
+    return (
+        f"{name}: {len(errors)} of {tried} images cannot be read and are left out, the first "
+        f"because {next(iter(errors))}"
+    )
+
+
+def list_names(source: ImageSource, indices: Collection[int]) -> tuple[str, ...]:
+    """Return the names of some images of a source, in its order.
+
+    Args:
+        source: The images.
+        indices: Indices of some of them.
+
+    Returns:
+        The names.
+    """
+    if not indices:
+        return ()
+    names = source.names
+    return tuple(names[index] for index in sorted(indices))
+
+
+def list_unread(source: ImageSource, readable: Collection[int]) -> tuple[str, ...]:
+    """Return the names of the images of a source that are not among the readable ones.
+
+    Args:
+        source: The images.
+        readable: Indices of the images that can be read.
+
+    Returns:
+        The names of the others.
+    """
+    return list_names(source, set(range(len(source))).difference(readable))
+
+
+def list_left_out(*readers: SkippingReader) -> dict[str, list[str]]:
+    """Return the names of the images that readers left out, by the name of their source.
+
+    Args:
+        readers: The readers of each source; those that left out nothing are not named.
+
+    Returns:
+        The names, as results record them.
+    """
+    names: dict[str, list[str]] = {}
+    for reader in readers:
+        known = names.get(reader.source.name, ())
+        names[reader.source.name] = list(dict.fromkeys((*known, *reader.left_out)))
+    return {source: left_out for source, left_out in names.items() if left_out}
+
+
+def _skip_error(skip: Callable[[ImageError], None], index: int, error: ImageError) -> None:
+    skip(error)
+
+
+def _join_items(items: Iterator[_PreparedItem], size: int) -> Iterator[Batch]:
+    """Join prepared images to batches."""
     while batch := list(islice(items, size)):
         yield Batch(
             tuple(item.index for item in batch),
@@ -105,24 +245,27 @@ def _prepare_in_order(
     source: ImageSource,
     prepare: PrepareFn,
     indices: Iterable[int],
-    skip: Callable[[ImageError], None] | None,
+    skip: Callable[[int, ImageError], None] | None,
 ) -> Iterator[_PreparedItem]:
     """Prepare images in threads, with two images per thread in work or waiting, and keep order."""
     pool = ThreadPoolExecutor(THREADS)
-    waiting: deque[Future[_PreparedItem]] = deque()
+    waiting: deque[tuple[int, Future[_PreparedItem]]] = deque()
     remaining = iter(indices)
     try:
         while True:
             for index in islice(remaining, 2 * THREADS - len(waiting)):
-                waiting.append(pool.submit(_prepare_one, source, prepare, index))
+                waiting.append((index, pool.submit(_prepare_one, source, prepare, index)))
             if not waiting:
                 return
+            index, future = waiting.popleft()
             try:
-                yield waiting.popleft().result()
+                item = future.result()
             except ImageError as error:
                 if skip is None:
                     raise
-                skip(error)
+                skip(index, error)
+                continue
+            yield item
     finally:
         pool.shutdown(cancel_futures=True)
 

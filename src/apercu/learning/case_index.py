@@ -25,6 +25,7 @@ from apercu.classifiers.names import ClassNames
 from apercu.errors import ImageError, ImagesError, RunError, TargetError
 from apercu.images import ImageSource, batches
 from apercu.images.folder import FolderImages
+from apercu.images.stream import describe_left_out
 from apercu.io import is_file, is_folder, parse_json, write_file
 from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
@@ -232,10 +233,7 @@ def _fill_index(
     if not rows.cases:
         raise ImagesError(f"{source.name}: none of {len(names)} images can be read, {errors[0]}")
     if errors:
-        warn(
-            f"{source.name}: {len(errors)} of {len(names)} images cannot be read and are left out, "
-            f"the first because {errors[0]}"
-        )
+        warn(describe_left_out(source.name, errors, len(names)))
     return rows.select(source, tuple(map(str, errors)))
 
 

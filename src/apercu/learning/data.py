@@ -16,8 +16,8 @@ from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.distillation_data import PreparedImages
 from apercu.errors import ImageError, ImagesError, suggest_nearest
 from apercu.images import ImageSource
-from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
+from apercu.images.stream import describe_left_out, list_unread
 from apercu.learning.labels import LabelRows, sort_classes
 from apercu.log import warn
 from apercu.progress import ProgressCallback, ignore_progress
@@ -134,12 +134,7 @@ def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) ->
         raise ImagesError(
             f"{source.name}: has no labels; use a folder per class, labels.csv or --labels CSV"
         )
-    labels: Sequence[str | int | None]
-    if isinstance(source, FolderImages) and source.labels is not None:
-        labels = source.labels
-    else:
-        labels = [source[index].label for index in range(len(source))]
-    words = [(str(label),) for label in labels]
+    words = [(str(source.label(index)),) for index in range(len(source))]
     names = sort_classes({word for (word,) in words}) if classes is None else tuple(classes)
     return LabelledSet(source, names, _make_targets(source.name, words, names), ONE_CLASS)
 
@@ -275,7 +270,7 @@ def prepare_images(
     """
     readable: list[int] = []
     prepared: list[Tensor] = []
-    errors: list[str] = []
+    errors: list[ImageError] = []
     is_small = True
     for index in range(len(source)):
         try:
@@ -287,7 +282,7 @@ def prepare_images(
             else:
                 prepared.clear()
         except ImageError as error:
-            errors.append(str(error))
+            errors.append(error)
         report(title, index + 1, len(source))
     if len(errors) > len(readable):
         raise ImagesError(
@@ -295,20 +290,18 @@ def prepare_images(
             f"because {errors[0]}"
         )
     if errors:
-        warn(
-            f"{source.name}: {len(errors)} of {len(source)} images are left out; the first because "
-            f"{errors[0]}"
-        )
+        warn(describe_left_out(source.name, errors, len(source)))
     if not is_small:
         return readable, TrainingImages(source, classifier, readable)
     return readable, torch.stack(prepared)
 
 
 class ReadPart(NamedTuple):
-    """The images of a part that can be read, with their labels, and at the classifier's size."""
+    """The readable images of a part, with labels and prepared, and the names of the others."""
 
     labelled: LabelledSet
     images: PreparedImages
+    left_out: tuple[str, ...] = ()
 
 
 def read_part(
@@ -326,7 +319,8 @@ def read_part(
         The images that can be read, with their labels, and at the classifier's size.
     """
     readable, prepared = prepare_images(part.source, classifier, report, title)
-    return ReadPart(part if len(readable) == len(part) else part.choose(readable), prepared)
+    labelled = part if len(readable) == len(part) else part.choose(readable)
+    return ReadPart(labelled, prepared, list_unread(part.source, readable))
 
 
 def check_read_classes(training: LabelledSet) -> None:

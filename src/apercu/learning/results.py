@@ -45,6 +45,7 @@ class LearningFigures(BaseModel):
         images: number of images in each part.
         unknown: number of cells of the table of labels, images × classes, that nobody knows, in
             each part; they were not used.
+        left_out: names of the images of each part that cannot be read, where there are some.
         temperature: number by which logits are divided.
         figures: figures on the test part, by name.
         uncalibrated: the same with a temperature of 1.
@@ -57,6 +58,7 @@ class LearningFigures(BaseModel):
     classes: tuple[str, ...]
     images: dict[str, int]
     unknown: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
     temperature: float
     figures: dict[str, MeasuredFigure]
     uncalibrated: dict[str, MeasuredFigure]
@@ -157,7 +159,7 @@ def calibrate_and_measure(
     network, task = training.network, training.task
     logits = compute_logits(network, task.start, calibration.images)
     temperature = round(fit_temperature(logits, calibration.labelled.targets, task.decision), 6)
-    test, images = measured_on
+    test, images, _ = measured_on
     logits = compute_logits(network, task.start, images)
     measured: dict[str, dict[str, MeasuredFigure]] = {}
     reliability: dict[str, dict[str, tuple[float, ...]]] = {}
@@ -177,11 +179,17 @@ def calibrate_and_measure(
     counts = (len(task.images), len(calibration.labelled), len(test))
     targets = (task.targets, calibration.labelled.targets, test.targets)
     unknown = (int(each.isnan().sum()) for each in targets)
+    left_out = {
+        **task.left_out,
+        "calibration": calibration.left_out,
+        "test": measured_on.left_out,
+    }
     facts = facts | measure_cost(network, task.start)
     figures = LearningFigures(
         classes=task.classes,
         images=dict(zip(PARTS, counts, strict=True)),
         unknown=dict(zip(PARTS, unknown, strict=True)),
+        left_out={part: list(names) for part, names in left_out.items() if names},
         temperature=temperature,
         figures=measured["after"],
         uncalibrated=measured["before"],

@@ -12,6 +12,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
+from apercu.images.stream import list_unread
 from apercu.io import check_writable
 from apercu.learning.data import (
     check_classes,
@@ -199,7 +200,7 @@ def run_trial(job: TrialJob) -> TrialScore:
     training = build_training(settings, trainer, parts)
     trainer.fit(training)
     training.finish_network()
-    held_out, images = read_part(parts.test, start, ignore_progress, "images held out")
+    held_out, images, _ = read_part(parts.test, start, ignore_progress, "images held out")
     logits = compute_logits(training.network, start, images)
     predictions = Predictions.from_logits(logits, held_out.targets, held_out.decision)
     return TrialScore(
@@ -285,16 +286,18 @@ def build_training(
     Raises:
         ConfigError: a recipe cannot be used for these images.
     """
-    labelled, prepared = read_part(
+    labelled, prepared, unread = read_part(
         parts.training, trainer.classifier, trainer.report, "training images"
     )
     check_read_classes(labelled)
     recipes = parse_recipes(settings.recipes)
+    left_out = {"training": unread}
     pool = None
     if parts.unlabelled is not None and any(map(may_use_unlabelled, recipes)):
-        pool = prepare_images(
+        readable, pool = prepare_images(
             parts.unlabelled, trainer.classifier, trainer.report, "images without labels"
-        )[1]
+        )
+        left_out["unlabelled"] = list_unread(parts.unlabelled, readable)
     network = make_network(
         trainer.classifier, len(labelled.classes), trainer.seed, scratch=settings.scratch
     )
@@ -312,6 +315,7 @@ def build_training(
         trainer.seed,
         trainer.report,
         trainer.classifier,
+        left_out,
     )
     network.requires_grad_(True)  # a classifier freezes its weights
     return prepare_training(network, task, recipes, settings)

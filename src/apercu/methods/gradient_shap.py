@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Final, final
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, suggest_nearest
+from apercu.errors import ConfigError, ImageError, suggest_nearest
 from apercu.images import open_images
+from apercu.images.stream import describe_left_out
+from apercu.log import warn
 from apercu.methods.base import Method, Requirement, require_gradients
 from apercu.methods.smooth_grad import compute_input_gradients
 from apercu.removal import Black, Blur, Colour, Flat, Removal
@@ -148,8 +151,29 @@ class GradientShap(Method):
         return exists or name.partition(":")[0] == "planted" or name.endswith("/**")
 
     def _read_pictures(self, channels: int, bands: tuple[str, ...] | None = None) -> list[Picture]:
-        """Return the random images that are baselines, at most one for each draw."""
+        """Return the random images that are baselines, at most one for each draw.
+
+        Others are drawn in the place of those that cannot be read.
+        """
         source = open_images(self.baselines, channels=channels, bands=bands)
         generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(source), generator=generator)[: self.samples]
-        return [source.picture(int(index)) for index in order]
+        pictures: list[Picture] = []
+        errors: list[ImageError] = []
+        for index in torch.randperm(len(source), generator=generator).tolist():
+            if len(pictures) == self.samples:
+                break
+            try:
+                pictures.append(source.picture(index))
+            except ImageError as error:
+                errors.append(error)
+        if errors and not pictures:
+            raise errors[0]
+        if errors:
+            _warn_once(describe_left_out(source.name, errors, len(errors) + len(pictures)))
+        return pictures
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """Warn, but not again for every batch."""
+    warn(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from inspect import isroutine
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final, TypeAlias, cast
 import torch
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ConfigError, suggest_nearest
+from apercu.errors import ClassifierError, ConfigError, ImageError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.methods.attention_relevance import AttentionRelevance
 from apercu.methods.attention_rollout import AttentionRollout
@@ -301,4 +302,9 @@ def _replace_seed(explainer: object, seed: int) -> object:
 
 
 def _has_boxes(source: ImageSource) -> bool:
-    return any(source[index].boxes is not None for index in range(min(SAMPLED_IMAGES, len(source))))
+    """Whether one of the first images that can be read has boxes."""
+    for index in range(min(SAMPLED_IMAGES, len(source))):
+        with suppress(ImageError):
+            if source[index].boxes is not None:
+                return True
+    return False

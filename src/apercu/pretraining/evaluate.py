@@ -16,7 +16,9 @@ from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nea
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
+from apercu.images.stream import describe_left_out
 from apercu.io import parse_json, write_json
+from apercu.log import warn
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
@@ -45,11 +47,13 @@ class EvaluatedFeatures(NamedTuple):
         rows: points of the learning curves.
         plots: picture of each network's features, by the name of the network.
         class_names: names of the classes, in the order of their indices.
+        left_out: names of the images that cannot be read, by the name of their source.
     """
 
     rows: list[LearningCurveRow]
     plots: dict[str, Image.Image]
     class_names: tuple[str, ...]
+    left_out: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class FeatureEvaluation:
             progress: receives how much is finished.
 
         Returns:
-            Rows, a picture of each network's features, and the names of the classes.
+            Rows, a picture of each network's features, the names of the classes, and those of the
+            images that were left out.
 
         Raises:
             ImagesError: images have no labels, or most cannot be read.
@@ -108,10 +113,12 @@ class FeatureEvaluation:
         rows: list[LearningCurveRow] = []
         plots: dict[str, Image.Image] = {}
         class_names: tuple[str, ...] = ()
+        left_out: dict[str, list[str]] = {}
         kept: dict[str, _FeatureSets] = {}
         for name, classifier in self.networks.items():
             sources = [
-                self._open_images(spec, classifier, progress) for spec in (self.images, self.test)
+                self._open_images(spec, classifier, left_out, progress)
+                for spec in (self.images, self.test)
             ]
             class_names = sources[0].class_names or tuple(
                 dict.fromkeys(str(item.label) for item in sources[0])
@@ -136,17 +143,24 @@ class FeatureEvaluation:
             sets = _join_sets([kept[part] for part in names])
             rows += self._measure_heads(folder, name, sets, progress)
             plots[name] = draw_pca_plot(sets.test, SERIES_COLOURS)
-        return EvaluatedFeatures(rows, plots, class_names)
+        return EvaluatedFeatures(rows, plots, class_names, left_out)
 
-    def _open_images(self, spec: str, classifier: Classifier, progress: ProgressFn) -> ImageSource:
-        """Open the labelled images that can be read."""
+    def _open_images(
+        self,
+        spec: str,
+        classifier: Classifier,
+        left_out: dict[str, list[str]],
+        progress: ProgressFn,
+    ) -> ImageSource:
+        """Open the labelled images that can be read; the names of the others are added."""
         source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
         labelled = self.add_labels(source)
-        usable, errors = find_readable(
+        usable, errors, names = find_readable(
             labelled, classifier, lambda count, total: progress(spec, count, total)
         )
-        for error in errors:
-            self.say(f"left out: {error}")
+        if errors and list(names) != left_out.get(spec):  # of several networks said once
+            left_out[spec] = list(names)
+            warn(describe_left_out(labelled.name, errors, len(labelled)))
         self.say(f"{spec}: {len(usable)} of {len(source)} images have a class and can be read")
         return usable
 
@@ -256,12 +270,13 @@ def _write_evaluation(
 ) -> list[LearningCurveRow]:
     """Run an evaluation in a folder that no other process writes."""
     earlier = _list_earlier_curves(out / RESULTS, evaluation)
-    rows, plots, class_names = evaluation.run(out, progress)
+    rows, plots, class_names, left_out = evaluation.run(out, progress)
     networks = evaluation.networks
     content: dict[str, Any] = {
         "images": evaluation.images,
         "test": evaluation.test,
         "classes": class_names,
+        **({"left_out": left_out} if left_out else {}),
         "networks": {name: network.fingerprint for name, network in networks.items()},
         **({"joined": dict(evaluation.joined)} if evaluation.joined else {}),
         "command": command,

@@ -23,6 +23,7 @@ from apercu.images.catalogue import (
 )
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
+from apercu.images.stream import list_unread
 from apercu.images.stretch import StretchMethod, measure_stretch
 from apercu.pretraining.pretexts import Clusters, Magnitudes
 from apercu.pretraining.settings import AnyPretext
@@ -179,10 +180,11 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
 
 
 class ReadableImages(NamedTuple):
-    """The images of a source that can be used, and the errors of the others."""
+    """The images of a source that can be used, and the names and the errors of the others."""
 
     source: ImageSource
     errors: list[ImageError]
+    left_out: tuple[str, ...] = ()
 
 
 def find_readable(
@@ -196,7 +198,7 @@ def find_readable(
         progress: receives the number of finished images, and that of all.
 
     Returns:
-        The images that can be used, and the errors of the others.
+        The images that can be used, and the names and the errors of the others.
 
     Raises:
         ImagesError: most of the images cannot be used.
@@ -212,8 +214,10 @@ def find_readable(
             f"{source.name}: {len(errors)} of {len(source)} images cannot be used, the first "
             f"because {errors[0]}"
         )
-    usable = ChosenImages(source, tuple(readable)) if errors else source
-    return ReadableImages(usable, errors)
+    if not errors:
+        return ReadableImages(source, errors)
+    usable = ChosenImages(source, tuple(readable))
+    return ReadableImages(usable, errors, list_unread(source, readable))
 
 
 def add_targets(

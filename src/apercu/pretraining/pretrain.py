@@ -10,6 +10,7 @@ from typing import NamedTuple
 from apercu.classifiers import Classifier
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
+from apercu.images.stream import describe_left_out
 from apercu.io import check_writable
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
@@ -163,9 +164,9 @@ def _prepare_images(
     news: NewsReceiver,
 ) -> PretrainImages:
     """Leave out images that cannot be read, and add the targets that the pretext needs."""
-    usable, errors = find_readable(source, backbone, news.progress)
-    for error in errors:
-        news.warn(str(error))
+    usable, errors, _ = find_readable(source, backbone, news.progress)
+    if errors:
+        news.warn(describe_left_out(source.name, errors, len(source)))
     news.say(
         f"{source.name}: {len(usable)} of {len(source)} images can be read"
         + (f", {len(errors)} are left out" if errors else "")

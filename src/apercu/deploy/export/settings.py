@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar, get_args
 
@@ -132,8 +133,11 @@ class ImageSubset:
     @property
     def has_boxes(self) -> bool:
         """Whether some of the first images have boxes."""
-        first = range(min(_INSPECTED_IMAGES, len(self.source)))
-        return any(self.source[index].boxes is not None for index in first)
+        for index in range(min(_INSPECTED_IMAGES, len(self.source))):
+            with suppress(ImageError):  # an image that cannot be read is left out
+                if self.source[index].boxes is not None:
+                    return True
+        return False
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,9 @@ class LabelledImages(ImageSource):
         index = normalise_index(index, len(self))
         return replace(self.source[self.indices[index]], label=self.labels[index])
 
+    def label(self, index: int) -> str:
+        return self.labels[normalise_index(index, len(self))]
+
 
 def label_images(
     source: ImageSource, rows: NDArray[np.intp], catalogue: Catalogue, column: str

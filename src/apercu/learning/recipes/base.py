@@ -47,6 +47,7 @@ class Task:
         report: receives the name of each part of the work, how much is done, and how much there is.
         pretrained: the network as it was opened, with the last layer that it had; None where it is
             not known.
+        left_out: names of the images that cannot be read, by the part that they belong to.
     """
 
     start: Classifier
@@ -60,6 +61,7 @@ class Task:
     seed: int = 0
     report: ProgressCallback = ignore_progress
     pretrained: Classifier | None = None
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:

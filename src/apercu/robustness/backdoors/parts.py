@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError, TargetError
 from apercu.evaluation.sample import split_indices
-from apercu.images import ImageSource, batches
+from apercu.images import ImageSource
+from apercu.images.stream import SkippingReader
 from apercu.progress import ProgressCallback
 from apercu.robustness.backdoors.base import Trigger
 from apercu.robustness.backdoors.results import Rate
@@ -80,12 +81,16 @@ class PartReader:
         trigger: trigger of the test bed; None without one.
         seed: seed of all draws.
         report: receives how many images are read.
+
+    Attributes:
+        readers: the readers of all sources, which know the images that were left out.
     """
 
     classifier: Classifier
     trigger: Trigger | None
     seed: int
     report: ProgressCallback
+    readers: list[SkippingReader] = field(default_factory=list, init=False)
 
     def read(
         self,
@@ -109,25 +114,27 @@ class PartReader:
             The parts.
 
         Raises:
+            ImageError: no image of a source can be read; some that cannot are left out with a
+                warning.
             ImagesError: there are too few clean images, or labels are missing.
             ConfigError: the classifier has no such class as the trigger's target.
         """
         tune, test_rows = split_indices(len(source), limit, self.seed)
         count = len(tune) + len(test_rows)
-        if count < FEWEST_CLEAN:
-            raise ImagesError(
-                f"{source.name}: expected at least {FEWEST_CLEAN} clean images to learn from and "
-                f"to measure with, got {count}"
-            )
+        _check_count(count, source.name)
         if (needs_labels or self.trigger is not None) and not source.labelled:
             raise ImagesError(
                 f"{source.name}: has no labels, and a test bed or a removal needs them"
             )
         order = torch.randperm(len(tune), generator=Generator().manual_seed(self.seed))
         tune = [tune[row] for row in order.tolist()]
-        learning = self._read(source, tune[: len(tune) // 2])
-        threshold = self._read(source, tune[len(tune) // 2 :])
-        test = self._read(source, test_rows)
+        reader = self._open_reader(source)
+        fitted = self._read(reader, tune)
+        learning = fitted.choose(torch.arange(len(fitted) // 2))
+        threshold = fitted.choose(torch.arange(len(fitted) // 2, len(fitted)))
+        test = self._read(reader, test_rows)
+        reader.warn_left_out()
+        _check_count(len(reader.readable), source.name)
         checked = test if suspects is None else self._read_some(suspects, limit)
         samples = None if poisoned is None else self._read_some(poisoned, limit)
         attacked, success = None, None
@@ -140,17 +147,25 @@ class PartReader:
     def _read_some(self, source: ImageSource, limit: int | None) -> ImagePart:
         """Read up to `limit` images, drawn at random, in the order of the source."""
         _, rows = split_indices(len(source), limit, self.seed, halves=False)
-        return self._read(source, rows, has_labels=False)
+        reader = self._open_reader(source)
+        part = self._read(reader, rows, has_labels=False)
+        reader.warn_left_out()
+        return part
+
+    def _open_reader(self, source: ImageSource) -> SkippingReader:
+        self.readers.append(SkippingReader(source))
+        return self.readers[-1]
 
     def _read(
-        self, source: ImageSource, rows: Sequence[int], *, has_labels: bool = True
+        self, reader: SkippingReader, rows: Sequence[int], *, has_labels: bool = True
     ) -> ImagePart:
         """Read images; labels only where they are of use, because they have to be classes."""
+        source = reader.source
         has_labels = has_labels and source.labelled
         images: list[Images] = []
         names: list[str] = []
         labels: list[int] = []
-        for batch in batches(source, self.classifier.prepare, BATCH, indices=rows):
+        for batch in reader.read_batches(self.classifier.prepare, BATCH, indices=rows):
             images.append(batch.images)
             names += batch.names
             if has_labels:
@@ -158,6 +173,8 @@ class PartReader:
             self.report("reading images", len(names), len(rows))
         device = self.classifier.device
         classes = torch.tensor(labels, device=device) if has_labels else None
+        if not images:
+            raise next(iter(reader.errors.values()))
         return ImagePart(torch.cat(images).to(device), tuple(names), classes)
 
     def _find_class(self, source: ImageSource, label: str | int | None) -> int:
@@ -181,6 +198,15 @@ class PartReader:
         marked = replace(chosen, images=trigger.stamp(chosen.images, variants[others]))
         fooled = predict_classes(self.classifier, marked.images) == targets[others]
         return marked.choose(fooled), measure_rate(fooled)
+
+
+def _check_count(count: int, name: str) -> None:
+    """Raise ImagesError for too few clean images, at first of all, then of those that are read."""
+    if count < FEWEST_CLEAN:
+        raise ImagesError(
+            f"{name}: expected at least {FEWEST_CLEAN} clean images to learn from and to measure "
+            f"with, got {count}"
+        )
 
 
 @torch.no_grad()

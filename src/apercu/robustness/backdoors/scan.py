@@ -16,6 +16,7 @@ from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.open_explainers import ExplainerLike, open_explainer
 from apercu.images import ImageSource
+from apercu.images.stream import list_left_out
 from apercu.log import warn
 from apercu.methods import MapExplainer, TrueBox
 from apercu.progress import ProgressCallback, show_in_notebook
@@ -104,6 +105,7 @@ def find_backdoors(
     Raises:
         ConfigError: a method is unknown, or needs what is not there.
         ClassifierError: a method needs gradients or layers that are not there.
+        ImageError: no image of a source can be read; some that cannot are left out with a warning.
         ImagesError: there are too few clean images, or labels are missing.
         RunError: the folder holds a search that this one would erase, or another process works
             there.
@@ -139,6 +141,8 @@ def find_backdoors(
         check_earlier_search(about, out)
         reader = PartReader(classifier, trigger, seed, report)
         parts = reader.read(source, suspects, poisoned, limit, needs_labels=needs_labels)
+        if left_out := list_left_out(*reader.readers):
+            about["left_out"] = left_out
         result = _Scan(classifier, methods, maps).run(parts, about, out, report)
         result.save(out)
     return result

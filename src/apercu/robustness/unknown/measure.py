@@ -24,6 +24,7 @@ from apercu.classifiers.calibration import measure_reliability
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource
+from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import write_file, write_json
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.results import read_earlier_rows
@@ -102,6 +103,7 @@ def measure_unknown(
 
     Raises:
         ConfigError: there is no method or no unknown set, or the false-alarm rate is no fraction.
+        ImageError: no image of a set can be read; some that cannot are left out with a warning.
         ImagesError: there are too few images, or labels are missing.
         ClassifierError: the classifier does not give what a method needs.
         RunError: the folder holds results of another classifier, other known images or other
@@ -112,7 +114,9 @@ def measure_unknown(
     _check_request(known if fit is None else fit, unknown, methods, false_alarms)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        honest = read_images(classifier, known, limit, seed, report, needs_classes=True)
+        readers = {name: SkippingReader(source) for name, source in unknown.items()}
+        own_readers = [SkippingReader(each) for each in (known, fit) if each is not None]
+        honest = read_images(classifier, own_readers[0], limit, seed, report, needs_classes=True)
         order = torch.randperm(
             len(honest.images), generator=torch.Generator().manual_seed(seed)
         ).tolist()
@@ -120,15 +124,17 @@ def measure_unknown(
         rest = order[fitted_count:]
         to_fit = honest.choose(sorted(order[:fitted_count]))
         if fit is not None:
-            to_fit = read_images(classifier, fit, limit, seed, report, needs_classes=True)
+            to_fit = read_images(
+                classifier, own_readers[1], limit, seed, report, needs_classes=True
+            )
         to_choose = honest.choose(sorted(rest[: len(rest) // 2]))
         to_test = honest.choose(sorted(rest[len(rest) // 2 :]))
         least = 2 * (FEWEST_IMAGES if fit is None else FEWEST_TESTED)
         if len(order) < least:
             raise ImagesError(f"{known.name}: expected at least {least} images, got {len(order)}")
         others = {
-            name: read_images(classifier, source, limit, seed, report)
-            for name, source in unknown.items()
+            name: read_images(classifier, reader, limit, seed, report)
+            for name, reader in readers.items()
         }
         content: dict[str, Any] = {
             "classifier": classifier.spec,
@@ -147,6 +153,14 @@ def measure_unknown(
         del settings["classifier"]  # the same one may have another name
         earlier = read_earlier_rows(out / RESULTS, UnknownRow, settings, definitions, NAMES)
         own = {name: source.name for name, source in unknown.items()}
+        every = (*own_readers, *readers.values())
+        left_out = {
+            name: names
+            for name, names in earlier.get("left_out").items()
+            if name not in [reader.source.name for reader in every]
+        }
+        if left_out := {**left_out, **list_left_out(*every)}:
+            content["left_out"] = left_out
         content |= {
             "unknown": {**earlier.get("unknown"), **own},
             "definitions": {**earlier.get("definitions"), **definitions},

@@ -10,7 +10,8 @@ import torch
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImagesError, TargetError
-from apercu.images import ImageSource, batches
+from apercu.images import ImageSource
+from apercu.images.stream import SkippingReader
 from apercu.metrics.pointing import true_regions
 from apercu.progress import ProgressCallback
 from apercu.types import Images, Regions, Targets
@@ -48,7 +49,7 @@ class ReadImages:
 
 def read_images(
     classifier: Classifier,
-    source: ImageSource,
+    reader: SkippingReader,
     limit: int | None,
     seed: int,
     report: ProgressCallback,
@@ -59,7 +60,7 @@ def read_images(
 
     Args:
         classifier: the classifier.
-        source: the images.
+        reader: reads the images; those that cannot be read are left out with a warning.
         limit: largest number, drawn at random; None for all.
         seed: seed of the draw.
         report: receives how many were read.
@@ -70,15 +71,16 @@ def read_images(
 
     Raises:
         ImagesError: a label is no class of the classifier, or there are no images.
-        ImageError: an image cannot be read.
+        ImageError: no image can be read.
     """
+    source = reader.source
     count = min(len(source), limit or len(source))
     if not count:
         raise ImagesError(f"{source.name}: expected images, got none")
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     indices = sorted(order[:count].tolist())
     images, labels, regions = [], [], []
-    for batch in batches(source, classifier.prepare, 64, indices=indices):
+    for batch in reader.read_batches(classifier.prepare, 64, indices=indices):
         images.append(batch.images)
         if needs_classes and source.labelled:
             labels += [_find_class(classifier, source, label) for label in batch.labels]
@@ -87,7 +89,8 @@ def read_images(
             if region is None and boxes is not None and len(boxes):
                 region = true_regions(boxes[None], size)[0]
             regions.append(torch.zeros(size, dtype=torch.bool) if region is None else region)
-        report(f"reading {source.name}", sum(map(len, images)), count)
+        report(f"reading {source.name}", sum(map(len, images)) + len(reader.errors), count)
+    reader.warn_left_out()
     stacked = torch.stack(regions)
     return ReadImages(
         torch.cat(images),
