@@ -158,8 +158,8 @@ class ClassifierCard(BaseModel):
             "higher" have the same probability.
         temperature: number by which the logits are divided, so that probabilities are calibrated.
         filter: filter in front of the network, as people type it, such as `jpeg:quality=75`.
-        guard: folder of what says when the classifier's answers can be believed; it is opened
-            where it is used.
+        guard: folder of the guard that says whether predictions may be believed; it is opened where
+            it is used.
         classes: names of the classes, or the file that holds them.
     """
 
@@ -258,8 +258,8 @@ def read_card(path: str | Path) -> ClassifierCard:
     card = validate(ClassifierCard, content, str(path))
     paths = dict(_resolve_paths(card, path.parent))
     for key, target in paths.items():
-        place = find_folder(target) if key == "filter" else strip_source(target)
-        if not (is_trusting() or is_inside(Path(place or ""), path.parent)):
+        location = find_folder(target) if key == "filter" else strip_source(target)
+        if not (is_trusting() or is_inside(Path(location or ""), path.parent)):
             raise UntrustedError(
                 f"{path}: {key} {shorten(getattr(card, key))} leads out of the folder of the card; "
                 "copy the file there, or add --trust (in Python trust=True) if you trust the card"

@@ -102,7 +102,7 @@ class Classifier:
 
     @property
     def guard_folder(self) -> Path | None:
-        """The folder of what says when answers can be believed, as the card names it, or None."""
+        """The folder of the guard that the card names, or None; see `apercu.guard`."""
         return None if self.network.guard is None else Path(self.network.guard)
 
     @property

@@ -34,6 +34,7 @@ from apercu.run_record import Phase
 LOGITS, STEPS = "teacher-logits.ckpt", "student.ckpt"
 """Files of what is kept while a student is distilled."""
 _FEWEST_IMAGES = 20
+"""Images from which a student is distilled, at least."""
 _WEIGHT_DECAY = 0.02
 _WARM_UP = 0.2
 """Fraction of the steps over which the learning rate rises."""
@@ -118,14 +119,11 @@ def distil(
     generator = Generator().manual_seed(settings.seed)
     order = torch.randperm(len(images), generator=generator)
     held_out = order[: max(1, round(settings.held_out * len(images)))]
-    subject = f"{teacher.fingerprint} {len(images)} {settings.held_out} {settings.seed}"
-    queries, steps = (
-        Phase(name, report, None if folder is None else folder / file, key)
-        for name, file, key in (
-            ("classifier's logits", LOGITS, subject),
-            ("student steps", STEPS, f"{subject} {replace(settings, floor=0.0)}"),
-        )
-    )
+    key = f"{teacher.fingerprint} {len(images)} {settings.held_out} {settings.seed}"
+    queries = Phase("classifier's logits", report, key=key)
+    steps = Phase("student steps", report, key=f"{key} {replace(settings, floor=0.0)}")
+    if folder is not None:
+        queries.path, steps.path = folder / LOGITS, folder / STEPS
     training = order[len(held_out) :]
     data = DistillationData.query_teacher(teacher, images, training, settings.batch, queries)
     student = train_student(teacher, data, settings, generator, on_step, steps)
@@ -194,8 +192,8 @@ def train_student(
     for step, (images, teacher_logits) in enumerate(batches, start=first + 1):
         normalised = normalise(images.to(teacher.device), teacher.network.input)
         logits = module(normalised.contiguous(memory_format=torch.channels_last))
-        expected = teacher_logits.to(teacher.device)
-        loss = teacher.decision.divergence(logits, expected, settings.temperature)
+        teacher_logits = teacher_logits.to(teacher.device)
+        loss = teacher.decision.divergence(logits, teacher_logits, settings.temperature)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -124,7 +124,7 @@ def make_card(
         >>> draft = apercu.make_card("net.onnx", size=224, output="sigmoid")  # doctest: +SKIP
         >>> draft.write("card.json")  # doctest: +SKIP
     """
-    stated = {
+    card_values = {
         "output": output,
         "output_name": output_name,
         "value_range": value_range,
@@ -132,15 +132,21 @@ def make_card(
         "weights": None if weights is None else str(weights),
         "classes": str(classes) if isinstance(classes, Path) else classes,
     }
-    said = {"channels": channels, "size": size, "resize": resize, "mean": mean, "std": std}
+    input_values = {
+        "channels": channels,
+        "size": size,
+        "resize": resize,
+        "mean": mean,
+        "std": std,
+    }
+    given = [key for key, value in {**card_values, **input_values}.items() if value is not None]
     with trust_files(trust):
         spec, original = read_spec(str(spec))
-        card = _complete(original, stated)
-        if any(value is not None for value in said.values()):
-            card = _complete(card, {"input": _describe_input(card, spec, said)})
+        card = _complete(original, card_values)
+        if any(value is not None for value in input_values.values()):
+            card = _complete(card, {"input": _describe_input(card, spec, input_values)})
         classifier = Classifier(open_network(card, spec), spec=spec)
-        given = [name for name, value in {**stated, **said}.items() if value is not None]
-        is_other = bool(given) and _has_changed(original, spec, classifier)
+        has_changed = bool(given) and _has_changed(original, spec, classifier)
     network = classifier.network
     content = {
         **card.model_dump(exclude_unset=True),
@@ -148,11 +154,13 @@ def make_card(
         "input": network.input.model_dump(exclude_none=True),
         "output": classifier.output.name,
     }
-    changes = _list_changes(original, card, given) if is_other else []
-    if is_other:
+    changes: list[str] = []
+    if has_changed:
+        changes = _list_changes(original, card, given)
         content.pop("guard", None)
-    made = validate(ClassifierCard, content, f"classifier {spec}")
-    return CardDraft(made, tuple(_list_gaps(classifier, card)), tuple(changes))
+    gaps = _list_gaps(classifier, card)
+    drafted = validate(ClassifierCard, content, f"classifier {spec}")
+    return CardDraft(drafted, tuple(gaps), tuple(changes))
 
 
 def _has_changed(original: ClassifierCard, spec: str, classifier: Classifier) -> bool:
@@ -191,15 +199,15 @@ def _list_changes(
     return lines
 
 
-def _describe_input(card: ClassifierCard, spec: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the source says of the input, with what the caller says on top of it."""
+def _describe_input(card: ClassifierCard, spec: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the source says of the input, with the values of the caller on top of it."""
     try:
         own = open_network(card, spec).input.model_dump(exclude_none=True)
     except ClassifierError:
-        if said["size"] is None:
+        if values["size"] is None:
             raise
         own = {}
-    return own | {key: value for key, value in said.items() if value is not None}
+    return own | {key: value for key, value in values.items() if value is not None}
 
 
 def _complete(card: ClassifierCard, values: Mapping[str, Any]) -> ClassifierCard:

@@ -108,9 +108,9 @@ class ClassNames:
         Path(path).write_text("".join(f"{i}\t{n}\n" for i, n in rows), encoding="utf-8")
 
     @property
-    def plain(self) -> bool:
-        """Whether there are no identifiers besides the names."""
-        return self.identifiers == self.names
+    def has_identifiers(self) -> bool:
+        """Whether there are identifiers besides the names."""
+        return self.identifiers != self.names
 
     @cached_property
     def short_names(self) -> tuple[str, ...]:
@@ -251,7 +251,7 @@ ClassChoice: TypeAlias = ClassWord | Sequence[ClassWord] | Tensor | NDArray[Any]
 """One class for all images (its index, name or identifier), or one class per image."""
 Target: TypeAlias = ClassChoice | None
 """A choice of classes, or None for the predicted class of each image."""
-TOP = -1
+TOP_INDEX = -1
 """The index that stands for the predicted class of each image, in graphs and engines."""
 
 
@@ -275,15 +275,17 @@ def choose_targets(classifier: LogitsFn, images: Images, target: Target) -> Targ
             return classifier(images).argmax(1)
     names = getattr(classifier, "names", None)
     if not isinstance(names, ClassNames):
-        if (
-            isinstance(target, Tensor)
-            and target.shape == (len(images),)
-            and not (target.is_floating_point() or target.dtype == torch.bool)
-        ):
+        if isinstance(target, Tensor) and _are_indices(target, len(images)):
             return target.to(images.device)
         with torch.no_grad():
             names = ClassNames.make_numbered(classifier(images[:1]).shape[1])
     return resolve_targets(names, target, len(images)).to(images.device)
+
+
+def _are_indices(target: Tensor, count: int) -> bool:
+    """Whether a tensor holds so many whole numbers."""
+    is_whole = not (target.is_floating_point() or target.dtype == torch.bool)
+    return is_whole and target.shape == (count,)
 
 
 def resolve_targets(names: ClassNames, target: ClassChoice, count: int) -> Targets:
@@ -302,8 +304,11 @@ def resolve_targets(names: ClassNames, target: ClassChoice, count: int) -> Targe
     """
     if isinstance(target, Tensor | np.ndarray):
         target = target.tolist()
-    single = isinstance(target, str) or not isinstance(target, Iterable)
-    words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
+    words: list[object]
+    if isinstance(target, str) or not isinstance(target, Iterable):
+        words = [target] * count
+    else:
+        words = list(target)
     if len(words) != count:
         raise TargetError(f"target: expected one class or {count}, got {len(words)}")
     return find_class_indices(names, words)

@@ -44,7 +44,7 @@ class Network:
         value_range: a low and a high value of a regression, if they were said.
         temperature: number by which its logits are divided, if one was said.
         filter: name of the filter in front of it, with settings, if one was said.
-        guard: folder of what says when its answers can be believed, if one was said.
+        guard: folder of its guard, which says whether predictions may be believed, if it has one.
         resolved_output: what the numbers turned out to mean; None before `resolve_output`.
         resolved_tensor: the tensor that holds the numbers, as `list_tensors` names it.
         names: class names; None where it has none.

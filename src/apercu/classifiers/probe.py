@@ -121,17 +121,22 @@ class NetworkProbe:
             ClassifierError: the network cannot classify two images at once.
         """
         images = _make_images(self.input, self.device)
-        expected, beside = self.run(images), torch.stack([images[1], 1 - images[1]])
+        expected = self.run(images)
+        in_other_batch = torch.stack([images[1], 1 - images[1]])  # the second image comes first
         chance = max(_CHANCE, 4 * torch.finfo(self.layout.dtype or torch.float32).eps)
         is_steady = self._gives(expected, images, chance)
-        if is_steady and module is not None and self._takes_last(module, expected[1:], beside):
+        if (
+            is_steady
+            and module is not None
+            and self._try_channels_last(module, expected[1:], in_other_batch)
+        ):
             return self.layout
-        if not (is_steady and self._gives(expected, images, chance)):
+        if not (is_steady and self._gives(expected, images, chance)):  # twice, as chance may agree
             warn(
                 f"classifier {self.spec} gives other numbers for the same image each time, as with "
                 "dropout that stays on; its explanations change in the same way"
             )
-        elif not self._gives(expected[1:], beside, _ROUNDING):
+        elif not self._gives(expected[1:], in_other_batch, _ROUNDING):
             warn(
                 f"classifier {self.spec} gives other numbers for an image if other images are in "
                 "its batch, as with batch statistics; results depend on the batches"
@@ -168,16 +173,16 @@ class NetworkProbe:
     def _run(self, images: Images) -> Any:
         return self.forward(self.layout.normalise(images, self.input))
 
-    def _takes_last(self, module: nn.Module, expected: Tensor, images: Images) -> bool:
+    def _try_channels_last(self, module: nn.Module, expected: Tensor, images: Images) -> bool:
         """Set the layout with channels last if the first images have these numbers in it."""
-        plain = self.layout
+        before = self.layout
         with suppress(RuntimeError):  # weights of five dimensions
             module.to(memory_format=torch.channels_last)
-            self.layout = replace(plain, memory_format=torch.channels_last)
+            self.layout = replace(before, memory_format=torch.channels_last)
             if self._gives(expected, images, _ROUNDING):
                 return True
         module.to(memory_format=torch.contiguous_format)
-        self.layout = plain
+        self.layout = before
         return False
 
     def _gives(self, expected: Tensor, images: Images, tolerance: float) -> bool:

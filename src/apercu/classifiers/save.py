@@ -148,11 +148,15 @@ def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str 
 
 def _describe_output(classifier: Classifier) -> dict[str, Any]:
     """Return what a card says of the output, without what is assumed or was measured."""
-    content = {"output_name": classifier.network.output_name}
-    if classifier.output.name != "logits" or classifier.network.output_is_stated:
-        content["output"] = classifier.output.name
-    network = classifier.network
-    return content | {"value_range": network.value_range, "temperature": network.temperature}
+    network, output = classifier.network, classifier.output.name
+    content: dict[str, Any] = {
+        "output_name": network.output_name,
+        "value_range": network.value_range,
+        "temperature": network.temperature,
+    }
+    if output != "logits" or network.output_is_stated:
+        content["output"] = output
+    return content
 
 
 def _store_guard(classifier: Classifier, folder: Path) -> str | None:
@@ -179,10 +183,10 @@ def _store_guard(classifier: Classifier, folder: Path) -> str | None:
 
 def _store_filter(filter: str | None, folder: Path) -> str | None:
     """Return a filter as the card in a folder names it; a network of its own is copied there."""
-    place = None if filter is None else find_folder(filter)
-    if filter is None or place is None:
+    own_folder = None if filter is None else find_folder(filter)
+    if filter is None or own_folder is None:
         return filter
-    source = Path(place)
+    source = Path(own_folder)
     if is_inside(source, folder):
         return move_folder(filter, source.resolve().relative_to(folder.resolve()).as_posix())
     for path in (source / DESCRIPTION, source / WEIGHTS):
@@ -199,4 +203,4 @@ def _choose_classes_entry(classifier: Classifier) -> str | tuple[str, ...] | Non
     """Return the classes as a card lists them; features have no names."""
     if classifier.network.output == "features":
         return None
-    return classifier.classes if classifier.names.plain else CLASSES_FILE
+    return CLASSES_FILE if classifier.names.has_identifiers else classifier.classes

@@ -97,8 +97,8 @@ def check_factory(source: str, options: Mapping[str, Any]) -> None:
     """
     if source in OWN_FACTORIES and not is_trusting():
         check_options(source, options)
-    typed = source in _TYPED and not options
-    if not (typed or source in OWN_FACTORIES or is_trusting()):
+    is_typed = source in _TYPED and not options
+    if not (is_typed or source in OWN_FACTORIES or is_trusting()):
         hint = "" if options else f"type it yourself (--classifier {source}), or "
         raise UntrustedError(
             f"refused, because it would call {source}, which is code that runs; "
@@ -200,8 +200,7 @@ def limit_network(subject: str, numbers: int, known: nn.Module | None = None) ->
         if left[kind] < 0:
             raise ClassifierError(
                 f"{subject}: describes a network with more {kind} than its file of weights can "
-                "hold; "
-                "check its settings and options"
+                "hold; check its settings and options"
             )
 
     def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:

@@ -90,10 +90,8 @@ def open_module(
         if isinstance(forward, torch.jit.ScriptModule):
             network = ScriptedNetwork(forward)
     else:
-        network, digest = (
-            BlackBox(forward, card.source, _FUNCTION_INPUT),
-            digest_function(forward, card.source, card.options),
-        )
+        network = BlackBox(forward, card.source, _FUNCTION_INPUT)
+        digest = digest_function(forward, card.source, card.options)
     return Network(
         source=card.source,
         forward=network,

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from apercu.classifiers import Classifier, InputSpec
-from apercu.classifiers import names as targets
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.batch.dataset import Dataset, RandomSubset, SourceDataset, UrlDataset
 from apercu.deploy.batch.parquet_dataset import ParquetDataset
 from apercu.deploy.batch.parquet_shards import ParquetShards
@@ -84,7 +84,7 @@ class BatchRequest:
         with _limit_threads(self.workers.threads):
             engine = self.explainer.open(self.workers.device)
         target = self.settings.target
-        index = targets.TOP if target == TOP else engine.names.find_index(target)
+        index = TOP_INDEX if target == TOP else engine.names.find_index(target)
         dataset = open_dataset(self.images, engine.input, self.settings)
         return OpenBatch(self, engine, index, dataset)
 
@@ -96,7 +96,7 @@ class OpenBatch:
     Attributes:
         request: the batch as it was asked for.
         engine: the explainer.
-        target: the index of the class to explain; `targets.TOP` for the class predicted most.
+        target: the index of the class to explain; `TOP_INDEX` for the class predicted most.
         dataset: the images.
     """
 

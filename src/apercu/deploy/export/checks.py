@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.export.manifest import GraphCheck, PrecisionLoss, ScorePair
 from apercu.deploy.export.settings import ImageSubset
 from apercu.deploy.export.tracing import GraphFn, open_session, run_session
@@ -90,10 +90,10 @@ def make_trials(
     generator = torch.Generator().manual_seed(1)
     for batch in BATCH_SIZES:
         images = torch.rand(batch, *shape, generator=generator)
-        yield images, torch.randint(TOP, class_count, (batch,), generator=generator)
-    yield torch.full((1, *shape), 0.5), torch.tensor([TOP])
+        yield images, torch.randint(TOP_INDEX, class_count, (batch,), generator=generator)
+    yield torch.full((1, *shape), 0.5), torch.tensor([TOP_INDEX])
     if real_images is not None:
-        yield real_images, torch.full((len(real_images),), TOP)
+        yield real_images, torch.full((len(real_images),), TOP_INDEX)
         yield real_images, torch.randint(0, class_count, (len(real_images),), generator=generator)
 
 
@@ -150,7 +150,7 @@ def measure_precision_loss(
     agreements: list[Tensor] = []
     for batch in images.iterate_batches(classifier_info):
         for part in torch.split(batch, 1 if takes_one_image else len(batch)):
-            targets = torch.full((len(part),), TOP)
+            targets = torch.full((len(part),), TOP_INDEX)
             first, second = (run_session(session, part, targets) for session in sessions)
             differences.append((first["maps"] - second["maps"]).abs().mean((1, 2)))
             overlaps.append(compute_region_iou(first["maps"], second["maps"]))

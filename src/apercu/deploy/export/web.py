@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from apercu import render
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.deploy.export.manifest import MANIFEST, Manifest
 from apercu.deploy.export.page import DIGITS, FEW_CLASSES, PAGE_FOLDER, PageSubject, list_examples
@@ -137,7 +137,7 @@ def describe_example(content: bytes, subject: PageSubject, run: GraphFn) -> dict
     """
     picture = read_picture(content, channels=subject.input.channels)
     image = prepare_image(picture, subject.input)[None]
-    probabilities = run(image, torch.tensor([TOP]))["probabilities"][0]
+    probabilities = run(image, torch.tensor([TOP_INDEX]))["probabilities"][0]
     count = len(probabilities)
     targets = probabilities.topk(count if count <= FEW_CLASSES else LISTED).indices
     maps = run(image.repeat(len(targets), 1, 1, 1), targets)["maps"]

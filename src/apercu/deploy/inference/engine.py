@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_serializer
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.classifiers.outputs import Output
 from apercu.classifiers.preprocessing import prepare_image
 from apercu.types import Images, Logits, Maps, Picture, Targets
@@ -99,8 +99,8 @@ class InferenceEngine(ABC):
 
         Args:
             images: prepared images on the CPU.
-            targets: a class of each image whose mask will be needed; `TOP` or None stands for the
-                class predicted most.
+            targets: a class of each image whose mask will be needed; `TOP_INDEX` or None stands for
+                the class predicted most.
 
         Returns:
             The logits, `batch × classes`, and features whose first axis is the batch.
@@ -142,13 +142,13 @@ class InferenceEngine(ABC):
         """
 
     @abstractmethod
-    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+    def __call__(self, images: Images, target: int = TOP_INDEX) -> ExplainedBatch:
         """Explain prepared images.
 
         Args:
             images: prepared images on the CPU.
-            target: the index of the class to explain; `TOP` stands for the class predicted most in
-                each image.
+            target: the index of the class to explain; `TOP_INDEX` stands for the class predicted
+                most in each image.
 
         Returns:
             The masks, their classes, and the probabilities; with a guard also whether they may be

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.export.manifest import MANIFEST, InputFormat, Manifest, read_manifest
 from apercu.deploy.export.tracing import open_session, run_session
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
@@ -94,7 +94,7 @@ class OnnxEngine(InferenceEngine):
         self, images: Images, targets: Targets | None = None
     ) -> tuple[Logits, list[Tensor]]:
         if targets is None:
-            targets = torch.full((len(images),), TOP)
+            targets = torch.full((len(images),), TOP_INDEX)
         outputs = run_session(self.session, images, targets)
         explained = self._find_explained(outputs, targets)
         logits = self.output.decision.restore_logits(outputs["probabilities"])
@@ -121,7 +121,7 @@ class OnnxEngine(InferenceEngine):
             return None
         return [self.verdict_format.read(row) for row in features[3].tolist()]
 
-    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+    def __call__(self, images: Images, target: int = TOP_INDEX) -> ExplainedBatch:
         targets = torch.full((len(images),), target)
         outputs = run_session(self.session, images, targets)
         trust = None
@@ -131,8 +131,8 @@ class OnnxEngine(InferenceEngine):
         return ExplainedBatch(outputs["maps"], explained, outputs["probabilities"], trust)
 
     def _find_explained(self, outputs: dict[str, Tensor], targets: Targets) -> Targets:
-        """Return the class of each map; `TOP` stands for the class predicted most."""
-        return torch.where(targets == TOP, outputs["probabilities"].argmax(1), targets)
+        """Return the class of each map; `TOP_INDEX` stands for the class predicted most."""
+        return torch.where(targets == TOP_INDEX, outputs["probabilities"].argmax(1), targets)
 
 
 def _build_input_spec(input_format: InputFormat) -> InputSpec:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.inference.engine import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.encoder import Predictor
@@ -100,10 +100,10 @@ class TorchEngine(InferenceEngine):
         return self.guard.judge_pass(images.to(logits.device), logits, features, masks)
 
     @torch.inference_mode()
-    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+    def __call__(self, images: Images, target: int = TOP_INDEX) -> ExplainedBatch:
         logits, features = self.predict_logits(images)
         predicted = logits.argmax(1)
-        targets = predicted if target == TOP else torch.full_like(predicted, target)
+        targets = predicted if target == TOP_INDEX else torch.full_like(predicted, target)
         maps = self.compute_masks(features, targets[:, None])[:, 0]
         probabilities = self.output.decision.probabilities(logits)
         masks = maps if bool((targets == predicted).all()) else None

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.export.page import DIGITS, FEW_CLASSES
 from apercu.deploy.inference import InferenceEngine, Predictor
 from apercu.deploy.serving.prepared_image import PreparedImage
@@ -289,7 +289,7 @@ class MaskBatchExplainer(BatchExplainer):
     def read(
         self, images: Images, options: Sequence[RequestOptions]
     ) -> tuple[Logits, list[Tensor]]:
-        first = [(*one.targets, TOP)[0] for one in options]
+        first = [(*one.targets, TOP_INDEX)[0] for one in options]
         return self.engine.predict_logits(images, torch.tensor(first))
 
     def select_targets(self, options: RequestOptions, logits: Float[Tensor, " classes"]) -> Targets:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.frames import prepare_image
 from apercu.deploy.video.motion import (
@@ -43,8 +43,8 @@ class StableClass:
 
     @property
     def next_target(self) -> int:
-        """The class to explain in the next frame; `TOP` before the first one."""
-        return TOP if self._current is None else self._current
+        """The class to explain in the next frame; `TOP_INDEX` before the first one."""
+        return TOP_INDEX if self._current is None else self._current
 
     def reset(self) -> None:
         """Forget the frames before, since another scene begins."""
