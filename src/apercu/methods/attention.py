@@ -36,8 +36,8 @@ class Attention(NamedTuple):
     """The attention of one layer.
 
     Attributes:
-        matrix: the share of every token (last axis) in every query, `batch × heads × queries ×
-            tokens`.
+        matrix: the weight of every token (last axis) in every query, `batch × heads × queries ×
+            tokens`; each row sums to 1.
         edge: the matrix as autograd.grad takes it.
     """
 
@@ -136,7 +136,7 @@ class AttentionRecorder(TorchFunctionMode):
             and left.ndim >= 3
             and left.shape[-1] > 1
             and left.is_floating_point()
-            and _has_rows_of_shares(left.detach())
+            and _has_rows_of_weights(left.detach())
         ):
             self._keep(left, left)
 
@@ -155,7 +155,7 @@ def _is_matrix_product(equation: str) -> bool:
     return second[:-1] == batch + j and result == batch + i + second[-1:]
 
 
-def _has_rows_of_shares(matrix: Tensor) -> bool:
+def _has_rows_of_weights(matrix: Tensor) -> bool:
     """Return whether no value is negative and every row sums to 1."""
     if bool((matrix < 0).any()):
         return False

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, suggest_nearest
-from apercu.methods.tokens import find_feature_layouts, find_last_spatial_layer
+from apercu.methods.tokens import (
+    find_feature_layouts,
+    find_last_spatial_layer,
+    watch_outputs,
+)
 from apercu.types import Images, Logits, Targets
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
@@ -188,27 +192,18 @@ def layer_gradients(
 def _trace_layers(classifier: Classifier, image: Images) -> TargetLayers:
     """Return the last classification layer, and the last feature map before it."""
     calls: list[_LayerCall] = []
-    handles = []
-    columns = classifier.output.columns
+    columns, module = classifier.output.columns, get_open_module(classifier)
+    layers = dict(module.named_modules())
 
-    def make_hook(name: str) -> Hook:
-        def hook(layer: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                gives_scores = isinstance(layer, SCORING_LAYERS) and columns in output.shape[1:]
-                scores = output.detach().clone() if gives_scores else None
-                calls.append(_LayerCall(name, layer, output.shape, scores))
+    def keep(name: str, output: Tensor) -> None:
+        if not name:  # the network itself
+            return
+        gives_scores = isinstance(layers[name], SCORING_LAYERS) and columns in output.shape[1:]
+        scores = output.detach().clone() if gives_scores else None
+        calls.append(_LayerCall(name, layers[name], output.shape, scores))
 
-        return hook
-
-    try:
-        for name, layer in get_open_module(classifier).named_modules():
-            if name:
-                handles.append(layer.register_forward_hook(make_hook(name)))
-        with torch.no_grad():
-            logits = classifier(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watch_outputs(module, keep):
+        logits = classifier(image)
     return _choose_layers(classifier, image, calls, logits)
 
 

@@ -152,7 +152,8 @@ def _is_linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> 
     """Return whether relevance flows through no operand, or through one factor alone."""
     operands = [*args, *options.values()]
     relevant = sum(isinstance(value, Tensor) and value.requires_grad for value in operands)
-    return relevant <= (name in PRODUCTS and name != "addcdiv")
+    allowed = 1 if name in PRODUCTS and name != "addcdiv" else 0
+    return relevant <= allowed
 
 
 def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
