@@ -209,7 +209,7 @@ def is_notebook() -> bool:
 
 
 def name_progress(count: Callable[[int, int], object] | None) -> ProgressCallback | None:
-    """Return a function that only counts as one that takes the name of the work, too.
+    """Return a `ProgressCallback` that calls a function of two numbers, without the name.
 
     Args:
         count: called with how much is done, and how much there is; None if none was given.
@@ -217,11 +217,13 @@ def name_progress(count: Callable[[int, int], object] | None) -> ProgressCallbac
     Returns:
         The function; None if none was given.
     """
-    return None if count is None else lambda name, done, total: _call(count, done, total)
+    if count is None:
+        return None
 
+    def report(name: str, done: int, total: int) -> None:
+        count(done, total)
 
-def _call(count: Callable[[int, int], object], done: int, total: int) -> None:
-    count(done, total)
+    return report
 
 
 @contextmanager

@@ -88,8 +88,7 @@ def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.
     Returns:
         An RGB image of the picture's height and width.
     """
-    heat = map.detach().to("cpu", torch.float32).clamp(0, 1)
-    heat = maps.resize_maps(heat[None], (picture.shape[1], picture.shape[2]))[0]
+    heat = _fit_map(map, picture)
     base = _to_grey(picture)
     alpha = HEAT_OPACITY * heat.sqrt()
     return _to_pil(base * (1 - alpha) + heat_colours(heat) * alpha)
@@ -137,8 +136,8 @@ def draw_difference(difference: Picture) -> Image.Image:
     largest = change.max()
     opacity = (change / largest if largest >= SMALLEST_CHANGE else torch.zeros_like(change))[None]
     is_brighter = difference.detach().to("cpu", torch.float32).mean(0)[None] >= 0
-    ends = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SIGNED_COLOURS])
-    colour = torch.where(is_brighter, ends[1][:, None, None], ends[0][:, None, None])
+    removed, added = _parse_colours(SIGNED_COLOURS)[:, :, None, None]
+    colour = torch.where(is_brighter, added, removed)
     return _to_pil(0.5 * (1 - opacity) + colour * opacity)
 
 
@@ -152,8 +151,7 @@ def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.
     Returns:
         An RGB image of the picture's height and width.
     """
-    keep = mask.detach().to("cpu", torch.float32).clamp(0, 1)
-    keep = maps.resize_maps(keep[None], (picture.shape[1], picture.shape[2]))[0]
+    keep = _fit_map(mask, picture)
     full = torch.from_numpy(np.asarray(to_image(picture)) / 255.0).permute(2, 0, 1).float()
     return _to_pil(full * keep + REMOVED_BRIGHTNESS * _to_grey(picture) * (1 - keep))
 
@@ -223,7 +221,7 @@ def _draw_strip(row: Sequence[Tile], side: int) -> Image.Image:
         strip.paste(image, (left + (side - image.width) // 2, height - image.height))
         for number, line in enumerate(tile.caption.split("\n")):
             corner = (left, height + 3 + number * LINE_HEIGHT)
-            pen.text(corner, shorten(line, font, side), fill=INK, font=font)
+            pen.text(corner, cut_to_width(line, font, side), fill=INK, font=font)
     return strip
 
 
@@ -237,7 +235,7 @@ def fit_to_side(image: Image.Image, side: int) -> Image.Image:
 
 def heat_colours(values: Float[Tensor, "height width"]) -> Float[Tensor, "3 height width"]:
     """Return the colours of a heat map, `3 × height × width`, of values in [0, 1]."""
-    stops = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in HEAT_COLOURS])
+    stops = _parse_colours(HEAT_COLOURS)
     position = values * (len(stops) - 1)
     low = position.floor().long().clamp(max=len(stops) - 2)
     weight = (position - low)[..., None]
@@ -249,7 +247,7 @@ def encode_image(image: Image.Image, format: str = "PNG", *, fast: bool = False)
 
     Args:
         image: The image.
-        format: `PNG` or `JPEG`.
+        format: `PNG`, `JPEG` or `WEBP`.
         fast: Whether to write a PNG a quarter larger in a third of the time.
 
     Returns:
@@ -280,11 +278,22 @@ def _to_grey(picture: Picture) -> Tensor:
 
 def _to_pil(colour: Tensor) -> Image.Image:
     """Convert red, green and blue in [0, 1], `3 × height × width`, to an image."""
-    bytes_ = (colour.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
+    levels = (colour.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
-def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _fit_map(map: Float[Tensor, "rows columns"], picture: Picture) -> Float[Tensor, "height width"]:
+    """Return a map in [0, 1] on the CPU, at the height and width of a picture."""
+    values = map.detach().to("cpu", torch.float32).clamp(0, 1)
+    return maps.resize_maps(values[None], (picture.shape[1], picture.shape[2]))[0]
+
+
+def _parse_colours(colours: Sequence[str]) -> Float[Tensor, "colours 3"]:
+    """Return colours that are written `#rrggbb` as red, green and blue in [0, 1]."""
+    return torch.tensor([[byte / 255 for byte in bytes.fromhex(each[1:])] for each in colours])
+
+
+def cut_to_width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Cut a text, and end it with an ellipsis, so that it fits a width in pixels."""
     if font.getlength(text) <= width:
         return text

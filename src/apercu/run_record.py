@@ -41,7 +41,8 @@ DAMAGES: tuple[type[Exception], ...] = (
 """What is raised for a damaged file of a state, by `load_state` or by what reads the content."""
 _LOCKED: set[Path] = set()
 """Folders that are locked by this process, as its own locks do not stop it."""
-_GUARD = Lock()
+_CHANGES = Lock()
+"""Held while a thread changes `_LOCKED`."""
 
 
 class RunState(Enum):
@@ -245,8 +246,8 @@ class Phase:
             OutputError: the state cannot be written.
         """
         self.report(self.name, done, total)
-        due = time.monotonic() - self._kept_at >= SAVE_EVERY
-        if make_state is not None and due and done < total:
+        is_due = time.monotonic() - self._kept_at >= SAVE_EVERY
+        if make_state is not None and is_due and done < total:
             self.save(make_state())
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -326,7 +327,7 @@ def _lock(path: Path, name: Path) -> Iterator[None]:
     busy = RunError(
         f"{name}: another apercu process works here; wait for it, or choose another --out"
     )
-    with _GUARD:
+    with _CHANGES:
         if path in _LOCKED:
             raise busy
         _LOCKED.add(path)
@@ -339,7 +340,7 @@ def _lock(path: Path, name: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        with _GUARD:
+        with _CHANGES:
             _LOCKED.discard(path)
 
 

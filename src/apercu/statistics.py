@@ -167,12 +167,13 @@ def shrink_covariance(
         The covariance with the smallest expected error.
     """
     size = len(covariance)
-    middle = float(covariance.trace()) / size
+    mean_variance = float(covariance.trace()) / size
     squared = float(covariance.square().sum())
     noise = (fourth / count - squared) / (size * count)
-    spread = (squared - size * middle**2) / size
-    share = 0.0 if spread <= 0 else min(max(noise, 0.0), spread) / spread
-    return (1 - share) * covariance + share * middle * torch.eye(size, dtype=covariance.dtype)
+    spread = (squared - size * mean_variance**2) / size
+    shrinkage = 0.0 if spread <= 0 else min(max(noise, 0.0), spread) / spread
+    identity = torch.eye(size, dtype=covariance.dtype)
+    return (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
 
 
 def build_gaussian(

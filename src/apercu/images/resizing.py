@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -48,13 +49,10 @@ def resize_picture(
             f"picture: {width} × {height} (width × height) pixels would become {columns} × {rows}; "
             "cut out the part that matters first"
         )
+    resize = partial(F.interpolate, mode="bilinear", antialias=True, align_corners=False)
     if height * columns > _LARGER * max(height * width, rows * columns):
-        picture = F.interpolate(
-            picture[None], (rows, width), mode="bilinear", antialias=True, align_corners=False
-        )[0]
-    return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[
-        0
-    ]
+        picture = resize(picture[None], (rows, width))[0]
+    return resize(picture[None], size)[0]
 
 
 def make_pixels_square(

@@ -180,7 +180,7 @@ def draw_text(
     font = ImageFont.load_default(size=height)
     draw = ImageDraw.Draw(image)
     room = int(size[0] - 3 * gap - font.getlength(value))
-    draw.text((gap, gap // 2), render.shorten(title, font, room), 255, font)
+    draw.text((gap, gap // 2), render.cut_to_width(title, font, room), 255, font)
     draw.text((size[0] - gap, gap // 2), value, 255, font, anchor="ra")
     return np.asarray(image, np.float32) / np.float32(255)
 
