@@ -13,7 +13,7 @@ import torch
 
 import apercu
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.classifiers.outputs import Output, OutputName
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.export.graphs import build_graph, build_predictor
@@ -52,16 +52,16 @@ def test_onnx_runtime_computes_what_pytorch_does(
     assert expected.std() > 1e-3  # else nothing is compared
     torch.testing.assert_close(run_file(path, images, [2, 0, 1])["maps"], expected, **CLOSE)
     top = explainer.attribute(images)
-    torch.testing.assert_close(run_file(path, images, [TOP] * 3)["maps"], top, **CLOSE)
-    single = run_file(path, images[1:2], [TOP])["maps"]
+    torch.testing.assert_close(run_file(path, images, [TOP_INDEX] * 3)["maps"], top, **CLOSE)
+    single = run_file(path, images[1:2], [TOP_INDEX])["maps"]
     torch.testing.assert_close(single, top[1:2], **CLOSE)
     if kind == "mask":
-        many = run_file(tmp_path / "classes.onnx", images[:1], [2, TOP, 0, 1])["maps"]
+        many = run_file(tmp_path / "classes.onnx", images[:1], [2, TOP_INDEX, 0, 1])["maps"]
         row = torch.tensor([[2, int(explainer.predict_logits(images)[0].argmax()), 0, 1]])
         expected = explainer.attribute_classes(images[:1], row)[0]
         torch.testing.assert_close(many, expected, **CLOSE)
         torch.testing.assert_close(many[2:3], explainer.attribute(images[:1], 0), **CLOSE)
-    many = run_file(path, images.repeat(3, 1, 1, 1), [TOP] * 9)["maps"]
+    many = run_file(path, images.repeat(3, 1, 1, 1), [TOP_INDEX] * 9)["maps"]
     torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
 
 
@@ -77,7 +77,7 @@ def test_an_encoder_that_sees_enlarged_images_is_exported(
     export_alone(explainer, tmp_path, roles=("explainer", "combined"))
     separate = run_file(tmp_path / "explainer.onnx", images, [2, 0, 1])["maps"]
     torch.testing.assert_close(separate, expected, **CLOSE)
-    result = run_file(tmp_path / "combined.onnx", images, [TOP] * 3)
+    result = run_file(tmp_path / "combined.onnx", images, [TOP_INDEX] * 3)
     logits = classifier(images)
     torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
     expected = explainer.attribute(images, logits.argmax(1))
@@ -86,7 +86,7 @@ def test_an_encoder_that_sees_enlarged_images_is_exported(
 
 def test_counterparts_are_answered_too(pair, images) -> None:
     explainer, folder = pair
-    result = run_file(folder / "explainer.onnx", images, [TOP] * 3)
+    result = run_file(folder / "explainer.onnx", images, [TOP_INDEX] * 3)
     expected = explainer.counterparts(images)
     torch.testing.assert_close(result["stable"], expected.stable, **CLOSE)
     torch.testing.assert_close(result["adversarial"], expected.adversarial, **CLOSE)
@@ -97,7 +97,7 @@ def test_the_combined_graph_predicts_as_the_classifier_and_explains_what_it_sees
     light, pair, classifier, images
 ) -> None:
     for explainer, folder in (light, pair):
-        result = run_file(folder / "combined.onnx", images, [TOP] * 3)
+        result = run_file(folder / "combined.onnx", images, [TOP_INDEX] * 3)
         logits = classifier(images)
         torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
         if explainer.settings.explainer == "mask":
@@ -134,7 +134,7 @@ def test_another_encoder_gets_the_prediction_from_the_given_classifier(
         write_export(explainer, tmp_path / "must", ExportSettings(combined=True))
     with copy_graphs(small[1]):
         write_export(explainer, tmp_path / "both", ExportSettings(), ExportInputs(classifier))
-    result = run_file(tmp_path / "both" / "combined.onnx", images, [TOP] * 3)
+    result = run_file(tmp_path / "both" / "combined.onnx", images, [TOP_INDEX] * 3)
     logits = classifier(images)
     torch.testing.assert_close(result["probabilities"], logits.softmax(1), **CLOSE)
     expected = explainer.attribute(images, logits.argmax(1))

@@ -15,7 +15,7 @@ from PIL import Image
 
 import apercu
 from apercu.classifiers import Classifier, open_classifier, save_classifier
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.cli.root import main
 from apercu.deploy.export.graphs import check_page_guard
 from apercu.deploy.export.settings import ExportSettings
@@ -435,7 +435,7 @@ def test_an_engine_judges_its_own_pass(
         "__call__",
         lambda self, batch: passes.append(len(batch)) or original(self, batch),
     )
-    for target in (TOP, 0):  # of a class that is not predicted, too
+    for target in (TOP_INDEX, 0):  # of a class that is not predicted, too
         trust = engine(images, target).trust
         assert trust is not None
         for one, other in zip(trust, expected, strict=True):

@@ -17,7 +17,7 @@ from av.codec.context import Flags
 from PIL import Image
 
 from apercu.classifiers import ClassNames, InputSpec
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.classifiers.outputs import SOFTMAX
 from apercu.deploy.inference import ExplainedBatch, ExplainerInfo, InferenceEngine
 from apercu.types import Images, Targets
@@ -56,12 +56,12 @@ class KnownEngine(InferenceEngine):
     ) -> None:
         return None
 
-    def __call__(self, images: Images, target: int = TOP) -> ExplainedBatch:
+    def __call__(self, images: Images, target: int = TOP_INDEX) -> ExplainedBatch:
         self.asked.append(target)
         time.sleep(self.pause)
         bright = images.numpy().mean(dtype=np.float32)
         probabilities = torch.tensor([[1 - bright, bright]])
-        targets = probabilities.argmax(1) if target == TOP else torch.tensor([target])
+        targets = probabilities.argmax(1) if target == TOP_INDEX else torch.tensor([target])
         return ExplainedBatch(images.mean(1), targets, probabilities)
 
 

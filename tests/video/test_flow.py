@@ -13,7 +13,7 @@ import torch
 
 import apercu
 from apercu import render
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.cli import main
 from apercu.deploy.inference import ExplainedBatch, InferenceEngine
 from apercu.deploy.video import VideoSettings, open_video, write_video
@@ -217,7 +217,7 @@ class GuardedEngine(InferenceEngine):
         signal = SignalWords(name="noise", question="tampered", phrase="its noise is odd")
         return [VerdictFormat(signals=(signal,), false_alarms=0.05, calibrated=False).read(row)]
 
-    def __call__(self, images, target=TOP) -> ExplainedBatch:
+    def __call__(self, images, target=TOP_INDEX) -> ExplainedBatch:
         trust = self.judge(images, torch.empty(0), [])
         return replace(self.engine(images, target), trust=trust)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apercu.classifiers.names import TOP
+from apercu.classifiers.names import TOP_INDEX
 from apercu.deploy.video.frame_explainer import CLASS_HALF_LIFE, SWITCH_RATIO, StableClass
 from apercu.deploy.video.motion import (
     FlickerMeter,
@@ -115,7 +115,7 @@ def probabilities(*values: float) -> np.ndarray:
 
 def test_the_class_does_not_change_from_frame_to_frame() -> None:
     steady = StableClass()
-    assert steady.next_target == TOP
+    assert steady.next_target == TOP_INDEX
     displayed = [
         steady.update(probabilities(*(pair if n % 2 else pair[::-1])), 0.04)[0]
         for n, pair in enumerate([(0.55, 0.45)] * 50)
@@ -142,7 +142,7 @@ def test_another_scene_is_seen_afresh() -> None:
     steady = StableClass()
     steady.update(probabilities(1.0, 0.0), 0.0)
     steady.reset()
-    assert steady.next_target == TOP
+    assert steady.next_target == TOP_INDEX
     assert steady.update(probabilities(0.2, 0.8), 0.04) == (1, pytest.approx(0.8))
 
 
