@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from apercu.cli.exit_codes import StoppedError, graceful_signals, on_interrupt, read_arguments
+from apercu.cli.exit_codes import StoppedError, graceful_signals, on_interrupt, read_command
 from apercu.cli.options import (
     ClassifierOption,
     Context,
@@ -157,7 +156,7 @@ def compare(
                 against=against,
                 device=device.resolve(),
                 progress=report,
-                command=shlex.join(["apercu", *read_arguments()]),
+                command=read_command(),
             )
         except WorkInterrupted as stop:  # it knows which rows are finished
             raise StoppedError(str(stop)) from None

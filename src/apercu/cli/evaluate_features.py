@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import on_interrupt, read_command
 from apercu.cli.options import DebugOption, Device, DeviceOption, SeedOption, TrustOption, check_out
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
@@ -88,10 +87,9 @@ def evaluate_features(
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
     evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say, joins)
     check_writable(out)
-    kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
-    with kept, show_progress(lines=True) as report:
-        command = shlex.join(["apercu", *read_arguments()])
-        rows = evaluate(evaluation, out, progress=report, command=command)
+    interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with interruptible, show_progress(lines=True) as report:
+        rows = evaluate(evaluation, out, progress=report, command=read_command())
     for row in rows:
         if row.metric == METRIC:
             low, high = row.ci95

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shlex
 import signal
 import sys
 import traceback
@@ -138,6 +139,11 @@ def _is_disk_full(error: BaseException) -> bool:
 def read_arguments() -> list[str]:
     """Return the arguments of the command line after `apercu`."""
     return sys.argv[1:]
+
+
+def read_command() -> str:
+    """Return the command line as a shell takes it, for reports that name it."""
+    return shlex.join(["apercu", *read_arguments()])
 
 
 @contextmanager

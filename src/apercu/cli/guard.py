@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import on_interrupt, read_command
 from apercu.cli.options import (
     DebugOption,
     Device,
@@ -96,8 +95,8 @@ def fit(
     """
     from apercu.guard.use import fit_guard
 
-    kept = on_interrupt(f"{out} keeps what was observed; the same command goes on")
-    with kept, show_progress() as report:
+    interruptible = on_interrupt(f"{out} keeps what was observed; the same command goes on")
+    with interruptible, show_progress() as report:
         guard = fit_guard(
             card,
             images,
@@ -213,8 +212,8 @@ def measure(
     """
     from apercu.guard.measure import measure_guard
 
-    kept = on_interrupt(f"{out} keeps what is finished; the same command continues")
-    with kept, show_progress(lines=True) as report:
+    interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
+    with interruptible, show_progress(lines=True) as report:
         rows = measure_guard(
             card,
             images,
@@ -229,7 +228,7 @@ def measure(
             device=device.resolve(),
             trust=trust,
             progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
+            command=read_command(),
         )
     for line in str(rows).split("\n"):
         say(line)

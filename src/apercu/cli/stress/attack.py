@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import on_interrupt, read_command
 from apercu.cli.options import (
     Context,
     DebugOption,
@@ -149,7 +148,7 @@ def stress(
             explainer=run,
             surrogate=other,
             progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
+            command=read_command(),
         )
     for line in results.warnings:
         warn(format_warning(line))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import on_interrupt, read_command
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -115,7 +114,7 @@ def detect(
             benchmark,
             out,
             progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
+            command=read_command(),
         )
     if count := benchmark.count_without_class(out):
         warn(f"{count} of the test images have no predicted class, so no attack on them counts")
@@ -202,7 +201,7 @@ def unknown(
             limit=limit,
             seed=seed,
             progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
+            command=read_command(),
         )
     for line in str(rows).split("\n"):
         say(line)
