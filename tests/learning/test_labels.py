@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -361,3 +362,81 @@ def test_verbs_without_several_classes_say_so(films: Path) -> None:
         images = open_images(films)
     assert not images.labelled and len(images) == 6
     assert len(lines) == 1 and "gives several classes per image" in lines[0]
+
+
+def test_true_and_false_are_1_and_0(films: Path, tmp_path: Path) -> None:
+    """As pandas writes columns of bools."""
+    head = ("file,ill,Old", "0.png,True,FALSE", "1.png,False,true", "2.png,,1")
+    images, _ = match_labels(
+        open_images(films), read_label_rows(write_table(tmp_path / "t.csv", *head))
+    )
+    assert images.classes == ("ill", "Old") and images.count_unknown() == 1
+    assert images.targets[:2].tolist() == [[1, 0], [0, 1]]
+    table = write_table(tmp_path / "t.csv", "file,ill,side", "0.png,yes,left", "1.png,no,left")
+    with pytest.raises(ImagesError, match=r"got ill \(yes, no\), side \(left\)$"):
+        read_label_rows(table)
+
+
+def test_labels_come_from_parquet_and_fits_tables_too(films: Path, tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "file": ["0.png", "1.png", "2.png"],
+        "label": [2.0, 10.0, float("nan")],
+        "night": [20250101, 20250102, 20250102],
+    }
+    parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
+    tables = [tmp_path / "t.parquet"]
+    if find_spec("astropy"):
+        from astropy.table import Table
+
+        tables.append(tmp_path / "t.fits")
+        Table(columns).write(tables[1])
+    for table in tables:
+        images, others = match_labels(open_images(films), read_label_rows(table, "night"))
+        assert images.classes == ("2", "10") and images.targets.tolist() == [[1, 0], [0, 1]]
+        assert images.groups == ("20250101", "20250102") and images.unlabelled == 1
+        assert others is not None and "2.png" in others.names
+    bools = arrow.table({"file": ["0.png", "1.png"], "ill": [True, False]})
+    parquet.write_table(bools, tmp_path / "t.parquet")
+    assert read_label_rows(tmp_path / "t.parquet").labels == {
+        "0.png": ("ill",),
+        "1.png": ("not ill",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "doubt"),
+    [
+        (("file,label", "0.png,a", "1.png,NaN", "2.png,NaN"), "NaN is a class, of 2 images; leave"),
+        (("file,label", "0.png,Mass", "1.png,mass", "2.png,x"), "Mass and mass are 2 classes"),
+        (("file,label", "0.png,a|b", "1.png,a"), r"a\|b is a class of its own; call the column"),
+        (("file,labels", "0.png,a;b", "1.png,a"), "a;b is a class of its own; write |"),
+        (("file,label", "0.png,a;b", "1.png,none", "2.png,None of all"), ""),
+        (("file,labels", "0.png,left, lower|b", "1.png,b"), ""),
+        (("file,a,A b", "0.png,1,0", "1.png,0,1"), ""),
+    ],
+)
+def test_names_of_classes_that_were_meant_otherwise(
+    films: Path, tmp_path: Path, rows: tuple[str, ...], doubt: str
+) -> None:
+    inputs = LearningInputs(films, write_table(tmp_path / "t.csv", *rows))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        inputs.open_labelled(open_source)
+    assert len(lines) == (doubt != "") and re.search(doubt, "".join(lines))
+
+
+def test_a_folder_holds_a_table_with_empty_labels(films: Path) -> None:
+    write_table(films / "labels.csv", "file,label", "0.png,a", "1.png,", "2.png,b")
+    images, others = LearningInputs(films).open_labelled(lambda spec: train.open_source(spec, 3))
+    assert images.source.names == ("0.png", "2.png") and images.unlabelled == 1
+    assert others is not None and len(others) == 4
+
+
+def test_a_table_without_any_label_says_so(films: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", "file,label", "0.png,", "1.png,")
+    with pytest.raises(ImagesError, match="gives no image a label; fill its cells in"):
+        match_labels(open_images(films), read_label_rows(table))
+    (tmp_path / "t.csv").write_bytes("file,label\n0.png,Entzündung\n".encode("latin-1"))
+    with pytest.raises(ImagesError, match=r"; save it as CSV in UTF-8$"):
+        read_label_rows(table)

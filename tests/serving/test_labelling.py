@@ -478,3 +478,13 @@ def test_the_cases_are_shown(visit, listen, case_worker, bring, png: bytes, tmp_
         "() => [...document.querySelectorAll('#cases img')].every((one) => one.naturalWidth > 0)"
     )
     wait_until(page, lambda: page.evaluate(loaded))
+
+
+def test_a_table_with_empty_labels_is_filled_in(folder: Path) -> None:
+    """As a list of all files that somebody begins with."""
+    path = folder / "labels.csv"
+    path.write_text("file,label,night\n0.png,,a\n1.png,dots,b\n")
+    table = LabelTable(path, CLASSES)
+    assert table.read() == {"1.png": "dots"}
+    table.write("0.png", "rings")
+    assert path.read_text().split() == ["file,label,night", "0.png,rings,a", "1.png,dots,b"]

@@ -260,9 +260,9 @@ def classifier(
         Path | None,
         typer.Option(
             metavar="CSV",
-            help="Table of labels: file and label, or labels with | between them, or a column of 0 "
-            "and 1 for each class, empty where nobody knows. Images that it does not name have no "
-            "label.",
+            help="Table of labels, also Parquet or FITS: file and label, or labels with | between "
+            "them, or a column of 0 and 1 for each class, empty where nobody knows. Images that it "
+            "does not name have no label.",
         ),
     ] = None,
     group: Annotated[

@@ -24,8 +24,8 @@ LABEL_COLUMNS = (INDEX_COLUMN, "class", "label", "name", "finding", "wnid")
 
 SEVERAL = "labels"
 """Name of the column that holds several classes of an image, with `|` between them."""
-TRUTHS = {"0": False, "0.0": False, "1": True, "1.0": True}
-"""Cells that say whether an image has the class of a column."""
+TRUTHS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+"""Cells, in lower case, that say whether an image has the class of a column."""
 UNKNOWN = ("", "nan", "na", "-1", "-1.0")
 """Cells, in lower case, that say that nobody knows whether an image has the class of a column."""
 
@@ -48,8 +48,12 @@ class BoxRow(NamedTuple):
     corners: tuple[float, float, float, float]
 
 
-def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
+def read_labels(path: Path, *, skips_empty: bool = False) -> tuple[str, dict[str, Label]]:
     """Read the label of each file from labels.csv.
+
+    Args:
+        path: The table.
+        skips_empty: Whether a file with an empty cell is left out; it is an error otherwise.
 
     Returns:
         The name of the label column, and the label of each file in the order of the table.
@@ -73,7 +77,8 @@ def read_labels(path: Path) -> tuple[str, dict[str, Label]]:
         file = row.read_text("file")
         if file in labels:
             raise ImagesError(f"{row.location}: {file} is listed twice, expected once")
-        labels[file] = row.read_label(column)
+        if row.cells[column].strip() or not skips_empty:
+            labels[file] = row.read_label(column)
     return column, labels
 
 
@@ -84,15 +89,18 @@ def is_class_column(cells: Iterable[str]) -> bool:
         cells: cells of the column; those that say that nobody knows are not counted.
 
     Returns:
-        Whether half of the cells or more are 0 or 1, or all others are one and the same mark.
+        Whether half of the cells or more are 0 or 1, or false or true, or all others are one and
+        the same mark.
 
     >>> is_class_column(["1", "0.0", "", "NaN", "-1"]), is_class_column(["40", "1", "7"])
     (True, False)
+    >>> is_class_column(["True", "False"])
+    True
     >>> is_class_column(["1", "?", "?", "?"])  # a mark that is refused is not overlooked
     True
     """
     filled = [cell for cell in cells if not is_unknown(cell)]
-    others = [cell for cell in filled if cell not in TRUTHS]
+    others = [cell for cell in filled if cell.lower() not in TRUTHS]
     is_mark = len(set(others)) == 1 and not any(letter.isdigit() for letter in others[0])
     return len(others) < len(filled) and (2 * len(others) <= len(filled) or is_mark)
 
@@ -120,6 +128,17 @@ def holds_several(path: Path) -> bool:
     return SEVERAL in table.columns or any(
         is_class_column(cells[name].strip() for cells in rows) for name in others
     )
+
+
+def has_empty_labels(path: Path) -> bool:
+    """Whether a table has a column of labels of which some cells are empty.
+
+    Raises:
+        ImagesError: the table cannot be read.
+    """
+    table = _read_table(path)
+    column = next((name for name in LABEL_COLUMNS if name in table.columns), None)
+    return column is not None and any(not row.cells[column].strip() for row in table.rows)
 
 
 def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
@@ -168,14 +187,14 @@ class LabelTable:
     classes: tuple[str, ...] = ()
 
     def read(self) -> dict[str, str]:
-        """Return the label of each file as text; empty where there is no table.
+        """Return the label of each file that has one, as text; empty where there is no table.
 
         Raises:
             ImagesError: as in `read_labels`, or an index is that of no class.
         """
         if not self.path.is_file():
             return {}
-        labels = read_labels(self.path)[1]
+        labels = read_labels(self.path, skips_empty=True)[1]
         return {file: self._name(label) for file, label in labels.items()}
 
     def write(self, file: str, label: str | None) -> None:
@@ -198,7 +217,7 @@ class LabelTable:
                 [unescape_cell(row.cells[column].strip()) for column in columns]
                 for row in table.rows
             ]
-            column = read_labels(self.path)[0]
+            column = read_labels(self.path, skips_empty=True)[0]
         else:
             column = "name"
         at_file, at_label = columns.index("file"), columns.index(column)
@@ -298,7 +317,7 @@ def _read_table(path: Path) -> _Table:
             columns = [name.strip().lower() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
+        raise ImagesError(describe_csv_error(path, error)) from error
     rows = (
         _Row(path, line, dict(zip(columns, cells + [""] * len(columns), strict=False)))
         for line, cells in numbered
@@ -308,6 +327,17 @@ def _read_table(path: Path) -> _Table:
 
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _DELIMITERS = (",", ";", "\t")
+
+
+def describe_csv_error(path: Path, error: Exception) -> str:
+    """Return why a table cannot be read, and what to do.
+
+    >>> describe_csv_error(Path("a.csv"), IsADirectoryError(21, "Is a directory"))
+    'a.csv: cannot be read as a CSV table in UTF-8 (Is a directory)'
+    """
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    hint = "" if isinstance(error, OSError) else "; save it as CSV in UTF-8"
+    return f"{path}: cannot be read as a CSV table in UTF-8 ({reason}){hint}"
 
 
 @contextmanager

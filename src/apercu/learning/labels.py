@@ -11,21 +11,27 @@ from pathlib import Path, PurePosixPath
 
 from apercu.errors import ImagesError, suggest_nearest
 from apercu.images import ImageSource
+from apercu.images.catalogue.table import READERS, read_catalogue
 from apercu.images.folder import FolderImages
 from apercu.images.label_tables import (
     LABEL_COLUMNS,
     LABELS_FILE,
     SEVERAL,
     TRUTHS,
+    describe_csv_error,
+    has_empty_labels,
     holds_several,
     is_class_column,
     is_unknown,
     open_csv,
 )
 from apercu.images.listing import EVERYTHING
+from apercu.images.names import has_suffix
 from apercu.io import is_file, unescape_cell
 
 FILE = "file"
+TABLES = tuple(suffix for suffix in READERS if suffix != ".csv")
+"""Ends of the names of tables that are not CSV."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,8 @@ class LabelRows:
         unused: titles of the columns that hold neither labels nor groups.
         unknown: names of the classes of which nobody knows whether a file has them; only of files
             with a label that have such classes.
-        unlabelled: files that are left out, as all their cells in columns of 0 and 1 are unknown.
+        unlabelled: files that are left out, as their label is empty, or all their cells in columns
+            of 0 and 1 are unknown.
         has_columns: whether each class has a column of 0 and 1.
     """
 
@@ -71,11 +78,13 @@ class LabelRows:
                     "expected it once"
                 )
             matched[index] = files[0]
+        if not self.labels:
+            raise ImagesError(f"{self.path}: gives no image a label; fill its cells in")
         if not matched:
-            example = next(iter(self.labels), "nothing")
             raise ImagesError(
                 f"{self.path}: no label belongs to an image of {source.name}: the table names "
-                f"{example}, the images are called {source.names[0]}; expected the same names"
+                f"{next(iter(self.labels))}, the images are called {source.names[0]}; expected the "
+                "same names"
             )
         return matched
 
@@ -91,17 +100,18 @@ class LabelRows:
 
 
 def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
-    """Read a table with a column `file` and the classes of each file.
+    """Read a table, CSV, Parquet or FITS, with a column `file` and the classes of each file.
 
     The classes are in one of the columns that `labels.csv` may have (one class per image), in a
     column `labels` (several, with `|` between them; an empty cell is an image without any), or in
-    a column of 0 and 1 for each class; a single such column `x` gives the classes `not x` and `x`,
-    of which an image has one. An empty cell in a column of one class means that nobody has labelled
-    the image. In columns of 0 and 1 an empty cell, `nan`, `NA` or -1 means that nobody knows if the
-    image has this class; where that holds for all classes, the image has no label.
+    a column of 0 and 1, or of False and True, for each class; a single such column `x` gives the
+    classes `not x` and `x`, of which an image has one. An empty cell in a column of one class means
+    that nobody has labelled the image. In columns of 0 and 1 an empty cell, `nan`, `NA` or -1 means
+    that nobody knows if the image has this class; where that holds for all classes, the image has
+    no label.
 
     Args:
-        path: CSV table.
+        path: the table.
         group: name of the column of groups, such as patients, which stay in one part.
 
     Returns:
@@ -139,6 +149,8 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
             file = _read_file(path, line, row, labels)
             if row[one]:
                 labels[file] = (row[one],)
+            else:
+                unlabelled.append(file)
     else:
         names = _find_class_columns(path, [c for c in columns if c not in (FILE, group)], rows)
         for line, row in rows.items():
@@ -212,8 +224,10 @@ def match_files(files: Collection[str], table: Path, source: ImageSource) -> dic
     return matched
 
 
-def find_several(images: str | Path | ImageSource) -> Path | None:
-    """Return `labels.csv` of a folder, where it gives several classes per image; else None.
+def find_own_table(images: str | Path | ImageSource) -> Path | None:
+    """Return `labels.csv` of a folder where it must be read here; else None.
+
+    It gives several classes per image, or leaves the label of some images empty.
 
     Raises:
         ImagesError: the table cannot be read.
@@ -221,12 +235,14 @@ def find_several(images: str | Path | ImageSource) -> Path | None:
     if isinstance(images, ImageSource):
         return None
     own = Path(images) / LABELS_FILE
-    return own if is_file(own) and holds_several(own) else None
+    if is_file(own) and (holds_several(own) or has_empty_labels(own)):
+        return own
+    return None
 
 
 def name_images(images: str | Path | ImageSource) -> str | Path | ImageSource:
-    """Return the name of images that opens a folder whose table gives several classes, too."""
-    own = find_several(images)
+    """Return the name of images that opens a folder with any table of labels."""
+    own = find_own_table(images)
     return images if own is None else own.parent / EVERYTHING
 
 
@@ -244,14 +260,7 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
     """Return the columns in lower case with their titles, and the cells of each line."""
-    try:
-        with open_csv(path) as lines:
-            names = [name.strip() for name in next(lines, [])]
-            numbered = [(lines.line_num, cells) for cells in lines if cells]
-    except FileNotFoundError:
-        raise ImagesError(f"{path}: no such table of labels") from None
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
+    names, numbered = _read_rows(path)
     columns = [name.lower() for name in names]
     titles = dict(zip(columns, names, strict=True))
     if twice := next((name for name in columns if name and columns.count(name) > 1), None):
@@ -268,6 +277,21 @@ def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
         if FILE in row:
             row[FILE] = row[FILE].removeprefix("./")
     return titles, rows
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the names of the columns, and the cells of each line or row with its number."""
+    if has_suffix(path.name, TABLES):
+        table = read_catalogue(path)
+        return list(table.columns), list(enumerate(table.format_rows(), 1))
+    try:
+        with open_csv(path) as lines:
+            names = [name.strip() for name in next(lines, [])]
+            return names, [(lines.line_num, cells) for cells in lines if cells]
+    except FileNotFoundError:
+        raise ImagesError(f"{path}: no such table of labels") from None
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ImagesError(describe_csv_error(path, error)) from error
 
 
 def _require_column(path: Path, name: str, columns: Sequence[str]) -> None:
@@ -299,9 +323,15 @@ def _find_class_columns(
         raise ImagesError(
             f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
             "several with | between them; or a column of 0 and 1 for each class), got "
-            f"{', '.join(columns) or 'none'}"
+            f"{', '.join(_show_column(name, rows.values()) for name in columns) or 'none'}"
         )
     return classes
+
+
+def _show_column(name: str, rows: Iterable[Mapping[str, str]]) -> str:
+    """Return the name of a column and its first cells that differ."""
+    cells = list(dict.fromkeys(row[name][:20] for row in rows))[:2]
+    return f"{name} ({', '.join(cells)})"
 
 
 def _read_truth(
@@ -314,13 +344,14 @@ def _read_truth(
     """
     if is_unknown(row[name]):
         return None
-    if row[name] not in TRUTHS:
+    truth = TRUTHS.get(row[name].lower())
+    if truth is None:
         raise ImagesError(
             f"{path} line {line}: expected 0 or 1 in the column {titles[name]}, got "
             f"{row[name][:80]}; leave the cell empty where nobody knows, or take the column out if "
             "it is no class"
         )
-    return TRUTHS[row[name]]
+    return truth
 
 
 def _list_paths(name: str, folder: Path | None, table: Path) -> list[str]:

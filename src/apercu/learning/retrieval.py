@@ -27,7 +27,7 @@ from apercu.learning.case_features import (
     open_case_encoder,
 )
 from apercu.learning.case_index import CaseIndex, build_index, name_label
-from apercu.learning.labels import LabelRows, find_several, read_label_rows
+from apercu.learning.labels import LabelRows, find_own_table, read_label_rows
 from apercu.learning.similar_cases import SimilarCase, SimilarCases
 from apercu.progress import ProgressCallback, show_in_notebook
 
@@ -148,7 +148,7 @@ def open_labelled_cases(
     Raises:
         ImagesError: there are no images, or the table cannot be read.
     """
-    table = find_several(among) if labels is None else Path(labels)
+    table = find_own_table(among) if labels is None else Path(labels)
     if table is None:
         return open_cases(among, encoder), None
     if not isinstance(among, ImageSource) and is_folder(Path(among)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +16,17 @@ from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.images.folder import FolderImages
+from apercu.images.label_tables import LABELS_FILE, SEVERAL
 from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
-from apercu.learning.labels import find_several, read_label_rows
+from apercu.learning.labels import LabelRows, find_own_table, read_label_rows
 from apercu.learning.settings import LearningSettings
+from apercu.log import warn
 
 ImagesSpec: TypeAlias = str | Path | ImageSource
 """Images by their name, or opened already."""
-LABELS_FILE = "labels.csv"
+GAPS = ("nan", "na", "n/a", "<na>", "null")
+"""Labels, in lower case, that programs write where there is none."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,11 @@ class LearningInputs:
     ) -> tuple[LabelledSet, ImageSource | None]:
         if table is None:
             return read_labels_of(source, classes), None
-        return match_labels(source, read_label_rows(table, self.group), classes)
+        rows = read_label_rows(table, self.group)
+        if classes is None:
+            for line in find_doubtful_names(rows):
+                warn(line)
+        return match_labels(source, rows, classes)
 
     def _find_table(
         self, images: ImagesSpec, table: str | Path | None, option: str
@@ -101,7 +110,7 @@ class LearningInputs:
         if table is not None:
             return table
         if self.group is None:
-            return find_several(images)
+            return find_own_table(images)
         own = None if isinstance(images, ImageSource) else Path(images) / LABELS_FILE
         if own is None or not own.is_file():
             name = images.name if isinstance(images, ImageSource) else images
@@ -110,6 +119,47 @@ class LearningInputs:
                 f"{option} CSV"
             )
         return own
+
+
+def find_doubtful_names(rows: LabelRows) -> list[str]:
+    """Find the names of classes that were probably meant otherwise.
+
+    Args:
+        rows: a table of labels.
+
+    Returns:
+        One line about each.
+    """
+    if rows.has_columns:
+        return []
+    counts = Counter(word for words in rows.labels.values() for word in words)
+    lines = [
+        f"{name} is a class, of {counts[name]} images; leave the cell empty where nobody knows"
+        for name in rows.classes
+        if name.lower() in GAPS
+    ]
+    alike: dict[str, list[str]] = {}
+    for name in rows.classes:
+        alike.setdefault(name.casefold(), []).append(name)
+    lines += [
+        f"{' and '.join(names)} are {len(names)} classes; write them alike if they are one"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    hint = "write | between them if it is several"
+    if not rows.is_multiple:
+        joined = [name for name in rows.classes if "|" in name]
+        hint = f"call the column {SEVERAL} if | stands between several"
+    else:
+        pieces = {name: re.split("[,;/]", name) for name in rows.classes}
+        joined = [
+            name
+            for name, words in pieces.items()
+            if len(words) > 1 and any(word.strip() in rows.classes for word in words)
+        ]
+    if joined:
+        lines.append(f"{joined[0]} is a class of its own; {hint}")
+    return [f"{rows.path}: {line}" for line in lines]
 
 
 def find_files(images: LabelledSet) -> set[Path]:
@@ -154,7 +204,9 @@ class LearningParts(NamedTuple):
             )
         if count := self.without_label:
             rows = f"{count:,} rows count" if count > 1 else "1 row counts"
-            sentences.append(f"{rows} as without label, as all cells are unknown")
+            is_multiple = self.training.decision.is_multiple
+            reason = "all cells are unknown" if is_multiple else "the cell is empty or unknown"
+            sentences.append(f"{rows} as without label, as {reason}")
         return "; ".join(sentences)
 
 

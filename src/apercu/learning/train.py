@@ -83,12 +83,12 @@ def train_classifier(
         images: images with labels; those that a table of labels does not name have none.
         network: SPEC of a classifier or of a pretrained network, or its run folder.
         out: the run folder.
-        labels: CSV table of the labels, with the columns `file` and `label`, or `labels`, or a
-            column of 0 and 1 for each class, where an empty cell, `nan`, `NA` or -1 means that
-            nobody knows; the folders or the table of the images when None.
+        labels: table of the labels (CSV, Parquet or FITS), with the columns `file` and `label`, or
+            `labels`, or a column of 0 and 1 for each class, where an empty cell, `nan`, `NA` or -1
+            means that nobody knows; the folders or the table of the images when None.
         group: column of the table with what stays in one part, such as the patient.
         test: labelled images to measure on; a part of the labelled ones when None.
-        test_labels: CSV table of the labels of the test images.
+        test_labels: table of the labels of the test images.
         unlabelled: further images without labels, for the recipes that need them.
         recipes: recipes as people type them, such as `frozen` or `final_batch_norm:momentum=0.2`.
         config: settings, a dictionary of them, a YAML file, or the name of a preset.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
 from apercu.images.formats.fits_hdus import FITS_MAGIC, fits_errors
-from apercu.images.label_tables import open_csv
+from apercu.images.label_tables import describe_csv_error, open_csv
 from apercu.images.names import has_suffix
 
 MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
@@ -84,6 +84,14 @@ class Catalogue:
         numbers[np.isinf(numbers) | np.isin(numbers, missing)] = np.nan
         return numbers
 
+    def format_rows(self) -> Iterator[list[str]]:
+        """Yield the cells of each row as text.
+
+        A missing value is empty, and a whole number has no point.
+        """
+        for row in zip(*self.columns.values(), strict=True):
+            yield [_format_cell(value) for value in row]
+
     def _parse_number(self, name: str, row: int, value: object) -> float:
         """Convert one cell to a number, NaN if it is empty; raise ConfigError for other texts."""
         if value is None or str(value).casefold() in _EMPTY_WORDS:
@@ -94,6 +102,13 @@ class Catalogue:
             raise ConfigError(
                 f"{self.path}: expected numbers in column {name}, got {value} in row {row + 1}"
             ) from error
+
+
+def _format_cell(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if is_whole else str(value)
 
 
 def read_catalogue(path: str | Path) -> Catalogue:
@@ -132,7 +147,7 @@ def _read_csv(path: Path) -> Columns:
             names = [name.strip() for name in next(lines, [])]
             rows = [(lines.line_num, cells) for cells in lines if cells]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise ImagesError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from error
+        raise ImagesError(describe_csv_error(path, error)) from error
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise ImagesError(f"{path}: expected each column once, got {repeated or 'no name'} twice")
