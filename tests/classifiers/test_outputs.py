@@ -484,7 +484,7 @@ def test_what_was_said_of_the_output_is_saved(said: str | None, tmp_path: Path) 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_an_answer_that_is_not_a_number_is_told(output: OutputName, wrong: float) -> None:
     chances = torch.tensor([[0.5, 0.5], [wrong, 0.5], [1.0, 0.0]])
-    with pytest.raises(ClassifierError, match=r"net: its answer for 1 of 3 images is not a number"):
+    with pytest.raises(ClassifierError, match=r"net: its output for 1 of 3 images is not a number"):
         check_numbers(chances, Output(name=output), 3, "net")
 
 

@@ -317,7 +317,7 @@ def test_what_is_finished_has_a_report_when_interrupted(
     result = run_compare("occlusion,centre_box")
     assert result.code == 130 and not (tmp_path / "report.html").exists()
     assert result.err.splitlines()[-1] == (
-        "error: interrupted; no row was finished, so nothing is kept; run the same again"
+        "error: interrupted; no row was finished, so nothing is kept; run the same comparison again"
     )
     assert run_compare("gradient").code == 0
     (tmp_path / "report.html").unlink()
@@ -325,7 +325,7 @@ def test_what_is_finished_has_a_report_when_interrupted(
     assert result.code == 130
     assert result.err.splitlines()[-1] == (
         f"error: interrupted; {tmp_path} keeps the finished rows (gradient); "
-        "run the same again for the rest"
+        "run the same comparison again for the rest"
     )
     report = (tmp_path / "report.html").read_text()
     assert "Gradient()" in report and report.count('alt="gradient: ') == 6

@@ -669,7 +669,7 @@ def test_a_fault_becomes_a_reason_and_stays_while_others_are_added(
 ) -> None:
     explainers = {"greedy": Greedy(), "whole_box": WholeBox()}
     results = run_comparison(classifier, Squares(), explainers, FAST, out=tmp_path)
-    why = "greedy: RuntimeError (out of memory); leave it out, or fix it"
+    why = "greedy: fails with RuntimeError (out of memory); leave it out, or correct it"
     assert results.failed == {"greedy": why}
     assert set(results.explainers) == {"whole_box"}
     turned = replace(FAST, metrics=CUT[::-1])
@@ -786,7 +786,7 @@ def test_costs_that_failed_are_measured_by_the_next_call(
     results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed == {
-        "cost of mask": "cost of mask: RuntimeError (no room); leave it out, or fix it"
+        "cost of mask": "cost of mask: fails with RuntimeError (no room); leave it out, or correct it"
     }
     explainer.broken = False
     results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)

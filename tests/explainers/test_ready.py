@@ -107,7 +107,7 @@ def test_a_card_may_not_change_weights_or_options(tmp_path: Path) -> None:
     for extra in ({"options": {"drop_rate": 0.1}}, {"weights": "w.safetensors"}):
         card = tmp_path / "card.json"
         card.write_text(json.dumps({"source": DEFAULT_RUN, **extra}))
-        with pytest.raises(ClassifierError, match="drop `weights` and `options`"):
+        with pytest.raises(ClassifierError, match="leave `weights` and `options` out"):
             open_classifier(card)
 
 

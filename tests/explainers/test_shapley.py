@@ -295,7 +295,7 @@ def test_the_command_trains_and_explains(
     config.write_text(json.dumps(SETTINGS))
     words = ("--classifier", tiny_card, "--images", PLANTED, "--config", config)
     code, result = command("train", "shapley", *words, "--out", tmp_path / "run", "--device", "cpu")
-    assert code == 0 and "values of cells explain" in result
+    assert code == 0 and "of the squared error of equal values" in result
     out = tmp_path / "maps"
     code, _ = command("explain", tmp_path / "run", "planted:size=32,images=2", "--out", out)
     assert code == 0

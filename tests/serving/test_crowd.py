@@ -67,7 +67,7 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
         async with admission.upload(lambda: 0):
             assert (admission.uploads.taken, admission.queue.taken) == (1, 0)
             with pytest.raises(
-                BusyError, match="uploads: 1 requests are being read, the most at one time"
+                BusyError, match="uploads: full, 1 requests are being received already"
             ):
                 async with admission.upload(lambda: 0):
                     pass

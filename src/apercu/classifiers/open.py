@@ -279,7 +279,9 @@ def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:
     elif not FACTORY.fullmatch(card.source):
         check_options(card.source, card.options)
     if card.weights is not None and card.source.endswith(FILE_ENDINGS):
-        raise ClassifierError(f"classifier {card.source}: holds its own weights; drop `weights`")
+        raise ClassifierError(
+            f"classifier {card.source}: holds its own weights; leave `weights` out"
+        )
     if card.source.startswith("timm/"):
         from apercu.classifiers.sources.timm import open_timm
 

@@ -77,9 +77,9 @@ def resolve_output(
         others = list(_run_generated(network, run, images, spec))
         if _are_percentages(torch.cat((numbers, *others))):
             raise ClassifierError(
-                f"classifier {spec}: its numbers are from 0 to 100 and sum to 100 for every image: "
-                f"no {output.name}, but percentages; divide them by 100 in a module around it, and "
-                "set output: probabilities"
+                f"classifier {spec}: its numbers are from 0 to 100 and sum to 100 for every image, "
+                f"so they are percentages and not {output.name}; divide them by 100 in a module "
+                "around it, and set output: probabilities"
             )
     return replace(network, resolved_output=output)
 
@@ -124,7 +124,7 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
         return fitting[0]
     raise ClassifierError(
         f"classifier {spec}: it returns several tensors, {_list_shapes(tensors)}; say which one "
-        "holds the classes: output_name in its card"
+        "holds the classes: output_name in its card, output_name=… in Python"
     )
 
 
@@ -204,7 +204,7 @@ def _measure_range(
     warn(
         f"classifier {spec}: no value_range is given; higher and lower are measured from "
         f"[{limits[0]:.4g}, {limits[1]:.4g}], its values for generated images; set "
-        "value_range: [low, high] in its card"
+        "value_range: [low, high] in its card, or value_range=[low, high] in Python"
     )
     return limits
 
@@ -217,12 +217,13 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
     if output.columns != 1 and _sum_to_one(numbers):
         if network.output_is_stated:
             raise ClassifierError(
-                f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image: no "
-                f"{output.name}, but a softmax already; set output: probabilities"
+                f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image, "
+                f"so they are a softmax already and not {output.name}; set output: probabilities"
             )
         warn(
             f"classifier {spec}: its numbers are in [0, 1] and sum to 1 for every image, so they "
-            "are taken for probabilities; set output: probabilities in its card"
+            "are taken for probabilities; set output: probabilities in its card, or "
+            "output='probabilities' in Python"
         )
         return output.model_copy(update={"name": "probabilities"})
     if network.source.startswith(WITHOUT_SIGMOID):

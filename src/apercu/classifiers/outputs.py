@@ -292,7 +292,7 @@ def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
     if not (isfinite(low) and isfinite(high)):
         count = int((~numbers.isfinite()).any(1).sum())
         raise ClassifierError(
-            f"classifier {spec}: its answer for {count} of {len(numbers)} images is not a number "
+            f"classifier {spec}: its output for {count} of {len(numbers)} images is not a number "
             "(NaN) or infinite; check its weights, and what it does with such images"
         )
     if not (low >= -1e-4 and high <= 1 + 1e-4):

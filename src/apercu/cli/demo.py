@@ -16,7 +16,7 @@ def demo(
     device: DeviceOption = Device.AUTO,
     debug: DebugOption = False,
 ) -> None:
-    """See all steps in a few minutes, without any download.
+    """See all steps in about ten minutes, without any download.
 
     On generated images whose true evidence is known: trains a classifier and a mask explainer,
     compares it with the classic methods, and writes report.html. Finished stages are reused.

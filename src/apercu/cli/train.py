@@ -349,8 +349,8 @@ def _say_figures(result: Any) -> None:
         each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
     )
     say(
-        f"calibration error: {before:.3f}, {after:.3f} with temperature {figures.temperature:.2f}; "
-        f"perfect confidences have {figures.calibrated.chance_error:.3f} by chance here"
+        f"calibration error: {before:.3f}, then {after:.3f} at temperature "
+        f"{figures.temperature:.2f} (by chance alone {figures.calibrated.chance_error:.3f})"
     )
     if not figures.calibrated.is_good:
         warn(
@@ -384,12 +384,12 @@ def _say_summary(out: Path, facts: dict[str, float], spec: str) -> None:
         say(
             f"probability of the predicted class: {facts['kept_probability']:.3f} where only the "
             f"mask is left, {facts['removed_probability']:.3f} where it is removed (the first "
-            f"should be far higher; {facts['advantage']:+.3f} beyond the same regions elsewhere)"
+            f"should be far higher); advantage over moved masks: {facts['advantage']:+.3f}"
         )
     if "explained" in facts:
         say(
-            f"values of cells explain {facts['explained']:.1%} of the error that the same value "
-            "for every cell has, on subsets of cells of images kept from training"
+            f"Shapley values: they explain {facts['explained']:.1%} of the squared error of equal "
+            "values, on subsets of the cells (images kept from training; should be near 100%)"
         )
     if "flipped" in facts:
         say(

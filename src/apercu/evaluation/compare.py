@@ -192,9 +192,9 @@ def _describe_kept(out: Path | None, finished: ComparisonResults | None) -> str:
     if out is None:
         return "nothing is kept; give a folder as `out` to keep what is finished"
     if finished is None or not finished.explainers:
-        return "no row was finished, so nothing is kept; run the same again"
+        return "no row was finished, so nothing is kept; run the same comparison again"
     rows = join_words(list(finished.explainers))
-    return f"{out} keeps the finished rows ({rows}); run the same again for the rest"
+    return f"{out} keeps the finished rows ({rows}); run the same comparison again for the rest"
 
 
 def _write_all(

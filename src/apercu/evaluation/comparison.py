@@ -281,7 +281,9 @@ def _wrap_error(name: str, error: Exception) -> ApercuError:
     if isinstance(error, ApercuError):
         return error
     first = next(iter(str(error).splitlines()), "")
-    return ApercuError(f"{name}: {type(error).__name__} ({first}); leave it out, or fix it")
+    return ApercuError(
+        f"{name}: fails with {type(error).__name__} ({first}); leave it out, or correct it"
+    )
 
 
 def _choose_metrics(

@@ -174,7 +174,7 @@ class Demo:
             accuracy = measure_accuracy(classifier, test)
             save_classifier(classifier, (self.out / CARD).parent)
             write_file(self.out / FACTS, json.dumps({"accuracy": accuracy}) + "\n")
-        self.say(f"classifier: names {accuracy:.1%} of {TEST_IMAGES} test images")
+        self.say(f"classifier: right on {accuracy:.1%} of {TEST_IMAGES} test images")
         return classifier
 
     def _prepare_explainer(self, classifier: Classifier) -> MaskExplainer:

@@ -357,7 +357,7 @@ def _check_consistency(results: ComparisonResults) -> None:
     names = {row for name in results.explainers for row in _list_row_names(name)}
     keys = [(row.explainer, row.metric) for row in results.rows]
     if len(set(keys)) < len(keys):
-        raise ValueError("a row stands there twice")
+        raise ValueError("two rows have the same explainer and metric")
     for row in results.rows:
         what = f"row {shorten(row.explainer)}, {shorten(row.metric)}"
         if row.explainer not in names or row.metric not in {*METRICS, *results.own_metrics}:

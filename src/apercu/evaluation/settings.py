@@ -128,7 +128,8 @@ class CompareSettings:
         records = self.records
         if "steps" in given and self.cells is not None:
             raise ConfigError(
-                f"steps: {self.cells} × {self.cells} cells are flipped, one per step; leave it out"
+                f"steps: {self.cells} × {self.cells} cells are flipped, one per step, so "
+                "steps have no effect; leave it out"
             )
         if records is None:
             return

@@ -218,8 +218,8 @@ def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput
     spec = graph_input.spec
     if dtype is np.uint8 and (spec.mean or spec.std or spec.normalise):
         raise ClassifierError(
-            f"classifier {card.source}: it takes bytes and normalises them itself; drop mean, std "
-            "and normalise from the input of its card"
+            f"classifier {card.source}: it takes bytes and normalises them itself; leave mean, std "
+            "and normalise out of the input of its card"
         )
     return graph_input, dtype
 

@@ -75,8 +75,8 @@ def open_ready(card: ClassifierCard) -> Network:
     weights = find_ready_weights(card.source)
     if card.weights is not None or card.options:
         raise ClassifierError(
-            f"classifier {card.source}: it has its weights and options; drop `weights` and "
-            f"`options`, or set source: {TIMM_PREFIX}{weights.model}"
+            f"classifier {card.source}: it has its own weights and options; leave `weights` "
+            f"and `options` out, or set source: {TIMM_PREFIX}{weights.model}"
         )
     module = create_model(weights.model, {"pretrained": False})
     values = read_weights(weights, card.source)

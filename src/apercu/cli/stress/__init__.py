@@ -10,11 +10,7 @@ from apercu.cli.stress.detect import detect, unknown
 from apercu.cli.stress.filter import filter
 from apercu.cli.stress.train import train
 
-app = typer.Typer(
-    help="Attack a classifier, with and without a filter in front of it.",
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-)
+app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich")
 app.callback()(stress)
 app.command("train")(train)
 app.command("detect")(detect)

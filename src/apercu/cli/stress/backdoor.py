@@ -109,7 +109,7 @@ def backdoor(
             command=shlex.join(["apercu", *read_arguments()]),
         )
     _say_report(result)
-    say(f"all of it: {out / 'backdoors.json'}")
+    say(f"all results: {out / 'backdoors.json'}")
 
 
 def _say_report(result: BackdoorReport) -> None:

@@ -242,7 +242,7 @@ def _read_records(work_folder: WorkFolder, plan: Plan) -> list[ShardRecord]:
     if len(present) < plan.shard_count:
         raise RunError(
             f"{work_folder.out}: {plan.shard_count - len(present)} shards are missing; run the "
-            "same again"
+            "same command again"
         )
     return present
 

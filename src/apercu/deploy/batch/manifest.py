@@ -71,7 +71,7 @@ def read_finished(out: Path) -> dict[str, Any]:
         if not path.exists() or (path.is_file() and path.stat().st_size != shard.bytes):
             raise RunError(
                 f"{path}: missing or damaged, though {MANIFEST} lists it; delete {out} and run "
-                "the same again"
+                "the same command again"
             )
     return content
 

@@ -142,7 +142,9 @@ class WorkFolder:
             try:
                 table = pa.ipc.open_file(path.read_bytes()).read_all()
             except (OSError, ValueError, pa.ArrowException) as error:
-                raise RunError(f"{path}: damaged; delete it and run the same again") from error
+                raise RunError(
+                    f"{path}: damaged; delete it and run the same command again"
+                ) from error
             if table.num_rows != len(unit):
                 raise RunError(
                     f"{path}: expected {len(unit)} rows, got {table.num_rows}; delete it and run "
@@ -171,7 +173,7 @@ class WorkFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            raise RunError(f"{path}: damaged; delete it and run the same again") from error
+            raise RunError(f"{path}: damaged; delete it and run the same command again") from error
 
     def clear(self) -> None:
         """Remove the folder, once everything is finished."""

@@ -234,7 +234,7 @@ class UploadSlots:
         slowest = min(old, key=lambda upload: upload.rate(now), default=None)
         if slowest is None or slowest.rate(now) >= MIN_UPLOAD_RATE:
             raise BusyError(
-                f"uploads: {self.capacity} requests are being read, the most at one time; "
+                f"uploads: full, {self.capacity} requests are being received already; "
                 "send the image again later"
             )
         self._uploads.remove(slowest)
