@@ -201,6 +201,15 @@ def shorten(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+def format_shape(shape: Iterable[int]) -> str:
+    """Return the lengths of the axes of a tensor or an array, for an error.
+
+    >>> format_shape((8, 3, 64, 64)), format_shape(())
+    ('8 × 3 × 64 × 64', 'one number')
+    """
+    return " × ".join(map(str, shape)) or "one number"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of the message of an error, or its kind where it has no message.
 

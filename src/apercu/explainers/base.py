@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apercu.classifiers.names import ClassChoice, ClassWord, Target, resolve_targets
-from apercu.errors import ImageError
+from apercu.errors import ImageError, format_shape
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
 from apercu.images.reader import convert_picture
@@ -260,7 +260,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
         info, facts, doubts = self.classifier_info, self.facts, self.doubts
         names = ", ".join(info.names.short_names[:3])
-        size = " × ".join(map(str, info.input.size))
+        size = format_shape(info.input.size)
         rows = [
             ("classes", f"{len(self.classes):,}: {names}{', …' if len(self.classes) > 3 else ''}"),
             (

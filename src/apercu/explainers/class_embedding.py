@@ -23,9 +23,9 @@ from apercu.training.data import FORWARD_BATCH, TrainingImages
 from apercu.types import Images, Logits
 
 LOGITS, STATE = "embedding-logits.ckpt", "embedding.ckpt"
-"""Files of what is kept until then: the classifier's logits, and the state."""
+"""Files of work that is not finished: the classifier's logits, and the state."""
 DESCENT = "embedding steps"
-"""Name of the descent."""
+"""Name of the work of gradient descent, as progress shows it."""
 StepResult: TypeAlias = tuple[Tensor, Tensor]
 """The loss of one step, and for each of its images whether it was predicted right."""
 
@@ -132,7 +132,7 @@ def solve_ridge(
     Returns:
         How often embedding and classifier agree on images held out, see `Decision.agreement`.
     """
-    best, agreement, least = moments.solve(max(penalties)), float("nan"), float("inf")
+    best, agreement, lowest = moments.solve(max(penalties)), float("nan"), float("inf")
     unseen = [(batch.pooled.cpu(), batch.logits.cpu()) for batch in held_out]
     if unseen:
         pooled, logits = (torch.cat(parts) for parts in zip(*unseen, strict=True))
@@ -140,8 +140,8 @@ def solve_ridge(
             embedding, bias = moments.solve(penalty)
             predicted = pooled @ embedding.T + bias
             error = (predicted - logits).square().mean().item()
-            if error < least:
-                best, least = (embedding, bias), error
+            if error < lowest:
+                best, lowest = (embedding, bias), error
                 agreement = decision.agreement(predicted, logits).mean().item()
     embedding, bias = (values.to(gate.embedding.device) for values in best)
     gate.set_logit_units(*moments.scale())
@@ -170,22 +170,22 @@ def descend(
         Fraction of images predicted right over the last tenth of the steps.
     """
     network.train()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = AdamW(trained, lr=settings.rate, weight_decay=1e-4)
-    rate = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
+    parameters = [each for each in network.parameters() if each.requires_grad]
+    optimiser = AdamW(parameters, lr=settings.rate, weight_decay=1e-4)
+    schedule = OneCycleLR(optimiser, settings.rate, total_steps=settings.steps)
     accuracies: list[float] = []
     if state := phase.load():
         accuracies = state["accuracies"]
         network.load_state_dict(state["network"], strict=False)
         optimiser.load_state_dict(state["optimiser"])
-        rate.load_state_dict(state["rate"])
+        schedule.load_state_dict(state["rate"])
 
     def make_state() -> dict[str, Any]:
         return {
             "accuracies": accuracies,
             "network": network.state_without_frozen_encoder(),
             "optimiser": optimiser.state_dict(),
-            "rate": rate.state_dict(),
+            "rate": schedule.state_dict(),
         }
 
     first = len(accuracies)
@@ -194,7 +194,7 @@ def descend(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        rate.step()
+        schedule.step()
         accuracies.append(correct.float().mean().item())
         phase.note(len(accuracies), settings.steps, make_state)
     last = accuracies[-max(1, len(accuracies) // 10) :]

@@ -12,7 +12,7 @@ from apercu.classifiers import Classifier, ClassNames, InputSpec
 from apercu.classifiers.decisions import Decision
 from apercu.classifiers.outputs import SOFTMAX, Output
 from apercu.classifiers.preprocessing import prepare_image
-from apercu.errors import ImageError, RunError
+from apercu.errors import ImageError, RunError, format_shape
 from apercu.types import Images, Picture
 
 
@@ -84,10 +84,9 @@ class ClassifierInfo(BaseModel):
             kind = str(images.dtype).removeprefix("torch.")
             raise ImageError(f"images: expected floats in [0, 1], got {kind}; divide by 255.0")
         if images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
-            shape = " × ".join(map(str, images.shape))
             raise ImageError(
-                f"images: expected batch × {' × '.join(map(str, expected))}, got {shape}; "
-                "prepare() resizes a picture"
+                f"images: expected batch × {format_shape(expected)}, got "
+                f"{format_shape(images.shape)}; prepare() resizes a picture"
             )
         low, high = (bound.item() for bound in images.aminmax())
         if not self.input.takes_raw_counts and not (low >= -1e-3 and high <= 1 + 1e-3):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, format_shape
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import (
@@ -104,10 +104,10 @@ def check_encoder_side(encoder: Encoder, side: int | None, size: tuple[int, int]
     rows, columns = (round(length * side / min(size)) for length in size)
     classifier = encoder.classifier[0]
     if (rows, columns) != classifier.size and not classifier.takes_size((rows, columns)):
-        own = " × ".join(map(str, classifier.size))
         raise ConfigError(
-            f"encoder_side: {classifier.spec} takes images of {own} pixels only, so it cannot see "
-            f"them at {rows} × {columns}; leave encoder_side out, or name another encoder"
+            f"encoder_side: {classifier.spec} takes images of {format_shape(classifier.size)} "
+            f"pixels only, so it cannot see them at {rows} × {columns}; leave encoder_side out, or "
+            "name another encoder"
         )
 
 

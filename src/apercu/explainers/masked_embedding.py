@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from apercu.classifiers import Classifier
 from apercu.explainers.class_embedding import (
     DESCENT,
     LOGITS,
@@ -28,9 +29,9 @@ from apercu.explainers.class_embedding import (
 from apercu.explainers.settings import FEWEST_FITTED, MaskedEmbedding
 from apercu.networks.blocks import FeatureAdapter
 from apercu.networks.gate import ClassGate, GatedNetwork
-from apercu.removal import Alternative
+from apercu.removal import Alternative, Removal
 from apercu.training.data import FORWARD_BATCH, SEED_STEP, iterate_batches
-from apercu.types import Logits
+from apercu.types import Images, Logits
 
 MAX_KEPT_BYTES = 1 << 30
 """Memory of the features, and of the logits, that are kept; else fewer images are used."""
@@ -116,7 +117,7 @@ def query_classifier(
     state = phase.load()
     logits: list[Tensor] = list(state.get("logits", []))
     empty: list[Tensor] = list(state.get("empty", []))
-    first: list[Tensor] = []
+    unscaled: list[Tensor] = []  # features of the first batches, which give the standard units
     masks: list[Tensor] = []
     features = torch.empty(0)
 
@@ -130,20 +131,16 @@ def query_classifier(
         kept = draw_masks(len(images), settings.masks, deepest.shape[2:], generator)
         done = min(total, (number + 1) * FORWARD_BATCH)
         if number < UNITS_BATCHES:
-            first.append(deepest.float())
+            unscaled.append(deepest.float())
         else:
             features[done - len(images) : done] = adapter.standardise(deepest.float())
         if done == total or number + 1 == UNITS_BATCHES:
-            if first:
-                features = _start_features(adapter, first, total)
-            first = []
+            if unscaled:
+                features = _start_features(adapter, unscaled, total)
+            unscaled = []
         masks.append(kept.bool())
         if number >= len(logits):
-            parts = [classifier(images)]
-            for mask in kept[:, 1:].unbind(1):
-                enlarged = F.interpolate(mask[:, None], images.shape[2:], mode="nearest")[:, 0]
-                parts.append(classifier(removal(images, enlarged.to(device), generator)))
-            logits.append(torch.stack(parts, 1).cpu())
+            logits.append(_predict_parts(classifier, images, kept, removal, generator))
             if number < EMPTY_BATCHES:
                 empty.append(classifier(removal.make_replacement(images, generator)).cpu())
         phase.note(done, total, make_state)
@@ -154,6 +151,21 @@ def query_classifier(
     return MaskedQueries(features, torch.cat(masks), torch.cat(logits), mean_empty, held_out)
 
 
+def _predict_parts(
+    classifier: Classifier,
+    images: Images,
+    kept: Float[Tensor, "images queries rows columns"],
+    removal: Removal,
+    generator: Generator,
+) -> Float[Tensor, "images queries classes"]:
+    """Return the logits of images and of what each of their masks keeps, on the CPU."""
+    parts = [classifier(images)]
+    for mask in kept[:, 1:].unbind(1):  # the first one keeps all
+        enlarged = F.interpolate(mask[:, None], images.shape[2:], mode="nearest")[:, 0]
+        parts.append(classifier(removal(images, enlarged.to(images.device), generator)))
+    return torch.stack(parts, 1).cpu()
+
+
 def get_adapter(network: GatedNetwork) -> FeatureAdapter:
     """Return the adapter of a network that has one."""
     if network.adapter is None:
@@ -161,9 +173,9 @@ def get_adapter(network: GatedNetwork) -> FeatureAdapter:
     return network.adapter
 
 
-def _start_features(adapter: FeatureAdapter, first: list[Tensor], total: int) -> Tensor:
-    """Take the units of an adapter from the first features, and return a place for those of all."""
-    values = torch.cat(first)
+def _start_features(adapter: FeatureAdapter, unscaled: list[Tensor], total: int) -> Tensor:
+    """Set the units of an adapter from the first features, and return a tensor for those of all."""
+    values = torch.cat(unscaled)
     adapter.set_units(values)
     features = torch.empty(total, *values.shape[1:], dtype=torch.half)
     features[: len(values)] = adapter.standardise(values)

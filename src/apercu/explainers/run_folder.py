@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save
 from apercu.classifiers import open_classifier
 from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.trust import is_trusting, limit_network
+from apercu.devices import enable_gradients
 from apercu.errors import (
     ClassifierError,
     ConfigError,
@@ -32,6 +33,7 @@ from apercu.errors import (
     MissingModuleError,
     RunError,
     UntrustedError,
+    format_shape,
 )
 from apercu.explainers.base import E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -44,12 +46,12 @@ from apercu.training.config import CONFIG
 from apercu.weights import check_finite
 
 CLASSIFIER, WEIGHTS = "classifier.json", "weights.safetensors"
-FACTS, CARD = "facts.json", "card.md"
+FACTS, MODEL_CARD = "facts.json", "card.md"
 ENCODER = "encoder"
 EXPORT = "explainer.json"
 """File of a folder that `apercu export` wrote, which is no run folder."""
 
-_FILES = (CONFIG, CLASSIFIER, FACTS, WEIGHTS, f"{ENCODER}/card.json")
+_FILES = (CONFIG, CLASSIFIER, FACTS, WEIGHTS, f"{ENCODER}/{CARD_FILE}")
 _DAMAGE = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
     *(AssertionError, SafetensorError, RuntimeError),
@@ -57,6 +59,7 @@ _DAMAGE = (
 """Errors of files that do not fit each other, or that hold impossible settings."""
 
 
+@enable_gradients()
 def load_explainer(
     run: str | Path, device: str | torch.device = "cpu", *, trust: bool = False
 ) -> TrainedExplainer[Any, Any]:
@@ -83,19 +86,19 @@ def load_explainer(
         settings = kind.presets.model.model_validate(content)
         classifier_info = ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
         facts = TypeAdapter(dict[str, float]).validate_python(_read_json(folder / FACTS))
-        card = folder / ENCODER / "card.json"
+        card = folder / ENCODER / CARD_FILE
         backbone = open_classifier(card, trust=trust) if card.is_file() else None
         weights = load_file(folder / WEIGHTS)
         check_finite(weights, folder / WEIGHTS)
-        size, known = (folder / WEIGHTS).stat().st_size, backbone.module if backbone else None
-        with limit_network(str(folder), size, known):
+        open_module = None if backbone is None else backbone.module
+        size = (folder / WEIGHTS).stat().st_size
+        with limit_network(str(folder), size, open_module):
             network = kind.build_network(settings, classifier_info, backbone, pretrained=False)
         missing, unknown = network.load_state_dict(weights, strict=False)
     except (UntrustedError, MissingModuleError, MissingExtraError):
         raise
     except _DAMAGE as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
+        raise _damage_error(folder, error) from error
     except (ClassifierError, ConfigError) as error:
         raise RunError(f"{folder}: the run folder is damaged ({error})") from error
     if unknown or any(not name.startswith("encoder.") for name in missing):
@@ -154,8 +157,14 @@ def read_classifier_info(run: str | Path, *, trust: bool = False) -> ClassifierI
     try:
         return ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
     except _DAMAGE as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise RunError(f"{folder}: the run folder is damaged ({reason[:300]})") from error
+        raise _damage_error(folder, error) from error
+
+
+def _damage_error(folder: Path, error: Exception) -> RunError:
+    """Return the error of a run folder whose files do not fit each other, in one line."""
+    lines = (line.strip() for line in str(error).splitlines())
+    reason = "; ".join(filter(None, lines))
+    return RunError(f"{folder}: the run folder is damaged ({reason[:300]})")
 
 
 def _check_unchanged(folder: Path, names: Iterable[str] | None = None) -> None:
@@ -217,12 +226,12 @@ def load_doubts(run: str | Path) -> str | None:
     return describe_doubts(folder, doubts) if doubts else None
 
 
-def load_run(run: str | Path, kind: type[E], *, trust: bool = False) -> E:
+def load_run(run: str | Path, explainer_class: type[E], *, trust: bool = False) -> E:
     """Open the run folder of one kind of explainer, on the CPU.
 
     Args:
         run: the run folder.
-        kind: the class of the explainer.
+        explainer_class: the class of the explainer.
         trust: whether the folder may name a factory, whose code is run.
 
     Returns:
@@ -232,9 +241,10 @@ def load_run(run: str | Path, kind: type[E], *, trust: bool = False) -> E:
         RunError: as `load_explainer`, or the folder holds another kind.
     """
     explainer = load_explainer(run, trust=trust)
-    if not isinstance(explainer, kind):
+    if not isinstance(explainer, explainer_class):
         raise RunError(
-            f"{run}: expected a run of a {kind.__name__}, got a {type(explainer).__name__}"
+            f"{run}: expected a run of a {explainer_class.__name__}, got a "
+            f"{type(explainer).__name__}"
         )
     return explainer
 
@@ -252,7 +262,7 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     write_file(folder / FACTS, json.dumps(explainer.facts, indent=1).encode())
     text = find_kind(explainer.kind).describe(settings)
     write_file(
-        folder / CARD, render_card(explainer.classifier_info, settings, text, explainer.facts)
+        folder / MODEL_CARD, render_card(explainer.classifier_info, settings, text, explainer.facts)
     )
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, GraphEncoder):
@@ -314,7 +324,7 @@ def render_card(
         for name, (words, format_value) in _LINES.items()
         if name in facts
     ]
-    size = " × ".join(map(str, classifier_info.input.size))
+    size = format_shape(classifier_info.input.size)
     return "\n".join(
         [
             f"# {text.title} of {classifier_info.spec}",

@@ -18,17 +18,20 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
+from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.distillation import estimate_seconds
 from apercu.classifiers.distillation_data import compute_agreement, stack_images
 from apercu.errors import ClassifierError, ConfigError, RunError
+from apercu.explainers.kind import ExplainerKind
 from apercu.images import ImageSource
 from apercu.io import parse_json, write_file, write_json
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, cache_in_memory, split_held_out
 
-STUDENT, CARD, FACTS = "student", "card.json", "facts.json"
-KEPT, SETTINGS = "checkpoints", "student.json"
-"""Folder and file of the settings of the student that was begun."""
+STUDENT, FACTS = "student", "facts.json"
+"""Folder of a finished student, and the file there that says how it was distilled."""
+BEGUN, SETTINGS = "checkpoints", "student.json"
+"""Folder of a student that was begun, and the file there with its settings."""
 _BATCH = 32
 
 
@@ -72,7 +75,7 @@ def plan_student(
     Raises:
         RunError: the stored plan is damaged, or a finished student has other settings than chosen.
     """
-    plan, path = full, run / KEPT / SETTINGS
+    plan, path = full, run / BEGUN / SETTINGS
     finished = _read_finished(run / STUDENT)
     is_stored = path.is_file()
     if is_stored:
@@ -127,7 +130,7 @@ def distil_student(
     if earlier is not None:
         return earlier
     images = cache_in_memory(TrainingImages(source, classifier), report)
-    distilled = distil(classifier, images, settings, report=report, folder=run / KEPT)
+    distilled = distil(classifier, images, settings, report=report, folder=run / BEGUN)
     save_classifier(distilled.student, folder)
     facts = {
         "teacher": classifier.fingerprint,
@@ -136,6 +139,37 @@ def distil_student(
     }
     write_file(folder / FACTS, json.dumps(facts, indent=1))
     return distilled
+
+
+def check_student_options(
+    kind: ExplainerKind,
+    classifier: Classifier,
+    student: StudentSettings | Classifier | str | Path | None,
+    student_steps: int | None,
+) -> None:
+    """Refuse options of a student that have no effect.
+
+    Args:
+        kind: the kind of explainer that is trained.
+        classifier: the explained classifier.
+        student: the settings of a student, or a classifier that stands in, if either is given.
+        student_steps: steps of the student, if they are given.
+
+    Raises:
+        ConfigError: no student is needed, or a finished one has steps.
+    """
+    if classifier.differentiable or not kind.needs_gradients:
+        reason = f"a {kind.name} explainer needs none"
+        if kind.needs_gradients:
+            reason = f"{classifier.spec} gives gradients itself"
+        raise ConfigError(
+            f"student: expected none, as {reason}; leave out --student and --student-steps"
+        )
+    if isinstance(student, Classifier | str | Path) and student_steps is not None:
+        raise ConfigError(
+            "student: --student names a finished one, so --student-steps has no effect; "
+            "leave out one of the two"
+        )
 
 
 def open_student(
@@ -285,7 +319,7 @@ def _load_student(folder: Path, classifier: Classifier) -> DistillationResult | 
         facts = parse_json((folder / FACTS).read_text(encoding="utf-8"))
         if facts["teacher"] != classifier.fingerprint:
             return None
-        student = open_classifier(folder / CARD, device=classifier.device)
+        student = open_classifier(folder / CARD_FILE, device=classifier.device)
         return DistillationResult(student, float(facts["agreement"]))
     except (OSError, ValueError, KeyError, TypeError, ClassifierError):
         return None

@@ -14,7 +14,7 @@ from torch import nn
 
 from apercu.classifiers import Classifier, StudentSettings, open_classifier
 from apercu.classifiers.trust import check_spec_of_file, trust_files
-from apercu.devices import choose_device
+from apercu.devices import choose_device, enable_gradients
 from apercu.errors import ConfigError, NoFeatureMapsError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -23,6 +23,7 @@ from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import (
     StudentPlan,
+    check_student_options,
     describe_price,
     distil_student,
     has_student,
@@ -43,6 +44,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Precisions of the numbers, and what Lightning calls them."""
 
 
+@enable_gradients()
 def train(
     classifier: Classifier | str | Path,
     images: ImageSource | str | Path,
@@ -115,7 +117,7 @@ def train(
     check_writable(run)
     base = _choose_settings(run, config, chosen)
     begun = None
-    if resume:  # settings of the folder are as long as they shall be
+    if resume:  # the steps of the training that was begun, as its folder holds them
         begun = base.schedule.steps if config is None else find_begun_steps(run)
 
     def apply_options(settings: ExplainerSettings) -> ExplainerSettings:
@@ -133,28 +135,18 @@ def train(
     chosen.check_classifier(classifier)
     needs_student = chosen.needs_gradients and not classifier.differentiable
     stand_in = None
-    if (student is not None or student_steps is not None) and not needs_student:
-        gives = f"{classifier.spec} gives gradients itself"
-        reason = gives if chosen.needs_gradients else f"a {chosen.name} explainer needs none"
-        raise ConfigError(
-            f"student: expected none, as {reason}; leave out --student and --student-steps"
-        )
+    if student is not None or student_steps is not None:
+        check_student_options(chosen, classifier, student, student_steps)
     if isinstance(student, Classifier | str | Path):
-        if student_steps is not None:
-            raise ConfigError(
-                "student: --student names a finished one, so --student-steps has no effect; "
-                "leave out one of the two"
-            )
-        stand_in = open_student(student, classifier, trust=trust)
-        student = None
+        stand_in, student = open_student(student, classifier, trust=trust), None
     built = None
-    has_layers = not (needs_student and settings.uses_own_layers) or stand_in is not None
-    if has_layers:  # else the student that is distilled will have them
+    is_encoder_missing = needs_student and stand_in is None and settings.uses_own_layers
+    if not is_encoder_missing:  # else it is the student that is distilled below
         with trust_files(trust):
             if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
                 check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
             names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
-            # finds mistakes before anything is written
+            # built here, so that mistakes are found before anything is written
             base, built = _build_suited_network(
                 base,
                 apply_options,
@@ -166,11 +158,11 @@ def train(
             settings = apply_options(base)
     facts: dict[str, float] = {}
     with ExitStack() as stack:
-        kept = f"{run} keeps what is done; the same call with resume=True goes on"
-        stack.enter_context(describe_interrupt(kept))
+        consequence = f"{run} keeps what is done; the same call with resume=True goes on"
+        stack.enter_context(describe_interrupt(consequence))
         if report is None:
-            shows = (is_notebook() if progress is None else progress) and is_main_process()
-            report = stack.enter_context(show_progress()) if shows else ignore_progress
+            is_shown = (is_notebook() if progress is None else progress) and is_main_process()
+            report = stack.enter_context(show_progress()) if is_shown else ignore_progress
         trainer = Trainer(classifier, images, run, hardware, seed, say, report)
         record = _record(trainer, classifier, settings, stand_in)
         stack.enter_context(record.begin(resume=resume))
@@ -185,8 +177,8 @@ def train(
             full = StudentPlan(base.schedule.steps, StudentSettings())
             distillation = plan_student(run, full, settings.schedule.steps, student, student_steps)
             distillation = replace(distillation, seed=seed)
-            taught, facts = _distil(trainer, distillation, full.student.floor)
-            trainer = replace(trainer, classifier=taught)
+            distilled, facts = _distil(trainer, distillation, full.student.floor)
+            trainer = replace(trainer, classifier=distilled)
         network = built or build_network(settings, trainer.classifier, seed)
         return _fit(network, settings, trainer, classifier, facts)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from apercu.errors import ImageError
+from apercu.errors import ImageError, format_shape
 from apercu.images.formats.dicom import DICOM_MAGIC, PREAMBLE, decode_dicom, is_dicom
 from apercu.images.formats.dicom import SUFFIXES as DICOM_SUFFIXES
 from apercu.images.formats.fits import SUFFIXES as FITS_SUFFIXES
@@ -280,8 +280,7 @@ def convert_array(array: NDArray[Any]) -> Picture:
     """
     if array.ndim not in (2, 3):
         raise ImageError(
-            "images: expected an array height × width × channels, got "
-            f"{' × '.join(map(str, array.shape)) or 'one number'}"
+            f"images: expected an array height × width × channels, got {format_shape(array.shape)}"
         )
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ImageError(
@@ -328,7 +327,7 @@ def convert_picture(picture: Any, channels: int) -> Picture:
         kind = str(picture.dtype).removeprefix("torch.")
         raise ImageError(
             "images: expected a tensor channels × height × width of floats in [0, 1], got "
-            f"{' × '.join(map(str, picture.shape)) or 'one number'} of {kind}"
+            f"{format_shape(picture.shape)} of {kind}"
         )
     check_size("images", picture.shape[1], picture.shape[2], len(picture))
     return convert_channels(picture.float(), channels, "images")

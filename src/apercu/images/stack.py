@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apercu.errors import ImageError, ImagesError
+from apercu.errors import ImageError, ImagesError, format_shape
 from apercu.images.formats.npy import FULL_SCALE
 from apercu.images.formats.npz import ArrayHeader, load_array, read_array_headers
 from apercu.images.limits import check_size
@@ -93,7 +93,7 @@ def open_stack(path: Path, channels: int) -> StackImages:
     if stored != channels:
         raise ImagesError(
             f"{path}: expected {channels} channels, got {stored} in {name} "
-            f"({_format_shape(shape)}); pictures of a stack are number × channels × height × width"
+            f"({format_shape(shape)}); pictures of a stack are number × channels × height × width"
         )
     if not shape[0]:
         raise ImagesError(f"{path}: no images, {name} has no rows")
@@ -104,7 +104,7 @@ def _find_image_array(path: Path, arrays: Mapping[str, ArrayHeader]) -> str:
     """Return the name of the array that holds the pictures."""
     names = [name for name, (shape, _) in arrays.items() if len(shape) in (3, 4)]
     if len(names) != 1:
-        shapes = ", ".join(f"{name} {_format_shape(shape)}" for name, (shape, _) in arrays.items())
+        shapes = ", ".join(f"{name} {format_shape(shape)}" for name, (shape, _) in arrays.items())
         raise ImagesError(
             f"{path}: expected one array of 3 or 4 axes, number × [channels ×] height × width, "
             f"got {len(names)} ({shapes or 'no arrays'})"
@@ -146,12 +146,3 @@ def _read_texts(path: Path, name: str) -> tuple[str, ...]:
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     return tuple(str(value) for value in values.tolist())
-
-
-def _format_shape(shape: tuple[int, ...]) -> str:
-    """Format a shape for an error message.
-
-    >>> _format_shape((8, 3, 64, 64))
-    '8 × 3 × 64 × 64'
-    """
-    return " × ".join(map(str, shape))

@@ -24,7 +24,7 @@ from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
 from apercu.classifiers.sources.timm import is_reachable, warn_plain_pixels
 from apercu.classifiers.trust import check_config
-from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line
+from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, format_shape
 from apercu.extras import require_extra
 from apercu.io import expand_home, is_folder, parse_json
 from apercu.weights import digest_module, load_weights
@@ -333,7 +333,7 @@ def _process(processor: Any, image: Any) -> Tensor:
     """Return what an image processor makes of an image, `channels × height × width`."""
     values: Tensor = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
     if values.ndim != 4 or len(values) != 1:
-        raise ValueError(f"expected one image of pixels, got {' × '.join(map(str, values.shape))}")
+        raise ValueError(f"expected one image of pixels, got {format_shape(values.shape)}")
     return values[0].double()
 
 

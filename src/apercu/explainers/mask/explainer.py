@@ -9,7 +9,7 @@ from torch import Tensor
 
 from apercu import maps
 from apercu.classifiers.names import Target, find_class_indices
-from apercu.errors import ConfigError, TargetError
+from apercu.errors import ConfigError, TargetError, format_shape
 from apercu.explainers.base import ImagesLike, MaskingExplainer
 from apercu.explainers.mask.network import MaskNetwork, enlarge
 from apercu.explainers.mask.settings import MaskSettings
@@ -71,8 +71,8 @@ class MaskExplainer(MaskingExplainer[MaskNetwork, MaskSettings]):
         """
         images = self._prepare_batch(inputs)
         if targets.ndim != 2 or len(targets) != len(images) or not targets.shape[1]:
-            shape = " × ".join(map(str, targets.shape)) or "one number"
-            raise TargetError(f"targets: expected {len(images)} × classes, got {shape}")
+            got = format_shape(targets.shape)
+            raise TargetError(f"targets: expected {len(images)} × classes, got {got}")
         indices = find_class_indices(self.classifier_info.names, targets.flatten().tolist())
         indices = indices.to(self.device).view(targets.shape)
         return self.decode_classes(self.network.encode(images), indices)

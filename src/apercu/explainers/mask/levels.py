@@ -19,9 +19,10 @@ from apercu.extras import is_installed
 from apercu.io import format_csv_rows, write_file
 from apercu.metrics.flipping import target_probability
 from apercu.removal import Blur
-from apercu.types import Images, Targets
+from apercu.types import Images, Regions, Scores, Targets
 
 ADVANTAGE_LEVELS = (0.3, 0.5, 0.7)
+"""Levels of the masks at which regions are compared with the same regions elsewhere."""
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -116,14 +117,22 @@ def measure_advantage(
 
 @torch.no_grad()
 def _score_region(
-    classifier: Classifier, images: Images, targets: Targets, regions: Tensor
+    classifier: Classifier, images: Images, targets: Targets, regions: Regions
 ) -> Tensor:
     """Return the probability of the class in the region, less that outside of it."""
-    keep, blur = regions.float(), Blur()
-    kept, removed = (
-        target_probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep)
-    )
+    kept, removed = _predict_kept_and_removed(classifier, images, targets, regions)
     return kept - removed
+
+
+def _predict_kept_and_removed(
+    classifier: Classifier, images: Images, targets: Targets, regions: Regions
+) -> tuple[Scores, Scores]:
+    """Return the probability of the class where all but the region, or the region, is blurred."""
+    keep, blur = regions.float(), Blur()
+    return (
+        target_probability(classifier, blur(images, keep), targets),
+        target_probability(classifier, blur(images, 1 - keep), targets),
+    )
 
 
 def measure_absent_area(explainer: MaskExplainer, batches: Iterable[Tensor], seed: int) -> float:
@@ -151,20 +160,17 @@ def write_level_curve(points: Sequence[LevelPoint], folder: Path) -> None:
 
 @torch.no_grad()
 def _measure_level(
-    classifier: Classifier, images: Images, targets: Targets, regions: Tensor
+    classifier: Classifier, images: Images, targets: Targets, regions: Regions
 ) -> Tensor:
     """Return sums over the batch of area, kept, removed and the saliency metric."""
-    keep, blur = regions.float(), Blur()
     height, width = images.shape[-2:]
-    kept, removed = (
-        target_probability(classifier, blur(images, m), targets) for m in (keep, 1 - keep)
-    )
+    kept, removed = _predict_kept_and_removed(classifier, images, targets, regions)
     boxes = maps.tight_boxes(regions) / torch.tensor([width, height] * 2, device=regions.device)
     empty = ~regions.flatten(1).any(1, keepdim=True)
     boxes = torch.where(empty, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
     metric = score_boxes(classifier, images, boxes[:, None], targets)
-    figures = (keep.mean((1, 2)), kept, removed, metric.squeeze(1))
-    return torch.stack([values.sum().cpu() for values in figures])
+    scores = (regions.float().mean((1, 2)), kept, removed, metric.squeeze(1))
+    return torch.stack([values.sum().cpu() for values in scores])
 
 
 def _plot_curve(points: Sequence[LevelPoint]) -> bytes:

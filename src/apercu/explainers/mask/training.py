@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from apercu import render
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import DecidedLogits
+from apercu.errors import format_shape
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.objectives import MaskBatch
@@ -87,7 +88,7 @@ class MaskTraining(TrainingModule):
             rows, columns = self.classifier.size
             say(
                 f"{self.classifier.spec} takes images of its own size only, so masks are scored at "
-                f"{rows} × {columns} pixels, not at {' × '.join(map(str, self.scored_size))}"
+                f"{rows} × {columns} pixels, not at {format_shape(self.scored_size)}"
             )
         resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.decoder.resolution:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from apercu.classifiers.names import Target
-from apercu.errors import ImageError
+from apercu.errors import ImageError, format_shape
 from apercu.explainers.base import ImagesLike, MaskingExplainer
 from apercu.explainers.settings import GatedSettings
 from apercu.explainers.shapley.network import ShapleyNetwork, ShapleyShape, ValueKind, Values
@@ -90,8 +90,8 @@ class ShapleyExplainer(MaskingExplainer[ShapleyNetwork, ShapleySettings]):
         features = self.network.encode(self._prepare_batch(inputs))
         count, own = len(features[-1]), self.network.gate.predict_logits(features[-1])
         if logits is not None and logits.shape != own.shape:
-            shape = " × ".join(map(str, logits.shape))
-            raise ImageError(f"logits: expected {count} × {own.shape[1]}, got {shape}")
+            expected, got = format_shape(own.shape), format_shape(logits.shape)
+            raise ImageError(f"logits: expected {expected}, got {got}")
         targets = own.argmax(1) if target is None else self._resolve_targets(target, count)
         if logits is not None:
             logits = logits.to(own)
