@@ -154,26 +154,33 @@ class CounterpartExplanation(Explanation):
         kept = self._describe_end(self.kept, 0, "not kept; predicted")
         flipped = self._describe_end(self.flipped, -1, "not flipped; predicted")
         change = render.describe_change(self.difference)
-        views = (
-            ("The image", "", image, self.prepared),
-            (f"Similar: meant to stay {own}", kept, f"{image}, changed to stay {own}", self.stable),
-            (
-                f"Changed: meant to be {name}",
-                flipped,
-                f"{image}, changed to be predicted as {name}",
-                self.adversarial,
-            ),
-        )
+
+        def make_figure(title: str, view: Image.Image, alt: str, note: str = "") -> Figure:
+            return Figure(title, embed_image(view), alt, note)
+
         figures = [
-            Figure(title, embed_image(render.to_image(view)), alt, note)
-            for title, note, alt, view in views
+            make_figure("The image", render.to_image(self.prepared), image),
+            make_figure(
+                f"Similar: meant to stay {own}",
+                render.to_image(self.stable),
+                f"{image}, changed to stay {own}",
+                kept,
+            ),
+            make_figure(
+                f"Changed: meant to be {name}",
+                render.to_image(self.adversarial),
+                f"{image}, changed to be predicted as {name}",
+                flipped,
+            ),
+            make_figure(
+                "Difference",
+                render.draw_difference(self.difference),
+                f"what changes in {image}: {change}",
+                f"Orange: brighter than in the similar image, blue: darker; {change}.",
+            ),
         ]
-        difference = embed_image(render.draw_difference(self.difference))
-        words = f"Orange: brighter than in the similar image, blue: darker; {change}."
-        alt = f"what changes in {image}: {change}"
-        figures.append(Figure("Difference", difference, alt, words))
         steps = [
-            Figure(tile.caption, embed_image(tile.image), f"step {number} from {own} to {name}")
+            make_figure(tile.caption, tile.image, f"step {number} from {own} to {name}")
             for number, tile in enumerate(self._make_step_tiles(f"{name} "), start=1)
         ]
         return [figures, steps]

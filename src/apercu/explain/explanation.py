@@ -18,7 +18,7 @@ from apercu.classifiers.names import ClassNames
 from apercu.explain.files import (
     build_secondary_capture,
     describe_image,
-    read_others,
+    read_other_images,
     write_record,
 )
 from apercu.images.formats.dicom import DicomReference
@@ -198,7 +198,7 @@ class Explanation(ABC):
         """
         folder = Path(folder)
         entry = describe_image(self.stored, [self.write_files(folder, Path(self.stored.name).stem)])
-        others = read_others(folder, self.explainer_record, self.stored.name)
+        others = read_other_images(folder, self.explainer_record, self.stored.name)
         write_record(folder, self.explainer_record, [*others, entry])
         return folder
 

@@ -147,7 +147,7 @@ def write_record(
     write_file(folder / RECORD_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_others(
+def read_other_images(
     folder: Path, explainer_record: Mapping[str, Any], name: str
 ) -> list[Mapping[str, Any]]:
     """Return what `explain.json` says about other images of the same explainer.

@@ -149,27 +149,31 @@ class MaskExplanation(Explanation):
         region = "no region"
         if area:
             region = f"the box is around the region, {format_percent(area)} of the image"
-        rest = "The evidence is in colour, the rest is dark and grey."
-        views = (
-            ("The image", "", image, render.to_image(small)),
-            (
-                f"Evidence for {name}",
-                f"Bright where it is strong; {region} (level {self.level:g}).",
-                f"{image} with the evidence for {name} as heat: {region}",
-                self._draw_overlay(small),
-            ),
-            ("Kept", rest, f"what the mask keeps of {image}", render.draw_masked(small, self.mask)),
-            (
-                "Removed",
-                "The image without its evidence.",
-                f"what the mask removes of {image}",
-                render.draw_masked(small, 1 - self.mask),
-            ),
-        )
+
+        def make_figure(title: str, view: Image.Image, alt: str, note: str = "") -> Figure:
+            return Figure(title, embed_image(view, FIGURE_SIDE), alt, note)
+
         return [
             [
-                Figure(title, embed_image(view, FIGURE_SIDE), alt, note)
-                for title, note, alt, view in views
+                make_figure("The image", render.to_image(small), image),
+                make_figure(
+                    f"Evidence for {name}",
+                    self._draw_overlay(small),
+                    f"{image} with the evidence for {name} as heat: {region}",
+                    f"Bright where it is strong; {region} (level {self.level:g}).",
+                ),
+                make_figure(
+                    "Kept",
+                    render.draw_masked(small, self.mask),
+                    f"what the mask keeps of {image}",
+                    "The evidence is in colour, the rest is dark and grey.",
+                ),
+                make_figure(
+                    "Removed",
+                    render.draw_masked(small, 1 - self.mask),
+                    f"what the mask removes of {image}",
+                    "The image without its evidence.",
+                ),
             ]
         ]
 
