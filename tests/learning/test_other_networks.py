@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from apercu import open_classifier, train_classifier
+from apercu import open_classifier, open_images, train_classifier
 from apercu.classifiers import Classifier
+from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ClassifierError, ConfigError, NoWeightsError
 from apercu.learning.network import make_network
 from apercu.learning.recipes.fine_tuning import Frozen
+from apercu.learning.settings import InputChoice
+from apercu.learning.start import open_start
 from apercu.log import redirect_warnings
 
 PLANTED = "planted:size=32,images=15,classes=3,difficulty=0"
@@ -141,3 +144,28 @@ def test_auxiliary_outputs_are_refused_in_one_line(tmp_path: Path) -> None:
     classifier = open_classifier(Auxiliary(), size=32)
     with pytest.raises(ClassifierError, match=r"returns tuple .* auxiliary layers.*aux_logits"):
         train_classifier(PLANTED, classifier, tmp_path / "run", **QUICK)
+
+
+def test_weights_that_are_not_used_are_not_told_to_be_random(tmp_path: Path) -> None:
+    card = write_card(tmp_path, "timm/test_resnet", pretrained=False, num_classes=2)
+    for scratch in (True, False):
+        lines: list[str] = []
+        with redirect_warnings(lines.append):
+            open_start(card, InputChoice(), lambda _: open_images(PLANTED), 0, scratch=scratch)
+        assert any("its weights are random" in line for line in lines) is not scratch
+
+
+def test_small_logits_of_a_trained_network_are_logits(build_network: Any) -> None:
+    """A network with added layers whose logits are in [0, 1] and sum to 1, as by chance."""
+    network = build_network().eval()
+    last = nn.Linear(network.head.in_features, 2)
+    with torch.no_grad():
+        last.weight[0] = -last.weight[1].mul_(1e-3)
+        last.bias.copy_(torch.tensor([0.25, 0.75]))
+    network.set_head(nn.Sequential(nn.Flatten(), last))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        classifier = network.to_classifier(("a", "b"), ONE_CLASS, temperature=0.5)
+    assert lines == [] and not network.is_plain
+    found = classifier.predict_probabilities(torch.zeros(1, 3, 32, 32))[0]
+    torch.testing.assert_close(found, torch.tensor([0.5, 1.5]).softmax(0), atol=0.02, rtol=0)

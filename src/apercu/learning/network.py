@@ -15,6 +15,7 @@ from apercu.classifiers import Classifier, Network
 from apercu.classifiers.decisions import Decision
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY
+from apercu.classifiers.outputs import Output, OutputName
 from apercu.classifiers.reinitialise import NetworkSource, copy_trainable, find_source
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
@@ -192,13 +193,15 @@ class LearningNetwork(nn.Module):
         if self.is_plain and self.source is not None:
             source, options = self.source.source, dict(self.source.options)
             digest = self.source.digest(forward)
+        output: OutputName = "sigmoid" if decision.is_multiple else "logits"
         opened = Network(
             source=source,
             forward=forward,
             digest=digest or digest_module(forward, source, options),
             input=self._start[0].input,
-            output="sigmoid" if decision.is_multiple else "logits",
+            output=output,
             output_is_stated=decision.is_multiple,
+            resolved_output=Output(name=output, columns=len(classes), temperature=temperature),
             names=ClassNames.of(classes),
             options=options,
             temperature=temperature,

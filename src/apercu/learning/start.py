@@ -9,11 +9,12 @@ from pathlib import Path
 from apercu.classifiers import Classifier, Network, open_classifier
 from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.reinitialise import NetworkSource
-from apercu.classifiers.sources.timm import TIMM_PREFIX
+from apercu.classifiers.sources.timm import RANDOM_WEIGHTS, TIMM_PREFIX
 from apercu.classifiers.sources.torchvision import TORCHVISION_PREFIX
 from apercu.errors import ConfigError, NoWeightsError
 from apercu.images import ImageSource
 from apercu.learning.settings import InputChoice
+from apercu.log import redirect_warnings, warn
 from apercu.pretraining.backbone import open_backbone
 from apercu.pretraining.inputs import InputOptions, choose_input
 
@@ -55,7 +56,7 @@ def open_start(
     if scratch and spec.startswith(TORCHVISION_PREFIX):
         return _build_torchvision(spec, choice, open_source, seed)
     try:
-        start = network if isinstance(network, Classifier) else open_classifier(network)
+        start = _open_classifier(network, scratch=scratch)
     except NoWeightsError as error:
         raise NoWeightsError(
             f"{error}, or begin with new weights: --config scratch (in Python config='scratch')"
@@ -72,6 +73,20 @@ def open_start(
         return Classifier(opened, spec=start.spec)
     card = Path(spec) / CARD_FILE
     return open_backbone(str(card) if card.is_file() else spec, chosen, seed, choice.first)
+
+
+def _open_classifier(network: str | Path | Classifier, *, scratch: bool) -> Classifier:
+    """Open a classifier; where its weights are not used, nobody is warned that they are random."""
+    if isinstance(network, Classifier):
+        return network
+    lines: list[str] = []
+    try:
+        with redirect_warnings(lines.append):
+            return open_classifier(network)
+    finally:
+        for line in lines:
+            if not (scratch and RANDOM_WEIGHTS in line):
+                warn(line)
 
 
 def _build_torchvision(

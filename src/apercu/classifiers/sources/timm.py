@@ -26,6 +26,8 @@ from apercu.log import warn
 from apercu.weights import digest_module, load_weights
 
 TIMM_PREFIX = "timm/"
+RANDOM_WEIGHTS = "its weights are random"
+"""Words of the warning of a network that nobody has trained."""
 _REACH_SECONDS = 5
 
 
@@ -84,9 +86,7 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
 
 def warn_random(source: str, reason: str) -> None:
     """Warn that a network has random weights, the same ones each time."""
-    warn(
-        f"classifier {source}: its weights are random, as {reason}; what it predicts means nothing"
-    )
+    warn(f"classifier {source}: {RANDOM_WEIGHTS}, as {reason}; what it predicts means nothing")
 
 
 def warn_plain_pixels(card: ClassifierCard, own: InputSpec | None) -> None:
