@@ -1,11 +1,16 @@
-"""Where tensors live: the CPU, a GPU of NVIDIA (cuda), or one of Apple (mps).
+"""Where tensors live: the CPU, a GPU of NVIDIA (cuda), or one of Apple (mps); and their mode.
 
 A GPU of Apple has no numbers of 64 bits with a point. Sums that need them are taken on the CPU.
+No gradient passes a tensor that was made in `torch.inference_mode()`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import Tensor
 
 from apercu.errors import ConfigError
 
@@ -35,3 +40,32 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@contextmanager
+def leave_inference_mode() -> Iterator[None]:
+    """Turn `torch.inference_mode()` into `torch.no_grad()` in a block, or in a decorated function.
+
+    What is made there can take part in gradients; whoever needs them enables them as usual.
+    """
+    is_enabled = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(is_enabled):
+        yield
+
+
+def copy_inference(values: Tensor) -> Tensor:
+    """Return a tensor that gradients can pass: a copy, if it was made in `inference_mode`."""
+    if not values.is_inference():
+        return values
+    with torch.inference_mode(False):
+        return values.clone()
+
+
+@contextmanager
+def enable_gradients() -> Iterator[None]:
+    """Leave `torch.inference_mode()` and `torch.no_grad()` in a block, or in a decorated function.
+
+    Functions that train or take gradients have it, so that they may be called in any mode.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -610,6 +610,19 @@ def test_every_question_has_signals(guard: Guard) -> None:
     assert {NOISE.name, COLOUR_NOISE.name} <= set(guard.record.signals)
 
 
+def test_a_guard_opened_in_inference_mode_is_attacked(
+    guard: Guard, blobs: Classifier, photographs: Path, tmp_path: Path
+) -> None:
+    honest = open_images(photographs, channels=3)
+    guard.save(tmp_path / "guard")
+    attacks: dict[Any, Any] = {("aware_pgd", 0.05): Pgd(0.05, steps=2)}
+    with torch.inference_mode():
+        opened = load_guard(tmp_path / "guard", blobs)
+        rows = run_measurement(GuardMeasurement(opened, honest, {}, attacks, 10), tmp_path / "out")
+    again = run_measurement(GuardMeasurement(guard, honest, {}, attacks, 10), tmp_path / "again")
+    assert rows == again
+
+
 def test_images_that_cannot_be_read_are_left_out(
     blobs: Classifier, photographs: Path, damage_images: Any, tmp_path: Path
 ) -> None:

@@ -167,7 +167,7 @@ def test_damaged_images_of_a_rare_class_are_told_before_the_training(
 
     def train(seed: int) -> TrainedClassifier:
         run = tmp_path / f"run-{seed}"
-        with redirect_warnings(lines.append):
+        with redirect_warnings(lines.append), torch.inference_mode():
             return train_classifier(
                 tmp_path / "images", backbone, run, steps=1, seed=seed, say=lines.append
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,12 @@ from apercu.robustness.attacks import (
     SmoothPgd,
     SparseEvo,
 )
-from apercu.robustness.objectives import Targeted, Untargeted
+from apercu.robustness.objectives import (
+    ExpectationOverTransforms,
+    MapDistance,
+    Targeted,
+    Untargeted,
+)
 
 WEIGHTS = torch.randn(48, generator=torch.Generator().manual_seed(0))
 IMAGES = 0.3 + 0.4 * torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -206,6 +213,38 @@ def test_every_attack(attack: Attack, classifier: Classifier, images: torch.Tens
     if attack.needs == "gradients":
         alone = attack(Untargeted(classifier, goal.labels[:1]), images[:1])
         assert (alone[0] - attacked[0]).abs().mean() < 1e-3  # signs of tiny gradients may differ
+
+
+@pytest.mark.parametrize("attack", EVERY, ids=repr)
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_every_attack_is_the_same_in_inference_mode(
+    attack: Attack, mode: Callable[[], Any], classifier: Classifier, images: torch.Tensor
+) -> None:
+    labels = classifier(images).argmax(1)
+    expected = attack(Untargeted(classifier, labels), images)
+    with mode():
+        attacked = attack(Untargeted(classifier, labels.clone()), images.clone())
+    assert torch.equal(attacked, expected)
+
+
+def test_objectives_made_in_inference_mode_have_gradients(
+    classifier: Classifier, images: torch.Tensor
+) -> None:
+    def explain(batch: torch.Tensor) -> torch.Tensor:
+        return batch.square().mean(1)
+
+    def attack() -> list[torch.Tensor]:
+        labels = classifier(images).argmax(1)
+        objectives = (
+            Targeted(classifier, (labels + 1) % 3),
+            MapDistance(classifier, explain, labels, explain(images)),
+            ExpectationOverTransforms(Untargeted(classifier, labels), copies=2),
+        )
+        return [Pgd(steps=2)(objective, images) for objective in objectives]
+
+    with torch.inference_mode():
+        attacked = attack()
+    assert all(torch.equal(*pair) for pair in zip(attacked, attack(), strict=True))
 
 
 def test_without_a_budget_nothing_changes(classifier: Classifier, images: torch.Tensor) -> None:

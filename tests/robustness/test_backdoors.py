@@ -479,6 +479,19 @@ def test_methods_without_what_they_need(
         find_backdoors(planted, MemoryImages(images, labels), tmp_path, methods)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_search_takes_gradients_in_any_mode(mode: Any, tmp_path: Path) -> None:
+    source = MemoryImages(*make_images(40))
+    with mode():
+        result = find_backdoors(
+            open_network(PlantedNetwork(), CLASSES),
+            source,
+            tmp_path,
+            "neural_cleanse:steps=2,fine_pruning:steps=2",
+        )
+    assert len(result.classes) == CLASSES and result.removals
+
+
 def test_images_that_cannot_be_read_are_left_out(
     planted: Classifier, damage_images: Any, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from apercu.classifiers.distillation_data import (
 from apercu.classifiers.open import wrap_module
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.small_resnet import SmallResNet
+from apercu.devices import enable_gradients
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import Phase
@@ -80,6 +81,7 @@ class StudentSettings:
             raise ConfigError("student: expected held_out between 0 and 1, and floor in [0, 1]")
 
 
+@enable_gradients()
 def distil(
     teacher: Classifier,
     images: PreparedImages,

@@ -10,6 +10,7 @@ import torch
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.trust import trust_files
+from apercu.devices import enable_gradients
 from apercu.errors import WorkInterrupted
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.evaluator import Progress
@@ -39,6 +40,7 @@ from apercu.progress import show_in_notebook
 REPORT_FILE = "report.html"
 
 
+@enable_gradients()
 def compare(
     classifier: Classifier | str | Path,
     images: ImageSource | str | Path,

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import (
     ApercuError,
     ClassifierError,
@@ -46,6 +47,7 @@ OLD_SETTINGS = {WHOLE_MAPS: "half", "thresholds_from": "half", "cells": None, "p
 """Settings that version 0.1.0 did not have, and what it did."""
 
 
+@enable_gradients()
 def run_comparison(
     classifier: Classifier,
     source: ImageSource,

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from apercu.devices import copy_inference
 from apercu.guard.guard import Guard
 from apercu.guard.network import GuardNetwork
 from apercu.robustness.objectives import AttackObjective, BatchFlags
@@ -33,6 +34,9 @@ class Evasion(AttackObjective):
 
     guard: Guard
     labels: Targets
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", copy_inference(self.labels))
 
     def score(self, images: Images) -> Scores:
         observation = self.guard.observer.observe(images)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
@@ -74,6 +75,7 @@ class GuardSettings(BaseModel):
 DEFAULT_SETTINGS: Final = GuardSettings()
 
 
+@enable_gradients()
 def fit_guard(
     classifier: Classifier,
     source: ImageSource,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import apercu
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import RunError, first_line
 from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
@@ -236,6 +237,7 @@ class Guard(PassJudge):
         return f"Guard({self.record.classifier}, {len(self.record.signals)} signals)"
 
 
+@enable_gradients()
 def load_guard(
     folder: str | Path,
     classifier: Classifier,

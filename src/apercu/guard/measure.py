@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
@@ -158,6 +159,7 @@ def measure_guard(
     return run_measurement(measurement, out, progress=progress, command=command)
 
 
+@enable_gradients()
 def run_measurement(
     measurement: GuardMeasurement,
     out: str | Path,

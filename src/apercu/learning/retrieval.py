@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import ClassWord
-from apercu.devices import choose_device
+from apercu.devices import choose_device, enable_gradients
 from apercu.errors import ConfigError
 from apercu.explain.explain_images import ImageLike, read_image
 from apercu.explain.explanation import NamedClass, StoredImage
@@ -36,6 +36,7 @@ NO_CLASS = "no class"
 """Label of an image that has none of several classes."""
 
 
+@enable_gradients()
 def find_similar(
     source: CaseSource,
     image: ImageLike,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
 from apercu.images.stream import list_unread
@@ -53,6 +54,7 @@ from apercu.training.record import find_begun_steps, find_settings
 from apercu.training.trainer import Hardware, Trainer
 
 
+@enable_gradients()
 def train_classifier(
     images: ImagesSpec,
     network: str | Path | Classifier,

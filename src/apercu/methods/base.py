@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import (
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import Target, choose_targets
+from apercu.devices import copy_inference, leave_inference_mode
 from apercu.errors import ClassifierError, ConfigError, ImageError
 from apercu.own_code import digest_code
 from apercu.types import Images, Maps, Targets
@@ -116,9 +117,9 @@ class _BaseMethod(ABC):
             TargetError: there is no such class, or not one target per image.
         """
         _check_classifier(self, classifier)
-        with _leave_inference_mode():
+        with leave_inference_mode():
             batch = _check_batch(classifier, images)
-            indices = _copy_inference(choose_targets(classifier, batch, targets))
+            indices = copy_inference(choose_targets(classifier, batch, targets))
             return self.compute_maps(classifier, batch, indices)
 
     @abstractmethod
@@ -315,20 +316,7 @@ def _check_batch(classifier: Classifier, images: ImageBatch) -> Images:
             f"{str(getattr(batch, 'dtype', type(batch).__name__)).removeprefix('torch.')} {shape}"
             "; classifier.prepare() makes one image ready, and torch.stack a batch of them"
         )
-    return _copy_inference(batch.to(classifier.device))
-
-
-@contextmanager
-def _leave_inference_mode() -> Iterator[None]:
-    """Turn `inference_mode` into `no_grad` in a `with` block, so that methods can differentiate."""
-    is_enabled = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(is_enabled):
-        yield
-
-
-def _copy_inference(values: Tensor) -> Tensor:
-    """Return a tensor that gradients can pass: a copy, if it is one of `inference_mode`."""
-    return values.clone() if values.is_inference() else values
+    return copy_inference(batch.to(classifier.device))
 
 
 def _describe_use(method: _BaseMethod) -> str:

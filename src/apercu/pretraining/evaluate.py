@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nearest
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
@@ -234,6 +235,7 @@ def _read_rows(path: Path) -> list[LearningCurveRow]:
         raise RunError(f"{path}: cannot be read; delete it") from error
 
 
+@enable_gradients()
 def evaluate_features(
     evaluation: FeatureEvaluation,
     out: Path,

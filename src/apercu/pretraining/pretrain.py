@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
 from apercu.images.stream import describe_left_out
@@ -72,6 +73,7 @@ class PreparedPretraining(NamedTuple):
     test: PretrainImages | None
 
 
+@enable_gradients()
 def pretrain_backbone(
     settings: PretrainSettings,
     inputs: PretrainInputs,

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from apercu.classifiers.decisions import ONE_CLASS, Decision, find_decision
+from apercu.devices import copy_inference
 from apercu.statistics import spearman
 from apercu.types import Images, Logits, Maps, Scores, Targets
 
@@ -75,6 +76,9 @@ class Untargeted(AttackObjective):
     labels: Targets
     loss: Callable[[Logits, Targets, Decision], Scores] = cross_entropy
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", copy_inference(self.labels))
+
     def score(self, images: Images) -> Scores:
         return self.loss(self.logits_fn(images), self.labels, find_decision(self.logits_fn))
 
@@ -96,6 +100,9 @@ class Targeted(AttackObjective):
 
     logits_fn: LogitsFn
     targets: Targets
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", copy_inference(self.targets))
 
     def score(self, images: Images) -> Scores:
         decision = find_decision(self.logits_fn)
@@ -125,6 +132,10 @@ class MapDistance(AttackObjective):
     explain: Callable[[Images], Maps]
     labels: Targets
     clean_maps: Maps
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "clean_maps"):
+            object.__setattr__(self, name, copy_inference(getattr(self, name)))
 
     def score(self, images: Images) -> Scores:
         decision, logits = find_decision(self.logits_fn), self.logits_fn(images)

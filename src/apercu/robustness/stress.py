@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.explainers.base import TrainedExplainer
@@ -24,6 +25,7 @@ from apercu.run_record import lock_folder
 DEFAULT_PLAN = StressPlan()
 
 
+@enable_gradients()
 def run_stress_test(
     classifier: Classifier,
     source: ImageSource,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from apercu.devices import copy_inference, enable_gradients
 from apercu.errors import ClassifierError
 from apercu.robustness.objectives import AttackObjective
 from apercu.types import Images, Scores
@@ -84,8 +85,8 @@ def compute_gradients(
     Raises:
         ClassifierError: the objective has no gradient, or in the first step it is 0 everywhere.
     """
-    leaf = images.detach().requires_grad_()
-    with torch.enable_grad():
+    with enable_gradients():
+        leaf = copy_inference(images.detach()).requires_grad_()
         scores = objective.score(leaf)
         gradients = None
         if scores.requires_grad:

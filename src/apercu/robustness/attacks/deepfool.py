@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers.decisions import find_decision
+from apercu.devices import copy_inference, enable_gradients
 from apercu.errors import ConfigError
 from apercu.filters.checks import check_count, check_not_negative
 from apercu.robustness.attacks.base import Access, Attack, check_gradients
@@ -65,8 +66,8 @@ class DeepFool(Attack):
 
 def _find_boundary_step(objective: Untargeted, images: Images, rivals: Tensor) -> Images:
     """Find the shortest step to a boundary with a rival class, by the linearised logits."""
-    leaf = images.detach().requires_grad_()
-    with torch.enable_grad():
+    with enable_gradients():
+        leaf, rivals = copy_inference(images.detach()).requires_grad_(), copy_inference(rivals)
         logits = objective.logits_fn(leaf)
         own = logits.gather(1, objective.labels[:, None])
         gaps = logits.gather(1, rivals) - own if rivals.shape[1] else -own

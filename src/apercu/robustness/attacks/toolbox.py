@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers.decisions import find_decision
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError
 from apercu.extras import require_extra
 from apercu.filters.checks import check_budget, check_count, check_not_negative, check_whole
@@ -282,7 +283,8 @@ def _run_toolbox_attack(
         torch.manual_seed(seed)
         np.random.seed(seed)
         try:
-            attacked = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+            with enable_gradients():
+                attacked = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
         finally:
             np.random.set_state(before)
     return torch.from_numpy(np.asarray(attacked)).to(images).clamp(0, 1)

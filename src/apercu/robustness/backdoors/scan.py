@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier, save_classifier
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.open_explainers import ExplainerLike, open_explainer
@@ -63,6 +64,7 @@ DEFAULT_LIMIT = 400
 """Clean images that are used unless the caller says otherwise."""
 
 
+@enable_gradients()
 def find_backdoors(
     classifier: Classifier,
     source: ImageSource,

@@ -18,6 +18,7 @@ from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import DecidedLogits
 from apercu.classifiers.reinitialise import copy_trainable
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError
 from apercu.io import write_file
 from apercu.robustness.backdoors.poisoning import PoisonedImages
@@ -175,6 +176,7 @@ def _inference_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@enable_gradients()
 def train_defence(
     settings: DefenceSettings, trainer: Trainer, *, resume: bool = True
 ) -> tuple[Classifier, dict[str, float]]:

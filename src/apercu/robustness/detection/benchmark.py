@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
+from apercu.devices import enable_gradients
 from apercu.errors import describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
@@ -332,6 +333,7 @@ def _estimate_accuracy(
     return mean, (mean - float(below), mean + float(above))
 
 
+@enable_gradients()
 def detect_attacks(
     benchmark: DetectionBenchmark,
     out: Path,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import measure_reliability
+from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource
@@ -63,6 +64,7 @@ FEWEST_TESTED = 10
 """Smallest number of known images to choose a threshold from, and to measure with."""
 
 
+@enable_gradients()
 def measure_unknown(
     classifier: Classifier,
     known: ImageSource,
