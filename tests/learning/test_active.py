@@ -27,7 +27,7 @@ from apercu.learning.active import (
     measure_margins,
 )
 from apercu.learning.case_features import open_case_encoder
-from apercu.learning.case_index import build_index
+from apercu.learning.case_index import Case, CaseIndex, build_index
 
 
 def draw_features(count: int, seed: int) -> torch.Tensor:
@@ -253,3 +253,19 @@ def test_a_killed_process_loses_no_label(tmp_path: Path) -> None:
     labels = LabelTable(path).read()
     assert {f"{number}.png" for number in range(last + 1)} <= labels.keys()
     assert len(labels) <= last + 2
+
+
+def test_the_reason_names_the_classes_that_are_undecided() -> None:
+    """Where each class is decided by itself, these need not be the most probable ones."""
+    source = open_images("planted:images=2,size=32")
+    cases = tuple(Case(name, "", None) for name in source.names)
+    rows = torch.tensor([[0.99, 0.95, 0.52], [0.02, 0.03, 0.3]])
+    index = CaseIndex(source, (0, 1), cases, rows.logit(), draw_features(2, 0))
+    chooser = LabelChooser(index, ("a", "b", "c"), rows, EACH_CLASS)
+    first, second = chooser.choose([], by="margin")
+    assert first.reason == "uncertain (margin 0.04): c 52 %, b 95 %"
+    assert second.reason == "uncertain (margin 0.40): c 30 %, b 3.0 %"
+    assert (first.predicted, second.predicted) == ("a", "c")
+    rows = torch.tensor([[0.5, 0.3, 0.2]])
+    reason = LabelChooser(index, ("a", "b", "c"), rows, ONE_CLASS).describe(0).reason
+    assert reason == "uncertain (margin 0.20): a 50 %, b 30 %"

@@ -49,7 +49,7 @@ class LabelChoice:
         reason: why it was chosen, in words.
         predicted: the class that the classifier predicts; None for a network without classes.
         probability: the probability of that class.
-        margin: the largest probability less the second; None without classes.
+        margin: how clearly it is decided, as `measure_margins` says; None without classes.
         entropy: the entropy of the probabilities, as a fraction of the largest; None without
             classes.
         distance: 1 less the cosine to the nearest image that is labelled, or was chosen before;
@@ -206,11 +206,12 @@ class LabelChooser:
             own = self.probabilities[row : row + 1]
             margin = float(measure_margins(own, self.decision))
             entropy = float(measure_entropies(own, self.decision))
-            top = own[0].topk(min(2, own.shape[1]))
-            predicted, probability = self.classes[int(top.indices[0])], float(top.values[0])
+            predicted, probability = self.classes[int(own[0].argmax())], float(own[0].max())
+            clarity = (own[0] - 0.5).abs() if self.decision.is_multiple else -own[0]
+            undecided = clarity.argsort(stable=True)[:2].tolist()
             shares = ", ".join(
-                f"{self.classes[index]} {format_percent(value)}"
-                for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+                f"{self.classes[index]} {format_percent(float(own[0, index]))}"
+                for index in undecided
             )
             measured = f"entropy {entropy:.2f}" if by == "entropy" else f"margin {margin:.2f}"
             if by != "centre":
