@@ -19,7 +19,7 @@ import apercu
 from apercu import MaskExplainer, maps, read_picture
 from apercu.deploy.batch import BatchSettings, Workers, explain_dataset, run_batch
 from apercu.deploy.batch.shard_writer import TRUST_COLUMNS, name_kept_column
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, RunError, TargetError
 from apercu.verdicts import CANNOT_JUDGE
 
 from .conftest import COUNT, encode_noise, read_files, read_rows
@@ -216,6 +216,41 @@ def test_the_python_call_gives_the_rows_of_the_request(
     )
     assert (summary.explained, counts[-1]) == (COUNT, (COUNT, COUNT))
     assert read_rows(tmp_path / "python") == read_rows(explain())
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_targets_are_those_of_explain(tiny_run, photos, tmp_path) -> None:
+    explainer, options = MaskExplainer.from_pretrained(tiny_run), {"limit": 3, "threads": 1}
+    out = tmp_path / "maps"
+    for target in (1, np.int64(1), np.array(1), torch.tensor(1), "1"):  # the folder is continued
+        summary = apercu.explain_dataset(explainer, photos, out, target=target, **options)
+        assert summary.manifest["settings"]["target"] == "1"
+    assert {row["target"] for row in read_rows(out)} == {1}
+    for target in ([1], 1.0, np.array([1, 2]), True):
+        with pytest.raises(TargetError, match="expected a class name or index, got"):
+            apercu.explain_dataset(explainer, photos, tmp_path / "none", target=target, **options)
+        with pytest.raises(TargetError, match="expected a class name or index, got"):
+            explainer.explain(photos / "001.png", target=target)
+    with pytest.raises(TargetError, match="expected a class index from 0 to 2, got 3"):
+        apercu.explain_dataset(explainer, photos, tmp_path / "none", target=np.uint8(3), **options)
+    rows = [
+        apercu.explain_dataset(explainer, photos, tmp_path / str(target), target=target, **options)
+        and read_rows(tmp_path / str(target))
+        for target in (None, "top")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_an_index_is_no_name_of_a_class(tiny_run, photos, tmp_path) -> None:
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    explainer.classifier_info = explainer.classifier_info.model_copy(
+        update={"classes": ("2", "0", "1"), "identifiers": ("2", "0", "1")}
+    )
+    for target, index in ((np.int64(1), 1), ("1", 2)):
+        out = tmp_path / str(index)
+        summary = apercu.explain_dataset(explainer, photos, out, target=target, limit=2, threads=1)
+        assert {row["target"] for row in read_rows(out)} == {index}
+        assert summary.manifest["settings"]["target"] in (1, "1")
 
 
 def test_a_cluster_takes_no_opened_explainer(tiny_run, photos, tmp_path) -> None:

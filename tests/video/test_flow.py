@@ -249,10 +249,17 @@ def test_a_guard_that_is_named_judges_the_frames(
         assert (count in said, "guard: " in said) == (guard != "none", guard != "none")
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("opened", [False, True])
 def test_the_python_call_takes_paths_and_explainers(clip, tiny_run, tmp_path, opened) -> None:
     explainer = apercu.MaskExplainer.from_pretrained(tiny_run) if opened else str(tiny_run)
     source, out = clip(levels(90, 90, 90)), tmp_path / "out.mp4"
-    summary = apercu.explain_video(explainer, source, str(out), every=2, smoothing=0.2)
+    with pytest.raises(TargetError, match=r"expected a class name or index, got \[1\]"):
+        apercu.explain_video(explainer, source, str(out), target=[1])
+    with pytest.raises(TargetError, match="expected a class index from 0 to 2, got 9"):
+        apercu.explain_video(explainer, source, str(out), target=torch.tensor(9))
+    summary = apercu.explain_video(
+        explainer, source, str(out), every=2, smoothing=0.2, target=np.int64(1)
+    )
     assert (summary.frames, summary.explained, summary.warnings) == (3, 2, ())
     assert out.is_file()

@@ -144,12 +144,9 @@ class ClassNames:
             TargetError: no class has this name, or several have it; or the word is neither text nor
                 a whole number.
         """
-        if isinstance(word, Tensor | np.ndarray | np.generic) and word.ndim == 0:
-            word = word.item()
-        if isinstance(word, Integral) and not isinstance(word, bool):
-            return self._check_index(int(word))
-        if not isinstance(word, str):
-            raise TargetError(f"target: expected a class name or index, got {shorten(word)}")
+        word = read_class_word(word)
+        if isinstance(word, int):
+            return self._check_index(word)
         matches = self.find_by_name(word)
         if len(matches) == 1:
             return matches[0]
@@ -182,6 +179,21 @@ class ClassNames:
                 f"target: expected a class index from 0 to {len(self.names) - 1}, got {index}"
             )
         return index
+
+
+def read_class_word(word: object) -> str | int:
+    """Return one class as text or as an index; a whole number of NumPy or PyTorch is an index, too.
+
+    Raises:
+        TargetError: it is neither text nor a whole number, such as a list.
+    """
+    if isinstance(word, Tensor | np.ndarray | np.generic) and word.ndim == 0:
+        word = word.item()
+    if isinstance(word, Integral) and not isinstance(word, bool):
+        return int(word)
+    if not isinstance(word, str):
+        raise TargetError(f"target: expected a class name or index, got {shorten(word)}")
+    return word
 
 
 def read_id2label(config: object) -> ClassNames | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.names import ClassWord, read_class_word
 from apercu.classifiers.trust import is_trusting
 from apercu.deploy.batch.manifest import (
     ERRORS_FILE,
@@ -61,7 +62,7 @@ def explain_dataset(
     images: str | Path,
     out: str | Path,
     *,
-    target: str | int = TOP,
+    target: ClassWord | None = TOP,
     level: float = 0.5,
     format: str = "parquet",
     map: str | None = None,
@@ -97,7 +98,7 @@ def explain_dataset(
         explainer: the folder of a trained mask explainer or of its export, or a mask explainer.
         images: a folder of pictures or of Parquet files, a Parquet file, a stack, or a URL of one.
         out: the folder of the result.
-        target: `top` for the class predicted most, or a class by name, identifier or index.
+        target: `top` or None for the class predicted most, or a class by name, identifier or index.
         level: where masks are cut for boxes, in (0, 1).
         format: `parquet` or `zarr`.
         map: how a map is stored, `png`, `uint8` or `float16`; None for PNG in Parquet and uint8
@@ -139,7 +140,7 @@ def explain_dataset(
     if cluster is not None:
         require_extra("scale", "cluster")
     settings = BatchSettings(
-        str(target),
+        TOP if target is None else read_class_word(target),
         level,
         shard_format,
         check_choice(encoding, MAPS, "map"),

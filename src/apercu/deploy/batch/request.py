@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from apercu.deploy.batch.shard_writer import RowBuilder, ShardWriter
 from apercu.deploy.batch.work_folder import Plan
 from apercu.deploy.batch.zarr_shards import ZarrShards
 from apercu.deploy.inference import InferenceEngine, open_engine
-from apercu.errors import ConfigError, ImagesError
+from apercu.errors import ConfigError, ImagesError, TargetError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
 from apercu.images import check_images, open_images
@@ -129,13 +129,22 @@ class OpenBatch:
     @cached_property
     def record(self) -> BatchRecord:
         """Everything that the result depends on."""
+        settings = self.request.settings
+        if settings.target == self.target and self._names_target(str(self.target)):
+            settings = replace(settings, target=str(self.target))  # as it is typed
         return BatchRecord(
             images=escape_undecodable(self.request.images),
             count=len(self.dataset),
             sha256=self.dataset.compute_digest(),
             explainer=self.engine.info,
-            settings=self.request.settings,
+            settings=settings,
         )
+
+    def _names_target(self, word: str) -> bool:
+        """Whether a text names the class that is explained, and no other one."""
+        with suppress(TargetError):
+            return self.engine.names.find_index(word) == self.target
+        return False
 
     def explain_shards(self, shards: Iterable[int], on_finished: OnFinished) -> StageTimes:
         """Explain what is missing of some shards, and write them.

@@ -41,7 +41,7 @@ class BatchSettings:
         ConfigError: a value is out of range, or does not fit another.
     """
 
-    target: str = TOP
+    target: str | int = TOP
     level: float = 0.5
     format: Format = "parquet"
     map: MapEncoding = "png"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apercu.classifiers import Classifier, InputSpec
+from apercu.classifiers.names import ClassWord, read_class_word
 from apercu.deploy.inference import InferenceEngine, open_engine
 from apercu.deploy.video.pipeline import Progress, VideoSettings, VideoSummary, write_video
 from apercu.deploy.video.source import VideoSource, check_video, open_video
@@ -26,7 +27,7 @@ def explain_video(
     source: str | Path | VideoSource,
     out: str | Path,
     *,
-    target: str | int = TOP,
+    target: ClassWord | None = TOP,
     smoothing: float = 0.0,
     every: int = 1,
     seconds: float | None = None,
@@ -53,8 +54,8 @@ def explain_video(
         explainer: the folder of a trained mask explainer or of its export, or an opened one.
         source: a video file, a camera (`/dev/video0`), an address (`rtsp://…`), or an opened video.
         out: a new `.mp4`, `.mov`, `.mkv` or `.webm` file.
-        target: `top` for the class predicted most over the last moments, or a class by name,
-            identifier or index.
+        target: `top` or None for the class predicted most over the last moments, or a class by
+            name, identifier or index.
         smoothing: the half-life of the mean of maps in seconds; 0 shows each map as it is.
         every: one frame of this many is explained; the others show the map before.
         seconds: the seconds after which the result ends; None for the whole video.
@@ -81,7 +82,8 @@ def explain_video(
         OutputError: the file cannot be written, or exists already.
     """
     out = Path(out)
-    settings = VideoSettings(str(target), smoothing, every, seconds)
+    word = TOP if target is None else read_class_word(target)
+    settings = VideoSettings(word, smoothing, every, seconds)
     find_format(out)
     if not isinstance(source, VideoSource):
         check_video(str(source))

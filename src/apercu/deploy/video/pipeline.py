@@ -51,7 +51,7 @@ class VideoSettings:
         ConfigError: a number is out of range.
     """
 
-    target: str = TOP
+    target: str | int = TOP
     smoothing: float = 0.0
     every: int = 1
     seconds: float | None = None
