@@ -440,3 +440,18 @@ def test_a_table_without_any_label_says_so(films: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("file,label\n0.png,Entzündung\n".encode("latin-1"))
     with pytest.raises(ImagesError, match=r"; save it as CSV in UTF-8$"):
         read_label_rows(table)
+
+
+def test_images_without_labels_that_also_measure_are_counted(films: Path, tmp_path: Path) -> None:
+    rows = [f"{number}.png,{'ab'[number % 2]}" for number in range(6)]
+    table = write_table(tmp_path / "t.csv", "file,label", *rows)
+    other = write_images(tmp_path / "other", ["0.png"])
+
+    def describe(unlabelled: Path | None) -> str:
+        inputs = LearningInputs(films, table, unlabelled=unlabelled)
+        return split_images(LearningSettings(), inputs, open_images, 0).describe_shared()
+
+    assert describe(None) == describe(other) == ""
+    assert "films: 4 of 6 images without labels also calibrate or measure, such as " in describe(
+        films
+    )

@@ -83,7 +83,7 @@ class LearningInputs:
                 f"{test.source.name}: {len(both)} of the groups ({self.group}) are also among the "
                 f"images to learn from, such as {both[0]}; keep each in one of the two"
             )
-        if shared := find_files(test).intersection(find_files(learnt)):
+        if shared := find_files(test.source).intersection(find_files(learnt.source)):
             raise ImagesError(
                 f"{test.source.name}: {len(shared)} of {len(test)} test images are also among the "
                 f"images to learn from, such as {min(shared)}; leave them out of one of the two"
@@ -162,16 +162,17 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     return [f"{rows.path}: {line}" for line in lines]
 
 
-def find_files(images: LabelledSet) -> set[Path]:
+def find_files(source: ImageSource) -> set[Path]:
     """Return the files of images; empty where they are no files of a folder."""
-    source = images.source
+    if isinstance(source, JoinedImages):
+        return set().union(*map(find_files, source.sources))
+    names = source.names
     while isinstance(source, ChosenImages):
         source = source.source
     if not isinstance(source, FolderImages):
         return set()
     folder = Path(source.path).resolve()
-    names = (name.rpartition("#")[0] or name for name in images.source.names)
-    return {folder / name for name in names}
+    return {folder / (name.rpartition("#")[0] or name) for name in names}
 
 
 class LearningParts(NamedTuple):
@@ -190,6 +191,20 @@ class LearningParts(NamedTuple):
     test: LabelledSet
     unlabelled: ImageSource | None
     without_label: int = 0
+
+    def describe_shared(self) -> str:
+        """Return one line about images without labels that also measure; empty without any."""
+        if self.unlabelled is None:
+            return ""
+        measuring = find_files(self.calibration.source) | find_files(self.test.source)
+        shared = find_files(self.unlabelled).intersection(measuring)
+        if not shared:
+            return ""
+        return (
+            f"{self.unlabelled.name}: {len(shared)} of {len(self.unlabelled)} images without "
+            f"labels also calibrate or measure, such as {min(shared).name}; the figures may be too "
+            "good for other images"
+        )
 
     def describe_unknown(self) -> str:
         """Return one line about labels that nobody knows; empty where all are known."""

@@ -47,7 +47,7 @@ from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, split_images
 from apercu.learning.start import open_start
 from apercu.learning.training import LearningTraining
-from apercu.log import redirect_warnings
+from apercu.log import redirect_warnings, warn
 from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.training.config import CONFIG
 from apercu.training.record import find_begun_steps, find_settings
@@ -252,6 +252,8 @@ def train_on_parts(
         raise ConfigError(
             f"recipe: {needing} needs images without labels; name them with --unlabelled"
         )
+    if any(map(may_use_unlabelled, recipes)) and (shared := parts.describe_shared()):
+        warn(shared)
     digest = "-".join(part.digest[:16] for part in parts[:3])
     unlabelled = "" if parts.unlabelled is None else f"-{len(parts.unlabelled)}"
     with trainer.make_record(settings, targets=digest + unlabelled).begin(resume=resume):
