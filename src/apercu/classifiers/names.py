@@ -112,6 +112,11 @@ class ClassNames:
         """Whether there are identifiers besides the names."""
         return self.identifiers != self.names
 
+    @property
+    def plain(self) -> bool:
+        """Whether there are none; the former name of the opposite of `has_identifiers`."""
+        return not self.has_identifiers
+
     @cached_property
     def short_names(self) -> tuple[str, ...]:
         """One name per class for lines and captions, each that of one class only.

@@ -298,7 +298,7 @@ class ExplainRun:
         out: Path,
         progress: Callable[[int, int], None],
         warn: Callable[[str], None],
-        say: Callable[[str], None] = lambda line: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Write the files of each image, contact sheets, and `explain.json`.
 
@@ -308,7 +308,7 @@ class ExplainRun:
             progress: is called with the images that are done, and the images in all.
             warn: receives one line about each image that cannot be explained, and one about
                 counterparts that are not predicted as their target.
-            say: receives one line about each of the first images, and how often each class is
+            report: receives one line about each of the first images, and how often each class is
                 predicted where there are more.
 
         Raises:
@@ -323,7 +323,7 @@ class ExplainRun:
                 try:
                     line = writer.add(ref.read_image())
                     if done <= MAX_LINES:
-                        say(line)
+                        report(line)
                 except InputError as error:
                     if len(refs) == 1:
                         raise
@@ -336,7 +336,7 @@ class ExplainRun:
         finally:
             writer.finish()
         if len(refs) > MAX_LINES:
-            say(writer.count_classes())
+            report(writer.count_classes())
         if writer.flipped.count(False):
             warn(
                 f"{writer.flipped.count(False)} of {len(writer.flipped)} counterparts are not "
