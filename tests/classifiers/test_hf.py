@@ -226,6 +226,32 @@ def test_problem_types(tmp_path: Path) -> None:
     assert open_classifier(saved).output.name == "logits"
 
 
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "output"),
+    [
+        ("multi_label_classification", NAMES, "sigmoid"),
+        ("regression", {0: "age"}, "value"),
+        ("single_label_classification", NAMES, "logits"),
+        (None, NAMES, "logits"),
+    ],
+)
+def test_a_model_in_memory_is_read_as_its_folder(
+    tmp_path: Path, problem_type: str | None, labels: dict[int, str], output: str
+) -> None:
+    changes = {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}
+    model = _write(tmp_path, problem_type=problem_type, **changes)
+    given = {"size": 32, "mean": MEAN, "std": STD}
+    from_folder, in_memory = open_classifier(f"hf/{tmp_path}"), open_classifier(model, **given)
+    images = _as_tensor(_picture())
+    assert from_folder.output.name == in_memory.output.name == output
+    assert from_folder.decision == in_memory.decision
+    torch.testing.assert_close(in_memory(images), from_folder(images))
+    if len(labels) > 1:
+        assert open_classifier(model, output="logits", **given).output.name == "logits"
+        model.output = "sigmoid"
+        assert open_classifier(model, **given).output.name == "sigmoid"
+
+
 def test_folders_that_hold_no_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ClassifierError, match="no such folder"):
         open_classifier(f"hf/{tmp_path / 'nowhere'}")

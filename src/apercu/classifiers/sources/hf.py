@@ -22,6 +22,7 @@ from apercu.classifiers.names import read_id2label
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import OutputName
 from apercu.classifiers.sources.hf_network import HfClassifier
+from apercu.classifiers.sources.module import read_problem_type
 from apercu.classifiers.sources.timm import is_reachable, warn_plain_pixels
 from apercu.classifiers.trust import check_config
 from apercu.errors import LIBRARY_ERRORS, ClassifierError, first_line, format_shape
@@ -32,11 +33,6 @@ from apercu.weights import digest_module, load_weights
 HF_PREFIX = "hf/"
 
 _HUB = "https://huggingface.co"
-_OUTPUTS: dict[str, OutputName] = {
-    "multi_label_classification": "sigmoid",
-    "regression": "value",
-}
-"""The `problem_type` of a configuration, and what it means; all others are logits."""
 _LOCAL_KEYS = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype")
 """Keys of a configuration that say where a model comes from, and not what it is."""
 _SIDE = 512
@@ -99,7 +95,7 @@ def open_hf(card: ClassifierCard) -> Network:
     settings = {"config": content, "reverse_channels": module.reverse_channels}
     output: OutputName = card.output
     if "output" not in card.model_fields_set:
-        output = _OUTPUTS.get(str(getattr(config, "problem_type", None)), output)
+        output = read_problem_type(config) or output
     return Network(
         source=card.source,
         forward=module,

@@ -24,6 +24,11 @@ from apercu.errors import ClassifierError, first_line
 from apercu.log import warn
 from apercu.weights import digest_module
 
+PROBLEM_TYPES: dict[str, OutputName] = {
+    "multi_label_classification": "sigmoid",
+    "regression": "value",
+}
+"""The `problem_type` of a configuration of transformers, and what it means; others are logits."""
 _INPUT_KEYS = ("channels", "size", "resize", "mean", "std")
 """Keys of the input that a caller may describe."""
 
@@ -236,8 +241,8 @@ def read_classes_attribute(forward: Any, source: str) -> ClassNames | None:
 
 
 def read_output_attribute(forward: Any, source: str) -> OutputName | None:
-    """Return the attribute `output` of a network; a word far from those of a card is no
-    more than a warning.
+    """Return the attribute `output` of a network, or what the configuration of a model of
+    transformers says; a word far from those of a card is no more than a warning.
 
     Raises:
         ClassifierError: the word is near to one of a card, or means the same.
@@ -254,7 +259,14 @@ def read_output_attribute(forward: Any, source: str) -> OutputName | None:
             f"{', '.join(get_args(OutputName))}; it is not used"
         )
         return None
+    if value is None and isinstance(module := unwrap_module(forward), nn.Module):
+        return read_problem_type(getattr(module, "config", None))
     return value
+
+
+def read_problem_type(config: object) -> OutputName | None:
+    """Return what the `problem_type` in a configuration of transformers means; None for logits."""
+    return PROBLEM_TYPES.get(str(getattr(config, "problem_type", None)))
 
 
 def _read_attribute(forward: Any, name: str, kinds: Any) -> Any:
