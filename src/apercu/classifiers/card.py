@@ -391,9 +391,7 @@ def describe_mistakes(error: ValidationError, model: type[BaseModel]) -> Iterato
 def _find_keys(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
     """Return the keys of a record inside of a record, such as those of `input.stretch`."""
     for parent in parents:
-        kinds = (annotation := model.model_fields[parent].annotation, *get_args(annotation))
-        model = next(
-            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)),
-            model,
-        )
+        annotation = model.model_fields[parent].annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
     return list(model.model_fields)

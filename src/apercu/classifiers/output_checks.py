@@ -20,10 +20,9 @@ from apercu.classifiers.outputs import (
     Output,
     check_numbers,
     find_excess,
-    format_shape,
     list_tensors,
 )
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.errors import ClassifierError, format_shape, suggest_nearest
 from apercu.log import warn
 
 WITHOUT_SIGMOID = ("timm/", "torchvision/", "hf/", "apercu.")
@@ -99,7 +98,7 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
     Raises:
         ClassifierError: there is no such output, or several could be meant.
     """
-    tensors, wanted = list_tensors(raw), network.output_name
+    tensors, named = list_tensors(raw), network.output_name
     if not tensors:
         raise ClassifierError(
             f"classifier {spec}: expected one tensor as its output, got {type(raw).__name__}; "
@@ -107,18 +106,20 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
         )
     if list(tensors) == [""]:
         return ""
-    if wanted is not None and wanted not in tensors:
+    if named is not None and named not in tensors:
         raise ClassifierError(
-            f"classifier {spec}: it has no output {wanted!r}; it returns "
-            f"{_list_shapes(tensors)}{suggest_nearest(wanted, tensors)}"
+            f"classifier {spec}: it has no output {named!r}; it returns "
+            f"{_list_shapes(tensors)}{suggest_nearest(named, tensors)}"
         )
-    if wanted is not None or len(tensors) == 1:
-        return next(iter(tensors)) if wanted is None else wanted
+    if named is not None:
+        return named
+    if len(tensors) == 1:
+        return next(iter(tensors))
     fitting = [name for name, values in tensors.items() if _may_be_classes(values, count)]
     if network.names is not None and len(fitting) > 1:
         lengths = {len(network.names.names)} | ({1} if len(network.names.names) < 3 else set())
-        named = [name for name in fitting if tensors[name][:1].numel() in lengths]
-        fitting = named or fitting
+        counted = [name for name in fitting if tensors[name][:1].numel() in lengths]
+        fitting = counted or fitting
     fitting = [name for name in fitting if name.rpartition(".")[2] == "logits"] or fitting
     if len(fitting) == 1:
         return fitting[0]
@@ -151,8 +152,8 @@ def make_generated_images(input: InputSpec) -> Float[Tensor, "images channels he
 
 
 def _list_shapes(tensors: Mapping[str, Tensor]) -> str:
-    parts = (f"{name or 'one tensor'} ({format_shape(t)})" for name, t in tensors.items())
-    return ", ".join(parts)
+    shapes = {name or "one tensor": format_shape(each.shape) for name, each in tensors.items()}
+    return ", ".join(f"{name} ({shape})" for name, shape in shapes.items())
 
 
 def _may_be_classes(values: Tensor, count: int) -> bool:
@@ -228,11 +229,11 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
         return output.model_copy(update={"name": "probabilities"})
     if network.source.startswith(WITHOUT_SIGMOID):
         return output
-    one = output.columns == 1
-    softmax = "" if one else ", and if there is a softmax, output: probabilities"
+    has_one_number = output.columns == 1
+    softmax = "" if has_one_number else ", and if there is a softmax, output: probabilities"
     warn(
         f"classifier {spec}: all its numbers are in [0, 1]; if there is a sigmoid inside of it, "
-        f"set output: {'probability' if one else 'sigmoid_probabilities'}{softmax}"
+        f"set output: {'probability' if has_one_number else 'sigmoid_probabilities'}{softmax}"
     )
     return output
 
@@ -244,8 +245,9 @@ def _are_percentages(numbers: Tensor) -> bool:
 
 def _sum_to_one(numbers: Tensor) -> bool:
     """Return whether the numbers of every image sum to 1, up to what rounding explains."""
-    is_brain = torch.equal(numbers, numbers.bfloat16().float())
-    return bool((find_excess(numbers) <= (4 if is_brain else 1) * _TOLERANCE).all())
+    is_bfloat16 = torch.equal(numbers, numbers.bfloat16().float())
+    tolerance = 4 * _TOLERANCE if is_bfloat16 else _TOLERANCE
+    return bool((find_excess(numbers) <= tolerance).all())
 
 
 def _is_in_unit_range(numbers: Tensor) -> bool:

@@ -26,7 +26,7 @@ from apercu.classifiers.decisions import (
     clamp_probability,
 )
 from apercu.classifiers.names import ClassNames
-from apercu.errors import ClassifierError, suggest_nearest
+from apercu.errors import ClassifierError, format_shape, suggest_nearest
 from apercu.types import Logits
 
 OutputName: TypeAlias = Literal[
@@ -122,7 +122,7 @@ class Output(BaseModel):
         return self.name in _PROBABILITIES
 
     @property
-    def is_plain(self) -> bool:
+    def is_softmax(self) -> bool:
         """Whether it is a softmax over classes, whatever the numbers of the network are."""
         return self.name not in ("sigmoid", "sigmoid_probabilities", "value")
 
@@ -230,9 +230,10 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
     columns = 1 if output.name in ("probability", "value") else output.columns
     wrong = numbers.ndim != 2 or len(numbers) != count
     if wrong or columns not in (None, numbers.shape[1]):
+        advice = _advise_shape(numbers, columns, count)
         raise ClassifierError(
             f"classifier {spec}: expected {count} × {columns or 'classes'} numbers as its output "
-            f"({output.name}), got {format_shape(raw)}{_advise_shape(numbers, columns, count)}"
+            f"({output.name}), got {format_shape(raw.shape)}{advice}"
         )
     if numbers.shape[1] == 1 and output.name in ("logits", "probabilities"):
         raise ClassifierError(
@@ -346,11 +347,6 @@ def _advise_shape(numbers: Tensor, columns: int | None, count: int) -> str:
     if numbers.ndim == 2 and len(numbers) == count and columns == 1:
         return f"; set output: {describe_words(*_PER_CLASS)}"
     return ""
-
-
-def format_shape(values: Tensor) -> str:
-    """Return the lengths of the axes of a tensor, for a message."""
-    return " × ".join(map(str, values.shape)) or "one number"
 
 
 def _convert_logits(raw: Tensor, output: Output) -> Logits:

@@ -52,14 +52,14 @@ class ClassifierInfo(BaseModel):
             input=classifier.network.input,
             classes=classifier.classes,
             identifiers=classifier.identifiers,
-            output=SOFTMAX if classifier.output.is_plain else classifier.output,
+            output=SOFTMAX if classifier.output.is_softmax else classifier.output,
         )
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialise: Callable[[Any], Any]) -> dict[str, Any]:
         """Write no output where it is the default, as in older runs."""
         content: dict[str, Any] = serialise(self)
-        if self.output.is_plain:
+        if self.output.is_softmax:
             del content["output"]
         return content
 

@@ -171,9 +171,9 @@ class ExplainerKind:
                 "its student agrees with the classifier on only "
                 f"{facts['student_agreement']:.0%} of images (a better one needs another --out)"
             )
-        enough = facts["measured_images"] >= FEWEST_JUDGED
-        doubts += self.find_doubts(facts) if enough else []
-        return doubts if doubts or enough else None
+        if facts["measured_images"] < FEWEST_JUDGED:
+            return doubts or None
+        return doubts + self.find_doubts(facts)
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raise ClassifierError for a classifier whose classes do not suit the kind."""

@@ -358,9 +358,9 @@ def _replace_classifier(trainer: Trainer, student: Classifier) -> tuple[Trainer,
         f"{classifier.spec} gives no gradients{classifier.gradient_reason}; {student.spec} stands "
         f"in for it, and agrees with it on {agreement:.1%} of held-out images"
     )
-    if agreement < StudentSettings().floor:
+    if agreement < StudentSettings.floor:
         trainer.say(
-            f"warning: expected at least {StudentSettings().floor:.0%}; where the two disagree, "
+            f"warning: expected at least {StudentSettings.floor:.0%}; where the two disagree, "
             "maps explain the student and not the classifier"
         )
     return replace(trainer, classifier=student), {"student_agreement": agreement}

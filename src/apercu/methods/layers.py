@@ -277,8 +277,10 @@ def gives_logits(scores: Tensor, logits: Logits, classifier: Classifier) -> bool
 
 def _has_other_ending(calls: list[_LayerCall], maps: list[int], channels: int) -> bool:
     """Return whether no output has the shape of a map, or the last has its channels last."""
-    shape = calls[maps[-1]].shape if maps else None
-    return shape is None or shape[3] == channels != shape[1]
+    if not maps:
+        return True
+    shape = calls[maps[-1]].shape
+    return shape[3] == channels and shape[1] != channels
 
 
 def is_feature_map(shape: torch.Size) -> bool:

@@ -152,7 +152,9 @@ def name_own(given: object, settings: str = "", names: Mapping[Any, str] | None 
         given = given.func
     owner: Any = given if isinstance(given, type) or isroutine(given) else type(given)
     name = (names or {}).get(owner) or _to_snake(owner)
-    changes = [settings] if settings else [] if owner is given else _list_changes(given)
+    changes = [settings] if settings else []
+    if not settings and owner is not given:
+        changes = _list_changes(given)
     if isinstance(given, Wrapper):
         name = name_own(given.method, "", names)
         value = next(getattr(given, f.name) for f in _list_settings(given) if f.name != "method")

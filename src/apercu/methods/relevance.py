@@ -18,27 +18,26 @@ from apercu.types import Images, Logits
 
 Operation: TypeAlias = Callable[..., Any]
 
-ACTIVATIONS = {"celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish"}
-ACTIVATIONS |= {"prelu", "relu", "relu6", "selu", "silu", "softplus", "tanh"}
-GATES = {"hardsigmoid", "sigmoid"}
-UNSUPPORTED = {"group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"}
-UNSUPPORTED |= {"log_softmax", "softmax", "scaled_dot_product_attention"}
-UNSUPPORTED |= {"multi_head_attention_forward"}
-PRODUCTS = {
-    "addcdiv",
-    "addcmul",
-    "baddbmm",
-    "bilinear",
-    "bmm",
-    "div",
-    "einsum",
-    "matmul",
-    "mm",
-    "mul",
-}
+ACTIVATIONS = frozenset(
+    ("celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu", "relu",
+     "relu6", "selu", "silu", "softplus", "tanh")
+)  # fmt: skip
+"""Operations that pass relevance on as it is."""
+GATES = frozenset(("hardsigmoid", "sigmoid"))
+"""Operations whose outputs count as constants."""
+UNSUPPORTED = frozenset(
+    ("group_norm", "instance_norm", "layer_norm", "local_response_norm", "log_softmax",
+     "multi_head_attention_forward", "rms_norm", "scaled_dot_product_attention", "softmax")
+)  # fmt: skip
+"""Operations without a rule."""
+PRODUCTS = frozenset(
+    ("addcdiv", "addcmul", "baddbmm", "bilinear", "bmm", "div", "einsum", "matmul", "mm", "mul")
+)
 """Products are supported where one factor is a constant, a gate or a weight."""
-NONLINEAR = {"__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow"}
-NONLINEAR |= {"reciprocal", "rsqrt", "sin", "sqrt", "square"}
+NONLINEAR = frozenset(
+    ("__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow", "reciprocal",
+     "rsqrt", "sin", "sqrt", "square")
+)  # fmt: skip
 """Operations that are neither linear nor activations: value × gradient would not add up."""
 
 

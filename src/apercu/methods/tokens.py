@@ -101,7 +101,8 @@ def _probe_layers(classifier: Classifier, module: nn.Module) -> FeatureLayouts:
     probes = make_probes(classifier.channels, classifier.size).to(classifier.device)
 
     def keep(name: str, output: Tensor) -> None:
-        if output.ndim == 3 and len(output) != len(probes) == output.shape[1]:
+        count = len(probes)
+        if output.ndim == 3 and output.shape[1] == count and len(output) != count:
             batch_second.add(name)
             output = output.transpose(0, 1)
         key = name, tuple(output.shape[1:])

@@ -129,12 +129,7 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
     from transformers import AutoModel
 
     query, options = ZeroShotQuery.parse(card.source), read_options(card)
-    texts = query.texts or (names.names if names is not None else ())
-    if len(texts) < 2 or (query.texts and names is not None and len(names.names) != len(texts)):
-        raise ClassifierError(
-            f"classifier {card.source}: expected two or more texts, one per class: "
-            f"{CLIP_PREFIX}NAME?texts=a photo of a cat,a photo of a dog"
-        )
+    texts = _choose_texts(query, names, card.source)
     spec: InputSpec | None = card.input
     if card.weights is not None and options.config is not None and spec is not None:
         with catch_errors(card.source):
@@ -151,13 +146,7 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
         model = load_model(AutoModel, location, card.source)
         check_config_of_model(card.source, options, model.config)
         module = _build(model, card.source, len(texts))
-        if spec is None:
-            spec, is_reversed = read_processor(location, card.source, model.config.vision_config)
-            if is_reversed:
-                raise ClassifierError(
-                    f"classifier {card.source}: its model takes blue first, and expected is "
-                    "red first; choose another model"
-                )
+        spec = spec or _read_input(location, card.source, model)
         sentences = [query.template.replace("{}", text) for text in texts]
         tokens = _read_tokens(location, card.source, model, sentences)
         images = torch.rand(1, spec.channels, *spec.size, generator=torch.Generator())
@@ -176,6 +165,28 @@ def open_clip(card: ClassifierCard, names: ClassNames | None) -> Network:
         names=ClassNames.of(texts),
         options={"config": content},
     )
+
+
+def _choose_texts(query: ZeroShotQuery, names: ClassNames | None, source: str) -> tuple[str, ...]:
+    """Return the texts of the query, or else the names of the card; two or more of them."""
+    texts = query.texts or (() if names is None else names.names)
+    if len(texts) < 2 or (names is not None and len(names.names) != len(texts)):
+        raise ClassifierError(
+            f"classifier {source}: expected two or more texts, one per class: "
+            f"{CLIP_PREFIX}NAME?texts=a photo of a cat,a photo of a dog"
+        )
+    return texts
+
+
+def _read_input(location: dict[str, Any], source: str, model: Any) -> InputSpec:
+    """Return the input that the image processor of a model makes, with red first."""
+    spec, is_reversed = read_processor(location, source, model.config.vision_config)
+    if is_reversed:
+        raise ClassifierError(
+            f"classifier {source}: its model takes blue first, and expected is red first; choose "
+            "another model"
+        )
+    return spec
 
 
 def _build(model: Any, source: str, classes: int) -> ZeroShotClassifier:

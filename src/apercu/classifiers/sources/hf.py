@@ -82,7 +82,7 @@ def open_hf(card: ClassifierCard) -> Network:
         spec, reverse = card.input, options.reverse_channels
         if spec is None:
             spec, reverse = read_processor(location, card.source, model.config)
-        elif spec.mean is spec.std is None:
+        elif spec.mean is None and spec.std is None:
             with suppress(ClassifierError):  # the card may stand in for a broken processor
                 warn_plain_pixels(card, read_processor(location, card.source, model.config)[0])
         module = HfClassifier(model, reverse)

@@ -99,10 +99,12 @@ def warn_plain_pixels(card: ClassifierCard, own: InputSpec | None) -> None:
         own: the input that the network itself describes, or None.
     """
     given = card.input
-    if given is None or card.weights is not None or own is None or own.mean is own.std is None:
+    if given is None or card.weights is not None or own is None:
         return
-    said = (given.mean, given.std, given.normalise, given.stretch)
-    if all(value is None for value in said):
+    if own.mean is None and own.std is None:
+        return
+    normalisation = (given.mean, given.std, given.normalise, given.stretch)
+    if all(value is None for value in normalisation):
         warn(
             f"classifier {card.source}: the input of its card has no mean and std, so the network "
             f"gets pixels in [0, 1]; its own weights expect mean {_list_values(own.mean)} and std "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apercu.cli.exit_codes import on_interrupt, read_arguments
+from apercu.cli.exit_codes import on_interrupt, read_command
 from apercu.cli.options import (
     ClassifierOption,
     DebugOption,
@@ -106,7 +105,7 @@ def backdoor(
             limit=limit,
             seed=seed,
             progress=report,
-            command=shlex.join(["apercu", *read_arguments()]),
+            command=read_command(),
         )
     _say_report(result)
     say(f"all results: {out / 'backdoors.json'}")

@@ -181,7 +181,7 @@ class Manifest(_ManifestModel):
         content: dict[str, Any] = serialise(self)
         if self.guard is None:
             del content["guard"]
-        if self.output.is_plain:
+        if self.output.is_softmax:
             del content["output"]
         return content
 

@@ -49,7 +49,7 @@ class PageSubject:
             "classifier": self.classifier,
             "map_size": {"width": width, "height": height},
             "classes": list(self.names.names),
-            "output": "softmax" if self.output.is_plain else self.output.name,
+            "output": "softmax" if self.output.is_softmax else self.output.name,
             "several": self.output.decision.is_multiple,
             "heat": list(render.HEAT_COLOURS),
         }

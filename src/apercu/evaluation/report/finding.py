@@ -167,11 +167,9 @@ def name_task(record: MetricRecord) -> str:
 def _write_headline(results: ComparisonResults, leaders: Sequence[Leader]) -> str:
     """Return who is best, and then which baselines are better than every explainer, and where."""
     if not leaders:
-        return (
-            "Only baselines were measured, which never look at the classifier."
-            if results.rows
-            else "Nothing was measured."
-        )
+        if not results.rows:
+            return "Nothing was measured."
+        return "Only baselines were measured, which never look at the classifier."
     count = 1 + max(len(leader.others) for leader in leaders)
     if count > 1 and (blind := _find_common_rival(leaders, "better")):
         return f"Every explainer does worse than {_describe_blind(results, blind)}."
@@ -280,8 +278,9 @@ def _list_rivals(leader: Leader, verdict: str | None = None) -> list[MetricRow]:
     Returns:
         The rows, best first.
     """
-    verdicts = [(row, leader.judge(row)) for row in leader.baselines]
-    return [row for row, each in verdicts if (each == verdict if verdict else each != "worse")]
+    if verdict is None:
+        return [row for row in leader.baselines if leader.judge(row) != "worse"]
+    return [row for row in leader.baselines if leader.judge(row) == verdict]
 
 
 def _name_winners(wins: Mapping[str, Sequence[str]], leaders: Sequence[Leader], count: int) -> str:
@@ -301,11 +300,9 @@ def _name_tasks(tasks: Sequence[str], count: int) -> str:
     """Return tasks as the end of a sentence; of many only how many of all they are."""
     if len(tasks) <= MANY_TASKS:
         return join_words(tasks)
-    return (
-        f"on all {count} main metrics"
-        if len(tasks) == count
-        else (f"on {len(tasks)} of {count} main metrics")
-    )
+    if len(tasks) == count:
+        return f"on all {count} main metrics"
+    return f"on {len(tasks)} of {count} main metrics"
 
 
 def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -> Iterator[str]:

@@ -149,16 +149,16 @@ class MaskNetwork(GatedNetwork):
         """Return both fields as one mask, or the field itself where the network has only one."""
         if not self.two_fields:
             return evidence.extent
-        fine, extent, core = self.refinement == "object", evidence.extent.sigmoid(), evidence.core
-        extent = (
-            diffuse_finely(extent, features)
-            if fine
-            else diffuse(extent, affinity_features(features))
-        )
+        extent, core = evidence.extent.sigmoid(), evidence.core
+        shows_object = self.refinement == "object"
+        if shows_object:
+            extent = diffuse_finely(extent, features)
+        else:
+            extent = diffuse(extent, affinity_features(features))
         if core.shape != extent.shape:  # small images, where the extent has a finer grid
             core = F.interpolate(core, extent.shape[2:], mode="bilinear", align_corners=False)
         core = core.sigmoid()
-        connected = connect_to_peak(extent, extent * core) if fine else None
+        connected = connect_to_peak(extent, extent * core) if shows_object else None
         return combine_fields(extent, core, connected)
 
     def forward(self, images: Images, targets: Targets) -> Maps:
