@@ -132,32 +132,34 @@ class Explainer:
         words = None if target is None or target == "top" else [target]
         index = None if words is None else int(self.manifest.names.find_indices(words)[0])
         outputs = self.outputs(batch, index)
-        predicted = probability = several = value = runner_up = None
+        prediction: dict[str, Any] = {}
         if PROBABILITIES in outputs:
             probabilities = outputs[PROBABILITIES][0]
-            predicted = int(probabilities.argmax())
-            order = (-probabilities).argsort(kind="stable")
-            runner_up = int(order[1]) if len(order) > 1 else None
             if index is None and self.manifest.kind == "mask":
-                index = predicted
-            probability = None if index is None else float(probabilities[index])
-            several = self.manifest.output.find_predicted(probabilities)
-            value = self.manifest.output.find_value(probabilities)
-        trust = next(iter(self._read_trust(outputs)), None)
+                index = int(probabilities.argmax())
+            prediction = self._describe_prediction(probabilities, index)
         return Explanation(
-            pixels,
-            outputs["maps"][0],
-            self.manifest.kind,
-            Path(image).name if isinstance(image, str | Path) else "image",
-            None if index is None else self._name_class(index),
-            None if predicted is None else self._name_class(predicted),
-            probability,
-            level,
-            None if several is None else tuple(map(self._name_class, several)),
-            value,
-            None if runner_up is None else self._name_class(runner_up),
-            trust,
+            image=pixels,
+            map=outputs["maps"][0],
+            kind=self.manifest.kind,
+            name=Path(image).name if isinstance(image, str | Path) else "image",
+            target=None if index is None else self._name_class(index),
+            level=level,
+            trust=next(iter(self._read_trust(outputs)), None),
+            **prediction,
         )
+
+    def _describe_prediction(self, probabilities: Values, target: int | None) -> dict[str, Any]:
+        """Return what is predicted for one image, as fields of an `Explanation`."""
+        predicted, *others = map(int, (-probabilities).argsort(kind="stable"))
+        several = self.manifest.output.find_predicted(probabilities)
+        return {
+            "predicted": self._name_class(predicted),
+            "runner_up": self._name_class(others[0]) if others else None,
+            "probability": None if target is None else float(probabilities[target]),
+            "predicted_classes": None if several is None else tuple(map(self._name_class, several)),
+            "value": self.manifest.output.find_value(probabilities),
+        }
 
     def _name_class(self, index: int) -> NamedClass:
         return NamedClass(index, self.classes[index])

@@ -40,17 +40,17 @@ class OutputMeaning:
     """What the probabilities of a graph mean.
 
     Attributes:
-        several: whether each class is decided by itself, so that several may be predicted.
+        is_multiple: whether each class is decided by itself, so that several may be predicted.
         value_range: the low and the high value of a regression, whose classes are lower and
             higher; None for a classifier of classes.
     """
 
-    several: bool = False
+    is_multiple: bool = False
     value_range: tuple[float, float] | None = None
 
     def find_predicted(self, probabilities: NDArray[np.float32]) -> list[int] | None:
         """Return all predicted classes, the most probable first; None where it is always one."""
-        if not self.several:
+        if not self.is_multiple:
             return None
         order = np.argsort(-probabilities, kind="stable")
         return [int(index) for index in order if probabilities[index] >= 0.5]
@@ -248,5 +248,5 @@ def _parse_output(content: dict[str, Any] | None) -> OutputMeaning:
     if content["name"] == "value":
         low, high = content["value_range"]
         return OutputMeaning(value_range=(float(low), float(high)))
-    several = content["name"] in ("sigmoid", "sigmoid_probabilities") and content["columns"] != 1
-    return OutputMeaning(several=several)
+    is_sigmoid = content["name"] in ("sigmoid", "sigmoid_probabilities")
+    return OutputMeaning(is_multiple=is_sigmoid and content["columns"] != 1)

@@ -42,8 +42,11 @@ class ClassNames:
             return np.full(count, TOP)
         if isinstance(target, np.ndarray):
             target = target.tolist()
-        single = isinstance(target, str) or not isinstance(target, Iterable)
-        words: list[object] = [target] * count if single else list(target)  # type: ignore[arg-type]
+        words: list[object]
+        if isinstance(target, str) or not isinstance(target, Iterable):
+            words = [target] * count
+        else:
+            words = list(target)
         if len(words) != count:
             raise TargetError(f"target: expected one class or {count}, got {len(words)}")
         return self.find_indices(words)

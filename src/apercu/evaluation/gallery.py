@@ -8,11 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from apercu import maps, render
 from apercu.classifiers import Classifier
-from apercu.evaluation.evaluator import Progress, ignore_progress
 from apercu.evaluation.report import PICTURE_SIDE, GalleryImage
 from apercu.evaluation.results import FIXED_THRESHOLD, ComparisonResults
 from apercu.evaluation.sample import split_indices
@@ -20,6 +21,8 @@ from apercu.images import ImageSource, Item
 from apercu.images.stream import scale_boxes
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics.registry import is_threshold_needed
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.types import Picture
 
 GALLERY_FOLDER = "gallery"
 """Folder inside that of a comparison, for the drawings."""
@@ -85,7 +88,7 @@ def draw_gallery(
     results: ComparisonResults,
     count: int = 6,
     out: Path | None = None,
-    progress: Progress = ignore_progress,
+    progress: ProgressCallback = ignore_progress,
 ) -> tuple[GalleryImage, ...]:
     """Draw some of the reported images, spread evenly and not chosen, under every explainer.
 
@@ -143,18 +146,14 @@ def _draw_image(
     if predicted != target:
         name, probability = classifier.classes[predicted], float(probabilities[predicted])
         caption += f"; the classifier predicts {name}, {probability:.0%}"
+    targets = torch.tensor([target], device=images.device)
     drawings = {}
     for view in views:
 
         def draw(explainer: MapExplainer, threshold: float = view.threshold) -> Image.Image:
-            raw = explainer(classifier, images, torch.tensor([target], device=images.device))
-            unit = maps.min_max_scale(raw) if explainer.map_scale == "map" else raw
-            box = maps.tight_boxes(maps.find_regions(unit, threshold)).cpu()
-            before, after = (unit.shape[1], unit.shape[2]), item.picture.shape[1:]
-            overlay = render.draw_overlay(item.picture, unit[0])
-            if box[0].tolist() == [0, 0, before[1], before[0]]:
-                return overlay  # a box around all says nothing
-            return render.draw_boxes(overlay, scale_boxes(box, before, (after[0], after[1])))
+            raw = explainer(classifier, images, targets)
+            unit_map = maps.min_max_scale(raw) if explainer.map_scale == "map" else raw
+            return _draw_overlay(item.picture, unit_map, threshold)
 
         drawing = cache.load_or_draw(view, item, target, draw)
         if drawing is not None:
@@ -163,6 +162,18 @@ def _draw_image(
     if item.boxes is not None:
         picture = render.draw_boxes(picture, item.boxes)
     return GalleryImage(item.name, caption, picture, drawings)
+
+
+def _draw_overlay(
+    picture: Picture, unit_map: Float[Tensor, "1 rows columns"], threshold: float
+) -> Image.Image:
+    """Draw one map in [0, 1] over a picture, with the box at a threshold."""
+    before, after = (unit_map.shape[1], unit_map.shape[2]), (picture.shape[1], picture.shape[2])
+    box = maps.tight_boxes(maps.find_regions(unit_map, threshold)).cpu()
+    overlay = render.draw_overlay(picture, unit_map[0])
+    if box[0].tolist() == [0, 0, before[1], before[0]]:
+        return overlay  # a box around all says nothing
+    return render.draw_boxes(overlay, scale_boxes(box, before, after))
 
 
 def _find_threshold(results: ComparisonResults, explainer: str) -> float:
