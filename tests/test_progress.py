@@ -74,3 +74,6 @@ def test_a_terminal_gets_a_bar_and_a_log_file_lines(
         report("training steps", 1, 2)
         report("training steps", 2, 2)
     assert re.search(r"training steps.*2/2", capsys.readouterr().err)
+    with show_progress() as report:  # a name of a folder is no markup
+        report("reading a[bold]b[/] :cat:", 1, 1)
+    assert re.search(r"reading a\[bold\]b\[/\] :cat:.*1/1", capsys.readouterr().err)

@@ -276,12 +276,12 @@ def show_progress(*, lines: bool = False) -> Iterator[ProgressCallback]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files may hold brackets
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    console, together = Console(stderr=True), sys.stdout.isatty()
+    console, together = Console(stderr=True, emoji=False), sys.stdout.isatty()
     with Bars(*columns, console=console, transient=True, redirect_stdout=together) as bars:
         tasks: dict[str, TaskID] = {}
 

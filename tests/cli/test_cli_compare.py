@@ -14,7 +14,9 @@ import pytest
 import apercu.methods
 import apercu.metrics
 from apercu.classifiers import open_classifier
+from apercu.cli.terminal import show_ranking
 from apercu.errors import ConfigError, RunError
+from apercu.evaluation.results import ComparisonKey, ComparisonResults, MetricRow
 from apercu.images import Planted
 from apercu.methods import (
     Augmented,
@@ -330,3 +332,18 @@ def test_what_is_finished_has_a_report_when_interrupted(
     report = (tmp_path / "report.html").read_text()
     assert "Gradient()" in report and report.count('alt="gradient: ') == 6
     assert "gradient" in (tmp_path / "table.md").read_text()
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("mine[bold]", "a[/]b", ":cat:", "red[red]\x1b[31m")
+    rows = [
+        MetricRow(name, "iou", value, (value, value), 2, "higher")
+        for name, value in zip(names, (0.9, 0.5, 0.4, 0.3), strict=True)
+    ]
+    key = ComparisonKey("c", "f", "images", 2, "top", "s", {})
+    failed = {"x[bold] :cat:": "why [not]"}
+    results = ComparisonResults(key, {}, dict.fromkeys(names, "k"), tuple(rows), failed=failed)
+    show_ranking(results)
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*names[:3], r"red[red]\x1b[31m"))
+    assert "not measured: x[bold] :cat: (why [not])" in out

@@ -45,6 +45,7 @@ def _escape(control: re.Match[str]) -> str:
 def show_ranking(results: ComparisonResults) -> None:
     """Print the table of a comparison, best first, with the metrics that fit into the terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from apercu.evaluation.ranking import (
@@ -54,7 +55,7 @@ def show_ranking(results: ComparisonResults) -> None:
     )
     from apercu.evaluation.report.finding import describe_protocol, write_headline
 
-    console = Console()
+    console = Console(emoji=False)
     lines, metrics = build_ranking(results), list_metrics(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer", no_wrap=True)
@@ -62,22 +63,22 @@ def show_ranking(results: ComparisonResults) -> None:
     columns = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in columns:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
-        title = f"{results.get_metric(metric).title} {arrow}"
+        title = f"{escape(escape_controls(results.get_metric(metric).title))} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
     for line in lines:
         cells = [line.cells.get(metric) for metric in columns]
         values = ["" if cell is None else cell.value for cell in cells]
         marked = [
-            f"[bold green]{value}[/]" if cell and cell.best else value
+            f"[bold green]{escape(value)}[/]" if cell and cell.best else escape(value)
             for value, cell in zip(values, cells, strict=True)
         ]
         dim = line.group != "explainer" or line.at_fixed_threshold
-        table.add_row(line.name, *marked, style="dim" if dim else "")
+        table.add_row(escape(escape_controls(line.name)), *marked, style="dim" if dim else "")
     console.print(table)
     if columns != metrics:
         say(f"{len(metrics) - len(columns)} more metrics in the report")
     for name, reason in results.failed.items():
-        console.print(f"not measured: {name} ({reason})", markup=False)
+        console.print(escape_controls(f"not measured: {name} ({reason})"), markup=False)
     console.print(write_headline(results), markup=False)
     if protocol := describe_protocol(results):
         console.print(f"protocol: {protocol}", markup=False, highlight=False)
