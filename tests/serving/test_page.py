@@ -467,6 +467,21 @@ def test_without_a_guard_there_is_no_mark(visit, bring, address, picture) -> Non
     assert page.locator("#verdict").is_visible() and page.locator("#trust").is_hidden()
 
 
+def test_an_estimated_probability_has_a_sign(visit, address) -> None:
+    describe = """async (record) => (await import("/page/words.js")).describeVerdict(record, 1)"""
+    page = visit(address)
+    top = [
+        {"class": name, "index": index, "probability": probability}
+        for index, (name, probability) in enumerate((("cat", 0.31), ("dog", 0.0001)))
+    ]
+    for read_by, first, second in (
+        ("classifier", "31 %", "< 0.1 %"),
+        ("explainer", "~31 %", "< ~0.1 %"),
+    ):
+        words = page.evaluate(describe, {"read_by": read_by, "top": top})
+        assert f"cat ({first}), then dog ({second})" in words
+
+
 def test_what_the_mark_says(visit, address) -> None:
     describe = """async (trust) => (await import("/page/words.js")).describeTrust(trust)"""
     page = visit(address)

@@ -7,14 +7,14 @@ import { NONE, list, percent } from "./words.js";
 const HOVER = 80; // milliseconds that a pointer must rest on a class
 const at = (id) => document.getElementById(id);
 
-// Lists classes. `state`: { rows, chosen, views, predicted, fixed }; `act`: { choose, preview }.
+// Lists classes. `state`: { rows, chosen, views, predicted, fixed, sign }; `act`: { choose, preview }.
 export function listClasses(state, act) {
   const focused = document.activeElement?.dataset.key;
   at("classes").replaceChildren(...state.rows.map((row) => rowOf(row, state, act)));
   if (focused) document.querySelector(`[data-key="${focused}"]`)?.focus();
 }
 
-function rowOf(row, { chosen, views, predicted, fixed }, act) {
+function rowOf(row, { chosen, views, predicted, fixed, sign }, act) {
   const isFixed = row.index === fixed; // an image cannot be changed into what it is
   const bar = element("i");
   bar.style.width = `${100 * row.probability}%`;
@@ -26,7 +26,7 @@ function rowOf(row, { chosen, views, predicted, fixed }, act) {
   if (views.get(row.index)?.strongest < NONE) marks.push("nothing here");
   const words = element("span", "words", title);
   if (marks.length) words.append(element("small", "", marks.join(", ")));
-  const button = element("button", "class", bar, words, element("span", "share", percent(row.probability)));
+  const button = element("button", "class", bar, words, element("span", "share", percent(row.probability, sign)));
   button.dataset.key = `class-${row.index}`;
   button.disabled = isFixed;
   button.setAttribute("aria-pressed", chosen[0] === row.index);

@@ -7,7 +7,7 @@ import { FEW, distinguish } from "./names.js";
 import { download, fitted, joined, pixelsOf, show, useHeat } from "./paint.js";
 import { FORMATS, PROMISE, READER, canShow, decode, example, exampleRecord, explain, pngFile, served, useToken } from "./source.js";
 import { arrange, element, short, viewOf } from "./views.js";
-import { describeTrust, describeVerdict } from "./words.js";
+import { describeTrust, describeVerdict, signOf } from "./words.js";
 import { start, stop } from "./webcam.js";
 
 const LONGEST = 640; // pixels of a picture's longer side, as it is displayed
@@ -197,7 +197,7 @@ async function display(image, frame, picture, record) {
   const mine = turn;
   const answers = new Map(record.answers.map((answer) => [answer.index, answer]));
   const views = new Map();
-  for (const answer of record.answers) views.set(answer.index, await viewOf(answer, picture));
+  for (const answer of record.answers) views.set(answer.index, await viewOf(answer, picture, signOf(record)));
   if (mine !== turn) return;
   current = { image, frame, picture, record, answers, views, chosen: [record.answers[0].index, null] };
   panel = "overlay";
@@ -231,7 +231,7 @@ async function ensure(index) {
   if (views.has(index)) return true;
   const record = await explain(image, { target: index, frame });
   for (const answer of record.answers) answers.set(answer.index, answer);
-  views.set(index, await viewOf(answers.get(index), picture));
+  views.set(index, await viewOf(answers.get(index), picture, signOf(record)));
   return false;
 }
 
@@ -269,7 +269,7 @@ function refresh() {
   const rows = new Map(record.top.map((row) => [row.index, row]));
   for (const [index, answer] of answers) if (!rows.has(index)) rows.set(index, answer);
   const fixed = isMask() ? null : record.top[0].index;
-  const state = { rows: [...rows.values()], chosen, views, predicted: record.predicted, fixed };
+  const state = { rows: [...rows.values()], chosen, views, predicted: record.predicted, fixed, sign: signOf(record) };
   listClasses(state, { choose, preview });
 }
 

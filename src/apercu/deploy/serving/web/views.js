@@ -28,14 +28,15 @@ function canvasFor(label) {
   return canvas;
 }
 
-// One class on one picture: its panels, and what redraws them as the dials are turned.
-export async function viewOf(answer, picture) {
+// One class on one picture: its panels, and what redraws them as the dials are turned; `sign` stands
+// before its probability.
+export async function viewOf(answer, picture, sign) {
   const map = values(await decode(answer.map.png), picture.width, picture.height);
   const highest = map.reduce((most, value) => Math.max(most, value), 0) / 255;
-  return answer.similar ? pairView(answer, picture, map) : maskView(answer, picture, map, highest);
+  return answer.similar ? pairView(answer, picture, map) : maskView(answer, picture, map, highest, sign);
 }
 
-function maskView(answer, picture, map, strongest) {
+function maskView(answer, picture, map, strongest, sign) {
   const name = short(answer.class, answer.index);
   const nothing = strongest < NONE;
   const doubt = describeDoubt(strongest, name);
@@ -52,7 +53,7 @@ function maskView(answer, picture, map, strongest) {
     for (const scale of scales) paintScale(scale, dials.threshold);
   };
   const summary = doubt || `Evidence for ${name}: ${place || "only where it is strongest"}.`;
-  return { answer, name, strongest, doubt, summary, panels, mains: (key) => [nothing ? "original" : key], scales, redraw };
+  return { answer, name, share: percent(answer.probability, sign), strongest, doubt, summary, panels, mains: (key) => [nothing ? "original" : key], scales, redraw };
 }
 
 async function pairView(answer, picture, map) {
@@ -104,7 +105,7 @@ export function arrange(views, key, enlarge) {
 function largeBox(view, key) {
   view.scales.length = 0;
   const heading = element("div", "heading", element("h2", "", view.name));
-  if (view.answer.similar === undefined) heading.append(element("span", "share", percent(view.answer.probability)));
+  if (view.answer.similar === undefined) heading.append(element("span", "share", view.share));
   const mains = view.mains(key).map((name) => view.panels.find((panel) => panel.key === name));
   const figures = mains.map((panel) => figureOf(view, panel, true));
   const box = element("article", "view", heading, element("div", "mains", ...figures));

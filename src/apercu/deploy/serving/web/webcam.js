@@ -4,7 +4,7 @@
 import { fitted, paint, pixelsOf, sheet, values } from "./paint.js";
 import { decode, explainFrame } from "./source.js";
 import { short } from "./names.js";
-import { NONE, percent } from "./words.js";
+import { NONE, percent, signOf } from "./words.js";
 
 const SIDE = 320;
 const REFUSED = {
@@ -64,7 +64,7 @@ async function draw({ picture, record }, dials, times) {
   paint(at("lens"), picture, map, { ...dials, view: "overlay" });
   const { class: name, index, probability } = record.top[0];
   const nothing = map.every((value) => value < 255 * NONE) ? "; nothing here speaks for it" : "";
-  at("seen").textContent = `${short(name, index)}, ${percent(probability)}${nothing}`;
+  at("seen").textContent = `${short(name, index)}, ${percent(probability, signOf(record))}${nothing}`;
   times.push(performance.now());
   if (times.length > 10) times.shift();
   const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);

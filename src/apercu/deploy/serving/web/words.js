@@ -5,7 +5,11 @@ import { short } from "./names.js";
 export const WEAK = 0.5; // of the strongest evidence that a map may hold
 export const NONE = 0.1;
 
-export const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
+// A fraction in %; `sign` stands before the number.
+export const percent = (share, sign = "") => (share < 0.0005 ? `< ${sign}0.1 %` : `${sign}${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`);
+
+// The sign before the probabilities of classes: ~ where the explainer estimates them.
+export const signOf = (record) => (record.read_by === "classifier" ? "" : "~");
 
 // Rounded down, so that 99.7 % is not all.
 const wholePercent = (share) => `${Math.floor(100 * share + 1e-6)} %`;
@@ -15,18 +19,18 @@ export function describeVerdict(record, strongest) {
   const [first, second] = record.top;
   const who = record.read_by === "classifier" ? "The classifier" : "The classifier, as the explainer reads it,";
   const name = short(first.class, first.index);
+  const share = (row) => percent(row.probability, signOf(record));
   const doubt = strongest < NONE ? ` But nothing in this picture speaks for ${name}: perhaps it is of a kind that the classifier does not know.` : "";
   if (record.value !== undefined) return `${who} says ${record.value.toPrecision(4)}.`;
   if (record.predicted) {
     const names = record.predicted.map((name) => short(name));
-    return names.length ? `${who} finds ${list(names)}.${doubt}` : `${who} finds none of its classes here; ${name} comes nearest (${percent(first.probability)}).`;
+    return names.length ? `${who} finds ${list(names)}.${doubt}` : `${who} finds none of its classes here; ${name} comes nearest (${share(first)}).`;
   }
-  const share = percent(first.probability);
-  if (first.probability >= 0.9) return `${who} says ${name} and is very sure: ${share}.${doubt || " Sure is not always right."}`;
-  if (first.probability >= 0.7) return `${who} says ${name} and is fairly sure: ${share}.${doubt}`;
-  if (first.probability >= 0.5) return `${who} says ${name} but is not sure: ${share}.${doubt}`;
-  const then = second ? `, then ${short(second.class, second.index)} (${percent(second.probability)})` : "";
-  return `${who} hesitates. Its best guess is ${name} (${share})${then}.${doubt}`;
+  if (first.probability >= 0.9) return `${who} says ${name} and is very sure: ${share(first)}.${doubt || " Sure is not always right."}`;
+  if (first.probability >= 0.7) return `${who} says ${name} and is fairly sure: ${share(first)}.${doubt}`;
+  if (first.probability >= 0.5) return `${who} says ${name} but is not sure: ${share(first)}.${doubt}`;
+  const then = second ? `, then ${short(second.class, second.index)} (${share(second)})` : "";
+  return `${who} hesitates. Its best guess is ${name} (${share(first)})${then}.${doubt}`;
 }
 
 // Whether what the classifier says may be believed: a sign, what it stands for, and a sentence.
