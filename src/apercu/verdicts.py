@@ -181,7 +181,13 @@ class PassJudge(ABC):
 
     @abstractmethod
     def judge_pass(
-        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+        self,
+        images: Images,
+        logits: Logits,
+        features: list[Tensor],
+        masks: Maps | None = None,
+        *,
+        shows_classifier: bool = False,
     ) -> list[Trust]:
         """Return whether the predictions of one pass may be believed.
 
@@ -191,6 +197,8 @@ class PassJudge(ABC):
             features: what the encoder of the explainer gave besides.
             masks: masks of the predicted classes, `batch × height × width`; None where they were
                 not made.
+            shows_classifier: whether the features are those of the classifier's own layers; see
+                `Predictor.shows_classifier`.
 
         Returns:
             One verdict per image.

@@ -32,6 +32,7 @@ from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit
 from apercu.guard.summaries import (
     FIFTH_ORDER,
     STEPS,
+    Observation,
     measure_certainty,
     measure_energy,
     summarise_colour_noise,
@@ -111,7 +112,7 @@ def guard(blobs: Classifier, photographs: Path, tmp_path_factory: pytest.TempPat
 
 def test_noise_is_what_neighbours_do_not_predict() -> None:
     images = draw_photographs(2, 1)
-    numbers = summarise_noise(images)
+    numbers = summarise_noise(Observation(images, torch.zeros(2, 3)))
     kernel = np.array(FIFTH_ORDER) / np.abs(FIFTH_ORDER).sum()
     pixels = images.double().numpy()
     residual = np.zeros((2, 3, SIDE - 4, SIDE - 4))
@@ -130,11 +131,12 @@ def test_noise_is_what_neighbours_do_not_predict() -> None:
 
 
 def test_summaries_have_closed_forms() -> None:
-    grey = torch.full((1, 3, SIDE, SIDE), 0.4)
-    assert torch.allclose(summarise_colour_noise(grey)[:, -1].exp(), torch.tensor(1e-8))
-    assert summarise_noise(grey[:, :1]).shape == (1, len(STEPS) + 1)  # no pair of channels
-    assert summarise_noise(grey[:, :2]).shape == (1, len(STEPS) + 2)
     logits = torch.tensor([[2.0, 0.0, 1.0]])
+    grey = torch.full((1, 3, SIDE, SIDE), 0.4)
+    one, two, three = (Observation(grey[:, :count], logits) for count in (1, 2, 3))
+    assert torch.allclose(summarise_colour_noise(three)[:, -1].exp(), torch.tensor(1e-8))
+    assert summarise_noise(one).shape == (1, len(STEPS) + 1)  # no pair of channels
+    assert summarise_noise(two).shape == (1, len(STEPS) + 2)
     assert measure_certainty(logits).tolist() == [1.0]
     assert measure_energy(logits).item() == pytest.approx(-np.log(np.exp([2, 0, 1]).sum()))
     features = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)

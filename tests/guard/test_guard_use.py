@@ -20,13 +20,19 @@ from apercu.cli.root import main
 from apercu.deploy.export.graphs import check_page_guard
 from apercu.deploy.export.settings import ExportSettings
 from apercu.deploy.inference import open_engine
+from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.deploy.serving.worker import WorkerSetup, open_explainer
 from apercu.deploy.video.explain_video import open_video_engine
 from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
 from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import Predictor
+from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.explainers.mask.kind import build_mask_network
+from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import load_explainer
 from apercu.guard.kinds import NoiseImages
+from apercu.guard.observe import Observer
 from apercu.guard.use import attach_guard, check_files, choose_guard, open_guard
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.types import Images
@@ -446,13 +452,31 @@ def test_an_engine_judges_its_own_pass(
     assert open_engine(tiny_run, classifier).info.guard is None
 
 
-def test_a_guard_without_an_explainer_makes_a_pass_of_its_own(
-    guarded_card: Path, tiny_run: Path, images: Images
+def test_a_guard_without_an_explainer_makes_a_pass_where_the_encoder_is_another_network(
+    guarded_card: Path, tiny_run: Path, images: Images, monkeypatch
 ) -> None:
-    engine = open_engine(tiny_run, guarded_card)
+    classifier = open_classifier(guarded_card)
+    settings = MASK_PRESETS.parse({"preset": "light", "decoder": {"width": 8}})
+    info = ClassifierInfo.from_classifier(classifier)
+    own = MaskExplainer(build_mask_network(settings, info, classifier), info, settings, {})
     expected = open_guard(guarded_card).check(images)
-    trust = engine(images).trust
-    assert trust is not None and [one.why for one in trust] == [one.why for one in expected]
+    passes: list[int] = []
+    original = Observer.observe
+    monkeypatch.setattr(
+        Observer,
+        "observe",
+        lambda self, batch: passes.append(len(batch)) or original(self, batch),
+    )
+    for explainer, shows_classifier in ((own, True), (load_explainer(tiny_run), False)):
+        engine = TorchEngine.from_explainer(explainer, classifier)
+        assert engine.predictor.shows_classifier == shows_classifier
+        passes.clear()
+        trust = engine(images).trust
+        assert trust is not None and passes == ([] if shows_classifier else [len(images)])
+        for one, other in zip(trust, expected, strict=True):
+            assert (one.alarms, one.why) == (other.alarms, other.why)
+            assert one.tampered == pytest.approx(other.tampered, abs=1e-6)
+            assert one.unknown == pytest.approx(other.unknown, abs=1e-6)
     assert open_engine(tiny_run, guarded_card, guard="none")(images).trust is None
 
 

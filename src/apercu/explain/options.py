@@ -155,9 +155,12 @@ class TargetSelector:
             return None
         device = self.explainer.device
         images, logits = images.to(device), logits.to(device)
+        predictor = self.predictor or Predictor(self.explainer, self.classifier)
         if features is None:
-            logits, features = Predictor(self.explainer, self.classifier)(images)
-        return self.guard.judge_pass(images, logits, features, masks)[0]
+            logits, features = predictor(images)
+        return self.guard.judge_pass(
+            images, logits, features, masks, shows_classifier=predictor.shows_classifier
+        )[0]
 
     def name_class(self, index: int) -> NamedClass:
         """Return a class with its name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.sources.timm import find_cached_weights
@@ -208,6 +208,11 @@ class Predictor:
         if self._encoder_with_head is not None:
             self._encoder_with_head.to(explainer.device)
 
+    @property
+    def shows_classifier(self) -> bool:
+        """Whether the features are those of the classifier's own layers, as they are."""
+        return self._encoder_with_head is not None and self._encoder_with_head.adapter is None
+
     def __call__(self, images: Images) -> tuple[Logits, list[Tensor]]:
         """Return the logits, and the features of an explainer with an encoder (else none)."""
         images = images.to(self.explainer.device)
@@ -236,7 +241,7 @@ class Predictor:
 
 def _build_encoder_with_head(
     network: GatedNetwork, classifier: Classifier | None
-) -> nn.Module | None:
+) -> EncoderWithHead | None:
     """Return the encoder with its head, if the encoder is the classifier itself."""
     encoder = network.encoder
     if classifier is None or not isinstance(encoder, GraphEncoder):

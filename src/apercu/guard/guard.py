@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,15 +131,25 @@ class Guard(PassJudge):
     @torch.no_grad()
     def judge(self, observation: Observation) -> list[Trust]:
         """Return the verdicts on the images of a pass that was made already."""
-        return self.read_verdicts(self.network.to(observation.images.device)(observation))
+        device = observation.images.device
+        if self.network.ranks.device != device:
+            self.network.to(device)
+        return self.read_verdicts(self.network(observation))
 
     def judge_pass(
-        self, images: Images, logits: Logits, features: list[Tensor], masks: Maps | None = None
+        self,
+        images: Images,
+        logits: Logits,
+        features: list[Tensor],
+        masks: Maps | None = None,
+        *,
+        shows_classifier: bool = False,
     ) -> list[Trust]:
         """Return whether the predictions of one pass may be believed.
 
         A guard that observes the explainer takes the pass as it is. One that was fitted without an
-        explainer observes the classifier itself, and makes another pass for it.
+        explainer observes the classifier itself, and makes another pass for it unless this one
+        shows the classifier's own layers.
 
         Args:
             images: prepared images, `batch × channels × height × width`.
@@ -146,16 +157,18 @@ class Guard(PassJudge):
             features: what the encoder of the explainer gave besides.
             masks: masks of the predicted classes, `batch × height × width`; None where they were
                 not made.
+            shows_classifier: whether the features are those of the classifier's own layers; see
+                `Predictor.shows_classifier`.
 
         Returns:
             One verdict per image.
         """
-        if self.record.run is None:
+        if self.record.run is None and not shows_classifier:
             return self.judge(self.observer(images))
         with torch.no_grad():
             return self.judge(self.observer.complete(images, logits, features, masks))
 
-    @property
+    @cached_property
     def verdict_format(self) -> VerdictFormat:
         """How the numbers of the guard's network are read."""
         kinds = self.network.kinds

@@ -51,6 +51,9 @@ class GuardNetwork(nn.Module):
         self.register_buffer("spread", torch.ones(len(signals)))
         self.register_buffer("ranks", torch.zeros(len(QUESTIONS), images))
         self.register_buffer("temperature", torch.ones(()))
+        for question in QUESTIONS:
+            columns = torch.tensor(self.find_columns(question), dtype=torch.long)
+            self.register_buffer(f"{question}_columns", columns, persistent=False)
 
     @classmethod
     def restore(
@@ -102,8 +105,8 @@ class GuardNetwork(nn.Module):
     def combine(self, standardised: Float[Tensor, "batch signals"]) -> Float[Tensor, "batch 2"]:
         """Return the total of the signals of each question."""
         squares = standardised.clamp(min=0).square()
-        totals = [squares[:, self.find_columns(question)].sum(1) for question in QUESTIONS]
-        return torch.stack(totals, 1)
+        columns = [self.get_buffer(f"{question}_columns") for question in QUESTIONS]
+        return torch.stack([squares.index_select(1, chosen).sum(1) for chosen in columns], 1)
 
     def find_columns(self, question: Question) -> list[int]:
         """Return the positions of the signals of a question."""
@@ -121,7 +124,7 @@ class GuardNetwork(nn.Module):
         """
         standardised = (self.measure(observation) - self.centre) / self.spread
         totals = self.combine(standardised)
-        ranks = (totals[:, :, None] > self.ranks[None]).to(totals).mean(2)
+        ranks = (totals[:, :, None] - self.ranks).gt_(0).mean(2)
         confidence = self.find_confidence(observation.logits.float())
         return torch.cat([ranks, confidence[:, None], standardised], 1)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -77,13 +78,13 @@ def list_kinds(observation: Observation, *, takes_pixels: bool) -> list[SignalKi
 NOISE = SignalKind(
     "noise",
     "tampered",
-    lambda observation: summarise_noise(observation.images),
+    summarise_noise,
     "its finest noise is unlike that of honest images",
 )
 COLOUR_NOISE = SignalKind(
     "colour_noise",
     "tampered",
-    lambda observation: summarise_colour_noise(observation.images),
+    summarise_colour_noise,
     "the noise of its colours is unlike that of honest images",
 )
 CERTAINTY = SignalKind(
@@ -200,7 +201,7 @@ class GaussianSignal(Signal):
         return cls(kind, mean, whitening / scale)
 
     def measure(self, summary: Float[Tensor, "batch numbers"]) -> Scores:
-        distances = ((summary - self.mean) @ self.whitening.T).square().mean(1)
+        distances = F.linear(summary - self.mean, self.whitening).square().mean(1)
         return (distances + 1e-6).log() / 2
 
 

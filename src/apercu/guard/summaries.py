@@ -5,11 +5,14 @@ All of them are plain tensor operations, so that they can be traced into an ONNX
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from apercu.types import Images, Logits, Maps, Scores
@@ -38,6 +41,18 @@ LEVELS = (0.1, 0.5, 0.9)
 """Levels of a mask whose regions are measured."""
 
 
+class Residuals(NamedTuple):
+    """What the neighbours of a pixel do not predict.
+
+    Attributes:
+        channels: noise of each channel, by `FIFTH_ORDER`, `batch × channels × height × width`.
+        colours: noise of the differences of neighbouring channels, by `LAPLACIAN`.
+    """
+
+    channels: Tensor
+    colours: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Observation:
     """What one pass gives on a batch of images.
@@ -58,43 +73,70 @@ class Observation:
     masks: Maps | None = None
     explained: Logits | None = None
 
+    @cached_property
+    def residuals(self) -> Residuals:
+        """The noise of the images, which several signals share."""
+        return find_residuals(self.images)
 
-def summarise_noise(images: Images) -> Float[Tensor, "batch numbers"]:
+
+def find_residuals(images: Images) -> Residuals:
+    """Filter images by one convolution, which is faster than one for each kernel.
+
+    Of large images every second row and column of the result is computed.
+
+    Args:
+        images: images in [0, 1], of at least 5 × 5 pixels.
+
+    Returns:
+        The noise of the channels and of their differences, at all positions of each kernel inside
+        the images.
+    """
+    channels, (height, width) = images.shape[1], images.shape[2:]
+    stride = 2 if min(height, width) >= LARGE else 1
+    kernels = _stack_kernels(channels, images.dtype, images.device)
+    padding = kernels.shape[2] - len(LAPLACIAN)  # it lets the small kernel reach the last row
+    inside = slice(padding // stride, None)  # and what it adds above and left is cut off again
+    residuals = F.conv2d(images, kernels, stride=stride, padding=padding)[:, :, inside, inside]
+    rows, columns = ((side - len(FIFTH_ORDER)) // stride + 1 for side in (height, width))
+    return Residuals(residuals[:, :channels, :rows, :columns], residuals[:, channels:])
+
+
+def summarise_noise(observation: Observation) -> Float[Tensor, "batch numbers"]:
     """Summarise what the neighbours of a pixel do not predict, and how channels share it.
 
     Args:
-        images: images in [0, 1].
+        observation: an observation of images in [0, 1].
 
     Returns:
         Logits of the fractions of small residuals, the logarithm of their variance, and the
         correlation of neighbouring channels, `batch × numbers`.
     """
-    residual = _filter_channels(images, FIFTH_ORDER)
+    residual = observation.residuals.channels.flatten(2)
     return torch.cat([_summarise_residual(residual), _correlate_channels(residual)], 1)
 
 
-def summarise_colour_noise(images: Images) -> Float[Tensor, "batch numbers"]:
+def summarise_colour_noise(observation: Observation) -> Float[Tensor, "batch numbers"]:
     """Summarise the noise of the differences of neighbouring channels.
 
     The channels of a photograph change together, and most cameras and files keep colours coarser
     than brightness; what an attack adds to each channel is another noise.
 
     Args:
-        images: images in [0, 1] of at least two channels.
+        observation: an observation of images in [0, 1] of at least two channels.
 
     Returns:
         Logits of the fractions of small residuals and the logarithm of their variance,
         `batch × numbers`.
     """
-    return _summarise_residual(_filter_channels(images[:, 1:] - images[:, :-1], LAPLACIAN))
+    return _summarise_residual(observation.residuals.colours.flatten(2))
 
 
 def summarise_contrast(features: Tensor) -> Float[Tensor, "batch channels"]:
     """Return the logarithm of the standard deviation of each channel of a feature map."""
     step = max(1, min(features.shape[2:]) // POSITIONS)
-    values = features[:, :, ::step, ::step].flatten(2)
-    spread = values - values.mean(2, keepdim=True)
-    return (spread.square().mean(2).sqrt() + 1e-3).log()
+    values = features[:, :, ::step, ::step]  # flattened it would be copied
+    centred = values - values.mean((2, 3), keepdim=True)
+    return (centred.square_().mean((2, 3)).sqrt() + 1e-3).log()
 
 
 def average_features(features: Tensor) -> Float[Tensor, "batch channels"]:
@@ -117,9 +159,8 @@ def summarise_explanation(observation: Observation) -> Float[Tensor, "batch numb
         raise ValueError("the observation has no mask")
     flat = masks.flatten(1)
     mean = flat.mean(1, keepdim=True)
-    spread = (flat - mean).square().mean(1).sqrt()
-    parts = [mean[:, 0], spread, flat.amax(1)]
-    parts += [_count_fraction(flat > level).to(flat) for level in LEVELS]
+    spread = (flat - mean).square_().mean(1).sqrt()
+    parts = [mean[:, 0], spread, flat.amax(1), *_find_fractions(torch.gt, flat, LEVELS)]
     own = explained.gather(1, observation.logits.argmax(1, keepdim=True))[:, 0]
     return torch.stack([*parts, own, explained.amax(1) - own], 1)
 
@@ -134,45 +175,75 @@ def measure_energy(logits: Logits) -> Scores:
     return -logits.logsumexp(1)
 
 
-def _filter_channels(images: Images, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Filter each channel with a kernel whose absolute values sum to 1.
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # so that a later pass may follow gradients through it
+def _stack_kernels(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the kernels of all residuals, each scaled so that its absolute values sum to 1.
 
-    Of large images every second row and column of the result is computed.
+    Args:
+        channels: number of channels of the images.
+        dtype: number format of the images.
+        device: device of the images.
+
+    Returns:
+        First one kernel per channel, then one per pair of neighbouring channels, each of all
+        channels, which is faster than groups: `kernels × channels × 5 × 5`.
     """
-    channels, zeros = range(images.shape[1]), tuple((0.0,) * len(row) for row in kernel)
-    weights = torch.tensor(  # one for each pair of channels is faster than groups
-        [[kernel if own == other else zeros for other in channels] for own in channels]
-    ).to(images)
-    stride = 2 if min(images.shape[2:]) >= LARGE else 1
-    return F.conv2d(images, weights / weights[0].abs().sum(), stride=stride)
+    fifth_order, laplacian = torch.tensor(FIFTH_ORDER), torch.tensor(LAPLACIAN)
+    side = len(laplacian)
+    kernels = torch.zeros(2 * channels - 1, channels, *fifth_order.shape)
+    for channel in range(channels):
+        kernels[channel, channel] = fifth_order / fifth_order.abs().sum()
+    for pair in range(channels - 1):
+        kernels[channels + pair, pair + 1, :side, :side] = laplacian / laplacian.abs().sum()
+        kernels[channels + pair, pair, :side, :side] = -laplacian / laplacian.abs().sum()
+    return kernels.to(device, dtype)
 
 
-def _summarise_residual(residual: Tensor) -> Float[Tensor, "batch numbers"]:
-    size = residual.abs().flatten(1)
-    numbers = []
-    for step in STEPS:
-        fraction = _count_fraction(size < step / 255).to(size)
-        if size.requires_grad:  # an attacker who knows of the guard follows a soft step
-            soft = torch.sigmoid((step / 255 - size) * (4 * 255 / step)).mean(1)
-            fraction = fraction + (soft - soft.detach())
-        numbers.append(((fraction + 1e-3) / (1 - fraction + 1e-3)).log())
-    numbers.append(size.square().mean(1).clamp(min=SMALLEST).log())
-    return torch.stack(numbers, 1)
+def _summarise_residual(
+    residual: Float[Tensor, "batch channels positions"],
+) -> Float[Tensor, "batch numbers"]:
+    size = residual.flatten(1).abs()
+    limits = [step / 255 for step in STEPS]
+    fractions = torch.stack(_find_fractions(torch.lt, size, limits), 1)
+    if size.requires_grad:  # an attacker who knows of the guard follows a soft step
+        soft = [torch.sigmoid((limit - size) * (4 / limit)).mean(1) for limit in limits]
+        fractions = fractions + torch.stack([step - step.detach() for step in soft], 1)
+    odds = (fractions + 1e-3) / (1 - fractions + 1e-3)
+    variance = size.square().mean(1, keepdim=True).clamp(min=SMALLEST)
+    return torch.cat([odds, variance], 1).log()
 
 
-def _correlate_channels(residual: Tensor) -> Float[Tensor, "batch pairs"]:
+def _correlate_channels(
+    residual: Float[Tensor, "batch channels positions"],
+) -> Float[Tensor, "batch pairs"]:
     """Return the correlation of each channel with the next, and of the last with the first."""
     channels = residual.shape[1]
     if channels == 1:
         return residual.new_zeros(len(residual), 0)
-    following = torch.cat([residual[:, 1:], residual[:, :1]], 1)
+    following = residual.roll(-1, 1)
     if channels == 2:
         residual, following = residual[:, :1], following[:, :1]
-    product = (residual * following).mean((2, 3))
-    lengths = residual.square().mean((2, 3)) * following.square().mean((2, 3))
+    product = (residual * following).mean(2)
+    lengths = residual.square().mean(2) * following.square().mean(2)
     return product / lengths.sqrt().clamp(min=SMALLEST)
 
 
-def _count_fraction(flags: Bool[Tensor, "batch pixels"]) -> Scores:
-    """Return the fraction of each row that is true; counts are faster than means."""
-    return flags.sum(1, dtype=torch.int32) / flags.shape[1]
+def _find_fractions(
+    compare: Callable[..., Tensor],
+    values: Float[Tensor, "batch positions"],
+    limits: Sequence[float],
+) -> list[Scores]:
+    """Return the fraction of each row that is below each limit, or above it.
+
+    Args:
+        compare: `torch.lt` or `torch.gt`.
+        values: what is compared; gradients stop here.
+        limits: what they are compared with.
+
+    Returns:
+        One fraction per row for each limit.
+    """
+    values = values.detach()
+    flags = torch.empty_like(values)  # zeros and ones are counted faster than Booleans
+    return [compare(values, limit, out=flags).mean(1) for limit in limits]

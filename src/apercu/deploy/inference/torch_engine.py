@@ -48,7 +48,8 @@ class TorchEngine(InferenceEngine):
             classifier: predicts the classes, where the explainer does not hold it.
             guard: a guard or its folder, `none`, or None for the one that the classifier's card
                 names. One that was fitted with this explainer judges the pass that is made anyway;
-                one without an explainer costs a further pass of the classifier.
+                one without an explainer costs a further pass of the classifier, unless the
+                classifier itself is the encoder.
 
         Returns:
             The engine.
@@ -97,7 +98,13 @@ class TorchEngine(InferenceEngine):
     ) -> list[Trust] | None:
         if self.guard is None:
             return None
-        return self.guard.judge_pass(images.to(logits.device), logits, features, masks)
+        return self.guard.judge_pass(
+            images.to(logits.device),
+            logits,
+            features,
+            masks,
+            shows_classifier=self.predictor.shows_classifier,
+        )
 
     @torch.inference_mode()
     def __call__(self, images: Images, target: int = TOP_INDEX) -> ExplainedBatch:
