@@ -8,6 +8,7 @@ from functools import cache
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 import apercu
 from apercu.cli import (
@@ -59,7 +60,10 @@ app.command("label")(label.label)
 
 def _join_lines(typed: typer.Typer) -> None:
     """Make one line of each paragraph of the help of all verbs, which terminals break anew."""
-    for command in typed.registered_commands:
+    described: list[CommandInfo | TyperInfo] = list(typed.registered_commands)
+    if typed.registered_callback is not None and typed is not app:
+        described.append(typed.registered_callback)
+    for command in described:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
     for group in typed.registered_groups:
