@@ -265,7 +265,7 @@ def test_a_mean_is_one_of_metrics_of_the_package() -> None:
         mean_of=("iou", "other"),
     )
     with pytest.raises(ConfigError, match="expected mean_of to name metrics of apercu, got other"):
-        settings.CompareSettings(metrics=(metric,)).records  # noqa: B018
+        settings.CompareSettings(metrics=(metric,)).resolved_metrics  # noqa: B018
 
 
 @pytest.mark.parametrize("cells", [4, 8])

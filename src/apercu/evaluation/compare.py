@@ -13,7 +13,6 @@ from apercu.classifiers.trust import trust_files
 from apercu.devices import enable_gradients
 from apercu.errors import WorkInterrupted
 from apercu.evaluation.comparison import load_finished, run_comparison
-from apercu.evaluation.evaluator import Progress
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import (
     ExplainerLike,
@@ -35,7 +34,7 @@ from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
 from apercu.pages import join_words
-from apercu.progress import show_in_notebook
+from apercu.progress import ProgressCallback, show_in_notebook
 
 REPORT_FILE = "report.html"
 
@@ -61,7 +60,7 @@ def compare(
     against: str | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure explainers on the same images, as `apercu compare` does.
@@ -205,7 +204,7 @@ def _write_all(
     classifier: Classifier,
     source: ImageSource,
     out: Path,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> None:
     """Write the report with its gallery, and the tables."""
     drawn = draw_gallery(classifier, source, explainers, results, out=out, progress=progress)

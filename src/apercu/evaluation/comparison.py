@@ -19,7 +19,7 @@ from apercu.errors import (
     suggest_nearest,
 )
 from apercu.evaluation.cost import describe_environment
-from apercu.evaluation.evaluator import Evaluator, Progress, ignore_progress
+from apercu.evaluation.evaluator import Evaluator
 from apercu.evaluation.results import (
     RESULTS_FILE,
     ComparisonKey,
@@ -39,6 +39,7 @@ from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
 from apercu.metrics.registry import METRICS, is_threshold_needed
 from apercu.own_code import identify_code
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import RunRecord
 
 WHOLE_MAPS = "whole_maps"
@@ -56,7 +57,7 @@ def run_comparison(
     *,
     out: Path | None = None,
     against: str | None = None,
-    progress: Progress = ignore_progress,
+    progress: ProgressCallback = ignore_progress,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure every explainer on the same images, in constant memory.
@@ -102,7 +103,7 @@ def run_comparison(
             source,
             settings.limit,
             settings.seed,
-            halves=chooses and is_threshold_needed(settings.records or METRICS),
+            halves=chooses and is_threshold_needed(settings.resolved_metrics or METRICS),
             predicted=settings.targets == "predicted",
             report=progress,
         )
@@ -294,8 +295,8 @@ def _choose_metrics(
     """Return the metrics that are named, or else all that are possible, by name.
 
     A metric is possible if its truth is known in both halves, or of any image where it is reported
-    on all; randomisation, if the weights can be
-    reached. Some are measured by name only. Own metrics are the last ones.
+    on all; randomisation, if the weights can be reached. Some are measured by name only. Own
+    metrics are the last ones.
     """
 
     def is_possible(metric: Metric) -> bool:
@@ -304,7 +305,7 @@ def _choose_metrics(
             parts = [sample.tune + sample.test]
         return all(any(has_ground_truth(record, metric) for record in part) for part in parts)
 
-    named = settings.records or ()
+    named = settings.resolved_metrics or ()
     for metric in named:
         if not is_possible(metric):
             raise ImagesError(describe_missing_truth(metric, sample, settings.protocol))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ApercuError, ConfigError, ImagesError, first_line
+from apercu.errors import ApercuError, ConfigError, ImagesError, first_line, format_shape
 from apercu.evaluation.cost import MAX_SECONDS, measure_cost
 from apercu.evaluation.results import FIXED_THRESHOLD, Cost, MetricRow, name_at_fixed_threshold
 from apercu.evaluation.sample import EvalBatch, EvalSample, SampleRecord, has_ground_truth
@@ -28,18 +28,12 @@ from apercu.methods import CentreBlob, MapExplainer, TrueBox
 from apercu.metrics import Metric
 from apercu.metrics.registry import METRICS
 from apercu.own_code import CODE_ERRORS
+from apercu.progress import ProgressCallback
 from apercu.statistics import bootstrap_interval
 from apercu.types import Maps
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the explainer's name, the images that are done, and the images in all."""
-
 ImageScores: TypeAlias = dict[tuple[str, str], dict[str, float]]
 """A value per image name, by row: explainer and metric."""
-
-
-def ignore_progress(explainer: str, done: int, total: int) -> None:
-    """Do nothing, where no progress is shown."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Evaluator:
     sample: EvalSample
     metrics: Mapping[str, Metric]
     settings: CompareSettings
-    progress: Progress
+    progress: ProgressCallback
 
     @property
     def everywhere(self) -> bool:
@@ -97,38 +91,40 @@ class Evaluator:
             ConfigError: a function fails, or does not give one number per image.
         """
         for name, metric in self.metrics.items():
-            if name in METRICS:
-                continue
-            everything = self.sample.everything
-            records = [each for each in everything if has_ground_truth(each, metric)][:2]
-            (batch,) = self.sample.read_batches(self.classifier, records, len(records))
-            method = CentreBlob()
-            inputs = self._make_inputs(
-                method, batch, method(self.classifier, batch.images, batch.targets)
-            )
-            try:
-                scores: object = (
-                    compute_metric(metric, inputs, [FIXED_THRESHOLD])
-                    if metric.thresholded
-                    else metric.function(*(getattr(inputs, each) for each in metric.takes))
-                )
-            except CODE_ERRORS as error:
-                raise ConfigError(
-                    f"metrics: {name} fails on {len(records)} images: "
-                    f"{type(error).__name__} ({first_line(error)})"
-                ) from error
-            shape = (1, len(records)) if metric.thresholded else (len(records),)
-            if not isinstance(scores, Tensor) or scores.shape != shape:
-                words = "levels × images" if metric.thresholded else "images"
-                given = (
-                    " × ".join(map(str, scores.shape)) or "a single number"
-                    if isinstance(scores, Tensor)
-                    else type(scores).__name__
-                )
-                raise ConfigError(
-                    f"metrics: expected one number per image from {name}, {words} "
-                    f"{' × '.join(map(str, shape))}, got {given}"
-                )
+            if name not in METRICS:
+                self._try_metric(name, metric)
+
+    def _try_metric(self, name: str, metric: Metric) -> None:
+        """Raise ConfigError where a metric fails on two images, or gives other than scores."""
+        records = [each for each in self.sample.everything if has_ground_truth(each, metric)][:2]
+        count = len(records)
+        (batch,) = self.sample.read_batches(self.classifier, records, count)
+        method = CentreBlob()
+        maps = method(self.classifier, batch.images, batch.targets)
+        inputs = self._make_inputs(method, batch, maps)
+        scores: object
+        try:
+            if metric.thresholded:
+                scores = compute_metric(metric, inputs, [FIXED_THRESHOLD])
+            else:
+                scores = metric.function(*(getattr(inputs, each) for each in metric.takes))
+        except CODE_ERRORS as error:
+            raise ConfigError(
+                f"metrics: {name} fails on {count} images: "
+                f"{type(error).__name__} ({first_line(error)})"
+            ) from error
+        axes, shape = "images", [count]
+        if metric.thresholded:
+            axes, shape = "levels × images", [1, count]
+        got = type(scores).__name__
+        if isinstance(scores, Tensor):
+            if list(scores.shape) == shape:
+                return
+            got = format_shape(scores.shape) if scores.ndim else "a single number"
+        raise ConfigError(
+            f"metrics: expected one number per image from {name}, {axes} {format_shape(shape)}, "
+            f"got {got}"
+        )
 
     def dry_run(self, name: str, explainer: MapExplainer | TrueBox) -> None:
         """Explain one image, so that an explainer that cannot work fails before hours of work.

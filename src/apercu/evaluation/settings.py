@@ -76,10 +76,10 @@ class CompareSettings:
                     f"metrics: the protocol {self.protocol} sets them ({', '.join(metrics)}); "
                     "leave one of the two out"
                 )
-        records = self.records or ()
-        for record in records:
-            if any(other.name == record.name and other is not record for other in records):
-                raise ConfigError(f"metrics: two are called {record.name}; rename one of them")
+        named = self.resolved_metrics or ()
+        for metric in named:
+            if any(other.name == metric.name and other is not metric for other in named):
+                raise ConfigError(f"metrics: two are called {metric.name}; rename one of them")
         if self.metrics == ():
             raise ConfigError("metrics: expected at least one, got none")
         if self.whole_maps not in get_args(WholeMaps):
@@ -105,7 +105,7 @@ class CompareSettings:
             )
 
     @property
-    def records(self) -> tuple[Metric, ...] | None:
+    def resolved_metrics(self) -> tuple[Metric, ...] | None:
         """The named metrics and what they are means of; None for all that are possible."""
         if self.metrics is None:
             return None
@@ -116,6 +116,11 @@ class CompareSettings:
         parts = [get(part) for metric in named for part in metric.mean_of]
         return (*named, *(part for part in dict.fromkeys(parts) if part not in named))
 
+    @property
+    def records(self) -> tuple[Metric, ...] | None:
+        """The former name of `resolved_metrics`."""
+        return self.resolved_metrics
+
     def check_effects(self, given: Collection[str]) -> None:
         """Refuse options that were given and change nothing.
 
@@ -125,17 +130,17 @@ class CompareSettings:
         Raises:
             ConfigError: none of the metrics depends on one of them.
         """
-        records = self.records
+        metrics = self.resolved_metrics
         if "steps" in given and self.cells is not None:
             raise ConfigError(
                 f"steps: {self.cells} × {self.cells} cells are flipped, one per step, so "
                 "steps have no effect; leave it out"
             )
-        if records is None:
+        if metrics is None:
             return
-        is_cut = any(metric.thresholded for metric in records)
-        is_mixed = is_cut and not all(metric.thresholded for metric in records)
-        flips = any(metric.flips for metric in records)
+        is_cut = any(metric.thresholded for metric in metrics)
+        is_mixed = is_cut and not all(metric.thresholded for metric in metrics)
+        flips = any(metric.flips for metric in metrics)
         has_effect = {"cells": flips, "thresholds_from": is_cut}
         if self.protocol is not None:  # without one, version 0.1.0 took them
             has_effect |= {"steps": flips, "whole_maps": is_mixed or self.whole_maps == "all"}
