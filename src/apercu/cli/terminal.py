@@ -56,24 +56,24 @@ def show_ranking(results: ComparisonResults) -> None:
     from apercu.evaluation.report.finding import describe_protocol, write_headline
 
     console = Console(emoji=False)
-    lines, metrics = build_ranking(results), list_metrics(results)
+    rows, metrics = build_ranking(results), list_metrics(results)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("explainer", no_wrap=True)
-    left = console.width - max((len(line.name) for line in lines), default=0)
+    left = console.width - max((len(row.name) for row in rows), default=0)
     columns = metrics[: max(1, left // (METRIC_WIDTH + 2))]
     for metric in columns:
         arrow = "↓" if find_direction(results, metric) == "lower" else "↑"
         title = f"{escape(escape_controls(results.get_metric(metric).title))} {arrow}"
         table.add_column(title, justify="right", width=METRIC_WIDTH)
-    for line in lines:
-        cells = [line.cells.get(metric) for metric in columns]
+    for row in rows:
+        cells = [row.cells.get(metric) for metric in columns]
         values = ["" if cell is None else cell.value for cell in cells]
         marked = [
             f"[bold green]{escape(value)}[/]" if cell and cell.best else escape(value)
             for value, cell in zip(values, cells, strict=True)
         ]
-        dim = line.group != "explainer" or line.at_fixed_threshold
-        table.add_row(escape(escape_controls(line.name)), *marked, style="dim" if dim else "")
+        is_dim = row.group != "explainer" or row.at_fixed_threshold
+        table.add_row(escape(escape_controls(row.name)), *marked, style="dim" if is_dim else "")
     console.print(table)
     if columns != metrics:
         say(f"{len(metrics) - len(columns)} more metrics in the report")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 N = TypeVar("N", bound=nn.Module)
-G = TypeVar("G", bound=GatedNetwork)
+GN = TypeVar("GN", bound=GatedNetwork)
 S = TypeVar("S", bound=ExplainerSettings)
 E = TypeVar("E", bound="TrainedExplainer")  # type: ignore[type-arg]
 
@@ -290,7 +290,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
 
-class MaskingExplainer(TrainedExplainer[G, S], ABC):
+class MaskingExplainer(TrainedExplainer[GN, S], ABC):
     """A trained explainer that explains by masks, from features that serve all classes."""
 
     makes_masks: ClassVar[bool] = True
