@@ -786,7 +786,8 @@ def test_costs_that_failed_are_measured_by_the_next_call(
     results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed == {
-        "cost of mask": "cost of mask: fails with RuntimeError (no room); leave it out, or correct it"
+        "cost of mask": "cost of mask: fails with RuntimeError (no room); "
+        "leave it out, or correct it"
     }
     explainer.broken = False
     results = run_comparison(classifier, Squares(), {"mask": explainer}, settings, out=tmp_path)
