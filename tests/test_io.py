@@ -3,14 +3,17 @@ from __future__ import annotations
 import csv
 import errno
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from apercu.errors import OutputError
+import apercu
+from apercu.errors import ConfigError, InputError, OutputError
 from apercu.io import (
+    check_path,
     check_writable,
     format_csv_rows,
     is_inside,
@@ -18,6 +21,9 @@ from apercu.io import (
     write_file,
     write_map,
 )
+from apercu.option_strings import check_seed
+from apercu.pretraining.pretrain import PretrainInputs, pretrain_backbone
+from apercu.pretraining.settings import PretrainSettings
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
@@ -125,3 +131,28 @@ def test_a_path_is_inside_only_where_its_links_lead(tmp_path: Path) -> None:
         if is_inside(folder / name, folder)
     ]
     assert inside == ["a", "a/../b"]
+
+
+@pytest.mark.parametrize("value", [["a.png"], {"file": ["a.png"]}, None, 5])
+def test_what_is_no_path_is_named(value: object) -> None:
+    kind = type(value).__name__
+    with pytest.raises(InputError, match=rf"^labels: expected the path of a .* got a {kind}$"):
+        check_path("labels", value)
+    check_path("labels", "a.csv")
+    check_path("labels", Path("a.csv"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_some_generator_refuses_is_refused(seed: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: apercu.train_classifier("images", "timm/resnet10t", out, seed=seed),
+        lambda: apercu.train("timm/resnet10t", "images", out, seed=seed),
+        lambda: apercu.compare("timm/resnet10t", "images", seed=seed),
+        lambda: pretrain_backbone(PretrainSettings(), PretrainInputs("images"), out, seed=seed),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match=rf"seed: expected a whole number .* got {seed}"):
+            call()
+    assert not out.exists()
+    check_seed(np.int64(7))

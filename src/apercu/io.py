@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.errors import OutputError
+from apercu.errors import InputError, OutputError
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a cell that spreadsheets take for a formula."""
@@ -206,6 +206,25 @@ def create_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for path in missing:
                 path.rmdir()
+
+
+def check_path(name: str, path: object) -> None:
+    """Check that a caller gives the path of a file or a folder, as text or as a `Path`.
+
+    Args:
+        name: what the path belongs to, for the message.
+        path: what was given.
+
+    Raises:
+        InputError: it is something else, such as a list or a table in memory.
+
+    >>> check_path("images", ["a.png"])
+    Traceback (most recent call last):
+    apercu.errors.InputError: images: expected the path of a file or a folder, got a list
+    """
+    if not isinstance(path, str | os.PathLike):
+        kind = type(path).__name__
+        raise InputError(f"{name}: expected the path of a file or a folder, got a {kind}")
 
 
 def check_writable(folder: Path) -> None:

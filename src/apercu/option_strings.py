@@ -7,12 +7,27 @@ from fractions import Fraction
 from inspect import isclass, signature
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from apercu.errors import ConfigError, suggest_nearest
 
 T = TypeVar("T")
 
 MAX_SEED = 2**32 - 1
 """The largest seed that every random generator accepts."""
+
+
+def check_seed(seed: object) -> None:
+    """Check a seed that a caller gives.
+
+    Args:
+        seed: the seed.
+
+    Raises:
+        ConfigError: it is no whole number, or one that some random generator refuses.
+    """
+    if not (isinstance(seed, int | np.integer) and 0 <= seed <= MAX_SEED):
+        raise ConfigError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {seed}")
 
 
 def split_names(text: str, option: str, valid_names: Iterable[str]) -> list[str]:

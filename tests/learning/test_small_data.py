@@ -17,6 +17,7 @@ from apercu import open_classifier
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Task, TrainingStep
+from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.recipes.static_augmentation import StaticAugmentation
 from apercu.learning.recipes.unsupervised_loss import UnsupervisedLoss, measure_errors
 from apercu.learning.settings import LearningSettings
@@ -146,3 +147,8 @@ def test_the_card_of_the_manual_is_a_small_network_with_dropout(tmp_path: Path) 
     first, second = network.train()(images), network(images)
     assert not torch.equal(first, second)  # features are dropped in the training
     assert torch.equal(network.eval()(images), network(images))
+
+
+def test_a_single_recipe_needs_no_list() -> None:
+    assert parse_recipes("frozen") == parse_recipes(["frozen"])
+    assert parse_recipes("frozen,static_augmentation:copies=3")[1] == StaticAugmentation(copies=3)

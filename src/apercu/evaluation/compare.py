@@ -33,6 +33,7 @@ from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
+from apercu.option_strings import check_seed
 from apercu.pages import join_words
 from apercu.progress import ProgressCallback, show_in_notebook
 
@@ -151,6 +152,7 @@ def compare(
         published = get_protocol(protocol)
         names = published.metrics if names is None else names
         values = {**published.settings, **given, "protocol": protocol}
+    check_seed(seed)
     settings = CompareSettings(names, limit, seed, cost=cost, **values)
     settings.check_effects(given)
     if out is not None:

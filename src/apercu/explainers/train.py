@@ -34,6 +34,7 @@ from apercu.explainers.student import (
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
 from apercu.networks.gate import GatedNetwork
+from apercu.option_strings import check_seed
 from apercu.progress import ProgressCallback, ignore_progress, is_notebook, show_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
@@ -114,6 +115,7 @@ def train(
         WorkInterrupted: it was interrupted; the same call with `resume=True` goes on.
     """
     run, chosen = Path(out), find_kind(kind)
+    check_seed(seed)
     check_writable(run)
     base = _choose_settings(run, config, chosen)
     begun = None

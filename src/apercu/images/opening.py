@@ -30,7 +30,7 @@ from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource
 from apercu.images.stack import open_stack
-from apercu.io import is_inside
+from apercu.io import check_path, is_inside
 from apercu.log import warn
 
 DICOM_DIRECTORY = "DICOMDIR"
@@ -65,6 +65,7 @@ def open_images(
         ImagesError: there is no such file or folder, or it holds no images.
         ConfigError: a setting of the planted set is misspelt, or the bands cannot be channels.
     """
+    check_path("images", spec)
     check_bands(bands, channels)
     kind, _, settings = str(spec).partition(":")
     if kind == _PLANTED:
@@ -100,6 +101,7 @@ def check_images(*specs: str | Path) -> None:
         ImagesError: there is no such file or folder.
     """
     for spec in specs:
+        check_path("images", spec)
         path = Path(spec)
         if not path.exists():
             path = _split_bands(str(spec))[0]

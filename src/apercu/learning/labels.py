@@ -27,7 +27,7 @@ from apercu.images.label_tables import (
 )
 from apercu.images.listing import EVERYTHING
 from apercu.images.names import has_suffix
-from apercu.io import is_file, unescape_cell
+from apercu.io import check_path, is_file, unescape_cell
 
 FILE = "file"
 TABLES = tuple(suffix for suffix in READERS if suffix != ".csv")
@@ -121,6 +121,7 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
         ImagesError: the table cannot be read, a column is missing, a file is listed twice, a cell
             in a column of 0 and 1 is something else, or a file with a label has no group.
     """
+    check_path("labels", path)
     path = Path(path)
     titles, rows = _read_cells(path)
     columns = list(titles)
@@ -234,6 +235,7 @@ def find_own_table(images: str | Path | ImageSource) -> Path | None:
     """
     if isinstance(images, ImageSource):
         return None
+    check_path("images", images)
     own = Path(images) / LABELS_FILE
     if is_file(own) and (holds_several(own) or has_empty_labels(own)):
         return own

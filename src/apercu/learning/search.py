@@ -209,7 +209,7 @@ def read_choice(path: Path) -> SearchResult:
 
 
 def add_recipes(
-    settings: LearningSettings, recipes: Iterable[str | Recipe], *, is_stored: bool
+    settings: LearningSettings, recipes: str | Iterable[str | Recipe], *, is_stored: bool
 ) -> LearningSettings:
     """Return the settings with further recipes.
 
@@ -238,7 +238,7 @@ def add_recipes(
 def check_search(
     out: Path,
     config: LearningSettings | Mapping[str, Any] | str | Path | None,
-    recipes: Iterable[str | Recipe],
+    recipes: str | Iterable[str | Recipe],
     batch: int | None,
 ) -> None:
     """Check that a search that has ended is the one that is asked for.

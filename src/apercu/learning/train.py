@@ -48,6 +48,7 @@ from apercu.learning.splits import ImagesSpec, LearningInputs, LearningParts, sp
 from apercu.learning.start import open_start
 from apercu.learning.training import LearningTraining
 from apercu.log import redirect_warnings, warn
+from apercu.option_strings import check_seed
 from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.training.config import CONFIG
 from apercu.training.record import find_begun_steps, find_settings
@@ -65,7 +66,7 @@ def train_classifier(
     test: ImagesSpec | None = None,
     test_labels: str | Path | None = None,
     unlabelled: ImagesSpec | None = None,
-    recipes: Iterable[str | Recipe] = (),
+    recipes: str | Iterable[str | Recipe] = (),
     config: LearningSettings | Mapping[str, Any] | str | Path | None = None,
     steps: int | None = None,
     batch: int | None = None,
@@ -116,6 +117,7 @@ def train_classifier(
         OutputError: the folder cannot be written.
     """
     out = Path(out)
+    check_seed(seed)
     check_writable(out)
     is_begun = (out / CONFIG).is_file()
     settings = find_settings(out, None if search and is_begun else config, LEARNING)

@@ -13,6 +13,7 @@ from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
 from apercu.images.stream import describe_left_out
 from apercu.io import check_writable
+from apercu.option_strings import check_seed
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
     CatalogueJoin,
@@ -105,6 +106,7 @@ def pretrain_backbone(
         RunError: the folder holds another training.
         OutputError: the folder cannot be written.
     """
+    check_seed(seed)
     check_writable(run)
     news = NewsReceiver(progress=lambda count, total: report("images", count, total))
     prepared = prepare_pretraining(settings, inputs, seed, news)

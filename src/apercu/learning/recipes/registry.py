@@ -80,7 +80,7 @@ def get(text: str) -> Recipe:
         raise ConfigError(f"recipe: {subject}: {reason[:1].lower()}{reason[1:]}") from None
 
 
-def parse_recipes(given: Iterable[str | Recipe]) -> tuple[Recipe, ...]:
+def parse_recipes(given: str | Iterable[str | Recipe]) -> tuple[Recipe, ...]:
     """Return recipes of texts, each of which may name several, such as `frozen,final_batch_norm`.
 
     Args:
@@ -93,7 +93,7 @@ def parse_recipes(given: Iterable[str | Recipe]) -> tuple[Recipe, ...]:
         ConfigError: a recipe or a setting is unknown, or two cannot be combined.
     """
     recipes: list[Recipe] = []
-    for each in given:
+    for each in [given] if isinstance(given, str) else given:
         if isinstance(each, Recipe):
             recipes.append(each)
         else:
