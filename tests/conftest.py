@@ -257,6 +257,33 @@ def damage_images() -> Callable[..., Any]:
     return DamagedImages
 
 
+@pytest.fixture
+def lose_white_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained explainers and their classifiers predict NaN for images that are white."""
+    from apercu.explainers.encoder import Predictor
+
+    predict = Predictor.__call__
+
+    def predict_or_lose(self: Any, images: torch.Tensor) -> Any:
+        logits, features = predict(self, images)
+        is_white = images.flatten(1).mean(1) > 0.99
+        return logits.masked_fill(is_white[:, None].to(logits.device), torch.nan), features
+
+    monkeypatch.setattr(Predictor, "__call__", predict_or_lose)
+
+
+@pytest.fixture
+def white_folder(tmp_path: Path) -> Path:
+    """A grey image, a white one, and a black one."""
+    from PIL import Image
+
+    folder = tmp_path / "white"
+    folder.mkdir()
+    for name, value in (("a-grey", 128), ("b-white", 255), ("c-black", 0)):
+        Image.new("RGB", (32, 32), (value,) * 3).save(folder / f"{name}.png")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def copy_graphs() -> Callable[[Path], AbstractContextManager[None]]:
     """Within `with`, an export copies the graphs that another one has instead of tracing them.

@@ -131,7 +131,8 @@ class Explainer:
         batch = self._prepare_pixels(pixels)[None]
         words = None if target is None or target == "top" else [target]
         index = None if words is None else int(self.manifest.names.find_indices(words)[0])
-        outputs = self.outputs(batch, index)
+        name = Path(image).name if isinstance(image, str | Path) else "image"
+        outputs = self._compute_outputs(batch, index, [name])
         prediction: dict[str, Any] = {}
         if PROBABILITIES in outputs:
             probabilities = outputs[PROBABILITIES][0]
@@ -142,7 +143,7 @@ class Explainer:
             image=pixels,
             map=outputs["maps"][0],
             kind=self.manifest.kind,
-            name=Path(image).name if isinstance(image, str | Path) else "image",
+            name=name,
             target=None if index is None else self._name_class(index),
             level=level,
             trust=next(iter(self._read_trust(outputs)), None),
@@ -204,6 +205,7 @@ class Explainer:
         targets = self.manifest.names.resolve_targets(None, len(batch))
         inputs = {"images": batch, "targets": targets}
         probabilities: Values = self._combined_session.run([PROBABILITIES], inputs)[0]
+        _check_finite(PROBABILITIES, probabilities)
         return probabilities
 
     def judge(self, images: ArrayLike) -> list[dict[str, Any]]:
@@ -256,7 +258,8 @@ class Explainer:
             self._classes_session.run(["maps"], {"images": image[None], "targets": indices})[0]
             for image in batch
         ]
-        return np.stack(masks)
+        _check_finite("maps", stacked := np.stack(masks))
+        return stacked
 
     @cached_property
     def _classes_session(self) -> Any:
@@ -284,13 +287,24 @@ class Explainer:
             `adversarial` of a counterpart explainer; `trust` of a graph with a guard.
 
         Raises:
-            ImageError: the images have another size or number of channels.
+            ImageError: the images have another size or number of channels, or an output of one is
+                NaN or infinite.
             TargetError: there is no such class, or not one target per image.
         """
+        return self._compute_outputs(images, target)
+
+    def _compute_outputs(
+        self, images: ArrayLike, target: Target, names: Sequence[str] = ()
+    ) -> dict[str, Values]:
+        """Compute all outputs; `names` are those of the images, for errors."""
         batch = self._check_images(images)
         targets = self.manifest.names.resolve_targets(target, len(batch))
-        outputs = self._session.run(self._outputs, {"images": batch, "targets": targets})
-        return dict(zip(self._outputs, outputs, strict=True))
+        values = self._session.run(self._outputs, {"images": batch, "targets": targets})
+        outputs = dict(zip(self._outputs, values, strict=True))
+        for name, value in outputs.items():
+            if name != TRUST:  # which is NaN where an image cannot be judged
+                _check_finite(name, value, names)
+        return outputs
 
     def prepare(self, image: ImageLike) -> Values:
         """Prepare a picture of any size for the explainer: whole, squashed.
@@ -331,6 +345,19 @@ class Explainer:
 
     def __repr__(self) -> str:
         return f"Explainer({self.manifest.folder}, {len(self.classes)} classes)"
+
+
+def _check_finite(output: str, values: Values, names: Sequence[str] = ()) -> None:
+    """Raise ImageError, which names the image, where an output is NaN or infinite."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if finite.all():
+        return
+    row = int(finite.argmin())
+    which = names[row] if names else f"image {row + 1} of {len(values)}"
+    raise ImageError(
+        f"{which}: its {output} are not numbers (NaN) or infinite; check the weights of the "
+        "classifier, and what is computed of such images"
+    )
 
 
 def _open_session(manifest: Manifest, graph: str, threads: int | None) -> Any:

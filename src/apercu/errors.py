@@ -9,6 +9,7 @@
     │   │   ├── UntrustedError      a file wants to run code, and nobody said that it may
     │   │   ├── MissingModuleError  the module of a factory is not found
     │   │   ├── NoWeightsError      the pretrained weights of a name cannot be had here
+    │   │   ├── NotFiniteError      logits or maps of some images are NaN or infinite
     │   │   └── FunctionError       the function of a black box failed
     │   ├── TargetError         the classifier has no such class
     │   ├── ConfigError         a setting is misspelt or out of range
@@ -28,7 +29,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -78,6 +79,58 @@ class MissingModuleError(ClassifierError):
 
 class NoWeightsError(ClassifierError):
     """A name of a library has no pretrained weights, or they cannot be downloaded."""
+
+
+class NotFiniteError(ClassifierError):
+    """Logits, probabilities or maps of some images are NaN or infinite.
+
+    Args:
+        subject: what is not finite, such as `classifier mine: its output`.
+        rows: the places of these images in their batch, from 0.
+        count: the number of images in the batch.
+        names: the names of all images of the batch, where they are known.
+    """
+
+    def __init__(
+        self, subject: str, rows: Sequence[int], count: int, names: Sequence[str] = ()
+    ) -> None:
+        self.subject, self.rows, self.count, self.names = subject, tuple(rows), count, names
+        if names:
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            which, where = f"{names[rows[0]]}{more}", ""
+        elif count == 1:
+            which, where = "the image", ""
+        else:
+            which, where = f"{len(rows)} of {count} images", f", the first is image {rows[0] + 1}"
+        super().__init__(
+            f"{subject} for {which} is not a number (NaN) or infinite{where}; check the weights, "
+            "and what is computed of such images"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.subject, self.rows, self.count, self.names)
+
+    def name_row(self, name: str) -> NotFiniteError:
+        """Return the error of one of the images, by its name."""
+        return NotFiniteError(self.subject, (0,), 1, (name,))
+
+
+@contextmanager
+def name_images(names: Sequence[str]) -> Iterator[None]:
+    """Name the images in a `NotFiniteError` of a block, which knows their places alone.
+
+    Args:
+        names: the names of the images of the batch.
+
+    Raises:
+        NotFiniteError: with the names.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        if len(names) != error.count:
+            raise
+        raise NotFiniteError(error.subject, error.rows, error.count, names) from error
 
 
 class FunctionError(ClassifierError):

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
+from apercu.classifiers.outputs import (
+    Output,
+    OutputName,
+    check_finite_rows,
+    check_numbers,
+    list_tensors,
+)
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.types import Logits
 
@@ -99,10 +105,12 @@ class Network:
         """Return logits of all that the network returned for a number of images, checked.
 
         Raises:
+            NotFiniteError: numbers are NaN or infinite.
             ClassifierError: the numbers have another form, or are no probabilities where they
                 should be.
         """
         numbers = check_numbers(self.pick_tensor(raw), self.meaning, count, self.source)
+        check_finite_rows(f"classifier {self.source}: its output", numbers.detach())
         return self.meaning.convert_to_logits(numbers)
 
     def read_logits_unchecked(self, raw: object) -> Logits:

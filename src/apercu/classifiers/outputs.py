@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from math import isfinite
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
@@ -26,7 +25,7 @@ from apercu.classifiers.decisions import (
     clamp_probability,
 )
 from apercu.classifiers.names import ClassNames
-from apercu.errors import ClassifierError, format_shape, suggest_nearest
+from apercu.errors import ClassifierError, NotFiniteError, format_shape, suggest_nearest
 from apercu.types import Logits
 
 OutputName: TypeAlias = Literal[
@@ -219,8 +218,8 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
         The numbers, `batch × columns`.
 
     Raises:
-        ClassifierError: the shape is wrong, or probabilities are not finite, are outside [0, 1] or
-            do not sum to 1.
+        NotFiniteError: probabilities are NaN or infinite.
+        ClassifierError: the shape is wrong, or probabilities are outside [0, 1] or do not sum to 1.
     """
     numbers = raw[:, None] if raw.ndim == 1 and len(raw) == count else raw
     if count == 1 and raw.ndim < 2:  # the axis of the batch was dropped
@@ -241,8 +240,25 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
             f"(the softmax of one number is always 1); set output: {describe_words(*_ONE_NUMBER)}"
         )
     if output.holds_probabilities:
+        check_finite_rows(f"classifier {spec}: its output", numbers.detach())
         _check_probabilities(numbers.detach().float(), output, spec)
     return numbers
+
+
+def check_finite_rows(subject: str, *values: Tensor) -> None:
+    """Check that the numbers of every image are finite.
+
+    Args:
+        subject: what the numbers are, for the error.
+        *values: numbers whose first axis is the batch.
+
+    Raises:
+        NotFiniteError: some are NaN or infinite; it knows of which images.
+    """
+    if all(bool(each.isfinite().all()) for each in values):
+        return
+    wrong = torch.stack([~each.isfinite().flatten(1).all(1).cpu() for each in values]).any(0)
+    raise NotFiniteError(subject, wrong.nonzero()[:, 0].tolist(), len(wrong))
 
 
 def list_tensors(raw: object, prefix: str = "") -> dict[str, Tensor]:
@@ -290,12 +306,6 @@ def _is_numbers(row: object) -> bool:
 
 def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
     low, high = (bound.item() for bound in numbers.aminmax())
-    if not (isfinite(low) and isfinite(high)):
-        count = int((~numbers.isfinite()).any(1).sum())
-        raise ClassifierError(
-            f"classifier {spec}: its output for {count} of {len(numbers)} images is not a number "
-            "(NaN) or infinite; check its weights, and what it does with such images"
-        )
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         one_number = numbers.shape[1] == 1
         words: tuple[OutputName, ...] = (

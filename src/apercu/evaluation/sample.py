@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImagesError, TargetError
+from apercu.errors import ImagesError, NotFiniteError, TargetError
 from apercu.images import Batch, ImageSource, batches
 from apercu.images.stream import SkippingReader
 from apercu.methods import TrueBox
@@ -141,8 +141,8 @@ def draw_sample(
 
     They are split into halves, of which one chooses thresholds; without `halves` all are reported.
     Targets are the true labels where the source has them, else the predicted classes; with
-    `predicted` always these. For an image that cannot be read the next one of its half is drawn,
-    as long as there are any; a warning says so once.
+    `predicted` always these. For an image that cannot be read, or has no finite logits, the next
+    one of its half is drawn, as long as there are any; a warning says so once.
 
     Raises:
         ImagesError: there are fewer than two images to split.
@@ -164,8 +164,12 @@ def draw_sample(
             break
         total = len(tune) + len(test)
         report(READING_TITLE, len(records), total)
-        for batch in reader.read_batches(classifier.prepare, 16, indices=unread):
-            new = _make_records(batch, _find_targets(classifier, source, batch, has_labels))
+        for read in reader.read_batches(classifier.prepare, 16, indices=unread):
+            if (classified := _classify(classifier, read, reader)) is None:
+                continue
+            batch, top = classified
+            targets = _find_targets(classifier, source, batch, top, has_labels)
+            new = _make_records(batch, targets)
             for record, content in zip(new, _pack_contents(batch), strict=True):
                 digest.update(record.digest_text.encode() + content)
             records |= {record.index: record for record in new}
@@ -258,14 +262,26 @@ def split_indices(
     return [], sorted([*first, *second, *spare[: count - len(first) - len(second)]])
 
 
+def _classify(
+    classifier: Classifier, batch: Batch, reader: SkippingReader
+) -> tuple[Batch, Targets] | None:
+    """Return images with their predicted classes; those without finite logits are left out."""
+    try:
+        with torch.no_grad():
+            return batch, classifier(batch.images.to(classifier.device)).argmax(dim=1)
+    except NotFiniteError as error:
+        for row in error.rows:
+            reader.leave_out(batch.indices[row], error.name_row(batch.names[row]))
+        rows = [row for row in range(len(batch.names)) if row not in error.rows]
+        return _classify(classifier, batch.choose(rows), reader) if rows else None
+
+
 def _find_targets(
-    classifier: Classifier, source: ImageSource, batch: Batch, has_labels: bool
+    classifier: Classifier, source: ImageSource, batch: Batch, predicted: Targets, has_labels: bool
 ) -> list[int]:
     if has_labels:
         return [find_class(classifier, source, each) for each in batch.labels if each is not None]
-    with torch.no_grad():
-        top = classifier(batch.images.to(classifier.device)).argmax(dim=1)
-    return [int(target) for target in top]
+    return [int(target) for target in predicted]
 
 
 def find_class(classifier: Classifier, source: ImageSource, label: str | int) -> int:

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import maps, render
-from apercu.errors import TargetError
+from apercu.classifiers.outputs import check_finite_rows
+from apercu.errors import TargetError, name_images
 from apercu.explain.explanation import Explanation, NamedClass, StoredImage
 from apercu.explain.options import TargetSelector
 from apercu.explainers.counterfactual import CounterfactualExplainer
@@ -246,9 +247,12 @@ def explain_counterparts(
 
     Raises:
         TargetError: the image is predicted as the target already.
+        NotFiniteError: a logit or a pixel is NaN or infinite.
     """
     images = explainer.prepare(stored.picture)[None]
-    logits = selector.predict_logits(images)
+    with name_images([stored.name]):
+        logits = selector.predict_logits(images)
+        check_finite_rows(f"{explainer.classifier_info.spec}: the prediction", logits)
     targets = selector.select_others(logits)
     trust = selector.judge(images, logits)
     predicted = int(logits[0].argmax())
@@ -259,7 +263,9 @@ def explain_counterparts(
         )
     for target in targets:
         strip = explainer.counterparts(images, target, logits=logits).strip[:, 0]
-        probabilities, strip_classes = selector.predict_strip(strip, target)
+        with name_images([stored.name] * len(strip)):
+            check_finite_rows(f"{explainer.classifier_info.spec}: the counterpart", strip)
+            probabilities, strip_classes = selector.predict_strip(strip, target)
         yield CounterpartExplanation(
             stored,
             selector.name_class(target),

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor, tensor
 
 from apercu import maps, render
+from apercu.classifiers.outputs import check_finite_rows
+from apercu.errors import name_images
 from apercu.explain.explanation import (
     Explanation,
     StoredImage,
@@ -235,12 +237,19 @@ def explain_masks(
 
     Returns:
         An iterator over the explanations, in the order of the classes.
+
+    Raises:
+        NotFiniteError: a logit or a map is NaN or infinite.
     """
     images = explainer.prepare(stored.picture)[None]
-    logits, features = selector.predict_with_features(images)
-    targets = selector.select_most_predicted(logits)
-    indices = tensor([targets], device=explainer.device)
-    masks = explainer.decode_classes(features, indices)[0]
+    subject = f"{explainer.classifier_info.spec}:"
+    with name_images([stored.name]):
+        logits, features = selector.predict_with_features(images)
+        check_finite_rows(f"{subject} the prediction", logits)
+        targets = selector.select_most_predicted(logits)
+        indices = tensor([targets], device=explainer.device)
+        masks = explainer.decode_classes(features, indices)[0]
+        check_finite_rows(f"{subject} the map", masks[None])
     predicted = int(logits[0].argmax())
     own = masks[targets.index(predicted)][None] if predicted in targets else None
     trust, masks = selector.judge(images, logits, features, own), masks.cpu()

@@ -17,7 +17,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.devices import enable_gradients
-from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt, name_images
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.guard import Guard, GuardRecord, read_guard_record
@@ -276,7 +276,8 @@ def _observe_part(
     classifier, numbers = observer.classifier, dict[str, list[Tensor]]()
     labels: list[int] = []
     for batch in read:
-        observation = observer(batch.images)
+        with name_images(batch.names):
+            observation = observer(batch.images)
         for name, values in _summarise(observation, kinds):
             numbers.setdefault(name, []).append(values.float().cpu())
         labels += find_labels(classifier, source, batch.labels)

@@ -21,7 +21,7 @@ from torch import Tensor
 import apercu
 from apercu.classifiers import Classifier
 from apercu.devices import enable_gradients
-from apercu.errors import RunError, first_line
+from apercu.errors import NotFiniteError, RunError, first_line
 from apercu.explainers.base import ImagesLike, TrainedExplainer, batch_images
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import digest_run
@@ -127,6 +127,21 @@ class Guard(PassJudge):
         for part in torch.split(batch.float(), BATCH):
             verdicts += self.judge(self.observer(part))
         return verdicts
+
+    def classify_each(self, images: Images) -> list[tuple[int, Trust] | str]:
+        """Return for each prepared image its predicted class, and whether that may be believed.
+
+        Returns:
+            A class index with its verdict; why there is none, where logits are NaN or infinite.
+        """
+        try:
+            observation = self.observer(images)
+        except NotFiniteError as error:
+            if len(images) == 1:
+                return [str(error)]
+            return [each for image in images for each in self.classify_each(image[None])]
+        predicted = observation.logits.argmax(1).tolist()
+        return [*zip(predicted, self.judge(observation), strict=True)]
 
     @torch.no_grad()
     def judge(self, observation: Observation) -> list[Trust]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.devices import enable_gradients
-from apercu.errors import ConfigError, ImagesError, describe_interrupt
+from apercu.errors import ConfigError, ImagesError, describe_interrupt, name_images
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
 from apercu.filters import NONE
@@ -347,7 +347,7 @@ def _ask(
         images = batch.images.to(classifier.device)
         flags = torch.zeros(len(images), dtype=torch.bool)
         if key is not None:
-            with torch.no_grad():
+            with torch.no_grad(), name_images(batch.names):
                 logits = classifier(images)
             predicted = logits.argmax(1)
             has_class = classifier.decision.is_predicted(logits, predicted)
@@ -356,7 +356,7 @@ def _ask(
             attacked = measurement.attacks[key](aim, images)
             images = (255 * attacked).round() / 255  # as a file would hold them
             flags = (has_class & objective.is_adversarial(images)).cpu()
-        with torch.no_grad():
+        with torch.no_grad(), name_images(batch.names):
             observation = guard.observer(images)
             verdicts.append(guard.network.to(images.device)(observation).cpu())
         if title == HONEST:

@@ -12,7 +12,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import NoFeatureMapsError, TargetError
+from apercu.classifiers.outputs import check_finite_rows
+from apercu.errors import NoFeatureMapsError, TargetError, name_images
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -73,16 +74,20 @@ class Observer:
         Raises:
             ClassifierError: the images have another size or number of channels.
             ImageError: pixels are outside [0, 1] or not numbers.
+            NotFiniteError: logits are NaN or infinite.
         """
         classifier = self.classifier
         images = images.to(classifier.device)
+        subject = f"classifier {classifier.spec}: its output"
         if self.predictor is not None:
             logits, features = self.predictor(images)
+            check_finite_rows(subject, logits)
             return self.complete(images, logits, features)
         if self.outputs is None:
             return Observation(images, classifier(images))
         output, features = self.outputs(classifier.normalise(images))
         logits = classifier.network.meaning.convert_to_logits(output)
+        check_finite_rows(subject, logits)
         return Observation(images, logits, [maps.float() for maps in features])
 
     def complete(
@@ -178,7 +183,8 @@ def classify_images(
     digests: list[Tensor] = []
     report(CALIBRATION_TITLE, 0, len(source))
     for batch in reader.read_batches(classifier.prepare, BATCH):
-        logits.append(observer(batch.images).logits.float().cpu())
+        with name_images(batch.names):
+            logits.append(observer(batch.images).logits.float().cpu())
         labels += find_labels(classifier, source, batch.labels)
         digests.append(digest_images(batch.images))
         report(CALIBRATION_TITLE, len(labels) + len(reader.errors), len(source))

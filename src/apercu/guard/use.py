@@ -305,25 +305,19 @@ def check_files(guard: Guard, images: Sequence[str | Path]) -> Iterator[CheckedI
     for start in range(0, len(refs), BATCH):
         pictures = [_read_prepared(ref, info) for ref in refs[start : start + BATCH]]
         whole = [image for _, image in pictures if isinstance(image, Tensor)]
-        results = iter(_judge(guard, torch.stack(whole)) if whole else ())
+        results = iter(guard.classify_each(torch.stack(whole)) if whole else ())
         for name, image in pictures:
-            if isinstance(image, str):
-                yield CheckedImage(name, error=image)
+            result = image if isinstance(image, str) else next(results)
+            if isinstance(result, str):
+                yield CheckedImage(name, error=result)
             else:
-                predicted, trust = next(results)
-                yield CheckedImage(name, info.classes[predicted], trust)
+                yield CheckedImage(name, info.classes[result[0]], result[1])
 
 
 def raise_unread(failed: int, total: int) -> None:
     """Raise ImagesError if some images could not be classified."""
     if failed:
         raise ImagesError(f"{failed} of {total} images could not be checked; the others are above")
-
-
-def _judge(guard: Guard, images: Tensor) -> list[tuple[int, Trust]]:
-    observation = guard.observer(images)
-    predicted = observation.logits.argmax(1).tolist()
-    return list(zip(predicted, guard.judge(observation), strict=True))
 
 
 def _read_prepared(ref: ImageRef, info: ClassifierInfo) -> tuple[str, Tensor | str]:

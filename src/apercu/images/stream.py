@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import islice
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from apercu.errors import ImageError
+from apercu.errors import ApercuError, ImageError
 from apercu.images.resizing import resize_picture
 from apercu.images.source import ImageSource
 from apercu.log import warn
@@ -52,6 +52,15 @@ class Batch:
     boxes: tuple[Float[Tensor, "_ 4"] | None, ...]
     regions: tuple[Bool[Tensor, "height width"] | None, ...]
     sizes: tuple[tuple[int, int], ...]
+
+    def choose(self, rows: Sequence[int]) -> Batch:
+        """Return some of the images, in the order of their rows."""
+        parts = {
+            field.name: tuple(getattr(self, field.name)[row] for row in rows)
+            for field in fields(self)
+            if field.name != "images"
+        }
+        return replace(self, images=self.images[list(rows)], **parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +119,7 @@ class SkippingReader:
 
     source: ImageSource
     readable: set[int] = field(default_factory=set, init=False)
-    errors: dict[int, ImageError] = field(default_factory=dict, init=False)
+    errors: dict[int, ApercuError] = field(default_factory=dict, init=False)
     _said: set[int] = field(default_factory=set, init=False)
 
     def read_batches(
@@ -151,17 +160,30 @@ class SkippingReader:
         """Names of the images that were left out, in the order of the source."""
         return list_names(self.source, self.errors)
 
+    def leave_out(self, index: int, error: ApercuError) -> None:
+        """Leave out an image that was read, but cannot be used.
+
+        Args:
+            index: The index of the image.
+            error: Why it cannot be used.
+
+        Raises:
+            ApercuError: this error, where none of the first `FIRST_UNREADABLE` images can be used.
+        """
+        self.readable.discard(index)
+        self._leave_out(index, error)
+
     def _count(self, item: _PreparedItem) -> _PreparedItem:
         self.readable.add(item.index)
         return item
 
-    def _leave_out(self, index: int, error: ImageError) -> None:
+    def _leave_out(self, index: int, error: ApercuError) -> None:
         self.errors[index] = error
         if not self.readable and len(self.errors) >= FIRST_UNREADABLE:
             raise error
 
 
-def describe_left_out(name: str, errors: Collection[ImageError], tried: int) -> str:
+def describe_left_out(name: str, errors: Collection[ApercuError], tried: int) -> str:
     """Return the line that says how many images of a source are left out, and why the first one.
 
     Args:
@@ -172,8 +194,9 @@ def describe_left_out(name: str, errors: Collection[ImageError], tried: int) -> 
     Returns:
         One line without a full stop.
     """
+    can = "read" if all(isinstance(error, ImageError) for error in errors) else "used"
     return (
-        f"{name}: {len(errors)} of {tried} images cannot be read and are left out, the first "
+        f"{name}: {len(errors)} of {tried} images cannot be {can} and are left out, the first "
         f"because {next(iter(errors))}"
     )
 

@@ -9,17 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 
+from apercu.classifiers.outputs import check_finite_rows
 from apercu.deploy.batch.dataset import Dataset
 from apercu.deploy.batch.settings import Workers
 from apercu.deploy.batch.shard_writer import LoadedImage, ShardWriter
 from apercu.deploy.batch.work_folder import Plan, Unit, WorkFolder
 from apercu.deploy.inference import ExplainedBatch, InferenceEngine
-from apercu.errors import InputError
+from apercu.errors import InputError, NotFiniteError
 from apercu.images.names import escape_undecodable
 
 UNITS_AHEAD = 2
@@ -128,7 +129,7 @@ class Pipeline:
             if reading:
                 unit, futures = reading.popleft()
                 images = self._collect_images(futures)
-                explained = self._explain_images(images)
+                images, explained = self._explain_images(images)
                 writing.append(writer.submit(self._write_unit, unit, images, explained))
             while len(writing) > UNITS_AHEAD:
                 on_finished(writing.popleft().result())
@@ -155,14 +156,36 @@ class Pipeline:
         self.times.read += sum(seconds for _, seconds in results)
         return [image for image, _ in results]
 
-    def _explain_images(self, images: list[LoadedImage]) -> ExplainedBatch | None:
-        readable = [image.image for image in images if image.image is not None]
+    def _explain_images(
+        self, images: list[LoadedImage]
+    ) -> tuple[list[LoadedImage], ExplainedBatch | None]:
+        """Explain the images that were read; one without finite numbers becomes an error."""
+        readable = [image for image in images if image.image is not None]
         if not readable:
-            return None
+            return images, None
         start = time.perf_counter()
-        explained = self.engine(torch.stack(readable), self.target)
-        self.times.explain += time.perf_counter() - start
-        return explained
+        try:
+            batch = torch.stack([image.image for image in readable if image.image is not None])
+            explained = self.engine(batch, self.target)
+            subject = f"{self.engine.info.classifier}: the explanation"
+            check_finite_rows(subject, explained.probabilities, explained.maps)
+        except NotFiniteError as error:
+            reasons = {
+                image.index: str(error.name_row(image.name))[:MAX_ERROR_LENGTH]
+                for row, image in enumerate(readable)
+                if row in error.rows
+            }
+            return self._explain_images(
+                [
+                    replace(image, size=None, image=None, error=reasons[image.index])
+                    if image.index in reasons
+                    else image
+                    for image in images
+                ]
+            )
+        finally:
+            self.times.explain += time.perf_counter() - start
+        return images, explained
 
     def _write_unit(
         self, unit: Unit, images: list[LoadedImage], explained: ExplainedBatch | None

@@ -21,7 +21,7 @@ from apercu.deploy.serving.channel import Message, MessageKind, read_message
 from apercu.deploy.serving.requests import ExplainRequest
 from apercu.deploy.serving.responses import ExplainResponse, describe_error, silence_libraries
 from apercu.deploy.serving.settings import CaseFolders
-from apercu.errors import ApercuError
+from apercu.errors import ApercuError, NotFiniteError
 
 if TYPE_CHECKING:
     from apercu.deploy.serving.batch_explainer import BatchExplainer, Explained
@@ -141,7 +141,7 @@ class ImageWorker:
         """Explain the images of a batch; responses among them stay as they are."""
         images = [one for one in batch if not isinstance(one, ExplainResponse)]
         try:
-            results = iter(self.explainer(images) if images else [])
+            results = iter(self._explain_images(images) if images else [])
         except Exception as error:
             problem = describe_error(error)
             return [one if isinstance(one, ExplainResponse) else problem for one in batch]
@@ -150,6 +150,25 @@ class ImageWorker:
             result = one if isinstance(one, ExplainResponse) else next(results)
             explained.append(describe_error(result) if isinstance(result, ApercuError) else result)
         return explained
+
+    def _explain_images(self, images: Sequence[PreparedImage]) -> list[Explained | ApercuError]:
+        """Explain images; one without finite numbers gets its error, and the others go on."""
+        import torch
+
+        from apercu.classifiers.outputs import check_finite_rows
+
+        try:
+            results = self.explainer(images)
+            rows = [each for each in results if not isinstance(each, ApercuError)]
+            if rows:
+                check_finite_rows(
+                    "the prediction", torch.stack([each.probabilities for each in rows])
+                )
+            return results
+        except NotFiniteError as error:
+            if len(images) == 1:
+                return [error.name_row("the image")]
+            return [each for image in images for each in self._explain_images([image])]
 
     def write(self, explained: Explained | ExplainResponse) -> ExplainResponse:
         """Write the response to an image."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from apercu.classifiers.names import TOP_INDEX
+from apercu.classifiers.outputs import check_finite_rows
 from apercu.deploy.inference import InferenceEngine
 from apercu.deploy.video.frames import prepare_image
 from apercu.deploy.video.motion import (
@@ -21,6 +22,7 @@ from apercu.deploy.video.motion import (
     shrink_to_grey,
 )
 from apercu.deploy.video.source import VideoPicture
+from apercu.errors import name_images
 
 CLASS_HALF_LIFE = 0.4
 """Seconds after which a frame counts half in the mean probabilities."""
@@ -123,6 +125,9 @@ class FrameExplainer:
         spec = self.engine.input
         image = prepare_image(frame.picture, spec.size, spec.channels)
         explained = self.engine(torch.from_numpy(image)[None], self.stable_class.next_target)
+        with name_images([f"the frame at {frame.seconds:.2f} s"]):
+            subject = f"{self.engine.info.classifier}: the explanation"
+            check_finite_rows(subject, explained.probabilities, explained.maps)
         raw = explained.maps[0].numpy()
         index, probability = self.stable_class.update(explained.probabilities[0].numpy(), elapsed)
         if index != self._class:  # maps of two classes are not compared

@@ -188,6 +188,7 @@ function dismiss(hired, words) {
 
 // The worker's numbers as /v1/explain would answer.
 function record({ size, probabilities }, answers, most = TOP) {
+  if (!probabilities.every(Number.isFinite)) throw new Error("The classifier gives no numbers for this picture (NaN or infinite).");
   const named = (index) => ({ class: about.classes[index], index, probability: probabilities[index] });
   const order = Array.from(probabilities.keys()).sort((one, other) => probabilities[other] - probabilities[one]);
   const top = order.slice(0, order.length <= FEW ? FEW : Math.max(TOP, most)).map(named);
