@@ -131,6 +131,9 @@ class TargetSelector:
         logits, features = self.predictor(images)
         return logits.cpu(), features
 
+    read = predict_with_features
+    """The former name of `predict_with_features`."""
+
     @torch.inference_mode()
     def judge(
         self,
