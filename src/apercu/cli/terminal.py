@@ -79,6 +79,6 @@ def show_ranking(results: ComparisonResults) -> None:
         say(f"{len(metrics) - len(columns)} more metrics in the report")
     for name, reason in results.failed.items():
         console.print(escape_controls(f"not measured: {name} ({reason})"), markup=False)
-    console.print(write_headline(results), markup=False)
+    console.print(escape_controls(write_headline(results)), markup=False)
     if protocol := describe_protocol(results):
         console.print(f"protocol: {protocol}", markup=False, highlight=False)
