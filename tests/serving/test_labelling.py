@@ -131,6 +131,7 @@ def test_the_image_is_sent_as_it_is_stored(call, folder: Path, queue: LabellingQ
         ({"number": 0, "class": True}, 422),
         ({"number": "0", "class": 1}, 422),
         ({"class": 1}, 422),
+        ({"number": 0, "label": "dots"}, 422),  # which would pass the image over
         ({"number": 6, "class": 1}, 404),
         ({"number": 0, "class": 1, "more": "x" * 20_000}, 413),
         ([], 400),

@@ -202,6 +202,8 @@ class LabellingEndpoints:
     async def take_label(self, request: Request) -> Response:
         """Write the label of an image: `{"number": 3, "class": 1}`, or null to pass it over."""
         content = await _read_json(request)
+        if unknown := [name for name in content if name not in ("number", "class")]:
+            raise ConfigError(f"{unknown[0]}: no such field; known: number, class")
         row, class_index = content.get("number"), content.get("class")
         if not _is_index(row) or not (class_index is None or _is_index(class_index)):
             raise ConfigError("label: expected the number of an image, and the index of a class")
