@@ -21,7 +21,7 @@ from apercu.learning.measure import (
     count_confusions,
     measure_predictions,
 )
-from apercu.learning.results import TrainedClassifier
+from apercu.learning.results import LearningFigures, TrainedClassifier
 from apercu.learning.search import (
     CHOICE,
     SEARCH,
@@ -50,6 +50,17 @@ def test_the_run_is_a_classifier_with_a_temperature(trained_folder: Path) -> Non
     assert classifier.module is not None
     raw = classifier.module(classifier.normalise(images))
     torch.testing.assert_close(classifier(images), raw / card["temperature"])
+
+
+def test_a_result_is_shown_in_one_line(trained_folder: Path) -> None:
+    """As a notebook shows it; its figures alone are long lists."""
+    figures = LearningFigures.model_validate_json((trained_folder / "figures.json").read_text())
+    result = TrainedClassifier(open_classifier(trained_folder), figures, trained_folder)
+    balanced, auroc = (figures.figures[name].text for name in ("balanced_accuracy", "auroc"))
+    assert repr(result) == (
+        f"TrainedClassifier({trained_folder}, 3 classes, balanced_accuracy {balanced}, "
+        f"auroc {auroc}, temperature {figures.temperature:.3g})"
+    )
 
 
 def test_a_finished_folder_is_not_trained_again(trained_folder: Path, backbone: Classifier) -> None:

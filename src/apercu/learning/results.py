@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -74,7 +74,7 @@ class LearningFigures(BaseModel):
         return Reliability(bins["confidence"], bins["accuracy"], counts)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedClassifier:
     """The result of a training.
 
@@ -84,9 +84,18 @@ class TrainedClassifier:
         folder: the run folder, whose `card.json` is a SPEC.
     """
 
-    classifier: Classifier = field(repr=False)
+    classifier: Classifier
     figures: LearningFigures
     folder: Path
+
+    def __repr__(self) -> str:
+        measured = ", ".join(
+            f"{name} {self.figures.figures[name].text}" for name in ("balanced_accuracy", "auroc")
+        )
+        return (
+            f"TrainedClassifier({self.folder}, {len(self.figures.classes)} classes, {measured}, "
+            f"temperature {self.figures.temperature:.3g})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
