@@ -48,8 +48,8 @@ def prefers_smaller_change(job: Job) -> bool:
 def find_improvable(job: Job, objective: AttackObjective, attacked: Images) -> BatchFlags:
     """Find the images for which another backward pass may give a better result.
 
-    These are the images that are not adversarial yet. They are all images if the smaller change
-    counts, or if the attack is one of the toolbox, whose draws depend on the whole batch.
+    These are the images that are not adversarial yet; and all images if the smaller change counts,
+    or if the attack only knows classes, as those of the toolbox, which draw for a whole batch.
     """
     if prefers_smaller_change(job) or job.attack is None or not job.attack.any_objective:
         return torch.ones(len(attacked), dtype=torch.bool, device=attacked.device)
@@ -80,9 +80,8 @@ def choose_better(
     """
     keep_first = objective.is_adversarial(first)
     if prefers_smaller_change(job):
-        first_size, second_size = (
-            compute_norms(images, attacked)[job.norm] for attacked in (first, second)
-        )
+        first_size = compute_norms(images, first)[job.norm]
+        second_size = compute_norms(images, second)[job.norm]
         keep_first &= ~(objective.is_adversarial(second) & (second_size < first_size))
     return torch.where(keep_first[:, None, None, None], first, second)
 
@@ -174,9 +173,9 @@ class AttackRunner:
         Returns:
             The objective that the attack maximises.
         """
-        target = self.surrogate if job.on_surrogate and self.surrogate else self.classifier
-        filter = None if job.known_filter is None else self.filters[job.known_filter]
-        logits_fn = build_logits_fn(target, filter, mode)
+        attacked = self.surrogate if job.on_surrogate and self.surrogate else self.classifier
+        known_filter = None if job.known_filter is None else self.filters[job.known_filter]
+        logits_fn = build_logits_fn(attacked, known_filter, mode)
         if job.objective == "map":
             with torch.no_grad():
                 predicted = logits_fn(images).argmax(1)

@@ -65,29 +65,29 @@ class StressBenchmark:
     runner: AttackRunner = field(init=False)
 
     def __post_init__(self) -> None:
-        plan = self.plan
-        bare = self.classifier.without_filter()
+        plan, bare = self.plan, self.classifier.without_filter()
+        self._check_explainer(bare)
+        if self.surrogate is not None:
+            _check_surrogate(bare, self.surrogate)
+        runner = AttackRunner(bare, self.filters, self.explainer, self.surrogate, plan.seed)
+        sample = draw_sample(
+            bare, self.source, plan.limit, plan.seed, halves=False, report=self.report
+        )
+        object.__setattr__(self, "classifier", bare)
+        object.__setattr__(self, "runner", runner)
+        object.__setattr__(self, "sample", sample)
+
+    def _check_explainer(self, bare: Classifier) -> None:
+        """Raises an error for an explainer of another classifier, or none that an attack needs."""
         if self.explainer is not None:
             info = self.explainer.classifier_info
             is_of_bare = info.fingerprint == bare.fingerprint
             info.check_classifier(bare if is_of_bare else self.classifier)
-        object.__setattr__(self, "classifier", bare)
-        if any(find_objective_name(name) == "map" for name in self.attacks) and not isinstance(
-            self.explainer, MaskExplainer
-        ):
+        needs_masks = any(find_objective_name(name) == "map" for name in self.attacks)
+        if needs_masks and not isinstance(self.explainer, MaskExplainer):
             raise ConfigError(
                 "attacks: map_… attacks need a trained mask explainer; give --explainer"
             )
-        if self.surrogate is not None:
-            _check_surrogate(self.classifier, self.surrogate)
-        runner = AttackRunner(
-            self.classifier, self.filters, self.explainer, self.surrogate, plan.seed
-        )
-        object.__setattr__(self, "runner", runner)
-        sample = draw_sample(
-            self.classifier, self.source, plan.limit, plan.seed, halves=False, report=self.report
-        )
-        object.__setattr__(self, "sample", sample)
 
     @property
     def jobs(self) -> list[Job]:
@@ -153,15 +153,12 @@ class StressBenchmark:
         """Attack all images of the sample, and test the classifier with them."""
         names = self._find_filters(job)
         result = AttackResult(top1={name: [] for name in names}, top5={name: [] for name in names})
-        words = [job.name, *([] if job.epsilon is None else [f"{255 * job.epsilon:g}/255"])]
-        words += ["through", job.known_filter] if job.known_filter else []
-        title = " ".join([*words, *(["on the surrogate"] if job.on_surrogate else [])])
         records, count = self.sample.test, 0
-        progress(title, 0, len(records))
+        progress(job.title, 0, len(records))
         for batch in self.sample.read_batches(self.classifier, records, self.plan.batch):
             self._add_results(job, batch, result)
             count += len(batch.records)
-            progress(title, count, len(records))
+            progress(job.title, count, len(records))
         return result
 
     def _add_results(self, job: Job, batch: EvalBatch, result: AttackResult) -> None:
@@ -186,7 +183,8 @@ class StressBenchmark:
         if job.attack is not None and job.attack.any_objective and job.objective != "map":
             result.stuck += self.runner.find_stuck(job, images, labels, attacked).tolist()
         if self.explainer is not None and job.name != NONE:
-            before, after = (self.explainer.attribute(x, labels) for x in (images, attacked))
+            before = self.explainer.attribute(images, labels)
+            after = self.explainer.attribute(attacked, labels)
             result.rank_correlation += spearman(before.flatten(1), after.flatten(1)).tolist()
             result.overlap += overlap_of_strongest(before, after).tolist()
 

@@ -20,6 +20,9 @@ NEARLY_ALL = 0.98
 ROUNDING = 1e-6
 """A change that is larger than a budget by this, or less, is within the budget."""
 
+STRONGEST = 0.2
+"""Fraction of the pixels that counts as the strongest part of a map."""
+
 JobResult: TypeAlias = tuple[Job, AttackResult]
 
 
@@ -131,14 +134,12 @@ def _measure_at_budgets(
 
     An attack with a budget of `end` whose changes stay smaller does no better there.
     """
-    points = [
+    attacked = [
         (_measure_mean_size(key, member, clean), member[1].measure_correctness(key.filter))
         for member in members
     ]
-    points = [
-        (0.0, clean.measure_correctness(key.filter)),
-        *sorted(points, key=lambda point: point[0]),
-    ]
+    attacked.sort(key=lambda point: point[0])
+    points = [(0.0, clean.measure_correctness(key.filter)), *attacked]
     if points[-1][0] < end:
         points.append((end, points[-1][1]))
     sizes, correct = zip(*points, strict=True)
@@ -182,10 +183,6 @@ def _find_typical_size(smallest: Float[np.ndarray, " images"]) -> float:
     """Find the size that fools nearly all of the images that can be fooled."""
     finite = smallest[np.isfinite(smallest) & (smallest > 0)]
     return float(np.quantile(finite, NEARLY_ALL)) if len(finite) else 0.0
-
-
-STRONGEST = 0.2
-"""Fraction of the pixels that counts as the strongest part of a map."""
 
 
 def compute_norms(images: Images, attacked: Images) -> dict[str, Scores]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from apercu.filters import NONE
-from apercu.robustness.jobs import AttackResult, Job
+from apercu.robustness.jobs import AttackResult, Job, format_budget
 
 CLEAR_DIFFERENCE = 0.1
 """Difference of accuracies that is worth a warning."""
@@ -24,9 +24,9 @@ class AttackCase(NamedTuple):
         return self.job.bound, self.job.norm, self.filter, self.job.knowledge
 
     def __str__(self) -> str:
-        epsilon = self.job.epsilon
-        budget = "" if epsilon is None else f" at {255 * epsilon:g}/255"
-        return f"{self.job.name}{budget} ({self.job.knowledge})"
+        budget = format_budget(self.job.epsilon)
+        name = f"{self.job.name} at {budget}" if budget else self.job.name
+        return f"{name} ({self.job.knowledge})"
 
 
 Accuracies: TypeAlias = dict[AttackCase, float]
@@ -101,16 +101,16 @@ def _find_stronger_transfers(accuracies: Accuracies) -> Iterator[str]:
 
 def _find_weaker_attacks(accuracies: Accuracies) -> Iterator[str]:
     """Find attacks that are weaker than the strongest comparable one."""
+    attacked = {case: value for case, value in accuracies.items() if case.job.attack is not None}
     strongest: dict[object, AttackCase] = {}
-    for case, value in accuracies.items():
-        if case.job.attack is not None:
-            best = strongest.setdefault(case.comparison_key, case)
-            if value < accuracies[best]:
-                strongest[case.comparison_key] = case
-    for case, value in accuracies.items():
-        best = strongest.get(case.comparison_key, case) if case.job.attack is not None else case
-        if _is_clear(value, accuracies[best]):
-            yield _describe_weaker_attack(case, value, best, accuracies[best])
+    for case, value in attacked.items():
+        best = strongest.setdefault(case.comparison_key, case)
+        if value < attacked[best]:
+            strongest[case.comparison_key] = case
+    for case, value in attacked.items():
+        best = strongest[case.comparison_key]
+        if _is_clear(value, attacked[best]):
+            yield _describe_weaker_attack(case, value, best, attacked[best])
 
 
 def _is_clear(higher: float, lower: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,23 @@ from apercu.io import write_file
 from apercu.robustness.attacks import Attack
 from apercu.robustness.plan import ObjectiveName, StressPlan, find_objective_name
 
+FOLDER = "cells"
+"""Folder of the result cache; older result folders have it, so its name never changes."""
 KNOWLEDGE = {
     "naive": "attacker does not know the filter",
     "adaptive": "attacker knows the filter",
     "transfer": "made against another classifier",
 }
 """What an attacker knows, in plain words."""
+
+
+def format_budget(epsilon: float | None) -> str:
+    """Format a budget in steps of 8 bit.
+
+    >>> format_budget(8 / 255), format_budget(None)
+    ('8/255', '')
+    """
+    return "" if epsilon is None else f"{255 * epsilon:g}/255"
 
 
 class Job(NamedTuple):
@@ -50,6 +61,18 @@ class Job(NamedTuple):
             f"Job(name={self.name!r}, epsilon={self.epsilon!r}, attack={self.attack!r}, "
             f"behind={self.known_filter!r}, elsewhere={self.on_surrogate!r})"
         )
+
+    @property
+    def title(self) -> str:
+        """The job in a few words, for the progress of a stress test."""
+        words = [self.name]
+        if self.epsilon is not None:
+            words.append(format_budget(self.epsilon))
+        if self.known_filter is not None:
+            words.append(f"through {self.known_filter}")
+        if self.on_surrogate:
+            words.append("on the surrogate")
+        return " ".join(words)
 
     @property
     def objective(self) -> ObjectiveName:
@@ -127,13 +150,12 @@ def expand_budgets(
     """
     expanded: dict[tuple[str, float | None], Attack] = {}
     for name, attack in attacks.items():
-        budgets: list[float | None] = [None]
-        if any(field.name == "epsilon" for field in fields(attack)):  # type: ignore[arg-type]
-            own = "epsilon=" in name
-            budgets = [attack.epsilon] if own else list(epsilons)  # type: ignore[attr-defined]
-        for budget in budgets:
-            bounded = attack if budget is None else replace(attack, epsilon=budget)  # type: ignore[type-var]
-            expanded[name, budget] = bounded
+        own: float | None = getattr(attack, "epsilon", None)
+        if own is None:
+            expanded[name, None] = attack
+            continue
+        for budget in [own] if "epsilon=" in name else epsilons:
+            expanded[name, budget] = replace(attack, epsilon=budget)  # type: ignore[type-var]
     return expanded
 
 
@@ -147,9 +169,8 @@ def choose_job_to_draw(jobs: Sequence[Job]) -> Job:
     """Choose the attack on the classifier itself with the largest budget.
 
     Attacks on the class come before those on the map, and those on the bare classifier before those
-    behind a filter. The attack runs once more, so
-    one that follows gradients comes before one that needs a thousand queries. Without attacks it
-    is the job of the clean images.
+    behind a filter. The attack runs once more, so one that follows gradients comes before one that
+    needs a thousand queries. Without attacks it is the job of the clean images.
     """
     own = [job for job in jobs if not job.on_surrogate]
     own.reverse()  # the last one of equal jobs is chosen
@@ -177,9 +198,6 @@ def find_test_filters(
     if always or "naive" in plan.knowledge:
         return list(filters)
     return [name for name, filter in filters.items() if filter is None]
-
-
-FOLDER = "cells"
 
 
 class AttackResult(BaseModel):

@@ -28,13 +28,19 @@ from apercu.pages import (
 )
 from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
-from apercu.robustness.jobs import KNOWLEDGE, Job, choose_job_to_draw, find_test_filters
+from apercu.robustness.curves import AccuracyCurve
+from apercu.robustness.jobs import (
+    KNOWLEDGE,
+    Job,
+    choose_job_to_draw,
+    find_test_filters,
+    format_budget,
+)
 from apercu.robustness.plan import find_objective_name
 from apercu.robustness.results import (
     StressResults,
     StressRow,
     format_attack,
-    format_budget,
     format_filter,
     format_percent,
     format_situation,
@@ -166,8 +172,9 @@ def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[
     before = f"{verb} {clean.count} of {count_noun(clean.n, 'image')}"
     if not attacks:
         return f"No attack was measured: {name}{behind} {before}."
+    capitalised = name[0].upper() + name[1:]
     if not clean.count:
-        return f"T{name[1:]}{behind} {before} before any attack, so no attack can show anything."
+        return f"{capitalised}{behind} {before} before any attack, so no attack can show anything."
     worst = min(attacks, key=lambda row: row.value)
     after = f"on {worst.count} after the strongest attack, {format_attack(worst)}"
     numbers = f"{before}, and {after}"
@@ -177,7 +184,7 @@ def _write_headline(results: StressResults, clean: StressRow, attacks: Sequence[
         hard_to_see = worst.epsilon is not None and worst.epsilon <= HARD_TO_SEE
         cause = "Changes that are hard to see" if hard_to_see else "Attacks"
         return f"{cause} fool {name}{behind}: it {numbers}."
-    return f"T{name[1:]}{behind} {numbers}."
+    return f"{capitalised}{behind} {numbers}."
 
 
 def _is_attack(row: StressRow) -> bool:
@@ -205,21 +212,13 @@ def _describe_attacks(attacks: Sequence[StressRow], clean: StressRow) -> Iterato
 def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iterator[FindingLine]:
     """Yield what each filter is worth: against attackers that know it, and that do not."""
     for name in dict.fromkeys(row.filter for row in accuracies if row.filter != NONE):
-        worst = {}
-        for knowledge in KNOWLEDGE:
-            rows = [
-                row
-                for row in accuracies
-                if (row.filter, row.knowledge) == (name, knowledge) and _is_attack(row)
-            ]
-            if rows:
-                worst[knowledge] = min(rows, key=lambda row: row.value)
+        attacked = [row for row in accuracies if row.filter == name and _is_attack(row)]
+        worst = _find_lowest(attacked)
         if not worst:
             continue
         parts = [
-            f"{format_percent(row)} where the {KNOWLEDGE[knowledge]}"
-            if knowledge != "transfer"
-            else f"{format_percent(row)} after attacks {KNOWLEDGE[knowledge]}"
+            f"{format_percent(row)} {'after attacks' if knowledge == 'transfer' else 'where the'} "
+            f"{KNOWLEDGE[knowledge]}"
             for knowledge, row in worst.items()
         ]
         naive, adaptive = worst.get("naive"), worst.get("adaptive")
@@ -228,6 +227,16 @@ def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iter
         if flatters:
             text += " It only helps against attackers who do not know of it."
         yield FindingLine(text, "warning" if flatters else "plain")
+
+
+def _find_lowest(rows: Sequence[StressRow]) -> dict[str, StressRow]:
+    """Return the row with the lowest accuracy for each knowledge of which there are rows."""
+    lowest: dict[str, StressRow] = {}
+    for knowledge in KNOWLEDGE:
+        own = [row for row in rows if row.knowledge == knowledge]
+        if own:
+            lowest[knowledge] = min(own, key=lambda row: row.value)
+    return lowest
 
 
 def _describe_moved_maps(results: StressResults) -> Iterator[FindingLine]:
@@ -296,12 +305,18 @@ def _group_lines(lines: Sequence[ReportLine]) -> list[tuple[str, str, list[Repor
         "Attacks on the class": "the attacker wants another class",
         "Attacks on the map": "the class should stay, and the map move",
     }
-    names = list(groups)
-    members: dict[str, list[ReportLine]] = {name: [] for name in groups}
+    members: dict[str, list[ReportLine]] = {title: [] for title in groups}
     for line in lines:
-        is_map = find_objective_name(line.attack) == "map"
-        members[names[0 if line.attack == NONE else 2 if is_map else 1]].append(line)
-    return [(name, groups[name], members[name]) for name in names if members[name]]
+        members[_title_group(line.attack)].append(line)
+    return [(title, note, members[title]) for title, note in groups.items() if members[title]]
+
+
+def _title_group(attack: str) -> str:
+    """Return the title of the group of lines to which an attack belongs."""
+    if attack == NONE:
+        return "Before any attack"
+    is_on_map = find_objective_name(attack) == "map"
+    return "Attacks on the map" if is_on_map else "Attacks on the class"
 
 
 def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
@@ -309,17 +324,11 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
     charts = []
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
         curves = [curve for curve in results.curves if curve.attack == attack]
-        named = {
-            format_filter(curve.filter)
-            if curve.filter == NONE and curve.knowledge == "naive"
-            else f"{format_filter(curve.filter)}, {KNOWLEDGE[curve.knowledge]}": curve
-            for curve in curves
-        }
+        named = {_name_curve(curve): curve for curve in curves}
         names = list(named)[:MAX_COLOURS]
         known = {name for name, curve in named.items() if curve.knowledge == "adaptive"}
         last = max(curve.sizes[-1] for curve in curves)
-        scale = 255 if curves[0].norm != "l0" else 100
-        unit = "1/255" if scale == 255 else "%"
+        scale, unit = (100, "%") if curves[0].norm == "l0" else (255, "1/255")
         steps = np.linspace(0, last, STEPS)
         drawing = draw_lines(
             {n: np.interp(steps, c.sizes, c.accuracy).tolist() for n, c in named.items()},
@@ -331,6 +340,13 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
         )
         charts.append({"title": attack, "names": names, "others": "", "drawing": Markup(drawing)})
     return charts
+
+
+def _name_curve(curve: AccuracyCurve) -> str:
+    """Return the filter of a curve, and what the attacker knows if that says more."""
+    filter_name = format_filter(curve.filter)
+    is_bare = curve.filter == NONE and curve.knowledge == "naive"
+    return filter_name if is_bare else f"{filter_name}, {KNOWLEDGE[curve.knowledge]}"
 
 
 def _draw_rows(benchmark: StressBenchmark) -> Iterator[FigureRow]:

@@ -17,7 +17,7 @@ from apercu.io import parse_json, write_json
 from apercu.log import warn
 from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job
+from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job, format_budget
 from apercu.run_record import RunRecord
 from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
@@ -162,15 +162,6 @@ def format_percent(row: StressRow) -> str:
     """
     low, high = (100 * end for end in row.ci95)
     return f"{100 * row.value:.1f}\xa0% ({low:.1f} to {high:.1f})"
-
-
-def format_budget(epsilon: float | None) -> str:
-    """Format a budget in steps of 8 bit.
-
-    >>> format_budget(8 / 255), format_budget(None)
-    ('8/255', '')
-    """
-    return "" if epsilon is None else f"{255 * epsilon:g}/255"
 
 
 def format_attack(row: StressRow) -> str:
@@ -376,9 +367,9 @@ def read_earlier_rows(
         raise RunError(
             f"{path}: is damaged, or of another command; choose another --out"
         ) from error
-    both = before.keys() & settings.keys()
+    shared = [key for key in settings if key in before]
     RunRecord(path.parent, {}, "measurement").compare(
-        *({key: each[key] for key in settings if key in both} for each in (before, settings))
+        {key: before[key] for key in shared}, {key: settings[key] for key in shared}
     )
     changed = [name for name, text in definitions.items() if earlier.get(name, text) != text]
 

@@ -17,9 +17,10 @@ from apercu.io import parse_json
 from apercu.log import warn
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.benchmark import StressBenchmark
+from apercu.robustness.jobs import format_budget
 from apercu.robustness.plan import StressPlan, parse_attack
 from apercu.robustness.report import write_report
-from apercu.robustness.results import RESULTS, StressResults, format_budget, summarise
+from apercu.robustness.results import RESULTS, StressResults, summarise
 from apercu.run_record import lock_folder
 
 DEFAULT_PLAN = StressPlan()

@@ -12,7 +12,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.filters.checks import check_between, check_count, check_whole
 from apercu.methods import MapExplainer, TrueBox
-from apercu.methods.registry import METHODS, parse_methods
+from apercu.methods.registry import parse_methods
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.backdoors.base import ScoreFn, fill_regions
 from apercu.types import Images, Maps, Regions, Scores
@@ -63,7 +63,7 @@ class CarriedEvidence:
         if trained is None:
             raise ConfigError(
                 "evidence: needs the maps of a trained explainer (--explainer RUN) or of a method "
-                f"(evidence:method=NAME, such as {', '.join(list(METHODS)[-9:-6])})"
+                "(evidence:method=NAME, such as occlusion or rise)"
             )
         return trained
 

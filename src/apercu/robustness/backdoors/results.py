@@ -208,8 +208,9 @@ def check_earlier_search(about: Mapping[str, Any], folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read; choose another --out") from error
     now = {**about, "seed": about["environment"]["seed"]}
+    shared = [key for key in SUBJECT if key in before]
     RunRecord(folder, {}, "search").compare(
-        *({key: each[key] for key in SUBJECT if key in before} for each in (before, now))
+        {key: before[key] for key in shared}, {key: now[key] for key in shared}
     )
     if missing:
         raise RunError(

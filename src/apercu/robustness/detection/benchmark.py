@@ -37,6 +37,7 @@ from apercu.robustness.detection.features import (
     MethodMapFeatures,
     StabilityFeatures,
 )
+from apercu.robustness.jobs import format_budget
 from apercu.robustness.objectives import Untargeted
 from apercu.robustness.results import read_earlier_rows
 from apercu.run_record import lock_folder
@@ -111,16 +112,18 @@ class DetectionRows(list[DetectionRow]):
         heads = {
             "auroc": "AUROC",
             "detected": "detected where 5 % of the measured clean images are",
+            "accuracy": "accuracy",
         }
-        heads |= {"accuracy": "accuracy"}
-        cells = {(row.attack, row.epsilon, row.look, row.detector, row.metric): row for row in self}
+        subjects: dict[tuple[str, float | None, str, str], dict[str, DetectionRow]] = {}
+        for row in self:
+            key = row.attack, row.epsilon, row.look, row.detector
+            subjects.setdefault(key, {})[row.metric] = row
         lines = []
-        for key in dict.fromkeys(key[:4] for key in cells):
-            rows = [cells.get((*key, metric)) for metric in heads]
-            first = next(row for row in rows if row is not None)
-            budget = "" if key[1] is None else f" at {255 * key[1]:g}/255"
-            texts = ["" if row is None else _format_fraction(row) for row in rows]
-            lines.append((f"{key[0]}{budget}", key[2], key[3], str(first.n), *texts))
+        for (attack, epsilon, look, detector), rows in subjects.items():
+            title = attack if epsilon is None else f"{attack} at {format_budget(epsilon)}"
+            count = next(iter(rows.values())).n
+            cells = [_format_fraction(rows[name]) if name in rows else "" for name in heads]
+            lines.append((title, look, detector, str(count), *cells))
         return [("attack", "features", "detector", "attacked images", *heads.values()), *lines]
 
     def _repr_html_(self) -> str:
@@ -200,7 +203,7 @@ class DetectionBenchmark:
         progress(FITTING_TITLE, len(pairs), len(pairs))
         rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
-            title = name if epsilon is None else f"{name} {255 * epsilon:g}/255"
+            title = name if epsilon is None else f"{name} {format_budget(epsilon)}"
             attacked = self._extract_features(title, attack, self.sample.test, folder, progress)
             fooled = attacked[FOOLED].bool()
             if not fooled.any():
