@@ -248,13 +248,13 @@ def test_names_with_settings() -> None:
 
 def test_images_that_nothing_can_be_learnt_from(bars: Classifier, draw_bars: DrawFn) -> None:
     images, labels = draw_bars(40, seed=1)
-    with pytest.raises(ImagesError, match=r"at least 20 honest images.* got 5"):
+    with pytest.raises(ImagesError, match=r"at least 20 known images.* got 5"):
         KnownImages(bars, images[:5])
     with pytest.raises(ImagesError, match="classes from 0 to 1, got 0 to 2"):
         KnownImages(bars, images, labels + (torch.arange(40) == 7))
     with pytest.raises(ImagesError, match=r"own: learns from labels; .* such as mahalanobis"):
         KnownImages(bars, images).require_labels("own")
-    with pytest.raises(ImagesError, match="own: expected honest images of at least 2 classes"):
+    with pytest.raises(ImagesError, match="own: expected known images of at least 2 classes"):
         KnownImages(bars, images, torch.zeros(40, dtype=torch.long)).require_labels("own")
 
 

@@ -24,7 +24,7 @@ from apercu.robustness.unknown.conditional_generator import (
     ConditionalAutoencoder,
     ConditionalGenerator,
     LatentGame,
-    share_classes,
+    normalise_one_vs_all,
 )
 from apercu.robustness.unknown.discriminative_reconstruction import (
     DiscriminativeReconstruction,
@@ -128,7 +128,7 @@ def test_one_vs_all_shares() -> None:
     logits = torch.tensor([[2.0, -1.0, -3.0], [-90.0, -91.0, -95.0]])
     chances = logits.double().sigmoid()
     expected = chances / chances.sum(1, keepdim=True)
-    torch.testing.assert_close(share_classes(logits), expected.float())
+    torch.testing.assert_close(normalise_one_vs_all(logits), expected.float())
 
 
 class FirstNumber(nn.Module):
@@ -164,7 +164,7 @@ def test_the_generator_leaves_its_class_and_spreads(known: KnownImages) -> None:
         with torch.no_grad():
             samples = game.generator(torch.cat([noise, marks], 1))
             chances = FirstNumber()(samples).gather(1, labels[:, None]).sigmoid()
-            likeness = game._measure_likeness(samples, labels)
+            likeness = game._measure_similarity(samples, labels)
         measured[weight] = float(chances.mean()), float(likeness)
     assert measured[5.0][0] < measured[0.0][0] - 0.1
     assert measured[5.0][1] < measured[0.0][1] - 0.1

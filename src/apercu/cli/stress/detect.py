@@ -143,7 +143,7 @@ def unknown(
     fit: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Honest images to fit the methods to; half of --images by default."
+            metavar="DIR", help="Known images to fit the methods to; half of --images by default."
         ),
     ] = None,
     methods: Annotated[
@@ -168,7 +168,7 @@ def unknown(
 ) -> None:
     """Measure how well methods recognise images of kinds that a classifier does not know.
 
-    Methods are fitted to honest images only; a threshold that some of them exceed is chosen on
+    Methods are fitted to known images only; a threshold that some of them exceed is chosen on
     others, and the rest are measured. Writes results.json.
 
     Example: apercu stress unknown --classifier card.json --images val/ --unknown films/ --out out

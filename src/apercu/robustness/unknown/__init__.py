@@ -1,4 +1,4 @@
-"""Unknown images: methods that learn from honest images what a classifier knows."""
+"""Unknown images: methods that learn from known images what a classifier knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What recognises images of unknown kinds: methods that are fitted to honest images, and scorers.
+"""What recognises images of unknown kinds: methods that are fitted to known images, and scorers.
 
 A method is a frozen value that prints as its own settings. `fit` takes a classifier with honest
 images, and returns a scorer: a higher score is more unknown. A scorer is kept as tensors and
@@ -27,16 +27,16 @@ from apercu.types import Images, Maps, Scores, Targets
 BATCH = 64
 """Images that are scored at a time."""
 FEWEST_IMAGES = 20
-"""Smallest number of honest images that a method is fitted to."""
+"""Smallest number of known images that a method is fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
 class KnownImages:
-    """Honest images of a classifier, to which a method is fitted.
+    """Known images of a classifier, to which a method is fitted.
 
     Args:
         classifier: classifier whose answers are to be believed or not.
-        images: honest images at its size, `images × channels × height × width`.
+        images: known images at its size, `images × channels × height × width`.
         labels: true class of each image; None where the classes are not known.
 
     Raises:
@@ -53,7 +53,7 @@ class KnownImages:
         self.classifier.require_classes()
         if len(self.images) < FEWEST_IMAGES:
             raise ImagesError(
-                f"images: expected at least {FEWEST_IMAGES} honest images to learn what is known, "
+                f"images: expected at least {FEWEST_IMAGES} known images to learn what is known, "
                 f"got {len(self.images)}"
             )
         check_images(self.images, self.classifier.network.input)
@@ -92,7 +92,7 @@ class KnownImages:
         classes = int(torch.bincount(self.labels).count_nonzero())
         if classes < least:
             raise ImagesError(
-                f"{name}: expected honest images of at least {least} classes, got {classes}"
+                f"{name}: expected known images of at least {least} classes, got {classes}"
             )
         return self.labels
 
@@ -210,7 +210,7 @@ class UnknownMethod(ABC):
 
     Attributes:
         name: the name that people type.
-        needs_labels: whether it learns from the classes of the honest images.
+        needs_labels: whether it learns from the classes of the known images.
         trains: whether a network is trained, which takes long.
         renamed_settings: today's names of settings by those of older folders and commands.
     """
@@ -222,10 +222,10 @@ class UnknownMethod(ABC):
 
     @abstractmethod
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
-        """Fit the method to honest images.
+        """Fit the method to known images.
 
         Args:
-            known: a classifier and honest images.
+            known: a classifier and known images.
             report: receives how far the work is.
 
         Returns:
@@ -278,6 +278,15 @@ def open_layers(classifier: Classifier, name: str) -> FeatureMaps:
             f"{name}: {classifier.spec} shows no layers that are maps; choose a method that looks "
             "at logits only, such as energy or max_softmax"
         ) from error
+
+
+def check_one_class(classifier: Classifier, name: str) -> None:
+    """Raises ClassifierError for a classifier that decides each class by itself."""
+    if classifier.decision.is_multiple:
+        raise ClassifierError(
+            f"{name}: {classifier.spec} decides each class by itself, and this method is for one "
+            "class per image; choose mahalanobis or energy"
+        )
 
 
 def check_finite(values: Tensor, name: str, classifier: Classifier) -> Tensor:

@@ -12,6 +12,7 @@ the level by Newton's steps along the gradient of the network as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -24,13 +25,10 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_between, check_not_negative, check_positive, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownScorer
-from apercu.robustness.unknown.openmax import check_one_class
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer, check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
     TrainedUnknownMethod,
-    pack_module,
-    unpack_module,
 )
 from apercu.types import Images, Logits, LogitsFn, Scores, Targets
 
@@ -89,9 +87,7 @@ class BoundarySamples(TrainedUnknownMethod):
         return BoundarySamplesScorer(self, known.classifier, network)
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
-        network = CopiedNetwork(classifier)
-        unpack_module(network.network, "network", tensors)
-        return BoundarySamplesScorer(self, classifier, network)
+        return BoundarySamplesScorer(self, classifier, CopiedNetwork.restore(classifier, tensors))
 
 
 @final
@@ -118,7 +114,7 @@ class BoundarySamplesScorer(UnknownScorer):
         return probabilities
 
     def pack_tensors(self) -> dict[str, Tensor]:
-        return pack_module(self.network.network, "network")
+        return self.network.pack()
 
 
 def measure_confidence(logits: Logits) -> Scores:
@@ -126,7 +122,7 @@ def measure_confidence(logits: Logits) -> Scores:
 
     It is 0 where all logits are equal, and grows with the distance between them.
     """
-    return logits.logsumexp(1) - logits.mean(1) - torch.tensor(float(logits.shape[1])).log()
+    return logits.logsumexp(1) - logits.mean(1) - math.log(logits.shape[1])
 
 
 def walk_to_level(logits_fn: LogitsFn, images: Images, level: float, steps: int) -> Images:

@@ -27,16 +27,13 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_between, check_count, check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownScorer
-from apercu.robustness.unknown.openmax import check_one_class
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer, check_one_class
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
     TrainedUnknownMethod,
     make_seeded,
-    pack_module,
-    unpack_module,
 )
 from apercu.types import Images, Scores, Targets
 
@@ -119,9 +116,9 @@ class ConditionalGenerator(TrainedUnknownMethod):
         return ConditionalGeneratorScorer(self, known.classifier, network)
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
-        network = CopiedNetwork(classifier)
-        unpack_module(network.network, "network", tensors)
-        return ConditionalGeneratorScorer(self, classifier, network)
+        return ConditionalGeneratorScorer(
+            self, classifier, CopiedNetwork.restore(classifier, tensors)
+        )
 
 
 class ConditionalAutoencoder(nn.Module):
@@ -208,11 +205,11 @@ class LatentGame(nn.Module):
         torch.autograd.backward(loss)
         self.critic_steps.step()
         decoded = self.coder.decode(samples, labels)
-        chances = network(decoded).gather(1, labels[:, None])
+        class_logits = network(decoded).gather(1, labels[:, None])
         loss = (
             -self.critic(torch.cat([samples, marks], 1)).mean()
-            + self.method.class_weight * F.softplus(chances).mean()
-            + self.method.spread_weight * self._measure_likeness(samples, labels)
+            + self.method.class_weight * F.softplus(class_logits).mean()
+            + self.method.spread_weight * self._measure_similarity(samples, labels)
         )
         self.generator_steps.zero_grad()
         torch.autograd.backward(loss, inputs=list(self.generator.parameters()))
@@ -235,7 +232,7 @@ class LatentGame(nn.Module):
         for label in set(labels.tolist()):
             self.centres[label] += 0.1 * (codes[labels == label].mean(0) - self.centres[label])
 
-    def _measure_likeness(self, samples: Tensor, labels: Targets) -> Tensor:
+    def _measure_similarity(self, samples: Tensor, labels: Targets) -> Tensor:
         """Return the mean cosine of the directions of two samples of one class from its centre."""
         directions = F.normalize(samples - self.centres[labels], dim=1)
         pairs = (labels[:, None] == labels[None]).to(samples)
@@ -270,16 +267,16 @@ class ConditionalGeneratorScorer(UnknownScorer):
 
     def compute_scores(self, images: Images) -> Scores:
         logits = self.network(images)
-        return (share_classes(logits) * (-logits).sigmoid()).sum(1)
+        return (normalise_one_vs_all(logits) * (-logits).sigmoid()).sum(1)
 
     def compute_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Return the fraction of each class in the one-vs-all probabilities."""
-        return share_classes(self.network(images))
+        return normalise_one_vs_all(self.network(images))
 
     def pack_tensors(self) -> dict[str, Tensor]:
-        return pack_module(self.network.network, "network")
+        return self.network.pack()
 
 
-def share_classes(logits: Tensor) -> Float[Tensor, "batch classes"]:
-    """Return one-vs-all probabilities divided by their sum, `batch × classes`."""
+def normalise_one_vs_all(logits: Tensor) -> Float[Tensor, "batch classes"]:
+    """Return one-vs-all probabilities of logits, divided by their sum, `batch × classes`."""
     return F.logsigmoid(logits).softmax(1)

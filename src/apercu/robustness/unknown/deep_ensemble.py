@@ -19,14 +19,11 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer, check_one_class
 from apercu.robustness.unknown.max_softmax import compute_entropy
-from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     CopiedNetwork,
     TrainedUnknownMethod,
-    pack_module,
-    unpack_module,
 )
 from apercu.types import Images, Scores
 
@@ -78,10 +75,9 @@ class DeepEnsemble(TrainedUnknownMethod):
         return DeepEnsembleScorer(self, known.classifier, tuple(networks))
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
-        networks = tuple(CopiedNetwork(classifier) for _ in range(self.members))
-        for member, network in enumerate(networks):
-            unpack_module(network.network, f"member_{member}", tensors)
-        return DeepEnsembleScorer(self, classifier, networks)
+        parts = [f"member_{member}" for member in range(self.members)]
+        networks = [CopiedNetwork.restore(classifier, tensors, part) for part in parts]
+        return DeepEnsembleScorer(self, classifier, tuple(networks))
 
 
 @final
@@ -107,8 +103,7 @@ class DeepEnsembleScorer(UnknownScorer):
         return torch.stack([network(images).softmax(1) for network in self.networks]).mean(0)
 
     def pack_tensors(self) -> dict[str, Tensor]:
-        packed = [
-            pack_module(network.network, f"member_{member}")
-            for member, network in enumerate(self.networks)
-        ]
-        return {name: tensor for tensors in packed for name, tensor in tensors.items()}
+        packed: dict[str, Tensor] = {}
+        for member, network in enumerate(self.networks):
+            packed |= network.pack(f"member_{member}")
+        return packed

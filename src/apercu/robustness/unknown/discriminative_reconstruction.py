@@ -9,7 +9,7 @@ Its architecture and numbers were not at hand. Our choices: the discriminator le
 from reconstructions, with a hinge; the autoencoder learns errors of pixels and of all layers of the
 discriminator; codes are compact as their lengths cost, and do not collapse as a variance below 1 of
 each of their numbers costs, too; the score adds the squared differences of all layers, each in
-units of the mean difference of honest images.
+units of the mean difference of known images.
 """
 
 from __future__ import annotations

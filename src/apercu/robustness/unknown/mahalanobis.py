@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,19 @@ from apercu.statistics import (
 )
 from apercu.types import Images, Maps, Scores
 
-TITLE = "features of honest images"
+TITLE = "features of known images"
+
+
+class Moments(NamedTuple):
+    """The mean and the shrunk covariance of the features of one layer.
+
+    Attributes:
+        mean: mean of each channel.
+        covariance: covariance of the channels, `channels × channels`.
+    """
+
+    mean: Float[Tensor, " channels"]
+    covariance: Float[Tensor, "channels channels"]
 
 
 @final
@@ -75,9 +87,9 @@ class LayerMahalanobis(UnknownMethod):
         moments = fit_layers(known, maps, report)
         positions = None
         if self.maps:
-            means = [mean for mean, _ in moments]
-            positions = self._choose(fit_positions(known, maps, means, report))
-        layers = self._choose(moments)
+            means = [layer.mean for layer in moments]
+            positions = self._build_gaussians(fit_positions(known, maps, means, report))
+        layers = self._build_gaussians(moments)
         return LayerMahalanobisScorer(self, known.classifier, maps, layers, positions)
 
     def restore(
@@ -90,12 +102,9 @@ class LayerMahalanobis(UnknownMethod):
             positions = _unpack_gaussians(tensors, "position", len(maps.strides))
         return LayerMahalanobisScorer(self, classifier, maps, layers, positions)
 
-    def _choose(self, moments: Sequence[tuple[Tensor, Tensor]]) -> LayerGaussians:
+    def _build_gaussians(self, moments: Sequence[Moments]) -> LayerGaussians:
         return LayerGaussians(
-            [
-                build_gaussian(mean, covariance, self.components, self.variance)
-                for mean, covariance in moments
-            ]
+            [build_gaussian(*layer, self.components, self.variance) for layer in moments]
         )
 
 
@@ -166,7 +175,7 @@ class LayerGaussians(nn.Module):
 @final
 @dataclass(frozen=True, eq=False)
 class LayerMahalanobisScorer(AnomalyMapScorer):
-    """Gaussians of the features of honest images.
+    """Gaussians of the features of known images.
 
     Args:
         method: the method.
@@ -202,10 +211,10 @@ class LayerMahalanobisScorer(AnomalyMapScorer):
         return self.positions.to(images.device).measure_positions(maps, size)
 
     def find_threshold(self, probability: float = 0.9973) -> float:
-        """Return the score that an honest image exceeds with a small probability, if Gaussian.
+        """Return the score that a known image exceeds with a small probability, if Gaussian.
 
         Args:
-            probability: probability that a layer of an honest image stays below its threshold;
+            probability: probability that a layer of a known image stays below its threshold;
                 0.9973 is three standard deviations of a normal distribution.
 
         Returns:
@@ -229,16 +238,15 @@ def read_maps(classifier: Classifier, feature_maps: FeatureMaps, images: Images)
 
 
 @torch.no_grad()
-def fit_layers(
-    known: KnownImages, maps: FeatureMaps, report: ProgressCallback
-) -> list[tuple[Tensor, Tensor]]:
+def fit_layers(known: KnownImages, maps: FeatureMaps, report: ProgressCallback) -> list[Moments]:
     """Return mean and shrunk covariance of the features of each layer, averaged over positions."""
     parts: list[list[Tensor]] = [[] for _ in maps.strides]
     done = 0
     for images in known.read_batches():
         for part, features in zip(parts, read_maps(known.classifier, maps, images), strict=True):
             part.append(features.mean((2, 3)).double().cpu())
-        report(TITLE, done := done + len(images), len(known.images))
+        done += len(images)
+        report(TITLE, done, len(known.images))
     moments = []
     for part in parts:
         features = check_finite(torch.cat(part), LayerMahalanobis.name, known.classifier)
@@ -246,18 +254,18 @@ def fit_layers(
         centred = features - mean
         fourth = float(centred.square().sum(1).square().sum())
         covariance = centred.T @ centred / len(centred)
-        moments.append((mean, shrink_covariance(covariance, fourth, len(centred))))
+        moments.append(Moments(mean, shrink_covariance(covariance, fourth, len(centred))))
     return moments
 
 
 @torch.no_grad()
 def fit_positions(
     known: KnownImages, maps: FeatureMaps, means: Sequence[Tensor], report: ProgressCallback
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[Moments]:
     """Return mean and shrunk covariance of the features of each layer at single positions.
 
     Args:
-        known: a classifier and honest images.
+        known: a classifier and known images.
         maps: the feature maps of its network.
         means: mean of the features of each layer, which is that of all positions, too.
         report: receives how far the work is.
@@ -273,9 +281,10 @@ def fit_positions(
             products[index] += rows.T @ rows
             fourths[index] += float(rows.square().sum(1).square().sum())
             counts[index] += len(rows)
-        report(f"{TITLE}, by position", done := done + len(images), len(known.images))
+        done += len(images)
+        report(f"{TITLE}, by position", done, len(known.images))
     return [
-        (mean, shrink_covariance(product / count, fourth, count))
+        Moments(mean, shrink_covariance(product / count, fourth, count))
         for mean, product, fourth, count in zip(means, products, fourths, counts, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,10 @@ from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource
-from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import write_file, write_json
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.results import read_earlier_rows
 from apercu.robustness.unknown.base import (
-    FEWEST_IMAGES,
     AnomalyMapScorer,
     KnownImages,
     UnknownMethod,
@@ -43,7 +41,7 @@ from apercu.robustness.unknown.curves import (
     compute_curves,
     resample_curves,
 )
-from apercu.robustness.unknown.reading import ReadImages, read_images
+from apercu.robustness.unknown.reading import ImageSets, ReadImages, SetReader
 from apercu.robustness.unknown.registry import load_scorer, save_scorer
 from apercu.robustness.unknown.results import (
     COLUMNS,
@@ -60,8 +58,6 @@ from apercu.types import Images, Regions, Targets
 RESULTS, SCORERS, SCORES = "results.json", "scorers", "scores"
 FALSE_ALARMS = 0.05
 """Fraction of known images that may be taken for unknown ones."""
-FEWEST_TESTED = 10
-"""Smallest number of known images to choose a threshold from, and to measure with."""
 
 
 @enable_gradients()
@@ -79,20 +75,20 @@ def measure_unknown(
     progress: ProgressCallback | None = None,
     command: str = "",
 ) -> UnknownRows:
-    """Fit methods to honest images, and measure how well they recognise unknown ones.
+    """Fit methods to known images, and measure how well they recognise unknown ones.
 
     Without `fit`, one half of the known images is fitted to, a quarter chooses thresholds, and a
     quarter is measured; with it, one half chooses thresholds and the other is measured.
 
     Args:
         classifier: the classifier whose answers are to be believed or not.
-        known: honest images, labelled where methods or metrics need labels.
+        known: known images, labelled where methods or metrics need labels.
         unknown: images of other kinds, by name.
         methods: methods by name.
         out: folder of the results; scorers and scores that are there are not computed again, and
             rows of earlier calls stay, unless their name now belongs to another method or to other
             images.
-        fit: other honest images to fit the methods to.
+        fit: other known images to fit the methods to.
         false_alarms: fraction of known images that may be taken for unknown ones.
         limit: largest number of images of each set.
         seed: seed of the split and of the intervals.
@@ -116,28 +112,8 @@ def measure_unknown(
     _check_request(known if fit is None else fit, unknown, methods, false_alarms)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
-        readers = {name: SkippingReader(source) for name, source in unknown.items()}
-        own_readers = [SkippingReader(each) for each in (known, fit) if each is not None]
-        honest = read_images(classifier, own_readers[0], limit, seed, report, needs_classes=True)
-        order = torch.randperm(
-            len(honest.images), generator=torch.Generator().manual_seed(seed)
-        ).tolist()
-        fitted_count = 0 if fit is not None else len(order) // 2
-        rest = order[fitted_count:]
-        to_fit = honest.choose(sorted(order[:fitted_count]))
-        if fit is not None:
-            to_fit = read_images(
-                classifier, own_readers[1], limit, seed, report, needs_classes=True
-            )
-        to_choose = honest.choose(sorted(rest[: len(rest) // 2]))
-        to_test = honest.choose(sorted(rest[len(rest) // 2 :]))
-        least = 2 * (FEWEST_IMAGES if fit is None else FEWEST_TESTED)
-        if len(order) < least:
-            raise ImagesError(f"{known.name}: expected at least {least} images, got {len(order)}")
-        others = {
-            name: read_images(classifier, reader, limit, seed, report)
-            for name, reader in readers.items()
-        }
+        set_reader = SetReader(classifier, limit, seed, report)
+        sets = set_reader.read(known, fit, unknown)
         content: dict[str, Any] = {
             "classifier": classifier.spec,
             "fingerprint": classifier.fingerprint,
@@ -145,26 +121,22 @@ def measure_unknown(
             "false_alarms": false_alarms,
             "limit": limit,
             "fit": None if fit is None else fit.name,
-            "fitted_to": len(to_fit.images),
-            "known_digest": honest.digest,
-            "fit_digest": to_fit.digest,
+            "fitted_to": len(sets.to_fit.images),
+            "known_digest": sets.known.digest,
+            "fit_digest": sets.to_fit.digest,
         }
-        definitions = {f"images {name}": other.digest for name, other in others.items()}
+        definitions = {f"images {name}": other.digest for name, other in sets.unknown.items()}
         definitions |= {f"method {name}": repr(method) for name, method in methods.items()}
         settings = {"seed": seed, **content}
         del settings["classifier"]  # the same one may have another name
         earlier = read_earlier_rows(out / RESULTS, UnknownRow, settings, definitions, NAMES)
-        own = {name: source.name for name, source in unknown.items()}
-        every = (*own_readers, *readers.values())
-        left_out = {
-            name: names
-            for name, names in earlier.get("left_out").items()
-            if name not in [reader.source.name for reader in every]
-        }
-        if left_out := {**left_out, **list_left_out(*every)}:
+        if left_out := set_reader.merge_left_out(earlier.get("left_out")):
             content["left_out"] = left_out
         content |= {
-            "unknown": {**earlier.get("unknown"), **own},
+            "unknown": {
+                **earlier.get("unknown"),
+                **{name: source.name for name, source in unknown.items()},
+            },
             "definitions": {**earlier.get("definitions"), **definitions},
             "command": command,
             "environment": describe_environment(seed, classifier.device),
@@ -172,8 +144,8 @@ def measure_unknown(
         measured, rows = UnknownRows(), UnknownRows(earlier.rows)
         for name, method in methods.items():
             measurement = _Measurement(classifier, name, method, out, report)
-            scorer = measurement.fit(KnownImages(classifier, to_fit.images, to_fit.labels))
-            measured += measurement.measure(scorer, to_choose, to_test, others, false_alarms, seed)
+            scorer = measurement.fit(sets.to_fit)
+            measured += measurement.measure(scorer, sets, false_alarms, seed)
             rows = UnknownRows(earlier.merge(measured, COLUMNS))
             write_json(out / RESULTS, {**content, "rows": [row._asdict() for row in rows]})
         return rows
@@ -189,10 +161,10 @@ class _Measurement:
     out: Path
     report: ProgressCallback
 
-    def fit(self, known: KnownImages) -> UnknownScorer:
-        """Fit the method, or load the scorer that is kept."""
-        data = ReadImages(known.images, known.labels, None)
-        folder = self.out / SCORERS / self._digest(data)
+    def fit(self, images: ReadImages) -> UnknownScorer:
+        """Fit the method to known images, or load the scorer that is kept."""
+        known = KnownImages(self.classifier, images.images, images.labels)
+        folder = self.out / SCORERS / self._digest(replace(images, regions=None))
         try:
             return load_scorer(folder, self.classifier)
         except RunError:
@@ -203,21 +175,19 @@ class _Measurement:
     def measure(
         self,
         scorer: UnknownScorer,
-        to_choose: ReadImages,
-        to_test: ReadImages,
-        others: Mapping[str, ReadImages],
+        sets: ImageSets,
         false_alarms: float,
         seed: int,
     ) -> list[UnknownRow]:
         """Return all rows of the method."""
-        known = self._score(scorer, to_test)
-        threshold = float(np.quantile(self._score(scorer, to_choose), 1 - false_alarms))
+        known, labels = self._score(scorer, sets.to_test), sets.to_test.labels
+        threshold = float(np.quantile(self._score(scorer, sets.to_choose), 1 - false_alarms))
         rows = [self._count("false_alarms", KNOWN, known > threshold)]
-        if to_test.labels is not None and not self.classifier.decision.is_multiple:
+        if labels is not None and not self.classifier.decision.is_multiple:
             compute = scorer.predict_probabilities
-            probabilities = self._keep("probabilities", scorer, to_test, compute)
-            rows += self._measure_probabilities(probabilities, to_test.labels, seed)
-        for name, other in others.items():
+            probabilities = self._keep("probabilities", scorer, sets.to_test, compute)
+            rows += self._measure_probabilities(probabilities, labels, seed)
+        for name, other in sets.unknown.items():
             unknown = self._score(scorer, other)
             values = compute_curves(known, unknown)
             intervals = resample_curves(known, unknown, seed)

@@ -1,4 +1,4 @@
-"""Calibration by images between the classes, made on the manifold of honest images: OMADA.
+"""Calibration by images between the classes, made on the manifold of known images: OMADA.
 
 Patel et al. 2020 ("On-manifold adversarial data augmentation improves uncertainty calibration")
 learn a latent space of the images with a classifier in it, move codes towards another class until
@@ -25,17 +25,14 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.filters.checks import check_count, check_not_negative, check_whole
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownScorer
+from apercu.robustness.unknown.base import KnownImages, UnknownScorer, check_one_class
 from apercu.robustness.unknown.max_softmax import compute_entropy
-from apercu.robustness.unknown.openmax import check_one_class
 from apercu.robustness.unknown.training import (
     ConvDecoder,
     ConvEncoder,
     CopiedNetwork,
     TrainedUnknownMethod,
     make_seeded,
-    pack_module,
-    unpack_module,
 )
 from apercu.types import Images, Scores, Targets
 
@@ -98,9 +95,7 @@ class OnManifold(TrainedUnknownMethod):
         return OnManifoldScorer(self, known.classifier, network)
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
-        network = CopiedNetwork(classifier)
-        unpack_module(network.network, "network", tensors)
-        return OnManifoldScorer(self, classifier, network)
+        return OnManifoldScorer(self, classifier, CopiedNetwork.restore(classifier, tensors))
 
 
 class Manifold(nn.Module):
@@ -185,4 +180,4 @@ class OnManifoldScorer(UnknownScorer):
         return probabilities
 
     def pack_tensors(self) -> dict[str, Tensor]:
-        return pack_module(self.network.network, "network")
+        return self.network.pack()

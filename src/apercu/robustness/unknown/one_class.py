@@ -8,7 +8,7 @@ centre nor keep what all images have.
 The paper on a one-class joint representation was not at hand, so all is our choice: one encoder,
 whose codes are pulled to the mean of the first codes and are decoded at the same time; the score
 adds the distance from the centre and the error of the reconstruction, each in units of its mean
-over honest images.
+over known images.
 """
 
 from __future__ import annotations

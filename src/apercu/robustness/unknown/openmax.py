@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ClassifierError, ImagesError
+from apercu.errors import ImagesError
 from apercu.filters.checks import check_whole
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.unknown.base import (
@@ -30,6 +30,7 @@ from apercu.robustness.unknown.base import (
     UnknownMethod,
     UnknownScorer,
     check_finite,
+    check_one_class,
 )
 from apercu.types import Images, Logits, Scores
 
@@ -65,7 +66,7 @@ class OpenMax(UnknownMethod):
         parts: list[Tensor] = []
         for images in known.read_batches():
             parts.append(known.classifier(images).double().cpu())
-            report("logits of honest images", sum(map(len, parts)), len(known.images))
+            report("logits of known images", sum(map(len, parts)), len(known.images))
         logits = check_finite(torch.cat(parts), self.name, known.classifier)
         correct = logits.argmax(1) == labels
         if int(correct.sum()) < FEWEST_OF_CLASS:
@@ -74,22 +75,19 @@ class OpenMax(UnknownMethod):
                 f"correctly, got {int(correct.sum())} of {len(labels)}"
             )
         logits, labels = logits[correct], labels[correct]
-        overall = logits.mean(0)
         classes = len(known.classifier.classes)
         counts = torch.bincount(labels, minlength=classes)
-        means = torch.stack(
-            [
-                logits[labels == index].mean(0) if counts[index] >= FEWEST_OF_CLASS else overall
-                for index in range(classes)
-            ]
-        )
-        distances = measure_distances(logits, means)
-        own = distances.gather(1, labels[:, None])[:, 0]
+        everyone = torch.ones_like(labels, dtype=torch.bool)
+        members = [
+            labels == index if counts[index] >= FEWEST_OF_CLASS else everyone
+            for index in range(classes)
+        ]
+        means = torch.stack([logits[rows].mean(0) for rows in members])
+        distances = measure_distances(logits, means).gather(1, labels[:, None])[:, 0]
         shapes, scales = torch.zeros(classes).double(), torch.zeros(classes).double()
-        for index in range(classes):
-            few = counts[index] < FEWEST_OF_CLASS
-            rows = own if few else own[labels == index]
-            shapes[index], scales[index] = fit_weibull(rows.topk(min(self.tail, len(rows))).values)
+        for index, rows in enumerate(members):
+            largest = distances[rows].topk(min(self.tail, int(rows.sum()))).values
+            shapes[index], scales[index] = fit_weibull(largest)
         return OpenMaxScorer(self, known.classifier, means, shapes, scales)
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
@@ -181,12 +179,3 @@ def fit_weibull(values: Float[Tensor, " values"]) -> tuple[float, float]:
     shape = (low * high) ** 0.5
     scale = float(logs.max() + (shape * centred).exp().mean().log() / shape)
     return shape, float(torch.tensor(scale, dtype=torch.double).exp())
-
-
-def check_one_class(classifier: Classifier, name: str) -> None:
-    """Raises ClassifierError for a classifier that decides each class by itself."""
-    if classifier.decision.is_multiple:
-        raise ClassifierError(
-            f"{name}: {classifier.spec} decides each class by itself, and this method is for one "
-            "class per image; choose mahalanobis or energy"
-        )

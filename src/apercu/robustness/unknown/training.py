@@ -95,19 +95,20 @@ class TrainingPlan:
                         f"{title}: the loss is no number after {step} steps; lower the rate"
                     )
                 for group in optimiser.param_groups:
-                    group["lr"] = self.rate * self._find_share(step)
+                    group["lr"] = self._compute_rate(step)
                 optimiser.zero_grad()
                 torch.autograd.backward(loss)
                 optimiser.step()
                 if step % REPORT_EVERY == 0 or step + 1 == self.steps:
                     report(title, step + 1, self.steps)
 
-    def _find_share(self, step: int) -> float:
-        """Return the learning rate of a step as a fraction of the highest one."""
+    def _compute_rate(self, step: int) -> float:
+        """Return the learning rate of a step: it rises linearly, and falls by a cosine."""
         warmup = max(1, self.steps // 10)
         if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup))
+            return self.rate * ((step + 1) / warmup)
+        done = (step - warmup) / max(1, self.steps - warmup)
+        return self.rate * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,23 @@ class CopiedNetwork(nn.Module):
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
+
+    @classmethod
+    def restore(
+        cls, classifier: Classifier, tensors: Mapping[str, Tensor], part: str = "network"
+    ) -> CopiedNetwork:
+        """Return the network that `pack` returned the tensors of, in evaluation mode.
+
+        Raises:
+            KeyError, RuntimeError: a tensor is missing, or has another shape.
+        """
+        copied = cls(classifier)
+        unpack_module(copied.network, part, tensors)
+        return copied
+
+    def pack(self, part: str = "network") -> dict[str, Tensor]:
+        """Return the weights and statistics, by names that begin with that of the part."""
+        return pack_module(self.network, part)
 
     def forward(self, images: Images) -> Logits:
         classifier = self.classifier[0]
