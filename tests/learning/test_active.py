@@ -222,7 +222,7 @@ def test_other_columns_and_the_form_of_labels_stay(tmp_path: Path) -> None:
         ["", "c.png", "0"],
     ]
     assert table.read() == {"a.png": "dog", "b.png": "dog", "c.png": "cat"}
-    with pytest.raises(ImagesError, match="bird is none of the classes"):
+    with pytest.raises(ImagesError, match="no number for the class bird"):
         table.write("a.png", "bird")
     path.write_text("file,class_index\na.png,7\n")
     with pytest.raises(ImagesError, match="expected a class_index below 2, got 7"):

@@ -244,7 +244,7 @@ class LabelTable:
         if column != INDEX_COLUMN:
             return label
         if label not in self.classes:
-            raise ImagesError(f"{self.path}: {label} is none of the classes that it counts")
+            raise ImagesError(f"{self.path}: its class_index has no number for the class {label}")
         return str(self.classes.index(label))
 
 
