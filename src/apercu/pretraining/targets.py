@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -133,8 +134,8 @@ def fit_brightness(sample: Iterable[Picture], radius: float, faintest: float) ->
         ImagesError: no image has anything above its sky.
     """
     magnitudes = torch.cat([measure_magnitudes(picture, radius) for picture in sample])
-    median = float(magnitudes.nanmedian()) if len(magnitudes) else float("nan")
-    if median != median:
+    median = float(magnitudes.nanmedian()) if len(magnitudes) else math.nan
+    if math.isnan(median):
         raise ImagesError(
             "magnitudes: expected an object in the centre, but no image is brighter than its "
             f"sky within {radius:g} pixels; give --catalogue and --target"

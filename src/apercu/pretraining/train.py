@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, final
@@ -17,7 +17,6 @@ from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ConfigError
-from apercu.io import write_file
 from apercu.pretraining.pretexts import PretextBatch, PretextNetwork, PretextSample
 from apercu.pretraining.pretexts.base import Features
 from apercu.pretraining.settings import PretrainSettings
@@ -29,11 +28,8 @@ from apercu.training.trainer import Trainer
 from apercu.types import Images
 from apercu.weights import digest_module
 
-FACTS = "facts.json"
 SAMPLED_IMAGES = 256
 """Images from which the parts of a pretext are initialised."""
-FEWEST_JUDGED = 8
-"""Number of images held out below which the quality of a backbone is not stated."""
 MAX_ERROR_RATIO = 0.95
 """Error relative to that of the best constant above which a backbone does not look trained."""
 MAX_MISTAKEN = 0.8
@@ -163,9 +159,7 @@ def pretrain(
             parts = nn.ModuleDict(settings.pretext.build_parts(sample))
         start = trainer.classifier
         network = PretextNetwork(backbone, start.network.input, parts, start.layout)
-        training = PretrainTraining(
-            network, trainer.classifier, settings, trainer.seed, images.targets
-        )
+        training = PretrainTraining(network, start, settings, trainer.seed, images.targets)
         facts = trainer.fit(training)
         constant = None
         if sample.targets is not None and images.are_values:
@@ -175,19 +169,12 @@ def pretrain(
         if test is not None:
             errors = measure_errors(training, test, constant, report=trainer.report)
             facts |= {f"test_{name}": value for name, value in errors.items()}
-        if len(held_out) >= FEWEST_JUDGED:
-            doubts = find_doubts(facts)
-            facts["looks_trained"] = float(not doubts)
-            if doubts:
-                trainer.say(
-                    f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}; train on "
-                    "with --resume and a larger --steps"
-                )
+        trainer.note_quality(facts, find_doubts, "; train on with --resume and a larger --steps")
         digest = digest_module(backbone, start.network.source, start.network.options)
         pretrained = Classifier(replace(start.network, forward=backbone, digest=digest, guard=None))
         if trainer.is_main_process:
             save_classifier(pretrained, trainer.run)
-            write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+            trainer.save_facts(facts)
     return pretrained, facts
 
 
@@ -233,7 +220,7 @@ def measure_errors(
             for index, errors in enumerate(differences.unbind(1)):
                 parts.setdefault(f"constant_{images.name_value(index)}", []).append(errors)
     means = {name: float(torch.cat(errors).nanmean()) for name, errors in parts.items()}
-    return {name: mean for name, mean in means.items() if mean == mean}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}
 
 
 def find_doubts(facts: Mapping[str, float]) -> list[str]:

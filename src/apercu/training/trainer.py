@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -48,7 +49,9 @@ from apercu.training.record import TrainingContext, make_record
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
 
-CHECKPOINTS, LAST, METRICS = "checkpoints", "last.ckpt", "metrics.csv"
+CHECKPOINTS, LAST, METRICS, FACTS = "checkpoints", "last.ckpt", "metrics.csv", "facts.json"
+FEWEST_JUDGED = 8
+"""Number of images held out below which the quality of a result is not stated."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,32 @@ class Trainer:
             begun=settings.schedule.steps,
         )
         return make_record(self.run, context, settings, **parts)
+
+    def note_quality(
+        self,
+        facts: dict[str, float],
+        find_doubts: Callable[[Mapping[str, float]], list[str]],
+        advice: str = "",
+    ) -> None:
+        """Add to the facts whether the result looks trained, and warn if it does not.
+
+        Nothing is stated where fewer than `FEWEST_JUDGED` images are held out.
+
+        Args:
+            facts: what was measured, by name; gets `looks_trained`, which is 1 or 0.
+            find_doubts: returns why the result does not look trained, from the facts.
+            advice: what to do about it, as the end of the warning.
+        """
+        if len(split_held_out(len(self.source), self.seed).held_out) < FEWEST_JUDGED:
+            return
+        doubts = find_doubts(facts)
+        facts["looks_trained"] = float(not doubts)
+        if doubts:
+            self.say(f"warning: {self.run}: does not look trained: {'; '.join(doubts)}{advice}")
+
+    def save_facts(self, facts: Mapping[str, float]) -> None:
+        """Write what was measured as `facts.json` into the run folder."""
+        write_file(self.run / FACTS, json.dumps(facts, indent=1) + "\n")
 
     def fit(self, module: TrainingModule) -> dict[str, float]:
         """Train a network in place, from the last checkpoint if there is one.

@@ -105,9 +105,7 @@ class AntidoteRt:
         with torch.no_grad():
             features = [compute_deep_features(classifier, part).cpu() for part in (clean, poisoned)]
             targets = classifier(poisoned).argmax(1)
-        is_poisoned = torch.cat(
-            [torch.full((len(part),), number) for number, part in enumerate(features)]
-        )
+        is_poisoned = torch.tensor([0] * len(clean) + [1] * len(poisoned))
         tree = DecisionTreeClassifier(
             max_depth=self.depth, class_weight="balanced", random_state=self.seed
         )
@@ -156,8 +154,8 @@ class Antidote:
 
         def walk(node: int, conditions: tuple[str, ...]) -> None:
             if tree.children_left[node] < 0:
-                shares = tree.value[node][0]
-                if shares[1] > ALARM * shares.sum():
+                clean, poisoned = tree.value[node][0]
+                if poisoned > ALARM * (clean + poisoned):
                     lines.append(" and ".join(conditions) or "always")
                 return
             name, value = f"neuron {tree.feature[node]}", tree.threshold[node]
@@ -187,11 +185,11 @@ class Antidote:
         before = self.classifier.predict_probabilities(image)
         target = int(before.argmax(1))
         for windows in self._list_windows(image.shape[2], image.shape[3]):
-            left = []
+            remaining = []
             for part in torch.split(windows.to(image.device), BATCH):
                 filled = fill_regions(image.expand(len(part), -1, -1, -1), part, self.neutral)
-                left.append(self.classifier.predict_probabilities(filled)[:, target])
-            probability, best = torch.cat(left).min(0)
+                remaining.append(self.classifier.predict_probabilities(filled)[:, target])
+            probability, best = torch.cat(remaining).min(0)
             if probability <= (1 - self.settings.drop) * before[0, target]:
                 return windows[int(best)].to(image.device)
         return torch.zeros(image.shape[2:], dtype=torch.bool, device=image.device)

@@ -136,33 +136,34 @@ class NeuralCleanse:
         """
         generator = Generator().manual_seed(self.seed)
         mask_shape, pattern_shape = images.shape[2:], images.shape[1:]
-        free = [
+        parameters = [
             (4 * torch.rand(shape, generator=generator) - 2).to(images.device).requires_grad_()
             for shape in (mask_shape, pattern_shape)
         ]
-        optimiser = torch.optim.Adam(free, self.rate, betas=(0.5, 0.9))
-        weight, recent, smallest = self.weight, [], float("inf")
-        best = [values.detach().sigmoid() for values in free]
+        optimiser = torch.optim.Adam(parameters, self.rate, betas=(0.5, 0.9))
+        weight, successes, smallest = self.weight, [], float("inf")
+        best: list[Tensor] = []
         for _ in range(self.steps):
             rows = torch.randint(len(images), (self.batch,), generator=generator)
-            mask, pattern = (values.sigmoid() for values in free)
+            mask, pattern = (values.sigmoid() for values in parameters)
             logits = classifier(blend(images[rows.to(images.device)], mask, pattern))
             targets = torch.full((len(logits),), target, device=logits.device)
             loss = classifier.decision.target_cross_entropy(logits, targets).mean()
             optimiser.zero_grad()
             torch.autograd.backward(loss + weight * mask.sum())
-            recent.append(float(classifier.decision.is_predicted(logits, targets).float().mean()))
-            works = len(recent) >= WINDOW and np.mean(recent[-WINDOW:]) >= self.success
+            turned = classifier.decision.is_predicted(logits, targets)
+            successes.append(float(turned.float().mean()))
+            works = len(successes) >= WINDOW and np.mean(successes[-WINDOW:]) >= self.success
             size = float(mask.detach().sum())
             if works and size < smallest:
                 smallest = size
                 best = [mask.detach().clone(), pattern.detach().clone()]
             optimiser.step()
-            if len(recent) % WINDOW == 0:
+            if len(successes) % WINDOW == 0:
                 weight *= self.growth if works else self.growth**-FASTER_DOWN
-        if smallest == float("inf"):
-            best = [values.detach().sigmoid() for values in free]
-        return _measure_trigger(classifier, images, target, best[0], best[1])
+        if not best:
+            best = [values.detach().sigmoid() for values in parameters]
+        return _measure_trigger(classifier, images, target, *best)
 
 
 @torch.no_grad()
@@ -195,10 +196,8 @@ def compute_anomaly_indices(sizes: Sequence[float]) -> list[float]:
     distances = np.median(values) - values
     spread = TO_DEVIATION * float(np.median(np.abs(distances)))
     if spread == 0:
-        return [
-            0.0 if distance == 0 else float(np.sign(distance) * np.inf) for distance in distances
-        ]
-    return [float(distance / spread) for distance in distances]
+        return np.where(distances == 0, 0.0, np.copysign(np.inf, distances)).tolist()
+    return (distances / spread).tolist()
 
 
 def require_trigger_gradients(classifier: Classifier) -> None:

@@ -120,8 +120,7 @@ class PartReader:
             ConfigError: the classifier has no such class as the trigger's target.
         """
         tune, test_rows = split_indices(len(source), limit, self.seed)
-        count = len(tune) + len(test_rows)
-        _check_count(count, source.name)
+        _check_count(len(tune) + len(test_rows), source.name)
         if (needs_labels or self.trigger is not None) and not source.labelled:
             raise ImagesError(
                 f"{source.name}: has no labels, and a test bed or a removal needs them"
@@ -129,9 +128,9 @@ class PartReader:
         order = torch.randperm(len(tune), generator=Generator().manual_seed(self.seed))
         tune = [tune[row] for row in order.tolist()]
         reader = self._open_reader(source)
-        fitted = self._read(reader, tune)
-        learning = fitted.choose(torch.arange(len(fitted) // 2))
-        threshold = fitted.choose(torch.arange(len(fitted) // 2, len(fitted)))
+        tuning = self._read(reader, tune)
+        learning = tuning.choose(torch.arange(len(tuning) // 2))
+        threshold = tuning.choose(torch.arange(len(tuning) // 2, len(tuning)))
         test = self._read(reader, test_rows)
         reader.warn_left_out()
         _check_count(len(reader.readable), source.name)

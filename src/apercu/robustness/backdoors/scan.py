@@ -181,7 +181,7 @@ class _Scan:
                 triggers = method(self.classifier, parts.learning.images, report)
                 classes = self._compare_triggers(triggers, parts.learning.images, out)
             elif isinstance(method, Strip | CarriedEvidence | AntidoteRt):
-                runtime.append(self._watch(name, method, parts, out, report))
+                runtime.append(self._measure_runtime(name, method, parts, out, report))
         suspicious = {row.target for row in classes if row.is_suspicious}
         for name, method in self.methods.items():
             if isinstance(method, BackdoorRemoval):
@@ -207,7 +207,7 @@ class _Scan:
             for row, index, file in zip(triggers, indices, files, strict=True)
         )
 
-    def _watch(
+    def _measure_runtime(
         self,
         name: str,
         method: Strip | CarriedEvidence | AntidoteRt,
@@ -216,49 +216,52 @@ class _Scan:
         report: ProgressCallback,
     ) -> RuntimeFinding:
         """Fit a method that looks at single images, choose its threshold, and use it."""
-        learning = parts.learning.images
-        antidote: Antidote | None = None
-        score: ScoreFn
-        if isinstance(method, Strip):
-            score = method.fit(self.classifier, learning)
-        elif isinstance(method, CarriedEvidence):
-            score = method.fit(self.classifier, learning, method.choose_explainer(self.explainer))
-        elif parts.samples is not None:
-            score = antidote = method.fit(self.classifier, learning, parts.samples.images)
-        else:
-            raise ConfigError(f"{name}: expected images with the trigger")
+        score = self._fit_runtime(name, method, parts)
+        antidote = score if isinstance(score, Antidote) else None
         before = self.classifier.queries
-        of_threshold = score_images(score, parts.threshold.images, f"{name}: threshold", report)
+        tuning = score_images(score, parts.threshold.images, f"{name}: threshold", report)
         queries = (self.classifier.queries - before) / len(parts.threshold)
         threshold = ALARM
         if antidote is None:
-            threshold = float(np.quantile(of_threshold.numpy(), 1 - FALSE_ALARMS))
-        of_test = score_images(score, parts.test.images, f"{name}: clean images", report)
-        of_suspects = of_test
+            threshold = float(np.quantile(tuning.numpy(), 1 - FALSE_ALARMS))
+        clean = score_images(score, parts.test.images, f"{name}: clean images", report)
+        suspects = clean
         if parts.suspects is not parts.test:
-            of_suspects = score_images(score, parts.suspects.images, f"{name}: suspects", report)
+            suspects = score_images(score, parts.suspects.images, f"{name}: suspects", report)
         facts: dict[str, Any] = {}
-        of_attacked: Scores | None = None
-        if parts.attacked is not None and len(parts.attacked):
-            attacked = parts.attacked.images
-            of_attacked = score_images(score, attacked, f"{name}: poisoned images", report)
-            facts["detected"] = measure_rate(of_attacked > threshold)
-            facts["auroc"] = auroc(of_test.double().numpy(), of_attacked.double().numpy())
         if antidote is not None:
             facts["patterns"] = tuple(antidote.describe_patterns())
-            if of_attacked is not None and parts.attacked is not None:
-                facts |= self._measure_correction(
-                    antidote, parts, of_attacked > threshold, of_test > threshold, out, name
-                )
+        if parts.attacked is not None and len(parts.attacked):
+            images = parts.attacked.images
+            attacked = score_images(score, images, f"{name}: poisoned images", report)
+            facts["detected"] = measure_rate(attacked > threshold)
+            facts["auroc"] = auroc(clean.double().numpy(), attacked.double().numpy())
+            if antidote is not None:
+                file = out / f"{name.partition(':')[0]}.png"
+                flagged, flagged_clean = attacked > threshold, clean > threshold
+                facts |= self._measure_correction(antidote, parts, flagged, flagged_clean, file)
         return RuntimeFinding(
             name,
             threshold,
             queries,
-            measure_rate(of_test > threshold),
-            self._list_suspicious(parts.suspects, of_suspects, threshold, antidote),
+            measure_rate(clean > threshold),
+            self._list_suspicious(parts.suspects, suspects, threshold, antidote),
             len(parts.suspects),
             **facts,
         )
+
+    def _fit_runtime(
+        self, name: str, method: Strip | CarriedEvidence | AntidoteRt, parts: ScanParts
+    ) -> ScoreFn:
+        """Fit a method to clean images, and one that learns from the trigger to its images, too."""
+        learning = parts.learning.images
+        if isinstance(method, Strip):
+            return method.fit(self.classifier, learning)
+        if isinstance(method, CarriedEvidence):
+            return method.fit(self.classifier, learning, method.choose_explainer(self.explainer))
+        if parts.samples is None:
+            raise ConfigError(f"{name}: expected images with the trigger")
+        return method.fit(self.classifier, learning, parts.samples.images)
 
     def _measure_correction(
         self,
@@ -266,10 +269,12 @@ class _Scan:
         parts: ScanParts,
         flagged: Tensor,
         flagged_clean: Tensor,
-        out: Path,
-        name: str,
+        file: Path,
     ) -> dict[str, Any]:
-        """Measure what becomes of poisoned images of the test bed, and of clean ones."""
+        """Measure what becomes of flagged images of the test bed, and of clean ones.
+
+        Some of the images of the test bed are drawn to a file.
+        """
         attacked, test = parts.attacked, parts.test
         if attacked is None or attacked.labels is None or test.labels is None:
             return {}
@@ -282,7 +287,6 @@ class _Scan:
             is_right[rows] = correction.predicted == attacked.labels[rows]
             facts["located"] = measure_rate(correction.is_located)
             before = [self.classifier.classes[int(row)] for row in self.predict(images[:8])]
-            file = out / f"{name.partition(':')[0]}.png"
             draw_correction(images, correction, self.classifier.classes, before, file)
         facts["corrected"] = measure_rate(is_right)
         predicted, rows = self.predict(test.images), flagged_clean.to(test.images.device)
@@ -332,17 +336,16 @@ class _Scan:
         cleaned = method(self.classifier, parts.learning.images, parts.learning.labels, triggers)
         folder = name.partition(":")[0]
         save_classifier(cleaned.classifier, out / folder)
-        accuracy = predict_classes(cleaned.classifier, parts.test.images) == parts.test.labels
+        correct = predict_classes(cleaned.classifier, parts.test.images) == parts.test.labels
         facts: dict[str, Any] = {}
         attacked = parts.attacked
         if attacked is not None and attacked.labels is not None and len(attacked):
             predicted = predict_classes(cleaned.classifier, attacked.images)
-            still = predicted == self.predict(attacked.images)
-            facts["attack_success"] = measure_rate(still)
+            facts["attack_success"] = measure_rate(predicted == self.predict(attacked.images))
             facts["recovered"] = measure_rate(predicted == attacked.labels)
-        count = min(getattr(method, "images", len(parts.learning)), len(parts.learning))
+        count = min(method.images, len(parts.learning))
         card = f"{folder}/card.json"
-        return RemovalFinding(name, card, count, cleaned.pruned, measure_rate(accuracy), **facts)
+        return RemovalFinding(name, card, count, cleaned.pruned, measure_rate(correct), **facts)
 
 
 def score_images(score: ScoreFn, images: Images, title: str, report: ProgressCallback) -> Scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +23,6 @@ from apercu.filters.purifier import (
     PurifierNetwork,
     write_purifier,
 )
-from apercu.io import write_file
 from apercu.progress import ProgressCallback
 from apercu.robustness.attacks import Pgd
 from apercu.robustness.objectives import Untargeted
@@ -35,13 +33,10 @@ from apercu.training.module import DegenerateSolution, TrainingModule
 from apercu.training.trainer import Trainer
 from apercu.types import Images, Scores
 
-FACTS = "facts.json"
-EXAMPLE = Pgd(epsilon=8 / 255)
+MEASURED_ATTACK = Pgd(epsilon=8 / 255)
 """The attack on the bare classifier by which a purifier is measured before and after training."""
 MAX_MEASURED = 200
 """Images held out on which a purifier is measured, at most."""
-FEWEST_JUDGED = 8
-"""Images held out below which the quality of a purifier is not stated."""
 MIN_KEPT = 0.5
 """Fraction of kept decisions on clean images below which a purifier does not look trained."""
 
@@ -247,23 +242,18 @@ def train_purifier(
     network = defence.build_network(bare.channels, trainer.seed)
     with trainer.make_record(settings).begin(resume=resume):
         training = PurifierTraining(network, bare, settings, trainer.seed, defence, views)
-        fitted = trainer.fit(training)
+        facts = trainer.fit(training)
         write_purifier(network, defence.form, defence.find_sizes(bare.channels), folder)
-        facts = dict(fitted)
         held_out = split_held_out(len(trainer.source), trainer.seed).held_out
         images = TrainingImages(trainer.source, bare, held_out)
         filter = parse_filter(text)
         if filter is not None:
             facts |= _measure_kept(bare, filter, images, trainer.report)
-        if len(held_out) >= FEWEST_JUDGED:
-            doubts = find_purifier_doubts(facts)
-            facts["looks_trained"] = float(not doubts)
-            if doubts:
-                trainer.say(f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}")
+        trainer.note_quality(facts, find_purifier_doubts)
         defended = Classifier(replace(bare.network, filter=text, guard=None))
         if trainer.is_main_process:
             save_classifier(defended, trainer.run)
-            write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+            trainer.save_facts(facts)
     return defended, facts
 
 
@@ -302,7 +292,7 @@ def _measure_kept(
         clean = batch.to(bare.device)
         with torch.no_grad():
             logits = bare(clean)
-        attacked = EXAMPLE(Untargeted(bare, logits.argmax(1)), clean)
+        attacked = MEASURED_ATTACK(Untargeted(bare, logits.argmax(1)), clean)
         for key, inputs in (("honest", clean), ("hard", attacked)):
             for suffix, received in (("_before", inputs), ("", filter(inputs))):
                 with torch.no_grad():

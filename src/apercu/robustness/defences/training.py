@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +16,10 @@ from torch.utils.data import DataLoader
 from apercu import render
 from apercu.classifiers import Classifier, save_classifier
 from apercu.classifiers.decisions import DecidedLogits
+from apercu.classifiers.network import Network
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError
-from apercu.io import write_file
 from apercu.robustness.backdoors.poisoning import PoisonedImages
 from apercu.robustness.defences.base import Defence, DefenceBatch
 from apercu.robustness.defences.purifier import PurifierDefence, train_purifier
@@ -31,9 +30,6 @@ from apercu.training.trainer import Trainer
 from apercu.types import Images, Logits
 from apercu.weights import digest_module
 
-FACTS = "facts.json"
-FEWEST_JUDGED = 8
-"""Number of images held out below which the quality of a defence is not stated."""
 GOOD = 0.9
 """Fraction of predicted targets that needs no training to be better."""
 FEW_CLASSES = 0.35
@@ -77,8 +73,8 @@ class DefenceTraining(TrainingModule):
         self.settings: DefenceSettings
         self.output = classifier.network.without_temperature()
         self.defence = cast(Defence, settings.defence)
-        has_filters = self.defence.has_filters
-        self.normalise = (classifier.without_filter() if has_filters else classifier).normalise
+        preparing = classifier.without_filter() if self.defence.has_filters else classifier
+        self.normalise = preparing.normalise
         if settings.wanted == "labels":
             self.target_of = LabelTarget(classifier)
 
@@ -224,32 +220,31 @@ def train_defence(
         before = _measure_agreement(training, trainer, "before")
         facts = {f"{name}_before": value for name, value in before.items()}
         facts |= trainer.fit(training) | _measure_agreement(training, trainer, "after")
-        if len(split_held_out(len(trainer.source), trainer.seed).held_out) >= FEWEST_JUDGED:
-            doubts = find_doubts(facts)
-            facts["looks_trained"] = float(not doubts)
-            if doubts:
-                trainer.say(f"warning: {trainer.run}: does not look trained: {'; '.join(doubts)}")
-        undefended = trainer.classifier.network
+        trainer.note_quality(facts, find_doubts)
+        undefended, defence = trainer.classifier.network, settings.defence
         digest = digest_module(network, undefended.source, undefended.options)
-        filter = undefended.filter
-        if settings.defence.has_filters:
-            filter = settings.defence.own_filter
+        filter = defence.own_filter if defence.has_filters else undefended.filter
         defended = Classifier(
             replace(training.output, forward=network, digest=digest, filter=filter, guard=None)
         )
-        if undefended.temperature is not None:
-            trainer.say(
-                "the temperature on the card calibrates the classifier as it was; the new card has "
-                "none, and apercu guard fit calibrates the confidence with labels"
-            )
-        if undefended.guard is not None:
-            trainer.say("the guard on the card belongs to the classifier as it was; fit a new one")
+        _say_what_the_card_loses(undefended, trainer)
         if trainer.is_main_process:
             save_classifier(defended, trainer.run)
             if isinstance(trainer.source, PoisonedImages):
                 trainer.source.record.save(trainer.run)
-            write_file(trainer.run / FACTS, json.dumps(facts, indent=1) + "\n")
+            trainer.save_facts(facts)
     return defended, facts
+
+
+def _say_what_the_card_loses(undefended: Network, trainer: Trainer) -> None:
+    """Say which settings of the card belonged to the weights before, and what to do."""
+    if undefended.temperature is not None:
+        trainer.say(
+            "the temperature on the card calibrates the classifier as it was; the new card has "
+            "none, and apercu guard fit calibrates the confidence with labels"
+        )
+    if undefended.guard is not None:
+        trainer.say("the guard on the card belongs to the classifier as it was; fit a new one")
 
 
 def find_doubts(facts: Mapping[str, float]) -> list[str]:
