@@ -10,11 +10,10 @@ import torch
 from pydantic import TypeAdapter
 
 from apercu.errors import ConfigError
-from apercu.pretraining.few_labels import LearningCurveRow
+from apercu.pretraining.few_labels import LearningCurveRow, find_savings
 from apercu.pretraining.heads import LabelledFeatures
 from apercu.pretraining.report import (
     draw_pca_plot,
-    find_savings,
     format_markdown,
     project_on_principal_components,
     write_finding,

@@ -76,9 +76,8 @@ def evaluate_features(
         parse_networks,
     )
     from apercu.pretraining.evaluate import evaluate_features as evaluate
-    from apercu.pretraining.few_labels import FewLabelsProtocol, parse_fractions
+    from apercu.pretraining.few_labels import METRIC, FewLabelsProtocol, parse_fractions
     from apercu.pretraining.heads import parse_heads
-    from apercu.pretraining.report import METRIC
 
     add_labels = parse_labels(catalogue, label, id)
     protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)

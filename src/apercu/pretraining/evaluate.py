@@ -31,7 +31,7 @@ from apercu.pretraining.few_labels import (
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import join_features
 from apercu.pretraining.inputs import find_readable
-from apercu.pretraining.report import ANEW, draw_pca_plot, write_report
+from apercu.pretraining.report import RANDOM_WEIGHTS, draw_pca_plot, write_report
 from apercu.progress import show_in_notebook
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
@@ -117,24 +117,20 @@ class FeatureEvaluation:
         left_out: dict[str, list[str]] = {}
         kept: dict[str, _FeatureSets] = {}
         for name, classifier in self.networks.items():
-            sources = [
-                self._open_images(spec, classifier, left_out, progress)
-                for spec in (self.images, self.test)
-            ]
-            class_names = sources[0].class_names or tuple(
-                dict.fromkeys(str(item.label) for item in sources[0])
+            images = self._open_images(self.images, classifier, left_out, progress)
+            test = self._open_images(self.test, classifier, left_out, progress)
+            class_names = images.class_names or tuple(
+                dict.fromkeys(str(item.label) for item in images)
             )
             starts = {name: classifier}
             if self.reinitialised:
-                fresh = reinitialise(classifier, sources[0], self.protocol.seed)
-                starts[f"{name}{ANEW}"] = fresh
+                fresh = reinitialise(classifier, images, self.protocol.seed)
+                starts[f"{name}{RANDOM_WEIGHTS}"] = fresh
             for start, network in starts.items():
                 sets = _FeatureSets(
                     network.fingerprint,
-                    *(
-                        extract_labelled_features(network, source, class_names, progress)
-                        for source in sources
-                    ),
+                    extract_labelled_features(network, images, class_names, progress),
+                    extract_labelled_features(network, test, class_names, progress),
                 )
                 if any(start in parts for parts in self.joined.values()):
                     kept[start] = sets

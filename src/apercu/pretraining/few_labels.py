@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, exp, inf, log
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,11 +20,14 @@ from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.methods.layers import compute_deep_features
 from apercu.option_strings import parse_value, split_names
+from apercu.pages.charts import LearningPoint
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import Labels
 from apercu.training.data import SEED_STEP, TrainingImages, cache_in_memory
 
 BATCH = 32
+METRIC = "balanced_accuracy"
+"""Metric of the curves that are drawn and compared."""
 RESAMPLES = 1000
 """Number of resamples of a bootstrap interval."""
 RECALIBRATION_IMAGES = 128
@@ -144,7 +149,7 @@ def reinitialise(classifier: Classifier, source: ImageSource, seed: int) -> Clas
         ClassifierError: the classifier is a black box.
     """
     spread = range(0, len(source), max(1, len(source) // RECALIBRATION_IMAGES))
-    size = -(-len(spread) // max(1, len(spread) // BATCH))  # nearly equal batches, none of one
+    size = ceil(len(spread) / max(1, len(spread) // BATCH))  # nearly equal batches, none of one
     loaded = batches(source, classifier.prepare, size, indices=spread)
     return reinitialise_classifier(classifier, (batch.images for batch in loaded), seed)
 
@@ -228,3 +233,82 @@ def _bootstrap_interval(
         means.append(np.mean([hits[np.ix_(draws, images)].mean() for images in resampled]))
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+class LabelSaving(NamedTuple):
+    """The number of labels with which one network is as good as another with more labels.
+
+    Attributes:
+        head: name of the head.
+        start: name of the network that needs fewer labels.
+        other: name of the network that needs more.
+        value: balanced accuracy of both.
+        labels: number of labels of the other network.
+        needed: number of labels of the network, interpolated along its curve.
+        at_most: whether the first point of its curve is already as good.
+    """
+
+    head: str
+    start: str
+    other: str
+    value: float
+    labels: int
+    needed: float
+    at_most: bool
+
+
+def find_savings(rows: Sequence[LearningCurveRow]) -> list[LabelSaving]:
+    """Compare every network with every other one, for each head.
+
+    The comparison is at the largest number of labels of the other for which the network needs
+    fewer.
+    """
+    savings = []
+    curves = group_curves(rows)
+    for head, starts in curves.items():
+        for start, points in starts.items():
+            for other, other_points in starts.items():
+                if other == start:
+                    continue
+                for point in reversed(other_points):
+                    needed = interpolate_labels(point.value, points)
+                    if needed < point.labels:
+                        at_most = needed <= points[0].labels
+                        key = (head, start, other, point.value, point.labels, needed, at_most)
+                        savings.append(LabelSaving(*key))
+                        break
+    return savings
+
+
+def interpolate_labels(value: float, points: Sequence[LearningPoint]) -> float:
+    """Interpolate the number of labels at which a curve first reaches a value.
+
+    The interpolation is linear in the logarithm of the labels; infinity where it never does.
+
+    >>> points = [LearningPoint(10, 0.5, 0.5, 0.5), LearningPoint(1000, 0.9, 0.9, 0.9)]
+    >>> [round(interpolate_labels(value, points)) for value in (0.7, 0.4)]
+    [100, 10]
+    >>> interpolate_labels(0.95, points)
+    inf
+    """
+    if points[0].value >= value:
+        return float(points[0].labels)
+    for before, after in pairwise(points):
+        if after.value >= value:
+            fraction = (value - before.value) / (after.value - before.value)
+            low, high = log(before.labels), log(after.labels)
+            return exp(low + fraction * (high - low))
+    return inf
+
+
+def group_curves(rows: Iterable[LearningCurveRow]) -> dict[str, dict[str, list[LearningPoint]]]:
+    """Group the points by head and network, in the order of their labels."""
+    curves: dict[str, dict[str, list[LearningPoint]]] = {}
+    for row in rows:
+        if row.metric == METRIC:
+            point = LearningPoint(row.labels, row.value, *row.ci95)
+            curves.setdefault(row.head, {}).setdefault(row.start, []).append(point)
+    for starts in curves.values():
+        for points in starts.values():
+            points.sort(key=lambda point: point.labels)
+    return curves

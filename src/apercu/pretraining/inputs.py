@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -24,7 +24,7 @@ from apercu.images.catalogue import (
 from apercu.images.folder import FolderImages
 from apercu.images.source import ChosenImages
 from apercu.images.stream import list_unread
-from apercu.images.stretch import StretchMethod, measure_stretch
+from apercu.images.stretch import Stretch, StretchMethod, measure_stretch
 from apercu.pretraining.pretexts import Clusters, Magnitudes
 from apercu.pretraining.settings import AnyPretext
 from apercu.pretraining.targets import CatalogueValues, ImageNumbers, PretrainImages, fit_brightness
@@ -159,14 +159,8 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
         raise ImagesError(f"{source.name}: none of the first images can be read")
     raw = any(not _is_in_unit_range(picture) for picture in sample)
     start = options.start if options.start and options.start.channels == channels else None
-    method = options.stretching
-    if method == "auto":
-        method = "arcsinh" if raw else "none"
-    if raw and method == "none":
+    if raw and options.stretching == "none":
         raise ImagesError(f"{source.name}: holds raw counts; choose a --stretch")
-    stretch = None if method == "none" else measure_stretch(sample, method)
-    if start and raw and options.stretching == "auto" and start.stretch:
-        stretch = start.stretch
     height, width = (options.size or min(side, LARGEST_SIZE) for side in sample[0].shape[1:])
     return make_input(
         "images",
@@ -175,8 +169,20 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
         mean=start.mean if start else (0.5,) * channels,
         std=start.std if start else (0.25,) * channels,
         bands=source.bands if isinstance(source, FolderImages) else None,
-        stretch=stretch,
+        stretch=_choose_stretch(options.stretching, sample, start, raw=raw),
     )
+
+
+def _choose_stretch(
+    choice: StretchChoice, sample: Sequence[Picture], start: InputSpec | None, *, raw: bool
+) -> Stretch | None:
+    """Return the stretch that was chosen, measured on a sample; None for pictures in [0, 1]."""
+    if choice == "auto":
+        if not raw:
+            return None
+        own = None if start is None else start.stretch
+        return own or measure_stretch(sample, "arcsinh")
+    return None if choice == "none" else measure_stretch(sample, choice)
 
 
 class ReadableImages(NamedTuple):

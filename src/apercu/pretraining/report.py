@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,86 +27,19 @@ from apercu.pages import (
     render_page,
 )
 from apercu.pages.charts import MAX_COLOURS, LearningPoint, draw_learning_curves
-from apercu.pretraining.few_labels import LearningCurveRow
+from apercu.pretraining.few_labels import (
+    METRIC,
+    LearningCurveRow,
+    find_savings,
+    group_curves,
+)
 from apercu.pretraining.heads.base import Features, LabelledFeatures
 
 REPORT, TABLE = "report.html", "table.md"
-METRIC = "balanced_accuracy"
-ANEW = ", anew"
-"""End of the name of a network whose weights were drawn at random."""
+RANDOM_WEIGHTS = ", anew"
+"""End of the name of a network whose weights were drawn at random; result files hold it."""
 MAX_SAVINGS = 3
 """Comparisons of labels that the finding names, at most."""
-GROUPS = {
-    False: ("Networks", ""),
-    True: ("Random weights", "the same network that has learnt nothing before"),
-}
-"""Title and note of the networks, and of those with random weights."""
-
-
-class LabelSaving(NamedTuple):
-    """The number of labels with which one network is as good as another with more labels.
-
-    Attributes:
-        head: name of the head.
-        start: name of the network that needs fewer labels.
-        other: name of the network that needs more.
-        value: balanced accuracy of both.
-        labels: number of labels of the other network.
-        needed: number of labels of the network, interpolated along its curve.
-        at_most: whether the first point of its curve is already as good.
-    """
-
-    head: str
-    start: str
-    other: str
-    value: float
-    labels: int
-    needed: float
-    at_most: bool
-
-
-def find_savings(rows: Sequence[LearningCurveRow]) -> list[LabelSaving]:
-    """Compare every network with every other one, for each head.
-
-    The comparison is at the largest number of labels of the other for which the network needs
-    fewer.
-    """
-    savings = []
-    curves = _group_curves(rows)
-    for head, starts in curves.items():
-        for start, points in starts.items():
-            for other, other_points in starts.items():
-                if other == start:
-                    continue
-                for point in reversed(other_points):
-                    needed = interpolate_labels(point.value, points)
-                    if needed < point.labels:
-                        at_most = needed <= points[0].labels
-                        key = (head, start, other, point.value, point.labels, needed, at_most)
-                        savings.append(LabelSaving(*key))
-                        break
-    return savings
-
-
-def interpolate_labels(value: float, points: Sequence[LearningPoint]) -> float:
-    """Interpolate the number of labels at which a curve first reaches a value.
-
-    The interpolation is linear in the logarithm of the labels; infinity where it never does.
-
-    >>> points = [LearningPoint(10, 0.5, 0.5, 0.5), LearningPoint(1000, 0.9, 0.9, 0.9)]
-    >>> [round(interpolate_labels(value, points)) for value in (0.7, 0.4)]
-    [100, 10]
-    >>> interpolate_labels(0.95, points)
-    inf
-    """
-    if points[0].value >= value:
-        return float(points[0].labels)
-    for before, after in pairwise(points):
-        if after.value >= value:
-            fraction = (value - before.value) / (after.value - before.value)
-            low, high = math.log(before.labels), math.log(after.labels)
-            return math.exp(low + fraction * (high - low))
-    return math.inf
 
 
 def write_report(
@@ -131,35 +62,14 @@ def write_report(
     Raises:
         OutputError: the folder cannot be written.
     """
-    coloured = list(dict.fromkeys(name_network(row.start) for row in rows))[:MAX_COLOURS]
-    charts = [
-        {
-            "title": head,
-            "drawing": Markup(
-                draw_learning_curves(
-                    {name_network(start): points for start, points in starts.items()},
-                    coloured,
-                    "balanced accuracy",
-                )
-            ),
-            "names": coloured,
-            "others": "",
-        }
-        for head, starts in _group_curves(rows).items()
-    ]
     counts = sorted({row.labels for row in rows})
-    lines = list(_make_table(rows, counts))
     page = render_page(
         (files("apercu.pretraining") / "features.html").read_text(encoding="utf-8"),
         finding=write_finding(rows, content),
         about=content,
-        charts=charts,
+        charts=_draw_charts(rows),
         counts=counts,
-        groups=[
-            (*GROUPS[is_anew], [line for line in lines if line[0].endswith(ANEW) == is_anew])
-            for is_anew in (False, True)
-            if any(line[0].endswith(ANEW) == is_anew for line in lines)
-        ],
+        groups=_group_lines(list(_make_table(rows, counts))),
         savings=find_savings(rows),
         plots=[
             Figure(
@@ -176,13 +86,42 @@ def write_report(
     return write_file(folder / REPORT, page)
 
 
+def _draw_charts(rows: Sequence[LearningCurveRow]) -> list[dict[str, Any]]:
+    """Draw one chart per head, with the learning curve of every network."""
+    coloured = list(dict.fromkeys(name_network(row.start) for row in rows))[:MAX_COLOURS]
+    charts = []
+    for head, starts in group_curves(rows).items():
+        curves = {name_network(start): points for start, points in starts.items()}
+        drawing = Markup(draw_learning_curves(curves, coloured, "balanced accuracy"))
+        charts.append({"title": head, "drawing": drawing, "names": coloured, "others": ""})
+    return charts
+
+
+def _group_lines(lines: Sequence[TableLine]) -> list[tuple[str, str, list[TableLine]]]:
+    """Return title, note and lines of the networks, and of those with random weights."""
+    learnt = [line for line in lines if not has_random_weights(line.start)]
+    random = [line for line in lines if has_random_weights(line.start)]
+    groups = [
+        ("Networks", "", learnt),
+        ("Random weights", "the same network that has learnt nothing before", random),
+    ]
+    return [group for group in groups if group[2]]
+
+
+def has_random_weights(start: str) -> bool:
+    """Whether a network is named as one whose weights were drawn at random."""
+    return start.endswith(RANDOM_WEIGHTS)
+
+
 def name_network(start: str) -> str:
     """Return the name of a network as people read it.
 
     >>> name_network("small"), name_network("small, anew")
     ('small', 'small with random weights')
     """
-    return f"{start.removesuffix(ANEW)} with random weights" if start.endswith(ANEW) else start
+    if not has_random_weights(start):
+        return start
+    return f"{start.removesuffix(RANDOM_WEIGHTS)} with random weights"
 
 
 def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) -> Finding:
@@ -215,7 +154,7 @@ def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) 
         for count in counts
         for line in _describe_count([row for row in rows if row.labels == count])
     ]
-    savings = [saving for saving in find_savings(rows) if not saving.start.endswith(ANEW)]
+    savings = [saving for saving in find_savings(rows) if not has_random_weights(saving.start)]
     savings.sort(key=lambda saving: saving.needed / saving.labels)
     lines += [
         FindingLine(
@@ -231,56 +170,70 @@ def write_finding(rows: Sequence[LearningCurveRow], content: Mapping[str, Any]) 
 
 def _write_headline(rows: Sequence[LearningCurveRow]) -> str:
     """Return the headline of the rows with the fewest labels."""
-    best, others, anew = _rank_networks(rows)
+    best, others, random = _rank_networks(rows)
     start = f"With {count_noun(best.labels, 'label')}"
     value = f"{best.value:.0%}"
-    if others:
-        count = len(others) + 1
-        is_clear = all(_is_clearly_lower(row, best) for row in others)
-        which = f"{best.start} is clearly the best of {count} networks: it"
-        first = which if is_clear else f"no network is clearly the best: {best.start}"
-        values = f"is right on {value}, {others[0].start} on {others[0].value:.0%}"
-        weak = anew is not None and not _is_clearly_lower(anew, best)
-        word = "better" if anew and _is_clearly_lower(best, anew) else "as well"
-        warning = f" Random weights do {word}, {anew.value:.0%}." if anew and weak else ""
-        return f"{start}, {first} {values}.{warning}"
-    if anew is None or best.start.endswith(ANEW):
+    if not others and (random is None or has_random_weights(best.start)):
         return f"{start}, {name_network(best.start)} is right on {value}."
-    word = "clearly" if _is_clearly_lower(anew, best) else "not clearly"
-    return (
-        f"{start}, {best.start} is {word} better than the same network with random weights: "
-        f"it is right on {value}, the other on {anew.value:.0%}."
-    )
+    if not others and random is not None:
+        word = "clearly" if _is_clearly_lower(random, best) else "not clearly"
+        return (
+            f"{start}, {best.start} is {word} better than the same network with random weights: "
+            f"it is right on {value}, the other on {random.value:.0%}."
+        )
+    first = f"no network is clearly the best: {best.start}"
+    if _is_clearly_best(best, others):
+        first = f"{best.start} is clearly the best of {len(others) + 1} networks: it"
+    values = f"is right on {value}, {others[0].start} on {others[0].value:.0%}"
+    warning = ""
+    if random is not None and not _is_clearly_lower(random, best):
+        word = "better" if _is_clearly_lower(best, random) else "as well"
+        warning = f" Random weights do {word}, {random.value:.0%}."
+    return f"{start}, {first} {values}.{warning}"
 
 
 def _describe_count(rows: Sequence[LearningCurveRow]) -> Iterator[FindingLine]:
     """Yield the best network at one number of labels with the next one, and with random weights."""
-    best, others, anew = _rank_networks(rows)
+    best, others, random = _rank_networks(rows)
     text = f"{count_noun(best.labels, 'label')}: {_describe_row(best)}"
     if others:
-        clear = all(_is_clearly_lower(row, best) for row in others)
-        yield FindingLine(
-            f"{text}, then {_describe_row(others[0])}.", "clear" if clear else "chance"
-        )
-    if anew is not None and anew is not best:
-        mark: Mark = "clear" if _is_clearly_lower(anew, best) else "chance"
-        mark = "warning" if _is_clearly_lower(best, anew) else mark
-        yield FindingLine(f"{text}, against {_describe_row(anew)}.", mark)
+        mark: Mark = "clear" if _is_clearly_best(best, others) else "chance"
+        yield FindingLine(f"{text}, then {_describe_row(others[0])}.", mark)
+    if random is not None and random is not best:
+        yield FindingLine(f"{text}, against {_describe_row(random)}.", _compare_rows(best, random))
     elif not others:
         yield FindingLine(f"{text}.")
 
 
-def _rank_networks(
-    rows: Sequence[LearningCurveRow],
-) -> tuple[LearningCurveRow, list[LearningCurveRow], LearningCurveRow | None]:
-    """Return the best row of the best network, of each other one, and of random weights."""
+def _compare_rows(best: LearningCurveRow, random: LearningCurveRow) -> Mark:
+    """Return how sure it is that a network is better than random weights."""
+    if _is_clearly_lower(best, random):
+        return "warning"
+    return "clear" if _is_clearly_lower(random, best) else "chance"
+
+
+class _Ranking(NamedTuple):
+    """The best row of the best network, of each other one, and of random weights."""
+
+    best: LearningCurveRow
+    others: list[LearningCurveRow]
+    random: LearningCurveRow | None
+
+
+def _rank_networks(rows: Sequence[LearningCurveRow]) -> _Ranking:
+    """Rank networks by their best rows; random weights are best only where they are alone."""
     best_rows: dict[str, LearningCurveRow] = {}
     for row in sorted(rows, key=lambda row: -row.value):
         best_rows.setdefault(row.start, row)
-    networks = [row for row in best_rows.values() if not row.start.endswith(ANEW)]
-    anew = next((row for row in best_rows.values() if row.start.endswith(ANEW)), None)
-    first, *others = networks or list(best_rows.values())
-    return first, others, anew
+    networks = [row for row in best_rows.values() if not has_random_weights(row.start)]
+    random = next((row for row in best_rows.values() if has_random_weights(row.start)), None)
+    best, *others = networks or list(best_rows.values())
+    return _Ranking(best, others, random)
+
+
+def _is_clearly_best(best: LearningCurveRow, others: Sequence[LearningCurveRow]) -> bool:
+    """Whether the interval of a row lies above those of all others."""
+    return all(_is_clearly_lower(row, best) for row in others)
 
 
 def _describe_row(row: LearningCurveRow) -> str:
@@ -305,27 +258,21 @@ def format_markdown(rows: Sequence[LearningCurveRow]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _group_curves(rows: Iterable[LearningCurveRow]) -> dict[str, dict[str, list[LearningPoint]]]:
-    """Group the points by head and network, in the order of their labels."""
-    curves: dict[str, dict[str, list[LearningPoint]]] = {}
-    for row in rows:
-        if row.metric == METRIC:
-            point = LearningPoint(row.labels, row.value, *row.ci95)
-            curves.setdefault(row.head, {}).setdefault(row.start, []).append(point)
-    for starts in curves.values():
-        for points in starts.values():
-            points.sort(key=lambda point: point.labels)
-    return curves
+class TableLine(NamedTuple):
+    """A line of the table: network, head, and a cell per number of labels."""
+
+    start: str
+    head: str
+    cells: list[str]
 
 
-def _make_table(
-    rows: Sequence[LearningCurveRow], counts: Sequence[int]
-) -> Iterable[tuple[str, str, list[str]]]:
-    """Yield the lines of the table: network, head, and a cell per number of labels."""
-    for head, starts in _group_curves(rows).items():
+def _make_table(rows: Sequence[LearningCurveRow], counts: Sequence[int]) -> Iterator[TableLine]:
+    """Yield the lines of the table, by head and network."""
+    for head, starts in group_curves(rows).items():
         for start, points in starts.items():
             by_count = {point.labels: point for point in points}
-            yield start, head, [_format_cell(by_count.get(count)) for count in counts]
+            cells = [_format_cell(by_count.get(count)) for count in counts]
+            yield TableLine(start, head, cells)
 
 
 def _format_cell(point: LearningPoint | None) -> str:

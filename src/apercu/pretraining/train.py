@@ -83,7 +83,8 @@ class PretrainTraining(TrainingModule):
         self.target_of = target_of
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        pretext_batch = self.make_batch(batch, self.step_generator(), self.progress)
+        images, targets = (batch, None) if self.target_of is None else batch
+        pretext_batch = PretextBatch(images, targets, self.step_generator(), self.progress)
         terms = self.settings.pretext.compute_losses(self.network, pretext_batch)
         figures = {}
         if self.global_step % 10 == 0:
@@ -91,11 +92,6 @@ class PretrainTraining(TrainingModule):
                 figures["spread"] = feature_spread(self.network(pretext_batch.images))
         self.log_terms(terms, figures)
         return torch.stack(list(terms.values())).sum(0).mean()
-
-    def make_batch(self, batch: Any, generator: Generator, progress: float = 0.0) -> PretextBatch:
-        """Make a batch for the pretext from loaded images, with their targets if there are any."""
-        images, targets = (batch, None) if self.target_of is None else batch
-        return PretextBatch(images, targets, generator, progress)
 
     @property
     def progress(self) -> float:
@@ -203,13 +199,11 @@ def measure_errors(
     generator, device = Generator().manual_seed(training.seed), training.classifier.device
     parts: dict[str, list[Tensor]] = {}
     training.network.to(device).eval()
-    measured = PretrainTraining(
-        training.network, training.classifier, training.settings, training.seed, images.targets
-    )
     pretext = training.settings.pretext
     for batch in DataLoader(loaded, training.settings.schedule.batch):
-        moved = batch.to(device) if isinstance(batch, Tensor) else [x.to(device) for x in batch]
-        pretext_batch = measured.make_batch(moved, generator)
+        pictures, targets = (batch, None) if images.targets is None else batch
+        targets = None if targets is None else targets.to(device)
+        pretext_batch = PretextBatch(pictures.to(device), targets, generator)
         for name, errors in pretext.measure_errors(training.network, pretext_batch).items():
             title = images.name_value(int(name)) if name.isdecimal() else name
             parts.setdefault(title, []).append(errors.cpu())
