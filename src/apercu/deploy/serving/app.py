@@ -141,7 +141,7 @@ class Endpoints:
         self.admission = AdmissionControl(
             service.capacity, service.limits.per_client, BODIES * service.limits.body
         )
-        self.answers = MemoryBudget(BODIES * service.limits.body, free=0)
+        self.response_memory = MemoryBudget(BODIES * service.limits.body, free=0)
         self.metrics = metrics
         document = describe_server(
             self.served.name,
@@ -185,11 +185,11 @@ class Endpoints:
 
     async def predict(self, request: Request) -> Response:
         """Predict the classes of several images (KServe, protocol 1)."""
-        return await self._explain_several(request, "predictions")
+        return await self._explain_several(request, maps=False)
 
     async def explain_instances(self, request: Request) -> Response:
         """Explain several images (KServe, protocol 1)."""
-        return await self._explain_several(request, "explanations")
+        return await self._explain_several(request, maps=True)
 
     async def list_models(self, request: Request) -> Response:
         """Name the explainer that is served."""
@@ -256,23 +256,26 @@ class Endpoints:
         """Send the OpenAPI document."""
         return Response(self.document, media_type=JSON)
 
-    async def _explain_several(self, request: Request, key: str) -> Response:
+    async def _explain_several(self, request: Request, *, maps: bool) -> Response:
+        """Explain the images of a KServe request; without maps the classes are answered alone."""
         self._check_model(request)
-        names, maps = self.served.names, key == "explanations"
+        names = self.served.names
         responses = await self._answer(
             request, lambda kind, body: parse_instances(kind, body, names, maps=maps)
         )
         if problem := _first_problem(responses):
             return to_http(problem)
         bodies = b", ".join(response.body for response in responses)
-        return self._respond(ExplainResponse(200, b'{"%s": [%s]}' % (key.encode(), bodies)))
+        key = b"explanations" if maps else b"predictions"
+        return self._respond(ExplainResponse(200, b'{"%s": [%s]}' % (key, bodies)))
 
     def _respond(self, response: ExplainResponse) -> Response:
         """Return a response; the bytes of a large one count until it is sent."""
         if len(response.body) <= PIECE or response.status != 200:
             return to_http(response)
         with ExitStack() as resources:
-            resources.enter_context(self.answers.hold())(len(response.body))
+            hold = resources.enter_context(self.response_memory.hold())
+            hold(len(response.body))
             return LargeResponse(response, resources.pop_all())
 
     async def _answer(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:

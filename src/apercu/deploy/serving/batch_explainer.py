@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers.names import TOP_INDEX
@@ -21,40 +21,19 @@ from apercu.deploy.serving.served_explainer import (
     Record,
     ServedExplainer,
     TargetExplanation,
+    TargetGroup,
+    describe_map,
     make_examples,
     select_mask_targets,
     to_base64,
 )
 from apercu.errors import ApercuError, ConfigError, TargetError
-from apercu.explain.mask_explanation import tight_box
 from apercu.explainers.counterfactual import CounterfactualExplainer
-from apercu.maps import find_regions
 from apercu.types import Images, Logits, Maps, Targets
 from apercu.verdicts import PassJudge, Trust
 
 TOP_CLASSES = 5
 """Classes that a response names, where there are more than `FEW_CLASSES`."""
-
-
-@dataclass(frozen=True, eq=False)
-class TargetGroup:
-    """Images with the same number of targets.
-
-    Args:
-        images: the images as the explainer takes them.
-        options: how each is to be explained.
-        sizes: height and width of each picture.
-        logits: logits, `batch × classes`.
-        features: what `read` returned besides the logits, one row per image.
-        targets: class indices.
-    """
-
-    images: Images
-    options: Sequence[RequestOptions]
-    sizes: Sequence[tuple[int, int]]
-    logits: Logits
-    features: list[Tensor]
-    targets: Int[Tensor, "batch targets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,33 +96,9 @@ class BatchExplainer(ABC):
             )
             for row, prepared in enumerate(batch)
         ]
-        results: list[Explained | ApercuError] = [*predictions]
-        groups: dict[int, list[tuple[int, Targets]]] = {}
-        for row, prepared in enumerate(batch):
-            if prepared.options.format is None:
-                continue
-            try:
-                targets = self.select_targets(prepared.options, logits[row].cpu())
-                groups.setdefault(len(targets), []).append((row, targets))
-            except TargetError as error:
-                results[row] = error
-        for group in groups.values():
-            rows = [row for row, _ in group]
-            stacked = torch.stack([targets for _, targets in group])
-            explanations = self.explain(
-                TargetGroup(
-                    images[rows],
-                    [batch[row].options for row in rows],
-                    [batch[row].size for row in rows],
-                    logits[rows],
-                    [values[rows] for values in features],
-                    stacked.to(images.device),
-                )
-            )
-            for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
-                results[row] = replace(predictions[row], targets=targets, explanations=several)
-        answers = self.judge(images, logits, features, _collect_masks(logits, results))
-        for row, trust in enumerate(answers or ()):
+        results = self._add_explanations(predictions, images, logits, features)
+        verdicts = self.judge(images, logits, features, _collect_masks(logits, results))
+        for row, trust in enumerate(verdicts or ()):
             result = results[row]
             if isinstance(result, Explained):
                 results[row] = replace(result, trust=trust)
@@ -151,6 +106,45 @@ class BatchExplainer(ABC):
             result = results[row]
             if prepared.options.cases and isinstance(result, Explained):
                 results[row] = self._add_cases(images[row : row + 1], result)
+        return results
+
+    def _add_explanations(
+        self,
+        predictions: Sequence[Explained],
+        images: Images,
+        logits: Logits,
+        features: list[Tensor],
+    ) -> list[Explained | ApercuError]:
+        """Explain the targets of images that want maps, those with equally many targets together.
+
+        A class that cannot be explained in an image is the error in its place.
+        """
+        results: list[Explained | ApercuError] = [*predictions]
+        groups: dict[int, dict[int, Targets]] = {}
+        for row, prediction in enumerate(predictions):
+            options = prediction.prepared.options
+            if options.format is None:
+                continue
+            try:
+                targets = self.select_targets(options, logits[row].cpu())
+                groups.setdefault(len(targets), {})[row] = targets
+            except TargetError as error:
+                results[row] = error
+        for group in groups.values():
+            rows, stacked = list(group), torch.stack(list(group.values()))
+            prepared = [predictions[row].prepared for row in rows]
+            explanations = self.explain(
+                TargetGroup(
+                    images[rows],
+                    [each.options for each in prepared],
+                    [each.size for each in prepared],
+                    logits[rows],
+                    [values[rows] for values in features],
+                    stacked.to(images.device),
+                )
+            )
+            for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
+                results[row] = replace(predictions[row], targets=targets, explanations=several)
         return results
 
     def judge(
@@ -304,17 +298,7 @@ class MaskBatchExplainer(BatchExplainer):
         masks = self.engine.compute_masks(group.features, group.targets).cpu()
         return [
             [
-                TargetExplanation(
-                    mask,
-                    {
-                        "box": tight_box(mask, options.level, size),
-                        "area": round(float(mask.mean()), DIGITS),
-                        "region_area": round(
-                            float(find_regions(mask[None], options.level).float().mean()),
-                            DIGITS,
-                        ),
-                    },
-                )
+                TargetExplanation(mask, describe_map(mask, options.level, size))
                 for mask in masks_of_image
             ]
             for options, size, masks_of_image in zip(group.options, group.sizes, masks, strict=True)

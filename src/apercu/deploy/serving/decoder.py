@@ -73,14 +73,14 @@ def run_decoder(descriptor: int) -> NoReturn:
         _load_libraries()
         with suppress(ConnectionError):  # the web process is gone, as the loop notices
             connection.sendall(LOADED)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes children that ended
         while True:
             start, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
             if not start:
                 os.killpg(os.getpid(), signal.SIGKILL)  # with all children
             for child_end in descriptors:
                 if os.fork() == 0:
-                    connection.close()  # it is the decoder's, who may die
+                    connection.close()  # else it would stay open when the decoder has ended
                     _decode_and_end(child_end, setup)
                 os.close(child_end)
 

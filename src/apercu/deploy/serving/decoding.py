@@ -56,14 +56,14 @@ class DecoderProcess:
 
     def __init__(self, setup: DecoderSetup) -> None:
         self._connection, theirs = socket.socketpair()
-        words = ("from apercu.deploy.serving.decoder import run_decoder", "run_decoder({})")
-        code = "; ".join(words).format(theirs.fileno())
+        descriptor = theirs.fileno()
+        code = f"from apercu.deploy.serving.decoder import run_decoder; run_decoder({descriptor})"
         blocked = (signal.SIGINT, signal.SIGTERM)  # the web process ends it
         before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )

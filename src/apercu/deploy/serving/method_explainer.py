@@ -10,19 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.deploy.export.page import DIGITS
-from apercu.deploy.serving.batch_explainer import BatchExplainer, TargetGroup
+from apercu.deploy.serving.batch_explainer import BatchExplainer
 from apercu.deploy.serving.requests import RequestOptions
 from apercu.deploy.serving.served_explainer import (
     ServedExplainer,
     TargetExplanation,
+    TargetGroup,
+    describe_map,
     make_examples,
     select_mask_targets,
 )
 from apercu.errors import ClassifierError
-from apercu.explain.mask_explanation import tight_box
 from apercu.learning.case_features import CaseEncoder
-from apercu.maps import find_regions
 from apercu.types import Images, Logits, Targets
 
 KIND, CLASSIFIER = "method", "classifier"
@@ -79,13 +78,7 @@ class MethodBatchExplainer(BatchExplainer):
         explanations = []
         for row, map in enumerate(maps):
             image = row // count
-            level, size = group.options[image].level, group.sizes[image]
-            region = find_regions(map[None], level).float().mean()
-            fields = {
-                "box": tight_box(map, level, size),
-                "area": round(float(map.mean()), DIGITS),
-                "region_area": round(float(region), DIGITS),
-            }
+            fields = describe_map(map, group.options[image].level, group.sizes[image])
             explanations.append(TargetExplanation(map, fields))
         return [explanations[first : first + count] for first in range(0, len(explanations), count)]
 

@@ -200,8 +200,8 @@ class WorkerPool(WorkerClient):
             ApercuError: a worker cannot be loaded, or ended before one was.
         """
         first: asyncio.Future[ServedExplainer] = asyncio.get_running_loop().create_future()
-        for place in range(len(self.setups)):
-            self._tasks.append(asyncio.create_task(self._keep_running(place, first)))
+        for index in range(len(self.setups)):
+            self._tasks.append(asyncio.create_task(self._keep_running(index, first)))
         return await first
 
     async def close(self) -> None:
@@ -260,15 +260,15 @@ class WorkerPool(WorkerClient):
                 return
             min(free, key=lambda worker: len(worker.tickets)).give(self._queue.popleft())
 
-    async def _keep_running(self, place: int, first: asyncio.Future[ServedExplainer]) -> None:
+    async def _keep_running(self, index: int, first: asyncio.Future[ServedExplainer]) -> None:
         """Run a worker, and another one whenever it ends."""
         pause = RESTART_PAUSE
         while True:
             reason = "stopped"
-            worker = WorkerProcess(self.setups[place], self._dispatch)
+            worker = WorkerProcess(self.setups[index], self._dispatch)
             try:
                 await worker.start()
-                self._workers[place] = worker
+                self._workers[index] = worker
                 served = await worker.loaded
                 if not first.done():
                     first.set_result(served)
@@ -284,7 +284,7 @@ class WorkerPool(WorkerClient):
                 pause = min(2 * pause, MAX_RESTART_PAUSE)
             self._replaced += 1
             self.report(f"a worker {reason}; another one is started")
-            if self._workers.get(place) is worker:
+            if self._workers.get(index) is worker:
                 worker.kill()
                 self._take_back(worker)
                 await worker.join()

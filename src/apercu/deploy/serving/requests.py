@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from apercu.classifiers import ClassNames
 from apercu.classifiers.names import find_class_indices
@@ -90,11 +90,11 @@ def parse_body(content_type: str, body: bytes, names: ClassNames) -> ExplainRequ
         BadRequestError: the body is not well formed.
         InputError: a field is wrong.
     """
-    match media := _parse_media_type(content_type):
-        case "multipart/form-data":
-            return _read_form(parse_form(content_type, body), names)
-        case "application/json":
-            return read_object(_parse_json(body), names)
+    media = _parse_media_type(content_type)
+    if media == FORM:
+        return _read_form(parse_form(content_type, body), names)
+    if media == JSON:
+        return read_object(_parse_json(body), names)
     raise UnsupportedMediaError(
         f"body: expected {FORM} with a field image, or {JSON}, got {media or 'nothing'}"
     )
@@ -165,14 +165,14 @@ def parse_options(
     if not 0 <= cases <= MAX_CASES:
         raise ConfigError(f"cases: expected a number up to {MAX_CASES}, got {cases}")
     return RequestOptions(
-        _parse_targets(fields.get("target", ""), names),
-        options.top,
-        options.level,
-        _parse_format(fields.get("format", "png")) if maps else None,
-        _parse_bool(fields.get("picture", False)),
-        _parse_frame(fields),
-        _parse_bands(fields.get("bands")),
-        fields.get("target") in (PREDICTED, [PREDICTED]),
+        targets=_parse_targets(fields.get("target", ""), names),
+        top=options.top,
+        level=options.level,
+        format=_parse_format(fields.get("format", "png")) if maps else None,
+        picture=_parse_bool(fields.get("picture", False)),
+        frame=_parse_frame(fields),
+        bands=_parse_bands(fields.get("bands")),
+        only_predicted=fields.get("target") in (PREDICTED, [PREDICTED]),
         cases=cases,
     )
 
@@ -262,9 +262,9 @@ def _parse_targets(value: Any, names: ClassNames) -> tuple[int, ...]:
         raise TargetError("target: expected a class name or index, or several")
     if words in ([TOP], [PREDICTED]) and (same := names.find_by_name(words[0])):
         raise TargetError(
-            f"target: {words[0]} has a meaning of its own here, and there is also a class of "
-            "this name; "
-            f"give the index of the class, {same[0]}, or leave target out for the predicted class"
+            f"target: {words[0]} has a meaning of its own here, and there is also a class of this "
+            f"name; give the index of the class, {same[0]}, or leave target out for the predicted "
+            "class"
         )
     if words in ([], [TOP], [PREDICTED], [""]):
         return ()
@@ -306,9 +306,8 @@ def _parse_bands(value: Any) -> tuple[str, ...] | None:
 
 
 def _parse_format(value: Any) -> MapFormat:
-    for name in MAP_FORMATS:
-        if value == name:
-            return name  # type: ignore[return-value]
+    if value in MAP_FORMATS:
+        return cast(MapFormat, value)
     raise ConfigError(f"format: expected one of {', '.join(MAP_FORMATS)}, got {_shorten(value)}")
 
 

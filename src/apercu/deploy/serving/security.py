@@ -85,7 +85,7 @@ class SecurityMiddleware:
             return
         started, status = time.perf_counter(), 0
         request_headers = Headers(scope=scope)
-        shared = self._share(request_headers)
+        shared = self._allow_reading(request_headers)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -111,7 +111,7 @@ class SecurityMiddleware:
             path = self.paths.get(scope.get("endpoint"), "other")
             self.metrics.count_request(path, status, time.perf_counter() - started)
 
-    def _share(self, headers: Headers) -> dict[str, str]:
+    def _allow_reading(self, headers: Headers) -> dict[str, str]:
         """Return the headers that let a page of another origin read the response (CORS)."""
         origin = headers.get("origin", "")
         if not origin or not self.access.allows_reading(origin):
@@ -126,7 +126,7 @@ class SecurityMiddleware:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self.token is None:
-            self._check_strangers(scope, headers)
+            self._check_host_and_origin(scope, headers)
         elif not _is_open(scope["path"]):
             scheme, _, token = headers.get("authorization", "").partition(" ")
             is_right = hmac.compare_digest(token.strip().encode(), self.token)
@@ -136,8 +136,8 @@ class SecurityMiddleware:
         if length.isdecimal() and int(length[:20]) > self.max_body:
             raise self._make_size_error()
 
-    def _check_strangers(self, scope: Scope, headers: Headers) -> None:
-        """Refuse a request by a name that is not ours, or of a page that is not."""
+    def _check_host_and_origin(self, scope: Scope, headers: Headers) -> None:
+        """Refuse a request to another host name, or of a page of another origin, than allowed."""
         host, origin = headers.get("host", ""), headers.get("origin", "")
         own = (scope.get("server") or (None,))[0]
         if not self.access.is_host_allowed(host, own):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from apercu.classifiers import ClassNames, InputSpec
 from apercu.classifiers.outputs import Output
 from apercu.deploy.export.page import DIGITS, PageSubject, list_examples
 from apercu.deploy.serving.requests import MAX_CLASSES, MapFormat, RequestOptions
-from apercu.types import Images, Picture, Targets
+from apercu.explain.mask_explanation import tight_box
+from apercu.maps import find_regions
+from apercu.types import Images, Logits, Picture, Targets
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object."""
@@ -84,6 +87,25 @@ def encode_map(map: Float[Tensor, "height width"], format: MapFormat) -> Record:
     return record
 
 
+def describe_map(map: Float[Tensor, "height width"], level: float, size: tuple[int, int]) -> Record:
+    """Return the figures of a map: the box of its region, its mean, and the area of the region.
+
+    Args:
+        map: the map, in [0, 1].
+        level: value from which on a pixel belongs to the region.
+        size: height and width of the picture, in whose pixels the box is.
+
+    Returns:
+        The record; areas are fractions of the image.
+    """
+    region = find_regions(map[None], level).float().mean()
+    return {
+        "box": tight_box(map, level, size),
+        "area": round(float(map.mean()), DIGITS),
+        "region_area": round(float(region), DIGITS),
+    }
+
+
 def encode_picture(picture: Picture) -> str:
     """Return a picture as a PNG in base64."""
     return to_base64(render.encode_image(render.to_image(picture)))
@@ -115,6 +137,27 @@ class TargetExplanation:
             return record
         strip = [encode_picture(picture) for picture in self.strip]
         return record | {"similar": strip[0], "adversarial": strip[-1], "strip": strip}
+
+
+@dataclass(frozen=True, eq=False)
+class TargetGroup:
+    """Images with the same number of targets.
+
+    Args:
+        images: the images as the explainer takes them.
+        options: how each is to be explained.
+        sizes: height and width of each picture.
+        logits: logits, `batch × classes`.
+        features: what `BatchExplainer.read` returned besides the logits, one row per image.
+        targets: class indices.
+    """
+
+    images: Images
+    options: Sequence[RequestOptions]
+    sizes: Sequence[tuple[int, int]]
+    logits: Logits
+    features: list[Tensor]
+    targets: Int[Tensor, "batch targets"]
 
 
 def select_mask_targets(

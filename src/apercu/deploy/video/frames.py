@@ -180,10 +180,11 @@ def _lay_over_white(frame: VideoFrame) -> VideoFrame:
 def _rotate(picture: VideoFrame, turns: int, flip: bool) -> VideoFrame:
     """Flip a picture top to bottom if `flip`, then rotate it anticlockwise by quarter turns."""
     width, height = picture.width, picture.height
-    turned = VideoFrame(*((height, width) if turns % 2 else (width, height)), PIXEL_FORMAT)
+    if turns % 2:
+        width, height = height, width
+    turned = VideoFrame(width, height, PIXEL_FORMAT)
     for number in range(3):
-        view_plane(turned, number)[:] = np.rot90(
-            view_plane(picture, number)[:: -1 if flip else 1], turns
-        )
+        plane = view_plane(picture, number)
+        view_plane(turned, number)[:] = np.rot90(np.flipud(plane) if flip else plane, turns)
     copy_timing(turned, picture)
     return turned

@@ -56,10 +56,9 @@ def estimate_motion(previous: Grey, current: Grey) -> Motion:
     """Estimate the motion by phase correlation; it is 0 where that explains the change better."""
     still = Motion(change=float(np.abs(current - previous).mean()))
     down, right = _find_peak(previous, current)
-    left = float(
-        np.abs(current - shift_values(previous, down * MOTION_SIDE, right * MOTION_SIDE)).mean()
-    )
-    return Motion(down, right, left) if left < still.change else still
+    moved = shift_values(previous, down * MOTION_SIDE, right * MOTION_SIDE)
+    remaining = float(np.abs(current - moved).mean())
+    return Motion(down, right, remaining) if remaining < still.change else still
 
 
 def shift_values(values: Grey, down: float, right: float) -> Grey:
@@ -82,18 +81,18 @@ def _find_peak(previous: Grey, current: Grey) -> tuple[float, float]:
     cross = spectra[1] * np.conj(spectra[0])
     phases = cross / np.maximum(np.abs(cross), 1e-9)
     correlation = np.fft.irfft2(phases, s=(MOTION_SIDE, MOTION_SIDE)).astype(np.float32)
-    row, column = np.unravel_index(int(correlation.argmax()), correlation.shape)
-    return _refine_peak(correlation[:, column], int(row)), _refine_peak(
-        correlation[row], int(column)
-    )
+    row, column = map(int, np.unravel_index(int(correlation.argmax()), correlation.shape))
+    return _refine_peak(correlation[:, column], row), _refine_peak(correlation[row], column)
 
 
 def _refine_peak(values: NDArray[np.float32], index: int) -> float:
     """Return the top of a parabola through the peak and its neighbours, as a signed fraction."""
     low, top, high = values[index - 1], values[index], values[(index + 1) % MOTION_SIDE]
     bend = low - 2 * top + high
-    exact = index + (0.5 * (low - high) / bend if bend < 0 else 0.0)
-    return float((exact - MOTION_SIDE if exact > MOTION_SIDE / 2 else exact) / MOTION_SIDE)
+    position = index + (0.5 * (low - high) / bend if bend < 0 else 0.0)
+    if position > MOTION_SIDE / 2:  # the second half of the correlation is motion back
+        position -= MOTION_SIDE
+    return float(position / MOTION_SIDE)
 
 
 @final

@@ -114,13 +114,9 @@ class VideoSource:
         }
         self._last_duration = Fraction(0)
         self._stored_size = (0, 0)
-        self._items = self._check_length()
+        self._items = self._note_early_end()
         self._frame_format: FrameFormat | None = None
-        self._head: list[VideoItem] = []
-        for item in self._items:
-            self._head.append(item)
-            if isinstance(item, VideoPicture):
-                break
+        self._head = self._read_until_first_frame()
         if self._frame_format is None:
             raise ImageError(f"{name}: expected a video, but not one frame of it can be decoded")
         self.frame_format: FrameFormat = self._frame_format
@@ -160,13 +156,22 @@ class VideoSource:
         """Whether it is a file, which can be read at any speed."""
         return Path(self.name.removeprefix("file:")).is_file()
 
+    def _read_until_first_frame(self) -> list[VideoItem]:
+        """Return the items up to the first frame, which says what all frames have in common."""
+        items: list[VideoItem] = []
+        for item in self._items:
+            items.append(item)
+            if isinstance(item, VideoPicture):
+                break
+        return items
+
     def read_items(self) -> Iterator[VideoItem]:
         """Yield all frames and packets of sound, once; the source must outlive the packets."""
         while self._head:
             yield self._head.pop(0)
         yield from self._items
 
-    def _check_length(self) -> Iterator[VideoItem]:
+    def _note_early_end(self) -> Iterator[VideoItem]:
         """Yield the items, and note at the end if the container promised more."""
         for item in self._decode_items():
             timed: Any = item.picture if isinstance(item, VideoPicture) else item.packet
@@ -250,7 +255,8 @@ class VideoSource:
             if self._frame_format is None:
                 self._frame_format = FrameFormat.from_frame(frame, self.stream.sample_aspect_ratio)
                 self._stored_size = (frame.width, frame.height)
-            self.resized_frames += (frame.width, frame.height) != self._stored_size
+            if (frame.width, frame.height) != self._stored_size:
+                self.resized_frames += 1
             try:
                 yield make_upright(frame, self._frame_format)
             except (av.error.FFmpegError, ValueError):  # pixels that cannot be converted
