@@ -20,6 +20,12 @@ NEARLY_ALL = 0.98
 ROUNDING = 1e-6
 """A change that is larger than a budget by this, or less, is within the budget."""
 
+NORMS = {
+    "linf": "largest change of a value",
+    "l2": "root mean square change of a value",
+    "l0": "fraction of the pixels that differ",
+}
+"""Norms of a change in plain words, see `compute_norms`."""
 STRONGEST = 0.2
 """Fraction of the pixels that counts as the strongest part of a map."""
 

@@ -28,7 +28,7 @@ from apercu.pages import (
 )
 from apercu.pages.charts import MAX_COLOURS, draw_lines
 from apercu.robustness.benchmark import StressBenchmark
-from apercu.robustness.curves import AccuracyCurve
+from apercu.robustness.curves import NORMS
 from apercu.robustness.jobs import (
     KNOWLEDGE,
     Job,
@@ -41,6 +41,7 @@ from apercu.robustness.results import (
     StressResults,
     StressRow,
     format_attack,
+    format_curve,
     format_filter,
     format_percent,
     format_situation,
@@ -57,11 +58,6 @@ MANY_CLASSES = 10
 """Classes of which more than these have a first five that says something."""
 STEPS = 41
 """Points of a drawn curve, which is straight between two measured sizes."""
-NORMS = {
-    "linf": "largest change of a value",
-    "l2": "root mean square change of a value",
-    "l0": "fraction of the pixels that differ",
-}
 MAP_METRICS = {
     "map_rank_correlation": "rank correlation of the pixels of both maps",
     "map_iou": "overlap of the strongest fifth of both maps",
@@ -324,7 +320,7 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
     charts = []
     for attack in dict.fromkeys(curve.attack for curve in results.curves):
         curves = [curve for curve in results.curves if curve.attack == attack]
-        named = {_name_curve(curve): curve for curve in curves}
+        named = {format_curve(curve): curve for curve in curves}
         names = list(named)[:MAX_COLOURS]
         known = {name for name, curve in named.items() if curve.knowledge == "adaptive"}
         last = max(curve.sizes[-1] for curve in curves)
@@ -340,13 +336,6 @@ def _draw_curves(results: StressResults) -> list[dict[str, Any]]:
         )
         charts.append({"title": attack, "names": names, "others": "", "drawing": Markup(drawing)})
     return charts
-
-
-def _name_curve(curve: AccuracyCurve) -> str:
-    """Return the filter of a curve, and what the attacker knows if that says more."""
-    filter_name = format_filter(curve.filter)
-    is_bare = curve.filter == NONE and curve.knowledge == "naive"
-    return filter_name if is_bare else f"{filter_name}, {KNOWLEDGE[curve.knowledge]}"
 
 
 def _draw_rows(benchmark: StressBenchmark) -> Iterator[FigureRow]:

@@ -209,6 +209,17 @@ def format_filter(name: str) -> str:
     return "no filter" if name == NONE else name
 
 
+def format_curve(curve: AccuracyCurve) -> str:
+    """Format the filter of a curve, and what the attacker knows if that says more.
+
+    >>> format_curve(AccuracyCurve("pgd", "jpeg", "adaptive", "linf", (0.0,), (1.0,)))
+    'jpeg, attacker knows the filter'
+    """
+    filter_name = format_filter(curve.filter)
+    is_bare = curve.filter == NONE and curve.knowledge == "naive"
+    return filter_name if is_bare else f"{filter_name}, {KNOWLEDGE[curve.knowledge]}"
+
+
 def summarise(
     results: Mapping[Job, AttackResult],
     about: Mapping[str, Any],
