@@ -76,7 +76,7 @@ class Trust(BaseModel):
         """What a terminal or a notebook says of the image."""
         if not self.can_judge:
             return f"trust: {self.why}"
-        sign = "ALARM, " * bool(self.alarms)
+        sign = "ALARM, " if self.alarms else ""
         sure = "" if self.confidence is None else f"; confidence {self.confidence:.0%}"
         return f"trust: {sign}{self.why}{sure}"
 
@@ -159,7 +159,7 @@ class VerdictFormat(BaseModel):
         if not all(map(math.isfinite, row)):
             return Trust(tampered=None, unknown=None, confidence=None, why=CANNOT_JUDGE)
         ranks = dict(zip(COLUMNS, row, strict=False))
-        alarms = tuple(q for q in QUESTIONS if ranks[q] > self.limit)
+        alarms = tuple(question for question in QUESTIONS if ranks[question] > self.limit)
         reasons = [f"{question}: {self._name_reason(question, row)}" for question in alarms]
         return Trust(
             tampered=ranks["tampered"],

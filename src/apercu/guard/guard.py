@@ -324,8 +324,11 @@ def read_guard_record(folder: str | Path) -> GuardRecord:
     """
     folder = Path(folder)
     if not is_file(folder / GUARD):
-        reason = "" if is_folder(folder) else ", as there is no such folder"
-        reason = ", as this is a file" if is_file(folder) else reason
+        reason = ""
+        if is_file(folder):
+            reason = ", as this is a file"
+        elif not is_folder(folder):
+            reason = ", as there is no such folder"
         raise RunError(
             f"{folder}: expected a guard, found no {GUARD}{reason}; fit one with apercu guard fit, "
             "or copy its folder there"
@@ -335,5 +338,4 @@ def read_guard_record(folder: str | Path) -> GuardRecord:
     try:
         return GuardRecord.model_validate(parse_json((folder / GUARD).read_text("utf-8")))
     except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder / GUARD}: the guard is damaged ({reason})") from error
+        raise RunError(f"{folder / GUARD}: the guard is damaged ({first_line(error)})") from error

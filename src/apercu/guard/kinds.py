@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -96,8 +96,8 @@ class Backgrounds(MadeImages):
         return f"{BACKGROUNDS} of {self.source.name}"
 
     @cached_property
-    def parts(self) -> dict[int, tuple[int, int, int]]:
-        """Top, left and side of the square of each image that has one, by its index."""
+    def parts(self) -> dict[int, Square]:
+        """The square of each image that has one, by the index of the image."""
         parts = {}
         errors: list[ImageError] = []
         for index in range(len(self.source)):
@@ -120,14 +120,27 @@ class Backgrounds(MadeImages):
         return tuple(self.source.names[index] for index in self.parts)
 
     def __getitem__(self, index: int) -> Item:
-        of_source = list(self.parts)[normalise_index(index, len(self))]
-        top, left, side = self.parts[of_source]
-        item = self.source[of_source]
+        source_index = list(self.parts)[normalise_index(index, len(self))]
+        top, left, side = self.parts[source_index]
+        item = self.source[source_index]
         picture = item.picture[:, top : top + side, left : left + side]
         return Item(item.name, picture, None, None, None)
 
 
-def find_background(boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int] | None:
+class Square(NamedTuple):
+    """A square of an image.
+
+    Attributes:
+        top, left: position of its corner in pixels.
+        side: its side in pixels.
+    """
+
+    top: int
+    left: int
+    side: int
+
+
+def find_background(boxes: Tensor, size: tuple[int, int]) -> Square | None:
     """Return the largest square that touches no box.
 
     Args:
@@ -135,8 +148,7 @@ def find_background(boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int
         size: height and width of the image in pixels.
 
     Returns:
-        Top, left and side in pixels; None where every square of a third of the short side touches
-        a box.
+        The square; None where every square of a third of the short side touches a box.
     """
     height, width = size
     short = min(height, width)
@@ -153,7 +165,7 @@ def find_background(boxes: Tensor, size: tuple[int, int]) -> tuple[int, int, int
         ).all(1)
         if bool(apart.any()):
             first = int(apart.nonzero()[0, 0])
-            return int(top[first]), int(left[first]), side
+            return Square(int(top[first]), int(left[first]), side)
     return None
 
 

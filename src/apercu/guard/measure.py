@@ -35,11 +35,11 @@ from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
 from apercu.robustness.jobs import expand_budgets
-from apercu.robustness.objectives import AttackObjective, Untargeted
+from apercu.robustness.objectives import AttackObjective, BatchFlags, Untargeted
 from apercu.robustness.plan import adapt_attacks, parse_epsilons
 from apercu.robustness.unknown.results import name_image_sets
 from apercu.run_record import lock_folder
-from apercu.types import Logits
+from apercu.types import Images, Logits
 
 RESULTS: Final = "guard_results.json"
 VERDICTS: Final = "verdicts"
@@ -277,7 +277,7 @@ def collect_verdicts(
             write_file(path, save(part))
         fooled = part["fooled"].bool()
         if name == HONEST:
-            honest = {key: part[key] for key in ("correct", "before")}
+            honest = {number: part[number] for number in ("correct", "before")}
         counts[name] = len(fooled)
         rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
     known = measurement.guard.digests
@@ -347,15 +347,7 @@ def _ask(
         images = batch.images.to(classifier.device)
         flags = torch.zeros(len(images), dtype=torch.bool)
         if key is not None:
-            with torch.no_grad(), name_images(batch.names):
-                logits = classifier(images)
-            predicted = logits.argmax(1)
-            has_class = classifier.decision.is_predicted(logits, predicted)
-            objective: AttackObjective = Untargeted(classifier, predicted)
-            aim = Evasion(guard, predicted) if key[0].startswith(AWARE) else objective
-            attacked = measurement.attacks[key](aim, images)
-            images = (255 * attacked).round() / 255  # as a file would hold them
-            flags = (has_class & objective.is_adversarial(images)).cpu()
+            images, flags = _attack(measurement, key, images, batch.names)
         with torch.no_grad(), name_images(batch.names):
             observation = guard.observer(images)
             verdicts.append(guard.network.to(images.device)(observation).cpu())
@@ -371,6 +363,24 @@ def _ask(
     if title == HONEST:
         part |= {"correct": torch.tensor(correct), "before": torch.cat(before).contiguous()}
     return part
+
+
+def _attack(
+    measurement: GuardMeasurement, key: AttackKey, images: Images, names: Sequence[str]
+) -> tuple[Images, BatchFlags]:
+    """Return attacked images as a file would hold them, and whether each of them fools."""
+    guard = measurement.guard
+    classifier = guard.observer.classifier
+    with torch.no_grad(), name_images(names):
+        logits = classifier(images)
+    predicted = logits.argmax(1)
+    has_class = classifier.decision.is_predicted(logits, predicted)
+    untargeted = Untargeted(classifier, predicted)
+    is_aware = key[0].startswith(AWARE)
+    objective: AttackObjective = Evasion(guard, predicted) if is_aware else untargeted
+    attacked = measurement.attacks[key](objective, images)
+    attacked = (255 * attacked).round() / 255
+    return attacked, (has_class & untargeted.is_adversarial(attacked)).cpu()
 
 
 def _find_correct(

@@ -29,6 +29,7 @@ class GuardNetwork(nn.Module):
     Args:
         signals: the signals, in the order of the columns.
         decision: how logits become probabilities.
+        images: number of honest images that were held out.
 
     Attributes:
         centre: median of each signal over honest images.

@@ -15,16 +15,11 @@ from apercu.guard.guard import Guard
 from apercu.guard.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.guard.signals import KINDS
 from apercu.io import write_file
-from apercu.pages import Finding, FindingLine, count_noun, render_page
+from apercu.pages import Finding, FindingLine, Mark, count_noun, render_page
 from apercu.pages.charts import draw_lines
 from apercu.verdicts import QUESTIONS
 
 REPORT = "report.html"
-FITTED = {
-    0: " that nothing was fitted to",
-    None: " (this guard does not say which images it was fitted to)",
-}
-"""What is said of honest images by the number of those that the guard was fitted to."""
 COLOURS = 6
 """Curves of a chart."""
 POINTS = 50
@@ -46,8 +41,6 @@ def write_guard_report(
     Returns:
         The path of the report.
     """
-    cells = {(row.images, row.question, row.metric): row for row in rows}
-    names = list(dict.fromkeys(row.images for row in rows if row.question in QUESTIONS))
     page = render_page(
         (files("apercu.guard") / "guard.html").read_text(encoding="utf-8"),
         finding=write_finding(guard, rows, verdicts.fitted),
@@ -55,20 +48,25 @@ def write_guard_report(
         signals=[KINDS[name] for name in guard.record.signals],
         charts=draw_curves(guard, verdicts),
         questions=(*QUESTIONS, "either"),
-        lines=[
-            (
-                name,
-                verdicts.counts[name],
-                [
-                    (cells.get((name, q, "auroc")), cells.get((name, q, "alarms")))
-                    for q in (*QUESTIONS, "either")
-                ],
-            )
-            for name in names
-        ],
+        lines=_list_lines(rows, verdicts),
         about=about,
     )
     return write_file(out / REPORT, page)
+
+
+def _list_lines(
+    rows: GuardRows, verdicts: Verdicts
+) -> list[tuple[str, int, list[tuple[GuardRow | None, GuardRow | None]]]]:
+    """Return name and number of each kind, with AUROC and alarms of every question."""
+    cells = {(row.images, row.question, row.metric): row for row in rows}
+    lines = []
+    for name in dict.fromkeys(row.images for row in rows if row.question in QUESTIONS):
+        pairs = [
+            (cells.get((name, question, "auroc")), cells.get((name, question, "alarms")))
+            for question in (*QUESTIONS, "either")
+        ]
+        lines.append((name, verdicts.counts[name], pairs))
+    return lines
 
 
 def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
@@ -90,7 +88,7 @@ def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
         headline += f", and {others[0].value:.0%} to {others[-1].value:.0%} of the other kinds."
     low, high = honest.ci95
     certainty = (
-        f"{count_noun(honest.n, 'honest image')}{FITTED.get(fitted, '')}; the "
+        f"{count_noun(honest.n, 'honest image')}{_describe_fitted(fitted)}; the "
         f"95\u00a0% interval of the false alarms is {low:.0%} to {high:.0%}."
     )
     expected = 1 - (1 - guard.record.false_alarms) ** len(QUESTIONS)
@@ -112,6 +110,13 @@ def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
     lines += _describe_calibration(rows)
     lines += [FindingLine(_describe_kind(row), _mark(row, honest)) for row in others]
     return Finding(headline, certainty, tuple(lines))
+
+
+def _describe_fitted(fitted: int | None) -> str:
+    """Return what is said of honest images by the number of those that the guard was fitted to."""
+    if fitted is None:
+        return " (this guard does not say which images it was fitted to)"
+    return "" if fitted else " that nothing was fitted to"
 
 
 def _describe_calibration(rows: GuardRows) -> list[FindingLine]:
@@ -139,7 +144,7 @@ def _describe_kind(row: GuardRow) -> str:
     return f"{row.images}: {row.value:.0%} raise an alarm ({low:.0%} to {high:.0%})."
 
 
-def _mark(row: GuardRow, honest: GuardRow) -> Any:
+def _mark(row: GuardRow, honest: GuardRow) -> Mark:
     """Return a warning where a kind is no more noticed than honest images are."""
     return "warning" if row.ci95[0] <= honest.ci95[1] else "plain"
 

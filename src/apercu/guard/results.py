@@ -118,30 +118,44 @@ def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
         The rows.
     """
     scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
-    honest = scores[HONEST]
     rows = GuardRows(_compute_calibration(guard, verdicts, seed))
     for name, values in scores.items():
         for question in values:
             alarms = find_alarms(guard, verdicts.rows[name], question)
+            count = len(alarms)
+            if not count:
+                continue
+            rate, interval = float(alarms.mean()), wilson_interval(alarms)
+            alarm_row = GuardRow(name, question, "alarms", rate, interval, count)
             if name == HONEST:
-                share = float(alarms.mean())
-                interval = wilson_interval(alarms)
-                rows.append(GuardRow(name, question, "alarms", share, interval, len(alarms)))
+                rows.append(alarm_row)
                 continue
-            if not len(alarms):
-                continue
-            area = auroc(honest[question], values[question])
-            interval = bootstrap_auroc(honest[question], values[question], seed)
-            share, count = float(alarms.mean()), len(alarms)
-            rows.append(GuardRow(name, question, "auroc", area, interval, count))
-            interval = wilson_interval(alarms)
-            rows.append(GuardRow(name, question, "alarms", share, interval, count))
+            honest = scores[HONEST][question]
+            area = auroc(honest, values[question])
+            ends = bootstrap_auroc(honest, values[question], seed)
             passed = 1 - find_alarms(guard, verdicts.rows[HONEST], question)
-            ends = zip(interval, wilson_interval(passed), strict=True)
-            low, high = (float(np.mean(pair)) for pair in ends)
-            accuracy = float((share + passed.mean()) / 2)
-            rows.append(GuardRow(name, question, "accuracy", accuracy, (low, high), count))
+            rows += [
+                GuardRow(name, question, "auroc", area, ends, count),
+                alarm_row,
+                _estimate_accuracy(alarm_row, passed),
+            ]
     return rows
+
+
+def _estimate_accuracy(alarms: GuardRow, passed: Float[np.ndarray, " honest"]) -> GuardRow:
+    """Return how many are judged correctly where honest images and others count the same.
+
+    Args:
+        alarms: alarms of the other images.
+        passed: 1 for each honest image without an alarm, else 0.
+
+    Returns:
+        The mean of both fractions, and of the ends of both intervals.
+    """
+    ends = zip(alarms.ci95, wilson_interval(passed), strict=True)
+    low, high = (float(np.mean(pair)) for pair in ends)
+    accuracy = float((alarms.value + passed.mean()) / 2)
+    return alarms._replace(metric="accuracy", value=accuracy, ci95=(low, high))
 
 
 def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[GuardRow]:
