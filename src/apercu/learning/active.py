@@ -148,16 +148,10 @@ class LabelChooser:
         centres = choose_centres(self.index.features[rows], features, batch)
         choices: list[LabelChoice] = []
         for rank, centre in enumerate(centres, 1):
-            row = int(rows[centre.row])
-            nearest = None
-            if centre.nearest is not None:
-                is_chosen = centre.nearest >= len(names)
-                nearest = (
-                    choices[centre.nearest - len(names)].name
-                    if is_chosen
-                    else names[centre.nearest]
-                )
-            choices.append(self.describe(row, rank, by, centre.distance, nearest))
+            nearest = None if centre.nearest is None else names[centre.nearest]
+            choice = self.describe(int(rows[centre.row]), rank, by, centre.distance, nearest)
+            choices.append(choice)
+            names.append(choice.name)  # a later centre may be nearest to this one
         return choices
 
     def _sort_by_uncertainty(self, rows: Tensor, measure: str) -> Tensor:
@@ -165,12 +159,11 @@ class LabelChooser:
         if self.probabilities is None:
             return rows
         probabilities = self.probabilities[rows]
-        scores = (
-            -measure_entropies(probabilities, self.decision)
-            if measure == "entropy"
-            else measure_margins(probabilities, self.decision)
-        )
-        return rows[scores.argsort(stable=True)]
+        if measure == "entropy":
+            certainty = -measure_entropies(probabilities, self.decision)
+        else:
+            certainty = measure_margins(probabilities, self.decision)
+        return rows[certainty.argsort(stable=True)]
 
     def _gather_labelled(self, rows: list[int]) -> tuple[Features, list[str]]:
         """Return features and names of everything that has a label."""
@@ -209,13 +202,13 @@ class LabelChooser:
             predicted, probability = self.classes[int(own[0].argmax())], float(own[0].max())
             clarity = (own[0] - 0.5).abs() if self.decision.is_multiple else -own[0]
             undecided = clarity.argsort(stable=True)[:2].tolist()
-            shares = ", ".join(
+            classes = ", ".join(
                 f"{self.classes[index]} {format_percent(float(own[0, index]))}"
                 for index in undecided
             )
             measured = f"entropy {entropy:.2f}" if by == "entropy" else f"margin {margin:.2f}"
             if by != "centre":
-                reasons.append(f"uncertain ({measured}): {shares}")
+                reasons.append(f"uncertain ({measured}): {classes}")
         if by in ("centre", "combined"):
             reasons.append(
                 "the most typical of all, as none is labelled"
@@ -283,16 +276,16 @@ def choose_centres(
 
     for number, features in enumerate(F.normalize(labelled.double(), dim=1)):
         add(features, number)
-    left = torch.ones(len(points), dtype=torch.bool)
+    remaining = torch.ones(len(points), dtype=torch.bool)
     for _ in range(min(count, len(points))):
         is_first = not len(labelled) and not centres
         scores = points @ points.mean(0) if is_first else distances
-        row = int(torch.where(left, scores, -torch.inf).argmax())
+        row = int(torch.where(remaining, scores, -torch.inf).argmax())
         if is_first:
             centres.append(Centre(row, None, None))
         else:
             centres.append(Centre(row, float(distances[row]), int(nearest[row])))
-        left[row] = False
+        remaining[row] = False
         add(points[row], len(labelled) + len(centres) - 1)
     return centres
 

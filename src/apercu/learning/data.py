@@ -71,18 +71,16 @@ class LabelledSet:
 
     def describe_gaps(self) -> str:
         """Return which classes no image has, or every image; empty where there are none."""
-        has = "is known to have" if self.count_unknown() else "has"
+        is_partly_unknown = self.count_unknown() > 0
+        has = "is known to have" if is_partly_unknown else "has"
         present, absent = count_labels(self.targets)
         missing = [name for name, n in zip(self.classes, present, strict=True) if n == 0]
         gaps = [f"no image {has} {_list_names(missing)}"] if missing else []
         counts = zip(self.classes, present, absent, strict=True)
         everywhere = [name for name, n, others in counts if others == 0 and n > 0]
         if everywhere and (self.decision.is_multiple or not missing):
-            gaps.append(
-                f"every image {has} {_list_names(everywhere)}"
-                if has == "has"
-                else f"no image is known to be without {_list_names(everywhere)}"
-            )
+            start = "no image is known to be without" if is_partly_unknown else "every image has"
+            gaps.append(f"{start} {_list_names(everywhere)}")
         return ", and ".join(gaps)
 
     def count_unknown(self) -> int:
@@ -228,7 +226,7 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             f"{name}: the only class is {images.classes[0] if images.classes else 'missing'}; give "
             "a column `label` with two classes"
         )
-    unit = "image" if images.groups is None else "group"
+    unit, units = ("image", "images") if images.groups is None else ("group", "groups")
     for index, class_name in enumerate(images.classes):
         if images.decision is EACH_CLASS and not absent[index] and present[index]:
             known = " of which it is known" if images.count_unknown() else ""
@@ -240,9 +238,9 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             members = {each for each, target in column if target == value}
             if len(members) < fewest and (value or images.decision is EACH_CLASS):
                 raise ImagesError(
-                    f"{name}: the class {class_name} {words} {len(members)} {unit}"
-                    f"{'s' * (len(members) != 1)}, expected at least {fewest}, as each part needs "
-                    "one; label more of them, or leave the class out"
+                    f"{name}: the class {class_name} {words} {len(members)} "
+                    f"{unit if len(members) == 1 else units}, expected at least {fewest}, as each "
+                    "part needs one; label more of them, or leave the class out"
                 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,27 +145,31 @@ class LearningNetwork(nn.Module):
 
         The last group holds the last layer of the body, the tail and the parts.
         """
-        names = [["front", [name for name, _ in self.front.named_parameters(prefix="front")]]]
-        head = [f"{self.head_name}.{name}" for name, _ in self.head.named_parameters()]
-        names += [
-            [name, [f"body.{each}" for each in group if each not in head]]
-            for name, group in _group_body(self.body)
-        ]
-        rest = [name for name, _ in self.named_parameters()]
-        used = {each for _, group in names for each in group}
-        names.append(["head", [name for name in rest if name not in used]])
-        return [group for group in self._make_groups(names) if group.parameters]
+        front = [name for name, _ in self.front.named_parameters(prefix="front")]
+        head = {f"{self.head_name}.{name}" for name, _ in self.head.named_parameters()}
+        groups = [("front", front)]
+        for name, members in _group_body(self.body):
+            groups.append((name, [f"body.{each}" for each in members if each not in head]))
+        used = {each for _, members in groups for each in members}
+        rest = [name for name, _ in self.named_parameters() if name not in used]
+        groups.append(("head", rest))
+        return [self._make_group(name, members) for name, members in groups if members]
 
-    def _make_groups(self, names: Sequence[Sequence[Any]]) -> Iterator[ParameterGroup]:
-        parameters, modules = dict(self.named_parameters()), dict(self.named_modules())
-        for name, group in names:
-            owners = {each.rpartition(".")[0] for each in group}
-            norms = [
-                module
-                for owner in sorted(owners)
-                if isinstance(module := modules[owner], _BatchNorm)
-            ]
-            yield ParameterGroup(name, tuple(parameters[each] for each in group), tuple(norms))
+    def _make_group(self, name: str, members: Sequence[str]) -> ParameterGroup:
+        """Return the group of the parameters with some names, and of the batch norms they are of.
+
+        Args:
+            name: name of the group.
+            members: names of its parameters.
+
+        Returns:
+            The group.
+        """
+        owners = sorted({each.rpartition(".")[0] for each in members})
+        layers = [self.get_submodule(owner) for owner in owners]
+        norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+        parameters = tuple(self.get_parameter(each) for each in members)
+        return ParameterGroup(name, parameters, tuple(norms))
 
     def list_free_norms(self) -> list[_BatchNorm]:
         """Return batch norms without parameters, which belong to no group."""

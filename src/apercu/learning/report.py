@@ -121,9 +121,8 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
     """
     balanced = figures.figures["balanced_accuracy"]
     low, high = balanced.ci95
-    before, after = (
-        each["calibration_error"].value for each in (figures.uncalibrated, figures.figures)
-    )
+    before = figures.uncalibrated["calibration_error"].value
+    after = figures.figures["calibration_error"].value
     calibrated = figures.calibrated
     chance = 1 / 2 if test.part.decision.is_multiple else 1 / len(figures.classes)
     units = len(set(test.part.units))
@@ -135,32 +134,27 @@ def write_finding(figures: LearningFigures, test: MeasuredTest) -> Finding:
     )
     if units < FEW_IMAGES:
         certainty += " So few images show only large differences."
-    headline = (
-        f"With {count_noun(figures.images['training'], 'label')}, the classifier is right on "
-        f"{balanced.value:.0%}, all classes counted the same."
-    )
+    trained = f"With {count_noun(figures.images['training'], 'label')}, the classifier is"
+    headline = f"{trained} right on {balanced.value:.0%}, all classes counted the same."
     if low <= chance:
-        headline = (
-            f"With {count_noun(figures.images['training'], 'label')}, the classifier is not "
-            f"clearly better than chance: {balanced.value:.0%}."
-        )
-    gaps, temperature = describe_test_gaps(test.part), figures.temperature
-    limit = f"Temperature {describe_limit(temperature)}" if is_at_limit(temperature) else ""
-    unknown = test.part.count_unknown()
-    of_all = f"{unknown:,} of {test.part.targets.numel():,} labels of the test images are not known"
-    lines = (
-        FindingLine(f"AUROC {figures.figures['auroc'].text}."),
-        *([FindingLine(f"{of_all}; the figures are of the others.", "plain")] if unknown else []),
-        *([FindingLine(f"{gaps}.", "warning")] if gaps else []),
-        *([FindingLine(f"{limit}.", "warning")] if limit else []),
+        headline = f"{trained} not clearly better than chance: {balanced.value:.0%}."
+    lines = [FindingLine(f"AUROC {figures.figures['auroc'].text}.")]
+    if unknown := test.part.count_unknown():
+        of_all = f"{unknown:,} of {test.part.targets.numel():,} labels of the test images"
+        lines.append(FindingLine(f"{of_all} are not known; the figures are of the others."))
+    if gaps := describe_test_gaps(test.part):
+        lines.append(FindingLine(f"{gaps}.", "warning"))
+    if is_at_limit(figures.temperature):
+        lines.append(FindingLine(f"Temperature {describe_limit(figures.temperature)}.", "warning"))
+    lines.append(
         FindingLine(
             f"Calibration error {after:.3f} with a temperature of {figures.temperature:.2f}, "
             f"{before:.3f} without; perfect confidences would have {calibrated.chance_error:.3f} "
             "by chance, on as many images.",
             "plain" if calibrated.is_good else "warning",
-        ),
+        )
     )
-    return Finding(headline, certainty, lines)
+    return Finding(headline, certainty, tuple(lines))
 
 
 def _title(name: str, test: MeasuredTest) -> str:

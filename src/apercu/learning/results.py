@@ -170,21 +170,8 @@ def calibrate_and_measure(
     temperature = round(fit_temperature(logits, calibration.labelled.targets, task.decision), 6)
     test, images, _ = measured_on
     logits = compute_logits(network, task.start, images)
-    measured: dict[str, dict[str, MeasuredFigure]] = {}
-    reliability: dict[str, dict[str, tuple[float, ...]]] = {}
-    for name, scaled in (("before", logits), ("after", logits / temperature)):
-        predictions = Predictions.from_logits(scaled, test.targets, task.decision)
-        measured[name] = measure_predictions(predictions, test.units, seed)
-        bins = measure_reliability(
-            task.decision.probabilities(scaled),
-            test.targets,
-            is_multiple=task.decision.is_multiple,
-        )
-        reliability[name] = {
-            "confidence": bins.confidence,
-            "accuracy": bins.accuracy,
-            "counts": tuple(map(float, bins.counts)),
-        }
+    before = Predictions.from_logits(logits, test.targets, task.decision)
+    after = Predictions.from_logits(logits / temperature, test.targets, task.decision)
     counts = (len(task.images), len(calibration.labelled), len(test))
     targets = (task.targets, calibration.labelled.targets, test.targets)
     unknown = (int(each.isnan().sum()) for each in targets)
@@ -200,13 +187,28 @@ def calibrate_and_measure(
         unknown=dict(zip(PARTS, unknown, strict=True)),
         left_out={part: list(names) for part, names in left_out.items() if names},
         temperature=temperature,
-        figures=measured["after"],
-        uncalibrated=measured["before"],
-        confusions=tuple(tuple(map(int, row)) for row in count_confusions(predictions)),
-        reliability=reliability,
+        figures=measure_predictions(after, test.units, seed),
+        uncalibrated=measure_predictions(before, test.units, seed),
+        confusions=tuple(tuple(map(int, row)) for row in count_confusions(after)),
+        reliability={
+            "before": _count_reliability(logits, test),
+            "after": _count_reliability(logits / temperature, test),
+        },
         training=facts,
     )
     return figures, MeasuredTest(test, images, logits / temperature)
+
+
+def _count_reliability(logits: Logits, test: LabelledSet) -> dict[str, tuple[float, ...]]:
+    """Return confidence, accuracy and number of predictions in each bin."""
+    decision = test.decision
+    probabilities = decision.probabilities(logits)
+    bins = measure_reliability(probabilities, test.targets, is_multiple=decision.is_multiple)
+    return {
+        "confidence": bins.confidence,
+        "accuracy": bins.accuracy,
+        "counts": tuple(map(float, bins.counts)),
+    }
 
 
 def save_result(

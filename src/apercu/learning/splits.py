@@ -248,10 +248,8 @@ def split_images(
     labelled, others = inputs.open_labelled(open_source)
     test = inputs.open_test(open_source, labelled)
     check_classes(labelled, 2 if test is not None else 3)
-    pools = [] if others is None else [others]
-    if inputs.unlabelled is not None:
-        pools.append(open_source(inputs.unlabelled))
-    pool = None if not pools else pools[0] if len(pools) == 1 else JoinedImages(tuple(pools))
+    further = None if inputs.unlabelled is None else open_source(inputs.unlabelled)
+    pool = _join_sources([source for source in (others, further) if source is not None])
     count = labelled.unlabelled + (0 if test is None else test.unlabelled)
     calibration = settings.calibration
     if test is not None:
@@ -262,6 +260,13 @@ def split_images(
     return LearningParts(
         labelled.choose(first), labelled.choose(second), labelled.choose(third), pool, count
     )
+
+
+def _join_sources(sources: Sequence[ImageSource]) -> ImageSource | None:
+    """Return the images of all sources, one after the other; None without sources."""
+    if len(sources) > 1:
+        return JoinedImages(tuple(sources))
+    return sources[0] if sources else None
 
 
 def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -> list[list[int]]:
@@ -292,23 +297,23 @@ def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -
         rarely.zero_()
     table = torch.cat([present, absent, lacking[:, rarely]], 1).double()
     counts = {name: table[units[name]].sum(0) for name in remaining}
-    lacks = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
-    lacked = lacks.clone()
+    missing = torch.tensor(fractions, dtype=torch.double)[:, None] * table.sum(0)
+    wanted = missing.clone()
     sizes = torch.tensor(fractions, dtype=torch.double) * len(images)
     parts: list[list[int]] = [[] for _ in fractions]
     while remaining:
-        left = torch.stack([counts[name] for name in remaining]).sum(0)
-        rarest = int(torch.where(left > 0, left, torch.inf).argmin())
+        totals = torch.stack([counts[name] for name in remaining]).sum(0)
+        rarest = int(torch.where(totals > 0, totals, torch.inf).argmin())
         having = [name for name in remaining if counts[name][rarest] > 0]
         for number, name in enumerate(having):
-            share = lacks[:, rarest]
-            empty = (share == lacked[:, rarest]) & (sizes > 0)
+            needs = missing[:, rarest]
+            empty = (needs == wanted[:, rarest]) & (sizes > 0)
             if len(having) - number <= int(empty.sum()):
-                share = share.where(empty, -torch.inf)
-            best = [i for i in range(len(parts)) if share[i] >= float(share.max()) - 1e-9]
+                needs = needs.where(empty, -torch.inf)
+            best = [index for index, need in enumerate(needs) if need >= needs.max() - 1e-9]
             part = max(best, key=lambda index: float(sizes[index]))
             parts[part] += units[name]
-            lacks[part] -= counts[name]
+            missing[part] -= counts[name]
             sizes[part] -= len(units[name])
             remaining.remove(name)
     return [sorted(part) for part in parts]

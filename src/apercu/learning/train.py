@@ -214,7 +214,6 @@ def run_trial(job: TrialJob) -> TrialScore:
 
 def make_opener(start: Classifier) -> Callable[[ImagesSpec], ImageSource]:
     """Return a function that opens images by their name, with the channels of a network."""
-
     return lambda spec: open_source(spec, start.channels, start.bands)
 
 
@@ -223,11 +222,9 @@ def open_source(
 ) -> ImageSource:
     """Open images by their name; a source stays as it is."""
     named = name_images(spec)
-    return (
-        named
-        if isinstance(named, ImageSource)
-        else open_images(named, channels=channels, bands=bands)
-    )
+    if isinstance(named, ImageSource):
+        return named
+    return open_images(named, channels=channels, bands=bands)
 
 
 def train_on_parts(

@@ -339,8 +339,8 @@ def measure_variety(
     """
     means = expected.float().nanmean(0).nan_to_num(0)
     frequencies = torch.stack([predicted.float().mean(0), means])
-    shares = frequencies / frequencies.sum(1, keepdim=True).clamp(min=1e-12)
-    numbers = torch.special.entr(shares).sum(1).exp() - 1
+    fractions = frequencies / frequencies.sum(1, keepdim=True).clamp(min=1e-12)
+    numbers = torch.special.entr(fractions).sum(1).exp() - 1
     return torch.where(numbers[1] > 0.01, numbers[0] / numbers[1], torch.nan)
 
 
