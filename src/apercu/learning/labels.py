@@ -123,76 +123,31 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     """
     check_path("labels", path)
     path = Path(path)
-    titles, rows = _read_cells(path)
-    columns = list(titles)
-    if not columns:
-        raise ImagesError(f"{path}: expected a column {FILE}, got an empty file")
-    if FILE not in columns:
-        raise ImagesError(
-            f"{path}: expected a column {FILE} with the names of the images, got "
-            f"{', '.join(titles.values())}; rename the column that holds them"
-        )
+    table = _read_table(path)
     group = None if group is None else group.strip().lower()
-    if group is not None:
-        _require_column(path, group, columns)
-    one = next((name for name in LABEL_COLUMNS if name in columns and name != group), None)
-    is_multiple = SEVERAL in columns or one is None
-    labels: dict[str, tuple[str, ...]] = {}
-    unknown: dict[str, tuple[str, ...]] = {}
-    unlabelled: list[str] = []
-    names: list[str] = []
-    if SEVERAL in columns:
-        for line, row in rows.items():
-            words = tuple(filter(None, (word.strip() for word in row[SEVERAL].split("|"))))
-            labels[_read_file(path, line, row, labels)] = words
+    if group is not None and group not in table.titles:
+        raise ImagesError(
+            f"{path}: expected a column {group}, got {', '.join(table.titles)}"
+            f"{suggest_nearest(group, table.titles)}"
+        )
+    one = next((name for name in LABEL_COLUMNS if name in table.titles and name != group), None)
+    if SEVERAL in table.titles:
+        found = _read_several(table)
     elif one is not None:
-        for line, row in rows.items():
-            file = _read_file(path, line, row, labels)
-            if row[one]:
-                labels[file] = (row[one],)
-            else:
-                unlabelled.append(file)
+        found = _read_one(table, one)
     else:
-        names = _find_class_columns(path, [c for c in columns if c not in (FILE, group)], rows)
-        for line, row in rows.items():
-            file = _read_file(path, line, row, labels)
-            truths = {name: _read_truth(path, line, row, titles, name) for name in names}
-            gaps = tuple(titles[name] for name in names if truths[name] is None)
-            if len(gaps) == len(names):
-                unlabelled.append(file)
-                continue
-            labels[file] = tuple(titles[name] for name in names if truths[name])
-            if gaps:
-                unknown[file] = gaps
-        if len(names) == 1:  # one class and its absence
-            absent = f"not {titles[names[0]]}"
-            labels = {file: words or (absent,) for file, words in labels.items()}
-            titles[absent], is_multiple = absent, False
-            names = [absent, *names]
-    classes = sort_classes({word for words in labels.values() for word in words})
-    if names:
-        classes = tuple(titles[name] for name in names)
-    groups = None
-    if group is not None:
-        groups = {row[FILE]: row[group] for row in rows.values()}
-        lines = [line for line, row in rows.items() if row[FILE] in labels and not row[group]]
-        if lines:
-            raise ImagesError(
-                f"{path} line {lines[0]}: expected a {group}, got nothing ({len(lines)} of "
-                f"{len(labels)} labelled images have none); fill the column in"
-            )
-    used = {FILE, group, one, *names} if SEVERAL not in columns else {FILE, group, SEVERAL}
-    unused = tuple(titles[name] for name in columns if name and name not in used)
+        found = _read_truths(table, [name for name in table.titles if name not in (FILE, group)])
+    used = {FILE, group, *found.columns}
     return LabelRows(
         path,
-        classes,
-        labels,
-        groups,
-        is_multiple,
-        unused,
-        unknown,
-        tuple(file for file in dict.fromkeys(unlabelled) if file not in labels),
-        has_columns=bool(names),
+        found.classes or sort_classes({word for words in found.labels.values() for word in words}),
+        found.labels,
+        None if group is None else _read_groups(table, group, found.labels),
+        found.is_multiple,
+        tuple(title for name, title in table.titles.items() if name and name not in used),
+        found.unknown,
+        tuple(file for file in dict.fromkeys(found.unlabelled) if file not in found.labels),
+        has_columns=found.has_columns,
     )
 
 
@@ -260,25 +215,137 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(each))
 
 
-def _read_cells(path: Path) -> tuple[dict[str, str], dict[int, dict[str, str]]]:
-    """Return the columns in lower case with their titles, and the cells of each line."""
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The cells of a table.
+
+    Attributes:
+        path: the table.
+        titles: title of each column, by its name in lower case.
+        rows: cells of each line by the names of the columns.
+    """
+
+    path: Path
+    titles: Mapping[str, str]
+    rows: Mapping[int, Mapping[str, str]]
+
+    def read_file(self, line: int, earlier: Collection[str]) -> str:
+        """Return the file of a row; raises ImagesError where it is missing or listed twice."""
+        file = self.rows[line][FILE]
+        if not file:
+            raise ImagesError(f"{self.path} line {line}: expected a file, got nothing")
+        if file in earlier:
+            raise ImagesError(f"{self.path} line {line}: {file} is listed twice, expected once")
+        return file
+
+    def read_truth(self, line: int, column: str) -> bool | None:
+        """Return whether an image has a class, None where nobody knows; or raise ImagesError."""
+        cell = self.rows[line][column]
+        if is_unknown(cell):
+            return None
+        truth = TRUTHS.get(cell.lower())
+        if truth is None:
+            raise ImagesError(
+                f"{self.path} line {line}: expected 0 or 1 in the column {self.titles[column]}, "
+                f"got {cell[:80]}; leave the cell empty where nobody knows, or take the column out "
+                "if it is no class"
+            )
+        return truth
+
+
+@dataclass(eq=False)
+class _FoundLabels:
+    """The labels that the rows of a table give; see `LabelRows`.
+
+    Attributes:
+        columns: names of the columns that hold them.
+        classes: names of the classes; empty for those that occur.
+    """
+
+    columns: Sequence[str]
+    is_multiple: bool
+    classes: tuple[str, ...] = ()
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+    has_columns: bool = False
+
+
+def _read_several(table: _Table) -> _FoundLabels:
+    """Read a column of several classes with `|` between them."""
+    found = _FoundLabels((SEVERAL,), is_multiple=True)
+    for line, row in table.rows.items():
+        words = tuple(filter(None, (word.strip() for word in row[SEVERAL].split("|"))))
+        found.labels[table.read_file(line, found.labels)] = words
+    return found
+
+
+def _read_one(table: _Table, column: str) -> _FoundLabels:
+    """Read a column of one class per image; of an empty cell the image is not labelled."""
+    found = _FoundLabels((column,), is_multiple=False)
+    for line, row in table.rows.items():
+        file = table.read_file(line, found.labels)
+        if row[column]:
+            found.labels[file] = (row[column],)
+        else:
+            found.unlabelled.append(file)
+    return found
+
+
+def _read_truths(table: _Table, columns: Sequence[str]) -> _FoundLabels:
+    """Read a column of 0 and 1 for each class; a single one gives a class and its absence."""
+    names = _find_class_columns(table, columns)
+    titles = [table.titles[name] for name in names]
+    found = _FoundLabels(names, is_multiple=True, classes=tuple(titles), has_columns=True)
+    for line in table.rows:
+        file = table.read_file(line, found.labels)
+        truths = {table.titles[name]: table.read_truth(line, name) for name in names}
+        gaps = tuple(title for title, truth in truths.items() if truth is None)
+        if len(gaps) == len(names):
+            found.unlabelled.append(file)
+            continue
+        found.labels[file] = tuple(title for title, truth in truths.items() if truth)
+        if gaps:
+            found.unknown[file] = gaps
+    if len(names) == 1:
+        absent = f"not {titles[0]}"
+        found.labels = {file: words or (absent,) for file, words in found.labels.items()}
+        found.classes, found.is_multiple = (absent, titles[0]), False
+    return found
+
+
+def _read_groups(table: _Table, group: str, labels: Mapping[str, object]) -> dict[str, str]:
+    """Return the group of each file; raises ImagesError for a labelled one without."""
+    lines = [line for line, row in table.rows.items() if row[FILE] in labels and not row[group]]
+    if lines:
+        raise ImagesError(
+            f"{table.path} line {lines[0]}: expected a {group}, got nothing ({len(lines)} of "
+            f"{len(labels)} labelled images have none); fill the column in"
+        )
+    return {row[FILE]: row[group] for row in table.rows.values()}
+
+
+def _read_table(path: Path) -> _Table:
+    """Read the cells of a table; raises ImagesError where it has no column of files."""
     names, numbered = _read_rows(path)
     columns = [name.lower() for name in names]
     titles = dict(zip(columns, names, strict=True))
     if twice := next((name for name in columns if name and columns.count(name) > 1), None):
         raise ImagesError(f"{path}: the column {twice} is there twice, expected once")
+    if not columns:
+        raise ImagesError(f"{path}: expected a column {FILE}, got an empty file")
+    if FILE not in columns:
+        raise ImagesError(
+            f"{path}: expected a column {FILE} with the names of the images, got "
+            f"{', '.join(titles.values())}; rename the column that holds them"
+        )
     padding = [""] * len(columns)
-    rows = {
-        line: {
-            name: unescape_cell(cell.strip())
-            for name, cell in zip(columns, cells + padding, strict=False)
-        }
-        for line, cells in numbered
-    }
-    for row in rows.values():
-        if FILE in row:
-            row[FILE] = row[FILE].removeprefix("./")
-    return titles, rows
+    rows: dict[int, dict[str, str]] = {}
+    for line, cells in numbered:
+        pairs = zip(columns, cells + padding, strict=False)
+        rows[line] = {name: unescape_cell(cell.strip()) for name, cell in pairs}
+        rows[line][FILE] = rows[line][FILE].removeprefix("./")
+    return _Table(path, titles, rows)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -296,36 +363,15 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise ImagesError(describe_csv_error(path, error)) from error
 
 
-def _require_column(path: Path, name: str, columns: Sequence[str]) -> None:
-    if name not in columns:
-        raise ImagesError(
-            f"{path}: expected a column {name}, got {', '.join(columns) or 'an empty file'}"
-            f"{suggest_nearest(name, columns)}"
-        )
-
-
-def _read_file(
-    path: Path, line: int, row: Mapping[str, str], labels: Mapping[str, tuple[str, ...]]
-) -> str:
-    """Return the file of a row; raises ImagesError where it is missing or listed twice."""
-    file = row[FILE]
-    if not file:
-        raise ImagesError(f"{path} line {line}: expected a file, got nothing")
-    if file in labels:
-        raise ImagesError(f"{path} line {line}: {file} is listed twice, expected once")
-    return file
-
-
-def _find_class_columns(
-    path: Path, columns: Sequence[str], rows: Mapping[int, Mapping[str, str]]
-) -> list[str]:
+def _find_class_columns(table: _Table, columns: Sequence[str]) -> list[str]:
     """Return the columns of 0 and 1; raises ImagesError where there are none."""
-    classes = [name for name in columns if is_class_column(row[name] for row in rows.values())]
+    rows = table.rows.values()
+    classes = [name for name in columns if is_class_column(row[name] for row in rows)]
     if not classes:
         raise ImagesError(
-            f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
+            f"{table.path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
             "several with | between them; or a column of 0 and 1 for each class), got "
-            f"{', '.join(_show_column(name, rows.values()) for name in columns) or 'none'}"
+            f"{', '.join(_show_column(name, rows) for name in columns) or 'none'}"
         )
     return classes
 
@@ -334,26 +380,6 @@ def _show_column(name: str, rows: Iterable[Mapping[str, str]]) -> str:
     """Return the name of a column and its first cells that differ."""
     cells = list(dict.fromkeys(row[name][:20] for row in rows))[:2]
     return f"{name} ({', '.join(cells)})"
-
-
-def _read_truth(
-    path: Path, line: int, row: Mapping[str, str], titles: Mapping[str, str], name: str
-) -> bool | None:
-    """Return whether an image has the class of a column, None where nobody knows.
-
-    Raises:
-        ImagesError: the cell says something else.
-    """
-    if is_unknown(row[name]):
-        return None
-    truth = TRUTHS.get(row[name].lower())
-    if truth is None:
-        raise ImagesError(
-            f"{path} line {line}: expected 0 or 1 in the column {titles[name]}, got "
-            f"{row[name][:80]}; leave the cell empty where nobody knows, or take the column out if "
-            "it is no class"
-        )
-    return truth
 
 
 def _list_paths(name: str, folder: Path | None, table: Path) -> list[str]:
