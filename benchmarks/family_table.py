@@ -239,7 +239,7 @@ def describe(row: Row) -> str:
 
 
 _STEPS = ("opened", "trained", "explained", "exported")
-_WAYS = {"StageMaps": "stages", "GraphMaps": "trace", "ProgramMaps": "program", "": "–"}
+_ENCODERS = {"StageMaps": "stages", "GraphMaps": "trace", "ProgramMaps": "program", "": "–"}
 
 
 def render_page(rows: Mapping[str, Row]) -> str:
@@ -301,7 +301,7 @@ def _render_row(row: Row, notes: dict[str, int]) -> str:
         f"`{row.spec}`",
         str(row.side),
         f"{row.parameters:g}",
-        _WAYS[row.encoder],
+        _ENCODERS[row.encoder],
         ", ".join(map(str, row.strides)),
         trained,
         "–" if ended else _mark(row.explained, row, notes),
@@ -317,7 +317,8 @@ def _count_methods(row: Row, noun: str = "") -> str:
         return "–"
     working = sum(not reason for reason in row.methods.values())
     faults = sum(map(is_fault, row.methods.values()))
-    end = f", {faults} fault{'s' * (faults != 1)}" if faults else ""
+    noun_of_faults = "fault" if faults == 1 else "faults"
+    end = f", {faults} {noun_of_faults}" if faults else ""
     return f"{working} of {len(row.methods)}{noun}{end}"
 
 

@@ -168,15 +168,15 @@ class Trial:
     def _plan_measurements(self, name: str) -> Iterator[Measurement]:
         """Plan the measurements of a filter; the classifier is trained after the first one."""
         filter, count = parse_filter(name), len(self.images)
-        yield Measurement(TITLES[0], self.undefended, filter, count)
+        yield Measurement("before: clean", self.undefended, filter, count)
         defended = self.open_defended(name)
         naive, adaptive = (Job("pgd", EPSILON, Pgd(EPSILON), known) for known in (None, name))
-        yield Measurement(TITLES[2], defended, None, NAIVE)
-        yield Measurement(TITLES[3], defended, filter, count)
-        yield Measurement(TITLES[4], defended, filter, NAIVE, naive)
-        yield Measurement(TITLES[6], defended, filter, ADAPTIVE, adaptive)
-        yield Measurement(TITLES[1], self.undefended, filter, count, transferred=True)
-        yield Measurement(TITLES[5], defended, filter, count, transferred=True)
+        yield Measurement("clean, bare", defended, None, NAIVE)
+        yield Measurement("clean", defended, filter, count)
+        yield Measurement("naive", defended, filter, NAIVE, naive)
+        yield Measurement("adaptive", defended, filter, ADAPTIVE, adaptive)
+        yield Measurement("before: naive", self.undefended, filter, count, transferred=True)
+        yield Measurement("transfer", defended, filter, count, transferred=True)
 
     def _classify(self, measurement: Measurement, name: str) -> list[list[bool]]:
         """Return for each photograph whether its class is first, and among the first five."""
@@ -248,9 +248,8 @@ def read_validation(classifier: Classifier, folder: str) -> tuple[Tensor, Tensor
     """Read photographs and their classes in random order, `count × 3 × height × width`."""
     sample = draw_sample(classifier, open_images(folder), PHOTOGRAPHS, 0, halves=False)
     read = list(sample.read_batches(classifier, sample.test, BATCH))
-    images, labels = (
-        torch.cat(x) for x in zip(*((b.images, b.targets) for b in read), strict=True)
-    )
+    images = torch.cat([batch.images for batch in read])
+    labels = torch.cat([batch.targets for batch in read])
     # Sources are in the order of classes: the first of these would be of few.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return images[order], labels[order]

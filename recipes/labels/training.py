@@ -79,9 +79,9 @@ def train(
     rows = list(iterate_rows(len(learnt), batch, steps, order))
     for number, chosen in enumerate(rows):
         generator = torch.Generator().manual_seed(task.seed * 100_003 + number)
-        stored, targets = (
-            torch.stack(each) for each in zip(*map(learnt.__getitem__, chosen), strict=True)
-        )
+        pairs = [learnt[index] for index in chosen]
+        stored = torch.stack([image for image, _ in pairs])
+        targets = torch.stack([target for _, target in pairs])
         progress = number / steps
         if not chain.frozen:
             training.set_rates(progress)

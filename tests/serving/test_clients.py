@@ -415,7 +415,9 @@ def test_a_connection_is_kept_as_long_as_is_set(worker, monkeypatch) -> None:
 )
 def test_an_open_server_says_what_that_means(host, token, lines) -> None:
     result: list[str] = []
-    server_module.Server(ServeSettings(Path("run"), host=host, token=token), result.append)._greet()
+    server_module.Server(
+        ServeSettings(Path("run"), host=host, token=token), result.append
+    )._say_address()
     assert len(result) == lines
     assert all("no token is set" in line and "--allow-host" in line for line in result[1:])
 

@@ -66,12 +66,6 @@ def check_count(value: int, name: str) -> None:
         raise ConfigError(f"{name}: expected a number of at least 1, got {value}")
 
 
-def check_pace(pace: float, name: str) -> None:
-    """Raises ConfigError for the length of a step that is not above 0."""
-    if not 0 < pace < math.inf:
-        raise ConfigError(f"{name}: pace: expected a number above 0, got {pace:g}")
-
-
 def check_not_negative(value: float, name: str) -> None:
     """Raises ConfigError for a number below 0."""
     if not 0 <= value < math.inf:

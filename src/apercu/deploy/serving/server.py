@@ -154,11 +154,14 @@ class Server:
             timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # any seconds
             timeout_graceful_shutdown=max(1, round(limits.deadline)),
         )
-        self._http = HttpServer(config, self._greet)
+        self._http = HttpServer(config, self._say_address)
 
-    def _greet(self) -> None:
-        host = self.settings.host if self.settings.host != "0.0.0.0" else "127.0.0.1"
-        address = f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}/"
+    def _say_address(self) -> None:
+        """Say where the server listens, and what a person should know of the run and the token."""
+        host = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host
+        if ":" in host:
+            host = f"[{host}]"
+        address = f"http://{host}:{self.settings.port}/"
         self.report(f"serving {self.settings.run}: {address} (Ctrl-C ends it)")
         from apercu.explainers.run_folder import load_doubts
 

@@ -86,7 +86,8 @@ class AudioTrack:
             for frame in self._source.codec_context.decode(packet):
                 yield from self._encode_frames(self._convert_frame(frame))
         except (av.error.FFmpegError, ValueError):
-            self.damaged_packets += packet is not None
+            if packet is not None:
+                self.damaged_packets += 1
 
     def _convert_frame(self, frame: Any) -> list[Any]:
         """Return a decoded frame, whose format may change, in the format of the encoder."""

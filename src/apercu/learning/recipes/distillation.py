@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import ClassVar, Final, Literal, final
+from typing import ClassVar, Final, Literal, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ class Distillation(Recipe):
         network.parts[NAME] = parts
 
     def compute_losses(self, step: TrainingStep) -> dict[str, Scores]:
-        parts: DistillationParts = step.network.parts[NAME]  # type: ignore[assignment]
+        parts = cast(DistillationParts, step.network.parts[NAME])
         if not parts.has_teacher:
             return {self.form: torch.zeros(len(step.images), device=step.images.device)}
         outputs = step.outputs
@@ -136,7 +136,7 @@ class Distillation(Recipe):
     def finish_step(self, network: LearningNetwork, task: Task, progress: float) -> None:
         if self.teacher:
             return
-        parts: DistillationParts = network.parts[NAME]  # type: ignore[assignment]
+        parts = cast(DistillationParts, network.parts[NAME])
         due = int(progress * (self.generations + 1) + 1e-9)
         if progress >= 1 or due <= int(parts.generation):
             return

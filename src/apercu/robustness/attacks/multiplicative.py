@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 
 from apercu.errors import ConfigError
-from apercu.filters.checks import check_count, check_pace
+from apercu.filters.checks import check_count, check_positive
 from apercu.robustness.attacks.base import (
     Access,
     Attack,
@@ -49,7 +49,7 @@ class Multiplicative(Attack):
         if not 1 <= self.ratio <= 10:
             raise ConfigError(f"mult: ratio: expected a factor from 1 to 10, got {self.ratio:g}")
         check_count(self.steps, "mult: steps")
-        check_pace(self.pace, "mult")
+        check_positive("mult", pace=self.pace)
 
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         base, reach = images.clamp(min=SMALLEST_VALUE), math.log(self.ratio)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from apercu.filters.checks import check_budget, check_count, check_pace, check_whole
+from apercu.filters.checks import check_budget, check_count, check_positive, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import (
     Access,
@@ -64,7 +64,7 @@ class IFgsm(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "i_fgsm")
         check_count(self.steps, "i_fgsm: steps")
-        check_pace(self.pace, "i_fgsm")
+        check_positive("i_fgsm", pace=self.pace)
 
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         return _ascend_in_box(objective, images, choose_start(objective, images), self)
@@ -101,7 +101,7 @@ class Pgd(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "pgd")
         check_count(self.steps, "pgd: steps")
-        check_pace(self.pace, "pgd")
+        check_positive("pgd", pace=self.pace)
         check_count(self.restarts, "pgd: restarts")
         check_whole("pgd", 0, MAX_SEED, seed=self.seed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from apercu.filters.checks import check_budget, check_count, check_pace, check_positive
+from apercu.filters.checks import check_budget, check_count, check_positive
 from apercu.filters.gaussian import blur
 from apercu.robustness.attacks.base import Access, Attack, choose_start, compute_gradients
 from apercu.robustness.objectives import AttackObjective
@@ -38,8 +38,7 @@ class SmoothPgd(Attack):
     def __post_init__(self) -> None:
         check_budget(self.epsilon, "smooth_pgd")
         check_count(self.steps, "smooth_pgd: steps")
-        check_pace(self.pace, "smooth_pgd")
-        check_positive("smooth_pgd", sigma=self.sigma)
+        check_positive("smooth_pgd", pace=self.pace, sigma=self.sigma)
 
     def __call__(self, objective: AttackObjective, images: Images) -> Images:
         attacked, change = choose_start(objective, images), images.new_zeros(images.shape)
