@@ -23,7 +23,14 @@ from apercu.deploy.inference import open_engine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.deploy.serving.worker import WorkerSetup, open_explainer
 from apercu.deploy.video.explain_video import open_video_engine
-from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
+from apercu.errors import (
+    ClassifierError,
+    ConfigError,
+    ImageError,
+    ImagesError,
+    InputError,
+    RunError,
+)
 from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import Predictor
@@ -188,6 +195,15 @@ def test_a_fit_that_cannot_be_is_refused(
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert message in err
     assert not (out / "guard.json").exists()
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_pictures_in_a_list_are_refused_in_one_line(guarded_card: Path, tmp_path: Path) -> None:
+    pictures: list[object] = [np.zeros((8, 8, 3), np.uint8)] * 60
+    with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
+        apercu.fit_guard(guarded_card, pictures, tmp_path / "guard")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
+        apercu.measure_guard(guarded_card, pictures, tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_images_that_look_attacked_are_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ class Backgrounds(MadeImages):
         return f"{BACKGROUNDS} of {self.source.name}"
 
     @cached_property
-    def parts(self) -> dict[int, Square]:
+    def parts(self) -> dict[int, BackgroundSquare]:
         """The square of each image that has one, by the index of the image."""
         parts = {}
         errors: list[ImageError] = []
@@ -127,7 +127,7 @@ class Backgrounds(MadeImages):
         return Item(item.name, picture, None, None, None)
 
 
-class Square(NamedTuple):
+class BackgroundSquare(NamedTuple):
     """A square of an image.
 
     Attributes:
@@ -140,7 +140,7 @@ class Square(NamedTuple):
     side: int
 
 
-def find_background(boxes: Tensor, size: tuple[int, int]) -> Square | None:
+def find_background(boxes: Tensor, size: tuple[int, int]) -> BackgroundSquare | None:
     """Return the largest square that touches no box.
 
     Args:
@@ -165,7 +165,7 @@ def find_background(boxes: Tensor, size: tuple[int, int]) -> Square | None:
         ).all(1)
         if bool(apart.any()):
             first = int(apart.nonzero()[0, 0])
-            return Square(int(top[first]), int(left[first]), side)
+            return BackgroundSquare(int(top[first]), int(left[first]), side)
     return None
 
 

@@ -141,7 +141,7 @@ def measure_guard(
         budgets = parse_epsilons(epsilons)
         named = parse_guard_attacks(chosen_attacks, budgets, seed)
     kinds = unknown if isinstance(unknown, Mapping) else name_image_sets(unknown)
-    if isinstance(images, str | Path):
+    if not isinstance(images, ImageSource):
         check_images(images)
     chosen = open_guard(classifier, guard, explainer, device=device, trust=trust)
     opened = chosen.observer.classifier
@@ -149,7 +149,7 @@ def measure_guard(
     if adapt_attacks(bare, opened, chosen=attacks is not None) != bare:
         warn(f"{opened.spec} has no gradients, so it is not attacked; choose attacks")
         named = {}
-    if isinstance(images, str | Path):
+    if not isinstance(images, ImageSource):
         images = open_images(images, channels=opened.channels, bands=opened.bands)
     sources = {
         name: kind if isinstance(kind, ImageSource) else open_kind(kind, images, opened)

@@ -83,14 +83,14 @@ def fit_guard(
     """
     settings = _make_settings(false_alarms, limit, seed)
     for each in (images, calibration):
-        if isinstance(each, str | Path):
+        if each is not None and not isinstance(each, ImageSource):
             check_images(each)
     if attach:
         _check_attachable(classifier, Path(out))
     opened, observed = _open_both(classifier, explainer, device, trust)
-    if isinstance(images, str | Path):
+    if not isinstance(images, ImageSource):
         images = open_images(images, channels=opened.channels, bands=opened.bands)
-    if isinstance(calibration, str | Path):
+    if calibration is not None and not isinstance(calibration, ImageSource):
         calibration = open_images(calibration, channels=opened.channels, bands=opened.bands)
     guard = fitting.fit_guard(
         opened,
