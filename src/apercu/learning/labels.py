@@ -216,7 +216,7 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class _LabelCells:
     """The cells of a table.
 
     Attributes:
@@ -271,7 +271,7 @@ class _FoundLabels:
     has_columns: bool = False
 
 
-def _read_several(table: _Table) -> _FoundLabels:
+def _read_several(table: _LabelCells) -> _FoundLabels:
     """Read a column of several classes with `|` between them."""
     found = _FoundLabels((SEVERAL,), is_multiple=True)
     for line, row in table.rows.items():
@@ -280,7 +280,7 @@ def _read_several(table: _Table) -> _FoundLabels:
     return found
 
 
-def _read_one(table: _Table, column: str) -> _FoundLabels:
+def _read_one(table: _LabelCells, column: str) -> _FoundLabels:
     """Read a column of one class per image; of an empty cell the image is not labelled."""
     found = _FoundLabels((column,), is_multiple=False)
     for line, row in table.rows.items():
@@ -292,7 +292,7 @@ def _read_one(table: _Table, column: str) -> _FoundLabels:
     return found
 
 
-def _read_truths(table: _Table, columns: Sequence[str]) -> _FoundLabels:
+def _read_truths(table: _LabelCells, columns: Sequence[str]) -> _FoundLabels:
     """Read a column of 0 and 1 for each class; a single one gives a class and its absence."""
     names = _find_class_columns(table, columns)
     titles = [table.titles[name] for name in names]
@@ -314,7 +314,7 @@ def _read_truths(table: _Table, columns: Sequence[str]) -> _FoundLabels:
     return found
 
 
-def _read_groups(table: _Table, group: str, labels: Mapping[str, object]) -> dict[str, str]:
+def _read_groups(table: _LabelCells, group: str, labels: Mapping[str, object]) -> dict[str, str]:
     """Return the group of each file; raises ImagesError for a labelled one without."""
     lines = [line for line, row in table.rows.items() if row[FILE] in labels and not row[group]]
     if lines:
@@ -325,7 +325,7 @@ def _read_groups(table: _Table, group: str, labels: Mapping[str, object]) -> dic
     return {row[FILE]: row[group] for row in table.rows.values()}
 
 
-def _read_table(path: Path) -> _Table:
+def _read_table(path: Path) -> _LabelCells:
     """Read the cells of a table; raises ImagesError where it has no column of files."""
     names, numbered = _read_rows(path)
     columns = [name.lower() for name in names]
@@ -345,7 +345,7 @@ def _read_table(path: Path) -> _Table:
         pairs = zip(columns, cells + padding, strict=False)
         rows[line] = {name: unescape_cell(cell.strip()) for name, cell in pairs}
         rows[line][FILE] = rows[line][FILE].removeprefix("./")
-    return _Table(path, titles, rows)
+    return _LabelCells(path, titles, rows)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -363,7 +363,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise ImagesError(describe_csv_error(path, error)) from error
 
 
-def _find_class_columns(table: _Table, columns: Sequence[str]) -> list[str]:
+def _find_class_columns(table: _LabelCells, columns: Sequence[str]) -> list[str]:
     """Return the columns of 0 and 1; raises ImagesError where there are none."""
     rows = table.rows.values()
     classes = [name for name in columns if is_class_column(row[name] for row in rows)]
