@@ -8,8 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp"
-studies="$studies paper release lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin

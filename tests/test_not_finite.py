@@ -69,6 +69,17 @@ def test_a_classifier_says_for_which_images(value: float, output: str, images: T
         classifier(images)
 
 
+def test_minus_infinity_is_a_probability_of_zero(images: Tensor) -> None:
+    class Logarithm(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            first = images.mean((1, 2, 3))
+            return torch.stack((first, 1 - first), 1).log()
+
+    classifier = apercu.open_classifier(Logarithm(), size=32, mean=(0,) * 3, std=(1,) * 3)
+    expected = torch.tensor([[0.5, 0.5], [1, 0], [0, 1], [1, 0]])
+    torch.testing.assert_close(classifier.predict_probabilities(images), expected)
+
+
 def test_a_sample_leaves_them_out(white_folder: Path) -> None:
     lines: list[str] = []
     with redirect_warnings(lines.append):

@@ -25,12 +25,12 @@ measure() { # name classifier part limit [options]
 }
 
 for name in ${*:-$studies}; do
+    classifier=ready:efficientnet_lite0 explainer=
     case $name in
     mobilenetv2) classifier=$data/models/mobilenetv2_100.json ;;
-    lite0*) classifier=ready:efficientnet_lite0 ;;
+    lite0) ;;
+    lite0_explained) explainer="--explainer $classifier" ;;
     esac
-    explainer=
-    [ "$name" = lite0_explained ] && explainer="--explainer ready:efficientnet_lite0"
     [ -f "runs/guard/$name/guard.json" ] ||
         $bin guard fit "$classifier" --images "$data/data/imagenet-train" $explainer \
             --calibration $halves/calibrate --out "runs/guard/$name"

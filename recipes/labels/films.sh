@@ -27,10 +27,11 @@ train() { # name config [options]
 [ -f $out/test.csv ] || $bin/python recipes/labels/lungs.py "$data/data" $out
 for study in ${*:-$studies}; do
     case $study in
+    films) train films films ;;
+    films_kept_norms) train films_kept_norms films_kept_norms ;;
     films_centre) # what surrounds the chest is exchanged
         train films_centre films_kept_norms --recipe background_exchange:object=centre,size=0.8
         ;;
-    *) train "$study" "$study" ;;
     esac
     $bin/apercu compare --classifier "$out/$study" --images $out/lungs \
         --methods gradient,grad_cam,whole_box --metrics energy --no-cost --out "$out/energy-$study"

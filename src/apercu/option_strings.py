@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from inspect import isclass, signature
+from numbers import Integral
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 from apercu.errors import ConfigError, suggest_nearest
 
@@ -26,7 +25,7 @@ def check_seed(seed: object) -> None:
     Raises:
         ConfigError: it is no whole number, or one that some random generator refuses.
     """
-    if not (isinstance(seed, int | np.integer) and 0 <= seed <= MAX_SEED):
+    if not (isinstance(seed, Integral) and 0 <= int(seed) <= MAX_SEED):
         raise ConfigError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {seed}")
 
 

@@ -684,7 +684,7 @@ def test_rows_stay_when_only_the_cost_cannot_be_measured(classifier: Classifier)
     assert {row.metric for row in results.rows} == set(CUT)
     assert [cost.batch for cost in results.cost] == [1]
     assert results.failed["cost of greedy"].startswith(
-        "cost of greedy: RuntimeError (out of memory)"
+        "cost of greedy: fails with RuntimeError (out of memory)"
     )
 
 

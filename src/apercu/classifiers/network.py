@@ -110,7 +110,7 @@ class Network:
                 should be.
         """
         numbers = check_numbers(self.pick_tensor(raw), self.meaning, count, self.source)
-        check_finite_rows(f"classifier {self.source}: its output", numbers.detach())
+        check_logits(f"classifier {self.source}: its output", numbers.detach())
         return self.meaning.convert_to_logits(numbers)
 
     def read_logits_unchecked(self, raw: object) -> Logits:
@@ -175,3 +175,19 @@ class BlackBox:
     def to(self, device: torch.device) -> BlackBox:
         """Return itself: it stays on the CPU; its outputs follow the images."""
         return self
+
+
+def check_logits(subject: str, logits: Logits) -> None:
+    """Check that the logits of every image give probabilities.
+
+    Some logits of an image may be minus infinity, which is a probability of 0, but not all.
+
+    Args:
+        subject: what the numbers are, for the error.
+        logits: logits, `batch × classes`.
+
+    Raises:
+        NotFiniteError: some are NaN or infinite; it knows of which images.
+    """
+    zero = logits.isneginf()
+    check_finite_rows(subject, logits.masked_fill(zero & ~zero.all(1, keepdim=True), 0))

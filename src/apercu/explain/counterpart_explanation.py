@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from apercu import maps, render
+from apercu.classifiers.network import check_logits
 from apercu.classifiers.outputs import check_finite_rows
 from apercu.errors import TargetError, name_images
 from apercu.explain.explanation import Explanation, NamedClass, StoredImage
@@ -252,7 +253,7 @@ def explain_counterparts(
     images = explainer.prepare(stored.picture)[None]
     with name_images([stored.name]):
         logits = selector.predict_logits(images)
-        check_finite_rows(f"{explainer.classifier_info.spec}: the prediction", logits)
+        check_logits(f"{explainer.classifier_info.spec}: the prediction", logits)
     targets = selector.select_others(logits)
     trust = selector.judge(images, logits)
     predicted = int(logits[0].argmax())

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, tensor
 
 from apercu import maps, render
+from apercu.classifiers.network import check_logits
 from apercu.classifiers.outputs import check_finite_rows
 from apercu.errors import name_images
 from apercu.explain.explanation import (
@@ -245,7 +246,7 @@ def explain_masks(
     subject = f"{explainer.classifier_info.spec}:"
     with name_images([stored.name]):
         logits, features = selector.predict_with_features(images)
-        check_finite_rows(f"{subject} the prediction", logits)
+        check_logits(f"{subject} the prediction", logits)
         targets = selector.select_most_predicted(logits)
         indices = tensor([targets], device=explainer.device)
         masks = explainer.decode_classes(features, indices)[0]

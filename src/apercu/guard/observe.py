@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.outputs import check_finite_rows
+from apercu.classifiers.network import check_logits
 from apercu.errors import NoFeatureMapsError, TargetError, name_images
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
@@ -81,13 +81,13 @@ class Observer:
         subject = f"classifier {classifier.spec}: its output"
         if self.predictor is not None:
             logits, features = self.predictor(images)
-            check_finite_rows(subject, logits)
+            check_logits(subject, logits)
             return self.complete(images, logits, features)
         if self.outputs is None:
             return Observation(images, classifier(images))
         output, features = self.outputs(classifier.normalise(images))
         logits = classifier.network.meaning.convert_to_logits(output)
-        check_finite_rows(subject, logits)
+        check_logits(subject, logits)
         return Observation(images, logits, [maps.float() for maps in features])
 
     def complete(
