@@ -1,5 +1,6 @@
 #!/bin/sh
-# Recipes × share of the labels on alerts, galaxies and chest films. About two hours of one core.
+# Recipes × share of the labels on alerts, galaxies and chest films. Many hours of one core: a last layer takes seconds,
+# a whole network a minute for each seed, `generated` several. `study.py train` takes --chains and --tasks for a part.
 #
 #   APERCU_DATA=… recipes/labels/study.sh [SHARE …]
 #
