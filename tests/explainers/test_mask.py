@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
+from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
+from apercu.explainers.mask.threshold import MAX_CHANGE, raise_threshold
+from apercu.images import open_images
+from apercu.training.data import TrainingImages
 
 CLASSES = ("cat", "dog", "bird", "fish")
 
@@ -209,6 +212,63 @@ def test_newer_settings_are_stored_where_they_do_something() -> None:
     """A folder of an older version stays the same when it is written again."""
     small = {"decoder": {"width": 16, "resolution": 2}}
     usual = MASK_PRESETS.parse(small).model_dump()
-    assert not {"encoder_side", "refinement"} & usual.keys()
-    newer = MASK_PRESETS.parse({**small, "encoder_side": 320, "refinement": "object"})
+    added = {"encoder_side": 320, "refinement": "object", "raise_threshold": True}
+    assert not added.keys() & usual.keys()
+    newer = MASK_PRESETS.parse({**small, **added})
     assert MaskSettings.model_validate_json(newer.model_dump_json()) == newer
+
+
+@pytest.fixture
+def planted(classifier: Classifier) -> TrainingImages:
+    return TrainingImages(open_images("planted:images=24,size=32"), classifier)
+
+
+@pytest.fixture
+def opened(
+    explainer: MaskExplainer, classifier: Classifier, planted: TrainingImages
+) -> MaskExplainer:
+    """An explainer whose gate is open for the predicted class, and half open for the others."""
+    gate, predicted = explainer.network.gate, classifier(torch.stack(list(planted))).argmax(1)
+    assert (predicted == predicted[0]).all()
+    with torch.no_grad():
+        gate.embedding.zero_()
+        gate.bias.fill_(1)  # the peak of each other class
+        gate.bias[predicted[0]] = 2
+        gate.sharpness.fill_(60)
+        gate.threshold.fill_(1)
+    return explainer
+
+
+def test_a_raised_threshold_makes_masks_of_absent_classes_smaller(
+    opened: MaskExplainer, classifier: Classifier, planted: TrainingImages
+) -> None:
+    batch = torch.stack(list(planted))
+    gate, predicted = opened.network.gate, classifier(batch).argmax(1)
+    before, masks = gate.threshold.item(), opened.attribute(batch, predicted)
+    absent = measure_absent_area(opened, [batch], seed=0)
+    raised = raise_threshold(opened, classifier, planted)
+    assert raised > 0 and gate.threshold.item() == pytest.approx(before + raised)
+    change = (opened.attribute(batch, predicted) - masks).abs().sum() / masks.sum()
+    assert change <= MAX_CHANGE + 1e-6
+    assert measure_absent_area(opened, [batch], seed=0) < absent
+
+
+def test_the_highest_threshold_that_hardly_changes_masks_is_taken(
+    opened: MaskExplainer, classifier: Classifier, planted: TrainingImages
+) -> None:
+    batch = torch.stack(list(planted))
+    gate, predicted = opened.network.gate, classifier(batch).argmax(1)
+    with torch.no_grad():
+        gate.sharpness.fill_(2)  # so that masks change before the end
+    masks, expected = opened.attribute(batch, predicted), 1.0
+    for step in range(1, 26):
+        threshold = 1 + 0.01 * step
+        with torch.no_grad():
+            gate.threshold.fill_(threshold)
+        change = (opened.attribute(batch, predicted) - masks).abs().sum() / masks.sum()
+        expected = threshold if change <= MAX_CHANGE else expected
+    with torch.no_grad():
+        gate.threshold.fill_(1)
+    raise_threshold(opened, classifier, planted)
+    assert gate.threshold.item() == pytest.approx(expected, rel=1e-5)
+    assert 1 < expected < 1.25

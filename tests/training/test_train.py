@@ -88,6 +88,19 @@ def _assert_equal(run: Path, other: Path) -> None:
         assert torch.equal(weights, second[name]), name
 
 
+def test_the_threshold_alone_is_chosen_after_a_training(
+    tiny_card: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    facts = _train(tiny_card, run, settings={**SETTINGS, "raise_threshold": True}).facts
+    usual, raised, name = _weights(whole), _weights(run), "gate.threshold"
+    assert facts["threshold_raised"] == pytest.approx(float(raised.pop(name) - usual.pop(name)))
+    for name, weights in raised.items():
+        assert torch.equal(weights, usual[name]), name
+    assert "| threshold of the gate raised by, in deviations |" in (run / "card.md").read_text()
+    assert "threshold of the gate" not in (whole / "card.md").read_text()
+
+
 def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:
     names = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
     assert {

@@ -1,4 +1,4 @@
-"""`apercu demo`: from a classifier to its compared explainer, on planted images."""
+"""`apercu demo` and `apercu ready`: what can be tried without a classifier of one's own."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def demo(
         results = Demo(out, seed, device.resolve(), report, say).run()
     show_ranking(results.comparison)
     say(f"report: {results.report}")
+
+
+def ready(debug: DebugOption = False) -> None:
+    """List the ready-made explainers of this package, for `apercu explain`, `serve` and the others.
+
+    Example: apercu ready
+    """
+    from apercu.explainers.ready import list_ready
+
+    for explainer in list_ready():
+        state = "installed" if explainer.is_installed else "pip install 'apercu[ready]'"
+        say(f"{explainer.name}: {explainer.title} ({state}); card: {explainer.run / 'card.md'}")

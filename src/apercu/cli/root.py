@@ -23,7 +23,6 @@ from apercu.cli import (
     guard,
     label,
     pretrain,
-    ready,
     serve,
     similar,
     stress,
@@ -46,7 +45,7 @@ app.command("compare")(compare.compare)
 app.command("card")(card.card)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)
-app.command("ready")(ready.ready)
+app.command("ready")(demo.ready)
 app.command("video")(video.video)
 app.command("batch")(batch.batch)
 app.add_typer(stress.app, name="stress")

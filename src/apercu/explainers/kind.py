@@ -111,6 +111,39 @@ class Measure(Protocol):
     ) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class Finish(Protocol):
+    """Completes an explainer after its training, by images held out.
+
+    Args:
+        explainer: the trained explainer, which is changed.
+        classifier: the explained classifier itself, not its student.
+        images: the images held out.
+        report: receives the name of the work, the images that are done, and the images in all.
+
+    Returns:
+        What was chosen, by name.
+    """
+
+    def __call__(
+        self,
+        explainer: Any,
+        classifier: Classifier,
+        images: TrainingImages,
+        report: ProgressCallback = ignore_progress,
+    ) -> dict[str, float]: ...
+
+
+def change_nothing(
+    explainer: TrainedExplainer[Any, Any],
+    classifier: Classifier,
+    images: TrainingImages,
+    report: ProgressCallback = ignore_progress,
+) -> dict[str, float]:
+    """Leave an explainer as its training left it."""
+    return {}
+
+
 @dataclass(frozen=True)
 class ExplainerKind:
     """One kind of trained explainer.
@@ -126,6 +159,7 @@ class ExplainerKind:
         find_doubts: returns why an explainer does not look trained, from what was measured.
         open_backbone: returns the classifier whose layers become the encoder, or None, from the
             settings and the classifier to explain or its student.
+        finish: completes it after training, before it is measured.
         needs_gradients: whether its training needs the classifier's gradients; a classifier without
             is replaced by a student.
         min_classes: the fewest classes of a classifier that it can explain.
@@ -141,6 +175,7 @@ class ExplainerKind:
     measure: Measure
     find_doubts: Callable[[Mapping[str, float]], list[str]]
     open_backbone: Callable[[Any, Classifier], Classifier | None]
+    finish: Finish = change_nothing
     needs_gradients: bool = True
     min_classes: int = 1
     needs_one_class: bool = False

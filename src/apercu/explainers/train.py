@@ -286,6 +286,7 @@ def _fit(
         held_out = split_held_out(len(trainer.source), trainer.seed).held_out
         images = TrainingImages(trainer.source, classifier, held_out)
         explainer.to(classifier.device)
+        measured |= kind.finish(explainer, classifier, images, trainer.report)
         measured |= dict(facts) | kind.measure(
             explainer, classifier, images, trainer.run, trainer.seed, trainer.report
         )

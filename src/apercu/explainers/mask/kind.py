@@ -165,6 +165,30 @@ def measure(
     }
 
 
+def finish(
+    explainer: MaskExplainer,
+    classifier: Classifier,
+    images: TrainingImages,
+    report: ProgressCallback = ignore_progress,
+) -> dict[str, float]:
+    """Raise the threshold of the gate, where the settings ask for it.
+
+    Args:
+        explainer: the trained explainer.
+        classifier: the explained classifier itself, not its student.
+        images: the images held out.
+        report: receives the name of the work, the images that are done, and the images in all.
+
+    Returns:
+        By how much the threshold was raised, where it may be raised.
+    """
+    if not explainer.settings.raise_threshold:
+        return {}
+    from apercu.explainers.mask.threshold import raise_threshold
+
+    return {"threshold_raised": raise_threshold(explainer, classifier, images, report)}
+
+
 MASK = ExplainerKind(
     name="mask",
     presets=MASK_PRESETS,
@@ -175,5 +199,6 @@ MASK = ExplainerKind(
     measure=measure,
     find_doubts=find_doubts,
     open_backbone=open_backbone,
+    finish=finish,
     min_classes=2,
 )
