@@ -11,7 +11,8 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize_maps
 from apercu.methods import Cam, GradCam
-from apercu.methods.layers import find_target_layers
+from apercu.methods.layers import compute_deep_features, find_target_layers
+from apercu.pretraining.heads.fine_tuning import replace_head
 
 
 def literal(
@@ -161,3 +162,70 @@ def test_a_network_without_positions_is_refused(
 ) -> None:
     with pytest.raises(ClassifierError, match="no feature map or tokens"):
         GradCam()(opened(Vector(images[0].numel())), images, targets)
+
+
+class Functional(nn.Module):
+    """Two convolutions, and logits from a function of the mean of the last one."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1, stride=2), nn.ReLU())
+        self.directions = nn.Parameter(torch.randn(4, 4))
+        self.ending = ending
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.second(self.first(images))
+        pooled = maps.amax((2, 3)) if self.ending == "maximum" else maps.mean((2, 3))
+        if self.ending == "cosine":
+            return 9 * F.normalize(pooled, dim=1) @ F.normalize(self.directions, dim=1).T
+        if self.ending == "distances":
+            return -torch.cdist(pooled, self.directions)
+        return F.linear(pooled, self.directions)
+
+
+@pytest.mark.parametrize("ending", ["product", "cosine", "distances", "maximum"])
+def test_the_last_map_is_the_last_one_also_where_no_layer_gives_the_logits(
+    ending: str,
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    torch.manual_seed(0)
+    classifier = opened(Functional(ending))
+    layers = find_target_layers(classifier, images)
+    assert (layers.features, layers.head) == ("second", None)
+    expected = literal(classifier, "second", images, targets)
+    assert expected.max() > 0
+    maps = GradCam()(classifier, images, targets)
+    torch.testing.assert_close(maps, expected, atol=1e-6, rtol=1e-4)
+    assert classifier.module is not None
+    with torch.no_grad():
+        features = classifier.module.second(classifier.module.first(classifier.normalise(images)))
+    torch.testing.assert_close(
+        compute_deep_features(classifier, images), features.mean((2, 3)), atol=1e-5, rtol=1e-4
+    )
+    with pytest.raises(ClassifierError, match="cam needs a classifier that ends in a mean"):
+        Cam()(classifier, images, targets)
+    with pytest.raises(ClassifierError, match=r"come from no nn\.Linear or nn\.Conv2d"):
+        replace_head(classifier, images[0], 7, seed=0)
+
+
+class WithoutLayers(nn.Module):
+    """A product of all pixels with weights: no layer at all."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(pixels, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weights
+
+
+def test_a_network_without_layers_is_refused(
+    opened: Callable[[nn.Module], Classifier], images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    classifier = opened(WithoutLayers(images[0].numel()))
+    for method in (GradCam(), Cam()):
+        with pytest.raises(ClassifierError, match="no feature map or tokens"):
+            method(classifier, images, targets)

@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from apercu import open_classifier
 from apercu.classifiers import InputSpec
-from apercu.errors import ConfigError
+from apercu.errors import ClassifierError, ConfigError
 from apercu.pretraining.backbone import inflate, open_backbone
 from apercu.pretraining.heads import FineTuning, LabelledFeatures
 from apercu.pretraining.heads.fine_tuning import replace_head
@@ -55,6 +55,25 @@ def test_a_new_head_for_classifiers_and_for_features(tiny_card: Path) -> None:
         network = replace_head(classifier, image, 7, seed=0).eval()
         assert network(classifier.normalise(image[None])).shape == (1, 7)
         assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+class Gated(nn.Module):
+    """Logits that are multiplied by a gate behind their layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3)
+        self.logits, self.gate = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self.features(images).mean((2, 3))
+        return self.logits(pooled) * self.gate(pooled).sigmoid()
+
+
+def test_a_layer_that_does_not_give_the_logits_alone_is_not_replaced() -> None:
+    classifier = open_classifier(Gated(), size=16)
+    with pytest.raises(ClassifierError, match="computes its logits from more than that layer"):
+        replace_head(classifier, torch.rand(3, 16, 16), 7, seed=0)
 
 
 def test_a_backbone_depends_on_its_seed_and_takes_any_number_of_bands() -> None:

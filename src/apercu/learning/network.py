@@ -19,7 +19,7 @@ from apercu.classifiers.outputs import Output, OutputName
 from apercu.classifiers.reinitialise import NetworkSource, copy_trainable, find_source
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
-from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_target_layers
+from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_head, find_target_layers
 from apercu.pretraining.heads.fine_tuning import replace_head
 from apercu.types import Images, Logits
 from apercu.weights import digest_module
@@ -299,7 +299,8 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
         layers = find_target_layers(probe, grey[None].to(start.device))
     except ClassifierError as error:
         raise _no_features_error(start) from error
-    network = LearningNetwork(body.requires_grad_(True), probe, layers.head, layers.features)
+    head = find_head(probe, grey[None].to(start.device))
+    network = LearningNetwork(body.requires_grad_(True), probe, head, layers.features)
     network.source = source
     return network
 

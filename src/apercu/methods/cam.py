@@ -38,6 +38,8 @@ class Cam(Method):
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         layers = find_target_layers(classifier, images)
+        if layers.head is None:
+            raise _ending_error(classifier)
         head = get_layer(classifier, layers.head)
         outputs: dict[str, Tensor] = {}
 
@@ -64,12 +66,16 @@ class Cam(Method):
             or weights.shape[1] != features.shape[1]
             or not gives_logits(outputs["scores"], logits, classifier)
         ):
-            raise ClassifierError(
-                "cam needs a classifier that ends in a mean over all positions and one linear "
-                f"layer; {classifier.spec} ends otherwise: choose grad_cam"
-            )
+            raise _ending_error(classifier)
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
         return resize_maps(maps, (images.shape[2], images.shape[3]))
+
+
+def _ending_error(classifier: Classifier) -> ClassifierError:
+    return ClassifierError(
+        "cam needs a classifier that ends in a mean over all positions and one linear "
+        f"layer; {classifier.spec} ends otherwise: choose grad_cam"
+    )
 
 
 def _read_class_weights(head: nn.Module, output: Output) -> Tensor | None:

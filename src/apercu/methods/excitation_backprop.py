@@ -59,21 +59,23 @@ class ExcitationBackprop(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "excitation_backprop")
         maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
-        if self.contrastive or classifier.output.takes_one_number:
+        is_absent = (targets == 0) & classifier.output.takes_one_number
+        if self.contrastive or is_absent.any():
             layers = find_target_layers(classifier, images)
-            if self.contrastive and not layers.gives_logits:
+            if layers.head is None or not layers.gives_logits:
+                what = "contrastive" if self.contrastive else f"{classifier.classes[0]!r}"
+                advice = "leave contrastive out" if self.contrastive else "choose grad_cam"
                 raise ClassifierError(
-                    "excitation_backprop: contrastive needs a classifier whose logits are those of "
-                    f"one last layer; {classifier.spec} ends otherwise: leave contrastive out"
+                    f"excitation_backprop: {what} needs a classifier whose logits are those of "
+                    f"one last layer; {classifier.spec} ends otherwise: {advice}"
                 )
             head = get_layer(classifier, layers.head)
             against = ExcitationRules(
                 negated=head.weight if isinstance(head.weight, Tensor) else None
             )
             others = self._compute_winning_probabilities(classifier, images, targets, against)
-            if classifier.output.takes_one_number:  # not the class: with negated weights
-                is_absence = (targets == 0)[:, None, None]
-                maps, others = others.where(is_absence, maps), maps.where(is_absence, others)
+            is_absence = is_absent[:, None, None]  # not the class: with negated weights
+            maps, others = others.where(is_absence, maps), maps.where(is_absence, others)
             if self.contrastive:
                 maps = (maps - others).clamp(min=0)
         return resize_maps(maps, (images.shape[2], images.shape[3]))

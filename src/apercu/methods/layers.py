@@ -39,8 +39,9 @@ class TargetLayers:
 
     features: str
     """The layer that gives the last feature map, or the last tokens whose positions matter."""
-    head: str
-    """The linear or convolutional layer that turns features into logits."""
+    head: str | None
+    """The linear or convolutional layer that turns features into logits; None where no such layer
+    does, as with a matrix product in `forward`."""
     gives_logits: bool = True
     """Whether the logits are those of the head alone, and not, say, the mean of two layers."""
 
@@ -62,6 +63,21 @@ def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
     if tensor not in kept:
         kept[tensor] = _trace_layers(classifier, images[:1])
     return kept[tensor]
+
+
+def find_head(classifier: Classifier, images: Images) -> str:
+    """Return the name of the linear or convolutional layer that turns features into logits.
+
+    Raises:
+        ClassifierError: no feature map comes before the logits, or no layer gives them.
+    """
+    head = find_target_layers(classifier, images).head
+    if head is None:
+        raise ClassifierError(
+            f"layers: the logits of {classifier.spec} come from no nn.Linear or nn.Conv2d at its "
+            "end, but from a function such as a matrix product; let it end in such a layer"
+        )
+    return head
 
 
 def get_open_module(classifier: Classifier) -> nn.Module:
@@ -109,7 +125,8 @@ def compute_deep_features(
 ) -> Float[Tensor, "batch features"]:
     """Return the input of the layer that gives the logits, averaged over positions.
 
-    A network whose output is features has no such layer; its output is returned.
+    A network whose output is features has no such layer; its output is returned. Where the logits
+    are computed without a layer, as by a matrix product, it is the mean of the last feature map.
 
     Raises:
         ClassifierError: the classifier does not expose its layers.
@@ -117,11 +134,30 @@ def compute_deep_features(
     if classifier.network.output == "features":
         return classifier(images)
     head_inputs: list[Tensor] = []
-    head = get_layer(classifier, find_target_layers(classifier, images).head)
+    layers = find_target_layers(classifier, images)
+    if layers.head is None:
+        return _average_last_maps(classifier, layers.features, images)
+    head = get_layer(classifier, layers.head)
     with attach_hook(head, lambda _module, inputs, _output: head_inputs.append(inputs[0])):
         classifier(images)
     features = head_inputs[0]
     return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
+
+
+def _average_last_maps(
+    classifier: Classifier, name: str, images: Images
+) -> Float[Tensor, "batch features"]:
+    """Return the last feature map, averaged over positions."""
+    outputs: list[Tensor] = []
+    module = get_open_module(classifier)
+    with attach_hook(get_layer(classifier, name), lambda _m, _i, output: outputs.append(output)):
+        classifier(images)
+    maps = find_feature_layouts(classifier, module).read(name, outputs[-1])
+    if maps is None:
+        raise ClassifierError(
+            f"layer: {name} of {classifier.spec} gives no feature map for these images"
+        )
+    return maps.mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -213,7 +249,8 @@ def _choose_layers(
     """Return the two layers, given all layers in the order in which they finished.
 
     Of several layers that could be the head, such as those of a network with several outputs, it is
-    the last one that gives the logits; where none does by itself, it is the last one.
+    the last one that gives the logits. Where none does by itself, it is the last one behind the
+    last feature map that the logits depend on, if there is one.
     """
     scoring = [i for i, call in enumerate(calls) if isinstance(call.layer, SCORING_LAYERS)]
     giving = [
@@ -221,23 +258,58 @@ def _choose_layers(
         for i in scoring
         if (scores := calls[i].scores) is not None and gives_logits(scores, logits, classifier)
     ]
-    last = (giving or scoring or [0])[-1]
+    module = get_open_module(classifier)
+    if not giving and classifier.differentiable:
+        return _choose_without_head(classifier, image, calls)
+    if not scoring:
+        raise _no_map_error(classifier)
+    last = (giving or scoring)[-1]
     head = calls[last]
     maps = [i for i in range(last) if is_feature_map(calls[i].shape) and calls[i].shape[0] == 1]
     features = calls[maps[-1]].name if maps else None
     channels = head.layer.in_features if isinstance(head.layer, nn.Linear) else None
-    module = get_open_module(classifier)
     has_tokens = any(len(call.shape) == 3 for call in calls[:last]) and (
         find_feature_layouts(classifier, module).get_tokens() is not None
     )
     if channels is not None and (has_tokens or _has_other_ending(calls, maps, channels)):
         features = find_last_spatial_layer(classifier, module, image, channels)
     if features is None:
-        raise ClassifierError(
-            f"layers: {classifier.spec} has no feature map or tokens before its "
-            "logits; choose a method that needs none, such as gradient or occlusion"
-        )
+        raise _no_map_error(classifier)
     return TargetLayers(features, head=head.name, gives_logits=bool(giving))
+
+
+def _choose_without_head(
+    classifier: Classifier, image: Images, calls: list[_LayerCall]
+) -> TargetLayers:
+    """Return the two layers of a network none of whose layers gives the logits by itself.
+
+    Its last layer that has weights may be far from the logits: behind it may come activations, a
+    product with the directions of the classes, or a mean of several layers.
+    """
+    module = get_open_module(classifier)
+    heads = {
+        call.name: call.layer.in_features if isinstance(call.layer, nn.Linear) else None
+        for call in calls
+        if isinstance(call.layer, SCORING_LAYERS) and call.shape[2:].numel() == 1
+    }
+    has_tokens = find_feature_layouts(classifier, module).get_tokens() is not None
+    channels = list(heads.values())[-1] if heads and has_tokens else None
+    features = find_last_spatial_layer(
+        classifier, module, image, channels, every_position=has_tokens
+    )
+    if features is None:
+        raise _no_map_error(classifier)
+    names = [call.name for call in calls]
+    end = len(names) - names[::-1].index(features)
+    behind = [name for name in names[end:] if name in heads]
+    return TargetLayers(features, head=behind[-1] if behind else None, gives_logits=False)
+
+
+def _no_map_error(classifier: Classifier) -> ClassifierError:
+    return ClassifierError(
+        f"layers: {classifier.spec} has no feature map or tokens before its "
+        "logits; choose a method that needs none, such as gradient or occlusion"
+    )
 
 
 def gives_logits(scores: Tensor, logits: Logits, classifier: Classifier) -> bool:

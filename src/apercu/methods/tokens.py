@@ -130,7 +130,12 @@ def watch_outputs(module: nn.Module, keep: Callable[[str, Tensor], object]) -> I
 
 
 def find_last_spatial_layer(
-    classifier: Classifier, module: nn.Module, image: Images, channels: int
+    classifier: Classifier,
+    module: nn.Module,
+    image: Images,
+    channels: int | None,
+    *,
+    every_position: bool = True,
 ) -> str | None:
     """Return the last layer of which every position influences the logits, or None.
 
@@ -142,7 +147,9 @@ def find_last_spatial_layer(
         module: the network of the classifier.
         image: a batch of one image.
         channels: the number of channels that the classification layer takes; a layer with as many
-            is preferred.
+            is preferred. None for any number.
+        every_position: whether every position has an influence, and not only some of them, as
+            before a maximum over positions.
 
     Returns:
         The name of the layer, or None.
@@ -162,8 +169,11 @@ def find_last_spatial_layer(
     others = []
     for (name, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
         maps = None if gradient is None else layouts.read(name, gradient)
-        if maps is not None and len(maps) == len(image) and maps.any(dim=1).all():
-            if maps.shape[1] == channels:
+        if maps is None or len(maps) != len(image):
+            continue
+        influences = maps.any(dim=1)
+        if influences.all() if every_position else influences.any():
+            if channels in (None, maps.shape[1]):
                 return name
             others.append(name)
     return others[0] if others else None

@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task
-from apercu.methods.layers import SCORING_LAYERS, find_target_layers, get_layer
+from apercu.methods.layers import SCORING_LAYERS, find_head, get_layer
 
 SMALLEST_WEIGHT = 1e-3
 
@@ -117,7 +117,7 @@ def _read_last_layer(classifier: Classifier, images: Tensor) -> tuple[Tensor, Te
         ClassifierError: the last layer is none that scores features.
     """
     images = images.to(classifier.device)
-    layer = get_layer(classifier, find_target_layers(classifier, images).head)
+    layer = get_layer(classifier, find_head(classifier, images))
     if not isinstance(layer, SCORING_LAYERS) or len(layer.weight) < 2:
         raise ClassifierError(
             f"recipe: spatial_attention: {classifier.spec} has no last layer with two classes or "

@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.distillation_data import PreparedImages, stack_images
 from apercu.classifiers.reinitialise import copy_trainable, recalibrate_batchnorm
 from apercu.errors import ClassifierError, ConfigError
-from apercu.methods.layers import SCORING_LAYERS, find_target_layers
+from apercu.methods.layers import SCORING_LAYERS, find_head
 from apercu.pretraining.heads.base import (
     LabelledFeatures,
     Labels,
@@ -161,7 +161,7 @@ def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed
         torch.manual_seed(seed)
         if classifier.network.output == "features":
             return nn.Sequential(network, nn.Linear(len(classifier.classes), classes))
-        name = find_target_layers(classifier, image[None].to(classifier.device)).head
+        name = find_head(classifier, image[None].to(classifier.device))
         parent, _, last = name.rpartition(".")
         old = network.get_submodule(name)
         if not isinstance(old, SCORING_LAYERS):
@@ -173,4 +173,26 @@ def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed
         else:
             new = nn.Conv2d(old.in_channels, classes, 1, bias=has_bias)
         setattr(network.get_submodule(parent), last, new)
+    _check_replaced(classifier, network, image, classes, name)
     return network
+
+
+@torch.no_grad()
+def _check_replaced(
+    classifier: Classifier, network: nn.Module, image: torch.Tensor, classes: int, name: str
+) -> None:
+    """Refuse a network that computes more from its last layer than the logits.
+
+    Raises:
+        ClassifierError: with the new layer it fails, or gives another number of logits.
+    """
+    images = image[None].to(classifier.device)
+    try:
+        numbers = classifier.network.pick_tensor(network(classifier.normalise(images)))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        numbers = torch.empty(0)
+    if numbers.numel() != classes:
+        raise ClassifierError(
+            f"{classifier.spec}: its last layer {name} cannot be replaced, as forward computes "
+            f"its logits from more than that layer; let it end in one nn.Linear"
+        )

@@ -15,7 +15,7 @@ from apercu.classifiers.network import Network
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.filters.checks import check_count, check_fraction, check_positive, check_whole
-from apercu.methods.layers import attach_hook, find_target_layers
+from apercu.methods.layers import attach_hook, find_head
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.backdoors.neural_cleanse import ReversedTrigger
 from apercu.types import Images, Logits, Targets
@@ -217,7 +217,7 @@ class _TrainedCopy:
                 f"removal: expected at least {FEWEST_IMAGES} labelled clean images, "
                 f"got {len(images)}"
             )
-        name = find_target_layers(classifier, images[:2]).head
+        name = find_head(classifier, images[:2])
         network = copy_trainable(classifier).to(classifier.device)
         head = dict(network.named_modules())[name]
         if not isinstance(head, nn.Linear):

@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.filters.checks import check_whole
-from apercu.methods.layers import find_target_layers, get_layer, get_open_module
+from apercu.methods.layers import find_head, get_layer, get_open_module
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
@@ -67,9 +67,10 @@ class MonteCarloDropout(UnknownMethod):
         layers = tuple(
             layer for layer in network.modules() if isinstance(layer, DROPOUTS) and layer.p > 0
         )
+        if layers:
+            return MonteCarloDropoutScorer(self, classifier, layers, None)
         grey = torch.full((1, classifier.channels, *classifier.size), 0.5)
-        target = find_target_layers(classifier, grey.to(classifier.device))
-        head = None if layers else get_layer(classifier, target.head)
+        head = get_layer(classifier, find_head(classifier, grey.to(classifier.device)))
         return MonteCarloDropoutScorer(self, classifier, layers, head)
 
 
