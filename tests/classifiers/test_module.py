@@ -186,6 +186,59 @@ def test_descriptions_that_do_not_fit_are_one_short_line(
     assert "\n" not in message and len(message) < 250
 
 
+class Expecting(nn.Module):
+    """A linear classifier of pixels that takes its images in one way only."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.shape, self.dtype = shape, dtype
+        self.layer = nn.Linear(int(np.prod(shape)), 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != self.dtype or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"not {self.shape} of {self.dtype}")
+        return self.layer(images.flatten(1).float())
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "match"),
+    [
+        ((6, 5, 3), torch.float32, r"channels last; .* images\.permute\(0, 2, 3, 1\)$"),
+        ((3, 6, 5), torch.uint8, r"takes bytes; .* \(images \* 255\)\.round\(\)\.byte\(\)$"),
+        ((6, 5, 3), torch.uint8, r"takes bytes with the channels last; .*\.permute"),
+        (
+            (1, 6, 5),
+            torch.float32,
+            r"check its input: it takes images of 1 channel \(channels=1\)$",
+        ),
+        ((3, 7, 5), torch.float32, r"not \(3, 7, 5\) of torch\.float32; check its input$"),
+    ],
+)
+def test_what_a_module_takes_instead_is_said(
+    shape: tuple[int, ...], dtype: torch.dtype, match: str
+) -> None:
+    with pytest.raises(ClassifierError, match=match):
+        open_classifier(Expecting(shape, dtype), size=SIZE)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"size": np.int64(6), "mean": np.float32(0.5), "std": np.array([0.5, 0.25, 0.5])},
+        {"size": torch.tensor(6), "mean": torch.tensor(0.5), "std": torch.tensor([0.5, 0.25, 0.5])},
+        {
+            "size": np.array([6, 6]),
+            "mean": [np.float64(0.5)] * 3,
+            "std": (0.5, np.float32(0.25), 0.5),
+        },
+    ],
+)
+def test_numbers_of_numpy_and_torch_describe_a_module(numbers: dict[str, Any]) -> None:
+    module = _make_module()
+    expected = open_classifier(module, size=6, mean=0.5, std=[0.5, 0.25, 0.5])
+    assert open_classifier(module, **numbers).fingerprint == expected.fingerprint
+
+
 def test_a_description_is_refused_with_a_spec() -> None:
     match = "timm/resnet18: size, mean can be given for a module in memory only; write a .* card"
     with pytest.raises(ClassifierError, match=match):

@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from apercu.classifiers.card import (
     CARD_FILE,
@@ -36,7 +38,9 @@ from apercu.classifiers.trust import (
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
 from apercu.io import HASHES, find_changed_file, is_file, is_folder, parse_json
 
-PerChannel: TypeAlias = float | int | Sequence[float | int]
+ArrayNumbers: TypeAlias = Tensor | NDArray[Any] | np.generic
+"""One number, or several, of PyTorch or NumPy."""
+PerChannel: TypeAlias = float | int | Sequence[float | int] | ArrayNumbers
 """A number for each channel, or one for all."""
 
 MAX_WEIGHTS = 2_000_000_000
@@ -51,14 +55,14 @@ def open_classifier(
     source: str | Path | Callable[..., Any],
     *,
     device: str | torch.device | None = None,
-    size: int | Sequence[int] | None = None,
+    size: int | Sequence[int] | ArrayNumbers | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     classes: Sequence[str] | Mapping[Any, Any] | str | Path | None = None,
-    channels: int | None = None,
+    channels: int | np.integer[Any] | None = None,
     output: str | None = None,
     output_name: str | int | None = None,
-    value_range: Sequence[float | int] | None = None,
+    value_range: Sequence[float | int] | ArrayNumbers | None = None,
     resize: int | None = None,
     filter: str | None = None,
     copy: bool | None = None,
@@ -133,7 +137,11 @@ def open_classifier(
         "resize": resize,
         "filter": filter,
     }
-    description = {key: value for key, value in arguments.items() if value is not None}
+    description = {
+        key: value.tolist() if isinstance(value, Tensor | np.generic | np.ndarray) else value
+        for key, value in arguments.items()
+        if value is not None
+    }
     if isinstance(source, str | Path):
         words = [*description, *(["copy"] if copy is not None else [])]
         with trust_files(trust):

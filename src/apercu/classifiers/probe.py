@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers.card import InputSpec
+from apercu.classifiers.outputs import list_tensors
 from apercu.classifiers.preprocessing import normalise
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.log import warn
@@ -99,11 +100,38 @@ class NetworkProbe:
     def _describe_failure(self, images: Images, error: BaseException) -> ClassifierError:
         """Return the error of a network that cannot classify these images."""
         count = "an image" if len(images) == 1 else f"{len(images)} images"
-        advice = getattr(self.forward, "takes", "") or "check its input"
+        takes = getattr(self.forward, "takes", "")
+        advice = takes or f"check its input{self._suggest_input(images)}"
         return ClassifierError(
             f"classifier {self.spec} cannot classify {count} of "
             f"{'×'.join(map(str, images.shape[1:]))}: {first_line(error)}; {advice}"
         )
+
+    @torch.no_grad()
+    def _suggest_input(self, images: Images) -> str:
+        """Return what a network takes that cannot classify these images, or nothing."""
+        given = self.layout.normalise(images, self.input)
+        bytes_given = (images * 255).round().byte()
+        trials = {
+            "it takes images with the channels last; wrap it in a module that calls it with "
+            "images.permute(0, 2, 3, 1)": given.permute(0, 2, 3, 1),
+            "it takes bytes; wrap it in a module that calls it with "
+            "(images * 255).round().byte()": bytes_given,
+            "it takes bytes with the channels last; wrap it in a module that calls it with "
+            "(images * 255).round().byte().permute(0, 2, 3, 1)": bytes_given.permute(0, 2, 3, 1),
+        }
+        weights = (weight for weight in _list_weights(self.forward) if weight.ndim == 4)
+        counts = [weight.shape[1] for weight in weights][:1]
+        for count in dict.fromkeys((*counts, 1, 3)):
+            if count != images.shape[1]:
+                text = f"it takes images of {count} channel{'s' * (count > 1)} (channels={count})"
+                trials[text] = given[:, :1].expand(-1, count, -1, -1)
+        for text, trial in trials.items():
+            with suppress(Exception):
+                tensors = list_tensors(self.forward(trial.contiguous()))
+                if tensors and all(_has_numbers(each, len(images)) for each in tensors.values()):
+                    return f": {text}"
+        return ""
 
     def choose_layout(self, module: nn.Module | None) -> TensorLayout:
         """Return the layout with channels last where a module gives the same numbers in it.
@@ -222,6 +250,11 @@ def _list_weights(forward: object) -> list[Tensor]:
     if not isinstance(module, nn.Module):
         return []
     return [*module.parameters(), *module.buffers()]
+
+
+def _has_numbers(values: Tensor, count: int) -> bool:
+    """Whether these are rows of numbers, one for each image."""
+    return values.ndim > 0 and len(values) == count and bool(values.isfinite().all())
 
 
 def _make_images(spec: InputSpec, device: torch.device) -> Images:
