@@ -173,3 +173,31 @@ def test_grad_cam_uses_the_network_s_own_grid(opened: Opened, images: torch.Tens
     size = (images.shape[2], images.shape[3])
     expected = nn.functional.interpolate(expected[:, None], size, mode="bilinear")[:, 0]
     torch.testing.assert_close(maps, expected)
+
+
+class ApartAttention(nn.Module):
+    """A class token that attends to the patches once, with queries, keys and values apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.token = nn.Parameter(torch.rand(1, 1, 8))
+        self.norm = nn.LayerNorm(8)
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.token.expand(len(images), -1, -1), tokens), dim=1)
+        inside = self.norm(tokens)
+        scores = self.query(inside) @ self.key(inside).transpose(1, 2)
+        tokens = tokens + scores.softmax(-1) @ self.value(inside)
+        return self.head(tokens[:, 0])
+
+
+def test_projections_beside_each_other_are_a_part_of_the_attention(
+    opened: Opened, images: torch.Tensor
+) -> None:
+    network = ApartAttention()
+    assert find_last_spatial_layer(opened(network), network, images[:1], 8) == "norm"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -129,6 +129,23 @@ def watch_outputs(module: nn.Module, keep: Callable[[str, Tensor], object]) -> I
         yield
 
 
+@contextmanager
+def _watch_linear_inputs(
+    module: nn.Module, keep: Callable[[str, Tensor], object]
+) -> Iterator[None]:
+    """Call a function with name and input of every linear layer within the `with` block."""
+    with ExitStack() as hooks:
+        for name, layer in module.named_modules():
+
+            def hook(layer: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+                if inputs and isinstance(inputs[0], Tensor):
+                    keep(name, inputs[0])
+
+            if isinstance(layer, nn.Linear):
+                hooks.callback(layer.register_forward_pre_hook(hook).remove)
+        yield
+
+
 def find_last_spatial_layer(
     classifier: Classifier,
     module: nn.Module,
@@ -140,7 +157,8 @@ def find_last_spatial_layer(
     """Return the last layer of which every position influences the logits, or None.
 
     After the last attention of a vision transformer only its class token has an influence, so the
-    layer before the attention is chosen.
+    layer before the attention is chosen. Linear layers beside each other, as queries, keys and
+    values are, are a part of the attention.
 
     Args:
         classifier: an open, differentiable classifier.
@@ -156,19 +174,29 @@ def find_last_spatial_layer(
     """
     layouts = find_feature_layouts(classifier, module)
     outputs: list[tuple[str, Tensor]] = []
+    linear_inputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str, output: Tensor) -> None:
         if output.requires_grad:
             outputs.append((name, output))
 
+    def keep_input(name: str, given: Tensor) -> None:
+        linear_inputs.append((name, given))
+
     with torch.enable_grad():
-        with watch_outputs(module, keep):
+        with watch_outputs(module, keep), _watch_linear_inputs(module, keep_input):
             score = classifier(image.detach().requires_grad_()).amax()
         tensors = [output for _, output in outputs]
         gradients = torch.autograd.grad(score, tensors, allow_unused=True)
     others = []
+    beside_others = {
+        name
+        for name, given in linear_inputs
+        if any(given is other and name != neighbour for neighbour, other in linear_inputs)
+    }
     for (name, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        maps = None if gradient is None else layouts.read(name, gradient)
+        is_left_out = gradient is None or name in beside_others
+        maps = None if is_left_out else layouts.read(name, gradient)
         if maps is None or len(maps) != len(image):
             continue
         influences = maps.any(dim=1)
