@@ -39,6 +39,13 @@ class Net(nn.Module):
         return self.wrap(self.head(images.flatten(1)) * 4)
 
 
+class SigmoidByFunction(nn.Module):
+    """A sigmoid that is no layer."""
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers.sigmoid()
+
+
 def opened(
     columns: int,
     output: str | None = None,
@@ -211,6 +218,18 @@ def test_small_logits_of_a_library_are_no_sigmoid(source: str, is_told: bool) ->
         resolved = resolve_output(network, network.forward, IMAGES, source)
     assert resolved.meaning.name == "logits"
     assert bool(lines) == is_told
+
+
+@pytest.mark.parametrize("last", [nn.Identity, nn.Sigmoid, SigmoidByFunction])
+def test_layers_of_torch_without_a_sigmoid_are_not_suspected(last: Callable[[], nn.Module]) -> None:
+    head = nn.Linear(3 * 8 * 8, 4)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, 0.3)
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        classifier = open_classifier(nn.Sequential(nn.Flatten(), head, last()), size=8)
+    told = [line for line in lines if "if there is a sigmoid" in line]
+    assert classifier.output.name == "logits" and len(told) == (last is not nn.Identity)
 
 
 def test_a_sigmoid_inside_is_told() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.network import Network
@@ -27,6 +27,8 @@ from apercu.log import warn
 
 WITHOUT_SIGMOID = ("timm/", "torchvision/", "hf/", "apercu.")
 """Beginnings of sources whose networks end with logits; small numbers of them are by chance."""
+_KNOWN_LAYERS = ("torch.nn.", "timm.", "torchvision.", "transformers.", "apercu.")
+"""Beginnings of the modules whose layers compute a sigmoid in no other way than by `nn.Sigmoid`."""
 _TOLERANCE = 1e-3
 """By how much a sum of probabilities may miss 1 to be taken for a softmax."""
 _LARGEST_MEAN, _LARGEST_STD = 1, 10
@@ -227,7 +229,7 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
             "output='probabilities' in Python"
         )
         return output.model_copy(update={"name": "probabilities"})
-    if network.source.startswith(WITHOUT_SIGMOID):
+    if network.source.startswith(WITHOUT_SIGMOID) or _is_without_sigmoid(network.forward):
         return output
     has_one_number = output.columns == 1
     softmax = "" if has_one_number else ", and if there is a softmax, output: probabilities"
@@ -236,6 +238,14 @@ def _recognise_probabilities(network: Network, numbers: Tensor, spec: str) -> Ou
         f"set output: {'probability' if has_one_number else 'sigmoid_probabilities'}{softmax}"
     )
     return output
+
+
+def _is_without_sigmoid(forward: object) -> bool:
+    """Whether a network consists of layers of libraries, none of which is a sigmoid."""
+    return isinstance(forward, nn.Module) and all(
+        type(part).__module__.startswith(_KNOWN_LAYERS) and not isinstance(part, nn.Sigmoid)
+        for part in forward.modules()
+    )
 
 
 def _are_percentages(numbers: Tensor) -> bool:
