@@ -223,7 +223,7 @@ def test_small_logits_of_a_library_are_no_sigmoid(source: str, is_told: bool) ->
 @pytest.mark.parametrize("last", [nn.Identity, nn.Sigmoid, SigmoidByFunction])
 def test_layers_of_torch_without_a_sigmoid_are_not_suspected(last: Callable[[], nn.Module]) -> None:
     head = nn.Linear(3 * 8 * 8, 4)
-    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.weight, 1e-3)
     nn.init.constant_(head.bias, 0.3)
     lines: list[str] = []
     with redirect_warnings(lines.append):
