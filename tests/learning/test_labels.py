@@ -426,6 +426,16 @@ def test_names_of_classes_that_were_meant_otherwise(
     assert len(lines) == (doubt != "") and re.search(doubt, "".join(lines))
 
 
+@pytest.mark.parametrize("head", ["file,label,patient", "file,a,patient"])
+def test_a_group_that_stands_for_a_gap_is_told(films: Path, tmp_path: Path, head: str) -> None:
+    rows = ("0.png,1,nan", "1.png,0,nan", "2.png,0,x", "3.png,,NA")
+    inputs = LearningInputs(films, write_table(tmp_path / "t.csv", head, *rows), "patient")
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        inputs.open_labelled(open_source)
+    assert len(lines) == 1 and "nan is one group, of 2 labelled images; write" in lines[0]
+
+
 def test_a_folder_holds_a_table_with_empty_labels(films: Path) -> None:
     write_table(films / "labels.csv", "file,label", "0.png,a", "1.png,", "2.png,b")
     images, others = LearningInputs(films).open_labelled(lambda spec: train.open_source(spec, 3))

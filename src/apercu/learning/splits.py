@@ -26,7 +26,7 @@ from apercu.log import warn
 ImagesSpec: TypeAlias = str | Path | ImageSource
 """Images by their name, or opened already."""
 GAPS = ("nan", "na", "n/a", "<na>", "null")
-"""Labels, in lower case, that programs write where there is none."""
+"""Labels and groups, in lower case, that programs write where there is none."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class LearningInputs:
 
 
 def find_doubtful_names(rows: LabelRows) -> list[str]:
-    """Find the names of classes that were probably meant otherwise.
+    """Find the names of classes and of groups that were probably meant otherwise.
 
     Args:
         rows: a table of labels.
@@ -130,8 +130,15 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     Returns:
         One line about each.
     """
+    sizes = Counter(rows.groups[file] for file in rows.labels) if rows.groups else Counter()
+    gaps = [
+        f"{rows.path}: {name} is one group, of {size} labelled images; write the group of each "
+        "where nobody filled it in"
+        for name, size in sizes.items()
+        if name.lower() in GAPS
+    ]
     if rows.has_columns:
-        return []
+        return gaps
     counts = Counter(word for words in rows.labels.values() for word in words)
     lines = [
         f"{name} is a class, of {counts[name]} images; leave the cell empty where nobody knows"
@@ -159,7 +166,7 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
         ]
     if joined:
         lines.append(f"{joined[0]} is a class of its own; {hint}")
-    return [f"{rows.path}: {line}" for line in lines]
+    return gaps + [f"{rows.path}: {line}" for line in lines]
 
 
 def find_files(source: ImageSource) -> set[Path]:
