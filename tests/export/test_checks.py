@@ -59,6 +59,22 @@ def test_a_graph_that_answers_otherwise_is_refused(wrong: float) -> None:
         compare(off, lambda images, targets: maps(images.mean(1)), asked())
 
 
+@pytest.mark.parametrize(
+    ("steepness", "advice"), [(40, "train on"), (1, "try other versions of onnxscript")]
+)
+def test_maps_that_change_at_the_least_noise_need_more_training(
+    steepness: float, advice: str
+) -> None:
+    def steep(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return maps(steepness * images.mean(1))
+
+    def off(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return maps(steepness * images.mean(1) + 1.5e-3)
+
+    with pytest.raises(ApercuError, match=f"nothing was exported, .*{advice}"):
+        compare(off, steep, asked())
+
+
 def test_a_jump_of_the_map_is_left_out_and_counted() -> None:
     images = torch.full((1, 3, 2, 2), 0.2)
     images[0, :, 0, 0] = 0.5  # exactly on the edge
