@@ -1,7 +1,8 @@
 """Frozen, gradual or full: size, time and AUROC of each way to train each network.
 
-    python benchmarks/fine_tuning.py --images DIR [--test DIR] --out OUT [--network SPEC …]
-        [--ways frozen,gradual_unfreezing,full] [--steps N] [--batch N] [--size PIXELS]
+    python benchmarks/fine_tuning.py --images DIR [--labels CSV] [--group COLUMN] [--test DIR]
+        --out OUT [--network SPEC …] [--ways frozen,gradual_unfreezing,full] [--steps N]
+        [--batch N] [--size PIXELS]
 
 The grid of "Fine-Tuning Convolutional Neural Networks: a comprehensive guide and benchmark", which
 compares networks of ImageNet by size, time and AUROC on images of the eye's fundus. Here it runs on
@@ -58,6 +59,8 @@ def train_cell(network: str, way: str, words: argparse.Namespace) -> Cell:
             words.images,
             network,
             run,
+            labels=words.labels,
+            group=words.group,
             test=words.test,
             recipes=[way],
             config=settings,
@@ -95,6 +98,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--group")
     parser.add_argument("--test", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", action="append", default=[])
