@@ -23,6 +23,7 @@ from apercu.learning.train import prepare_training
 from .conftest import PLANTED
 
 MakeStep = Callable[..., TrainingStep]
+STEPS = 12
 
 
 def test_guesses_are_means_over_views_and_sharpened_by_powers() -> None:
@@ -90,6 +91,35 @@ def test_the_guesses_weigh_nothing_at_the_start(
     training = prepare_training(build_network(), planted_task, [MixMatch()], LearningSettings())
     term = training.compute_terms(make_step(training))["mixmatch_guesses"]
     assert float(term.detach().abs().sum()) == 0
+
+
+def test_sharpened_guesses_make_the_network_certain_of_images_without_labels(
+    planted_task: Task, build_network: Callable[[], LearningNetwork], make_step: MakeStep
+) -> None:
+    """The guesses alone teach: no label takes part, and without sharpening nothing is learnt."""
+    normalised = planted_task.start.normalise(torch.as_tensor(planted_task.unlabelled))
+
+    def measure_certainty(temperature: float) -> tuple[float, float]:
+        recipe = MixMatch(temperature=temperature, alpha=1e-3)
+        training = prepare_training(build_network(), planted_task, [recipe], LearningSettings())
+        network = training.network
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.3)
+        certainties = []
+        for seed in range(STEPS + 1):
+            step = make_step(training, progress=1.0, seed=seed)
+            if seed in (0, STEPS):
+                with torch.no_grad():
+                    probabilities = network(normalised).softmax(1)
+                certainties.append(float(probabilities.amax(1).mean()))
+            optimizer.zero_grad()
+            training.compute_terms(step)["mixmatch_guesses"].mean().backward()
+            optimizer.step()
+        return certainties[0], certainties[1]
+
+    before, after = measure_certainty(0.5)
+    unsharpened = measure_certainty(1.0)[1]
+    assert after > before + 0.2, (before, after, unsharpened)
+    assert after > unsharpened + 0.2
 
 
 def test_variety_is_0_for_one_class_and_1_for_those_there_are() -> None:
