@@ -21,7 +21,7 @@ _READY = {"1", "L", "RGB", "F"}
 
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | NDArray[Any]
 """A file or its bytes, a Pillow image, bytes as height × width (× channels), or floats in [0, 1]
-as channels × height × width."""
+as channels × height × width or height × width (× channels)."""
 
 Pixels: TypeAlias = NDArray[np.float32]
 """A picture, `channels × height × width` in [0, 1]."""
@@ -55,7 +55,7 @@ def read_picture(source: ImageLike, channels: int) -> Pixels:
         ImageError: the image is missing, damaged, too small or too large, or has other channels.
     """
     if isinstance(source, np.ndarray):
-        return _match_channels(_convert_array(source), channels, "image")
+        return _match_channels(_convert_array(source, channels=channels), channels, "image")
     if isinstance(source, Image.Image):
         return _match_channels(_convert_image(source), channels, "image")
     name = "image" if isinstance(source, bytes) else str(source)
@@ -145,7 +145,7 @@ def _convert_image(image: Image.Image) -> Pixels:
         image = _lay_over_white(image)
     elif image.mode not in _READY:
         image = image.convert("RGB")
-    return _convert_array(np.asarray(image), image.mode)
+    return _convert_array(np.asarray(image))
 
 
 def _is_white_zero(image: Image.Image) -> bool:
@@ -164,17 +164,25 @@ def _lay_over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(page, layer).convert("L" if grey else "RGB")
 
 
-def _convert_array(array: NDArray[Any], mode: str = "") -> Pixels:
-    """Convert bytes `height × width (× channels)`, or floats `channels × height × width`."""
+def _convert_array(array: NDArray[Any], channels: int = 3) -> Pixels:
+    """Convert bytes `height × width (× channels)`, or floats, whose channels may come first.
+
+    Floats have their channels last where the first axis cannot be the channels, and the last can.
+    """
     if array.dtype in (np.uint8, np.bool_) and array.ndim in (2, 3):
         planes = array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)
         scale = 255.0 if array.dtype == np.uint8 else 1.0
         return np.ascontiguousarray(planes, np.float32) / np.float32(scale)
-    if np.issubdtype(array.dtype, np.floating) and array.ndim == (2 if mode == "F" else 3):
-        return np.ascontiguousarray(array[None] if array.ndim == 2 else array, np.float32)
+    if np.issubdtype(array.dtype, np.floating) and array.ndim in (2, 3):
+        planes = array[None] if array.ndim == 2 else array
+        counts = (1, 3, channels)
+        if planes.shape[0] not in counts and planes.shape[2] in counts:
+            planes = np.moveaxis(planes, 2, 0)
+        return np.ascontiguousarray(planes, np.float32)
+    shape = " × ".join(map(str, array.shape))
     raise ImageError(
         "image: expected bytes as height × width × channels, or floats in [0, 1] as channels × "
-        f"height × width, got {array.dtype} {' × '.join(map(str, array.shape))}"
+        f"height × width or the channels last, got {array.dtype} {shape}"
     )
 
 

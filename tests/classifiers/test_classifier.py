@@ -172,7 +172,7 @@ def test_queries_count_classified_images() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "match"),
     [
-        (torch.rand(1, 1, 4, 5), ClassifierError, "expects 3 channels, images have 1"),
+        (torch.rand(1, 1, 4, 5), ClassifierError, "images have 1; .*channels=3.* converts"),
         (torch.rand(1, 3, 5, 4), ClassifierError, "images of 4×5 pixels, got 5×4"),
         (torch.full((1, 3, 4, 5), 255.0), ImageError, r"in \[0, 1\], got \[255, 255\]"),
         (torch.full((1, 3, 4, 5), -0.1), ImageError, r"in \[0, 1\], got \[-0.1, -0.1\]"),

@@ -170,6 +170,8 @@ def test_grey_arrays_become_colour_and_any_order_of_bytes_is_read(
         (PIXELS / 127.5 - 1, "expected pixels in .0, 1., got .-1, 1.; scale them"),
         (np.full((9, 9, 3), np.nan), "expected pixels in .0, 1., got .nan, nan."),
         (np.moveaxis(PIXELS, 2, 0), "expected 3 channels, got 60; only grey and RGB"),
+        (np.moveaxis(PIXELS, 2, 0), r"; array.transpose\(1, 2, 0\) puts the channels last$"),
+        (torch.rand(40, 60, 3), r"; tensor.permute\(2, 0, 1\) puts the channels first$"),
         (PIXELS[..., :2], "expected 3 channels, got 2; only grey and RGB"),
         (PIXELS[..., :0], "got no channel"),
         (PIXELS[:1, :1], "too small to explain"),

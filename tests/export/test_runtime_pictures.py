@@ -14,6 +14,7 @@ from apercu import read_picture
 from apercu.classifiers import InputSpec
 from apercu.classifiers.preprocessing import fit_image
 from apercu.errors import ImageError as TheirImageError
+from apercu.images.reader import convert_picture
 from apercu_runtime import ImageError
 from apercu_runtime.pictures import read_picture as read_runtime_picture
 from apercu_runtime.pictures import resize_picture
@@ -90,6 +91,18 @@ def test_floats_of_any_number_of_channels_are_taken_as_apercu_has_them() -> None
     expected = fit_image(pixels, InputSpec(channels=5, size=(8, 8)))
     actual = resize_picture(read_runtime_picture(pixels.numpy(), 5), (8, 8))
     np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_floats_may_have_their_channels_last_as_in_apercu() -> None:
+    pixels = np.random.default_rng(0).random((30, 20, 3), np.float32)
+    for channels in (1, 3):
+        expected = convert_picture(pixels, channels)
+        for array in (pixels, pixels.astype(np.float64), np.moveaxis(pixels, 2, 0)):
+            np.testing.assert_allclose(read_runtime_picture(array, channels), expected, atol=1e-6)
+    grey = read_runtime_picture(pixels[..., 0], 1)
+    np.testing.assert_array_equal(grey, pixels[None, ..., 0])
+    bands = np.random.default_rng(0).random((30, 20, 5), np.float32)
+    np.testing.assert_array_equal(read_runtime_picture(bands, 5), np.moveaxis(bands, 2, 0))
 
 
 def test_an_array_of_bytes_is_what_pillow_has() -> None:

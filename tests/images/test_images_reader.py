@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from apercu.errors import ImageError, MissingExtraError
 from apercu.images import read_picture
 from apercu.images.formats.pillow import decode_image
-from apercu.images.reader import read_stored
+from apercu.images.reader import convert_picture, read_stored
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
@@ -72,6 +72,16 @@ def test_luma_of_primaries() -> None:
     primaries = np.eye(3, dtype=np.uint8)[:2] * 255
     data = encode(primaries[None].repeat(2, axis=0))
     assert_close(read_picture(data, channels=1), [[[0.299, 0.587], [0.299, 0.587]]])
+
+
+@pytest.mark.parametrize("factor", [255.0, -1.0, float("nan")])
+def test_colours_out_of_range_do_not_become_grey(factor: float) -> None:
+    colours = factor * np.random.default_rng(0).random((8, 8, 3), np.float32)
+    for picture in (colours, torch.from_numpy(colours).permute(2, 0, 1)):
+        with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\], which become grey"):
+            convert_picture(picture, 1)
+    white = convert_picture(np.ones((8, 8, 3), np.float32), 1)
+    assert_close(white, np.ones((1, 8, 8)), 1e-6)
 
 
 def test_one_bit() -> None:

@@ -66,7 +66,8 @@ def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels ro
     check_picture(image)
     if image.shape[0] != spec.channels:
         raise ImageError(
-            f"explainer expects {spec.channels} channels, the picture has {image.shape[0]}"
+            f"explainer expects {_count(spec.channels)}, the picture has {image.shape[0]}"
+            f"{_advise_channels(image.shape[0], spec)}"
         )
     return fit_image(image, spec, "squash")
 
@@ -132,9 +133,20 @@ def check_channels(channels: int, spec: InputSpec) -> None:
     """
     if channels != spec.channels:
         raise ClassifierError(
-            f"classifier expects {spec.channels} channel{'s' * (spec.channels > 1)}, "
-            f"images have {channels}"
+            f"classifier expects {_count(spec.channels)}, images have {channels}"
+            f"{_advise_channels(channels, spec)}"
         )
+
+
+def _count(channels: int) -> str:
+    return f"{channels} channel{'s' * (channels > 1)}"
+
+
+def _advise_channels(channels: int, spec: InputSpec) -> str:
+    """Return how grey becomes RGB, or RGB grey; nothing for other channels."""
+    if {channels, spec.channels} != {1, 3}:
+        return ""
+    return f"; apercu.read_picture(FILE, channels={spec.channels}) converts them"
 
 
 def check_range(images: Tensor, advice: str = "") -> None:

@@ -49,6 +49,7 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luminance (ITU-R BT.601)."""
 
 _ROUNDING = 1e-6
+_PIXEL_TOLERANCE = 1e-3  # of arrays and tensors, as for a classifier
 
 
 class StoredPicture(NamedTuple):
@@ -250,7 +251,7 @@ def convert_channels(
         The picture with these channels.
 
     Raises:
-        ImageError: it would be any other change of channels.
+        ImageError: it would be any other change of channels, or RGB is not in [0, 1].
     """
     stored = picture.shape[0]
     if channels is None or channels == stored:
@@ -258,7 +259,13 @@ def convert_channels(
     if (stored, channels) == (1, 3):
         return picture.repeat(3, 1, 1)
     if (stored, channels) == (3, 1):
-        weights = torch.tensor(LUMA)[:, None, None]
+        low, high = (bound.item() for bound in picture.aminmax())
+        if not (low >= -_PIXEL_TOLERANCE and high <= 1 + _PIXEL_TOLERANCE):  # also refuses NaN
+            raise ImageError(
+                f"{name}: expected pixels in [0, 1], which become grey, got [{low:.4g}, {high:.4g}]"
+                "; scale them"
+            )
+        weights = picture.new_tensor(LUMA)[:, None, None]
         return (picture * weights).sum(0, keepdim=True).clamp_(0, 1)
     raise ImageError(
         f"{name}: expected {channels} channels, got {stored}; only grey and RGB can be converted"
@@ -317,7 +324,7 @@ def convert_picture(picture: Any, channels: int) -> Picture:
     if isinstance(picture, Image.Image):
         return convert_image(picture, channels)
     if isinstance(picture, np.ndarray):
-        return convert_channels(convert_array(picture), channels, "images")
+        return _convert_channels_of(convert_array(picture), channels, "array.transpose(1, 2, 0)")
     if not isinstance(picture, Tensor):
         raise ImageError(
             "images: expected tensors, numpy arrays or Pillow images, got "
@@ -330,4 +337,19 @@ def convert_picture(picture: Any, channels: int) -> Picture:
             f"{format_shape(picture.shape)} of {kind}"
         )
     check_size("images", picture.shape[1], picture.shape[2], len(picture))
-    return convert_channels(picture.float(), channels, "images")
+    return _convert_channels_of(picture.float(), channels, "tensor.permute(2, 0, 1)")
+
+
+def _convert_channels_of(
+    picture: Float[Tensor, "stored height width"], channels: int, cure: str
+) -> Picture:
+    """Convert channels; the error of a picture whose channels are another axis says the cure."""
+    try:
+        return convert_channels(picture, channels, "images")
+    except ImageError as error:
+        others = picture.shape[1:]
+        counts = {1, 3, channels}
+        if picture.shape[0] in counts or counts.isdisjoint(others):
+            raise
+        where = "last" if cure.startswith("array") else "first"
+        raise ImageError(f"{error}; {cure} puts the channels {where}") from None
