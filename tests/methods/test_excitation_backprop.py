@@ -113,6 +113,49 @@ def test_probabilities_add_up_to_one_at_every_layer(
         torch.testing.assert_close(back.sum(dim=(1, 2)), torch.ones(3), atol=1e-3, rtol=0)
 
 
+class Difference(nn.Module):
+    """Maps of both signs from a difference, and their mean."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.one, self.two = nn.Conv2d(3, 6, 8, stride=8), nn.Conv2d(3, 6, 8, stride=8)
+        self.one.weight.data.add_(0.01)
+        self.head = nn.Linear(6, 4)
+        self.head.weight.data.add_(0.5)
+        self.kind = kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.one(images)
+        if self.kind == "maps":
+            first = first - self.two(images)
+        elif self.kind == "mean":
+            first = first - first.mean((2, 3), keepdim=True)
+        elif self.kind == "constant":
+            first = 1 - first
+        elif self.kind == "scaled":
+            first = torch.sub(first, self.two(images), alpha=2)
+        return self.head(first.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "maps", "mean", "constant", "scaled"])
+def test_probabilities_are_never_negative(
+    kind: str, opened: Callable[[nn.Module], Classifier], images: torch.Tensor
+) -> None:
+    classifier = opened(Difference(kind))
+    targets = torch.tensor([0, 1, 2])
+    maps = ExcitationBackprop(layer="one")(classifier, images, targets)
+    assert maps.min() >= 0 and (maps.max() > 0 or kind == "constant")
+    if kind == "plain":
+        assert classifier.module is not None
+        inside = classifier.module.one(classifier.normalise(images)).clamp(min=0)
+        weights = classifier.module.head.weight[targets].clamp(min=0)
+        sums = inside.sum((2, 3), keepdim=True)
+        won = inside / sums * (weights * sums[..., 0, 0])[..., None, None]
+        won = (won / won.sum((1, 2, 3), keepdim=True)).sum(1).detach()
+        torch.testing.assert_close(maps, resize_maps(won, (24, 32)), atol=1e-5, rtol=1e-3)
+
+
 def _enlargement(length: int, cells: int) -> torch.Tensor:
     """The resize of one axis as a matrix."""
     return resize_maps(torch.eye(cells)[:, None], (1, length))[:, 0].T

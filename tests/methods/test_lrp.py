@@ -204,9 +204,56 @@ def test_relevance_adds_up_through_a_product_with_a_gate(
     torch.testing.assert_close(maps, logits, atol=1e-4, rtol=1e-3)
 
 
+class Bent(nn.Module):
+    """A function as an activation."""
+
+    def __init__(self, function: Layer) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.function(values)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda values: values.clip(-0.1, 0.1),
+        lambda values: values.clamp_min(0).clamp_max(0.2),
+        lambda values: torch.minimum(values, torch.tensor(0.1)),
+        lambda values: torch.maximum(values, torch.zeros_like(values)),
+        lambda values: torch.maximum(values, values.flip(1)),
+        F.softsign,
+        F.softshrink,
+        F.tanhshrink,
+        F.logsigmoid,
+        torch.erf,
+        torch.atan,
+        torch.asinh,
+        lambda values: values.relu().log1p(),
+    ],
+)
+def test_relevance_adds_up_through_any_activation(
+    act: Layer,
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    torch.manual_seed(2)
+    network = Plain(Bent(act))
+    network.one.weight.data.mul_(4)
+    classifier = opened(network)
+    maps = Lrp(gamma=0.0, epsilon=0.0)(classifier, images, targets).sum(dim=(1, 2))
+    logits = classifier(images).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(maps, logits, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("act", "word"),
     [
+        (lambda values: F.glu(torch.cat([values, values], 1), 1), "glu"),
+        (lambda values: values + values.var((2, 3), keepdim=True), "var"),
+        (lambda values: values + F.cosine_similarity(values, values + 1)[:, None], "cosine_sim"),
         (lambda values: values * F.relu6(values + 3) / 6, "mul"),
         (lambda values: values * values, "mul"),
         (lambda values: 1 / (1 + values.relu()), "__rdiv"),
@@ -223,12 +270,8 @@ def test_what_would_not_add_up_is_refused(
     images: torch.Tensor,
     targets: torch.Tensor,
 ) -> None:
-    class Bent(nn.Module):
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return act(values)
-
-    with pytest.raises(ClassifierError, match=f"relevance: {word} has no rule here"):
-        Lrp()(opened(Plain(Bent())), images, targets)
+    with pytest.raises(ClassifierError, match=f"relevance: {word}.* has no rule here"):
+        Lrp()(opened(Plain(Bent(act))), images, targets)
 
 
 def test_shows_the_object_of_a_photograph(apercu_data: Path) -> None:

@@ -32,6 +32,10 @@ from apercu.methods.relevance import (
 )
 from apercu.types import Images, Maps, Targets
 
+AVERAGES = frozenset(("adaptive_avg_pool2d", "avg_pool2d", "mean", "sum"))
+"""Sums of values within a map, of which the negative ones excite nothing."""
+WITHOUT_PROBABILITIES = frozenset(("fft_fft2", "fft_rfft2", "std", "std_mean"))
+"""Operations that are linear or nearly, but with terms of both signs."""
 FINER_RATIO = 1.5
 """The map that is shown is at least this much higher than the last feature map."""
 
@@ -126,12 +130,35 @@ class ExcitationRules(RelevanceRules):
         return layer.apply(layer.inputs.clamp(min=0), weight.clamp(min=0))
 
     def handle_other(self, func: Operation, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Divide the relevance of a sum of two maps among their positive terms."""
-        maps = [a for a in args[:2] if isinstance(a, Tensor) and a.requires_grad]
-        if get_operation_name(func) != "add" or len(maps) < 2:
+        """Divide the relevance of sums, differences and means among their positive terms."""
+        name = get_operation_name(func)
+        flows = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+        if name in WITHOUT_PROBABILITIES and flows:
+            raise ClassifierError(
+                f"excitation_backprop: {name} has no rule here; choose a method that needs no "
+                "layers, such as occlusion"
+            )
+        if name in AVERAGES and flows:
+            value = func(args[0].detach(), *args[1:], **options)
+            return redirect_relevance(value, func(args[0].clamp(min=0), *args[1:], **options))
+        factors = _find_factors(name, options.get("alpha", 1))
+        terms = (*args, options["other"]) if "other" in options else args
+        maps = [
+            (term, factor)
+            for term, factor in zip(terms, factors, strict=False)
+            if isinstance(term, Tensor) and term.requires_grad
+        ]
+        if len(maps) < (2 if name == "add" else 1):
             return func(*args, **options)
-        value = func(*(a.detach().clone() for a in maps), *args[2:], **options)
-        return redirect_relevance(value, maps[0].clamp(min=0) + maps[1].clamp(min=0))
+        copies = (arg.detach().clone() if isinstance(arg, Tensor) else arg for arg in args)
+        positive = [(factor * term).clamp(min=0) for term, factor in maps]
+        return redirect_relevance(func(*copies, **options), sum(positive[1:], positive[0]))
+
+
+def _find_factors(name: str, alpha: float | int) -> tuple[float | int, ...]:
+    """Return the factors of the two terms of a sum or a difference; none for other operations."""
+    factors = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1), "__rsub": (-1, 1)}
+    return factors.get(name, ())
 
 
 def list_stages(classifier: Classifier) -> list[nn.Module]:

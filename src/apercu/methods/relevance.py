@@ -19,10 +19,14 @@ from apercu.types import Images, Logits
 Operation: TypeAlias = Callable[..., Any]
 
 ACTIVATIONS = frozenset(
-    ("celu", "clamp", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu", "relu",
-     "relu6", "selu", "silu", "softplus", "tanh")
+    ("arcsinh", "arctan", "asinh", "atan", "celu", "clamp", "clamp_max", "clamp_min", "clip", "elu",
+     "erf", "expm1", "gelu", "hardshrink", "hardswish", "hardtanh", "leaky_relu", "log1p",
+     "log_sigmoid", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "silu", "sinh",
+     "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold")
 )  # fmt: skip
 """Operations that pass relevance on as it is."""
+LIMITS = frozenset(("fmax", "fmin", "maximum", "minimum"))
+"""Choices between two values; with a constant they are activations."""
 GATES = frozenset(("hardsigmoid", "sigmoid"))
 """Operations whose outputs count as constants."""
 UNSUPPORTED = frozenset(
@@ -35,8 +39,10 @@ PRODUCTS = frozenset(
 )
 """Products are supported where one factor is a constant, a gate or a weight."""
 NONLINEAR = frozenset(
-    ("__rdiv", "__rpow", "cos", "exp", "log", "logsumexp", "norm", "normalize", "pow", "reciprocal",
-     "rsqrt", "sin", "sqrt", "square")
+    ("__rdiv", "__rpow", "cdist", "cos", "cosh", "cosine_similarity", "cumprod", "dist", "erfc",
+     "exp", "exp2", "glu", "log", "log10", "log2", "logaddexp", "logcumsumexp", "logsumexp", "norm",
+     "normalize", "pairwise_distance", "pdist", "pow", "prod", "reciprocal", "rsqrt", "sin", "sqrt",
+     "square", "tan", "var", "var_mean")
 )  # fmt: skip
 """Operations that are neither linear nor activations: value × gradient would not add up."""
 
@@ -104,6 +110,10 @@ class RelevanceRules(TorchFunctionMode, ABC):
         if name in ACTIVATIONS | GATES:
             value = func(args[0].detach().clone(), *args[1:], **options)
             return value if name in GATES else redirect_relevance(value, args[0])
+        if name in LIMITS and (given := _find_only_operand(args, options)) is not None:
+            with torch.no_grad():
+                value = func(*args, **options)
+            return redirect_relevance(value, given)
         return self.handle_other(func, args, options)
 
     def _apply_affine(
@@ -153,6 +163,17 @@ def _is_linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> 
     relevant = sum(isinstance(value, Tensor) and value.requires_grad for value in operands)
     allowed = 1 if name in PRODUCTS and name != "addcdiv" else 0
     return relevant <= allowed
+
+
+def _find_only_operand(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor | None:
+    """Return the operand through which relevance flows if the others are constants, else None.
+
+    An operand that is broadcast to a larger result is no limit of itself.
+    """
+    operands = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
+    flowing = [value for value in operands if value.requires_grad]
+    sizes = [value.numel() for value in operands]
+    return flowing[0] if len(flowing) == 1 and flowing[0].numel() == max(sizes) else None
 
 
 def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
