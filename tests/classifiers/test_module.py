@@ -474,3 +474,12 @@ def test_a_function_that_expects_something_else_is_told_what_it_gets(function: A
     with pytest.raises(ClassifierError, match=match + "batch × .*numpy.*permute") as caught:
         open_classifier(function, size=SIZE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_of_its_own_precision_can_be_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    classifier = open_classifier(_make_module().to(dtype), size=SIZE, mean=0.5, copy=False)
+    images = _make_images()
+    again = open_classifier(save_classifier(classifier, tmp_path))
+    assert again.layout.dtype == dtype
+    torch.testing.assert_close(again(images), classifier(images), atol=1e-2, rtol=1e-2)

@@ -21,6 +21,7 @@ from torch.export.passes import move_to_device_pass
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.network import Network
+from apercu.classifiers.probe import find_dtype
 from apercu.classifiers.sources.archive import copy_checked_archive
 from apercu.classifiers.sources.onnx import GraphInput, resolve_input
 from apercu.classifiers.trust import is_trusting
@@ -135,7 +136,7 @@ def export_module(module: nn.Module, spec: InputSpec, source: str) -> ExportedPr
     Raises:
         ClassifierError: torch.export cannot trace the module.
     """
-    images = torch.full((2, spec.channels, *spec.size), 0.5)
+    images = torch.full((2, spec.channels, *spec.size), 0.5, dtype=find_dtype(module))
     batch = Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
