@@ -172,3 +172,18 @@ def test_the_digest_of_a_sample_reads_the_text_of_earlier_versions() -> None:
     assert record.digest_text == (
         'Entry(index=3, name="it\'s.png", target=1, has_boxes=True, has_region=False)'
     )
+
+
+def test_methods_may_have_names_of_their_own(classifier: Classifier) -> None:
+    named = {"mine": brightness, "centre": CentreBox}
+    results = compare(classifier, IMAGES, methods=named, metrics="energy", cost=False)
+    assert list(results.explainers) == ["mine", "centre"]
+    both = compare(
+        classifier, IMAGES, {"first": CentreBox()}, methods=named, metrics="energy", cost=False
+    )
+    assert list(both.explainers) == ["first", "mine", "centre"]
+    assert values_of(both, "first") == values_of(results, "centre")
+    with pytest.raises(ConfigError, match="'mine' is an explainer already"):
+        compare(classifier, IMAGES, {"mine": CentreBox()}, methods=named)
+    with pytest.raises(ConfigError, match="give explainers as a dictionary"):
+        compare(classifier, IMAGES, ["centre_box"], methods=named)

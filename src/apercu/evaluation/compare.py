@@ -11,7 +11,7 @@ import torch
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.trust import trust_files
 from apercu.devices import enable_gradients
-from apercu.errors import WorkInterrupted
+from apercu.errors import ConfigError, WorkInterrupted
 from apercu.evaluation.comparison import load_finished, run_comparison
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import (
@@ -47,7 +47,7 @@ def compare(
     explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None = None,
     out: str | Path | None = None,
     *,
-    methods: MethodsLike | None = None,
+    methods: MethodsLike | Mapping[str, ExplainerLike] | None = None,
     metrics: str | Metric | Sequence[str | Metric] | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -96,7 +96,8 @@ def compare(
             of the same comparison is not measured again. None writes nothing.
         methods: further methods by name, `a,b:key=value`; `quick` for all quick ones. Settings may
             wrap any explainer by its name, `mine:smoothed=0.05`. `my.module:MyMethod` names one
-            from outside the package; classes, objects and functions may be given themselves.
+            from outside the package; classes, objects and functions may be given themselves, also
+            by the names of their rows, as explainers are.
         metrics: metrics by name, or `my.module:score`, or as `apercu.metrics.Metric`; None for all
             that classifier and images allow, but those that are measured by name only.
         limit: the number of images, drawn at random; None for all.
@@ -147,6 +148,8 @@ def compare(
         "thresholds_from": thresholds_from,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(methods, Mapping):
+        explainers, methods = _join_named(explainers, methods), None
     names, values = _split_metrics(metrics), dict[str, Any](given)
     if protocol is not None:
         published = get_protocol(protocol)
@@ -213,6 +216,22 @@ def _write_all(
     has_guard = classifier.guard_folder is not None
     write_report(results, drawn, out / REPORT_FILE, has_guard=has_guard)
     write_tables(results, out)
+
+
+def _join_named(
+    explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None,
+    methods: Mapping[str, ExplainerLike],
+) -> dict[str, ExplainerLike]:
+    """Return explainers and methods by the names of their rows."""
+    if explainers is not None and not isinstance(explainers, Mapping):
+        raise ConfigError(
+            "methods: names for methods need names for explainers, too; give explainers as a "
+            "dictionary"
+        )
+    named = dict(explainers or {})
+    if twice := named.keys() & methods.keys():
+        raise ConfigError(f"methods: {min(twice)!r} is an explainer already; take another name")
+    return {**named, **methods}
 
 
 def _split_metrics(
