@@ -272,7 +272,7 @@ def test_a_comparison_says_what_it_left_out_and_keeps_its_sample(
     for damaged in (chosen, chosen):  # a second call continues the folder
         source = SomeDamaged(damaged=frozenset((damaged,)))
         results = run_comparison(classifier, source, explainers, settings, out=tmp_path)
-    text = f"eft out, as they cannot be read: {chosen}.png"
+    text = f"eft out, as they cannot be used: {chosen}.png"
     assert text in format_markdown(results)
     drawn = draw_gallery(classifier, source, explainers, results)
     assert f"{chosen}.png" not in [image.name for image in drawn]

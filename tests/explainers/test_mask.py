@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
@@ -14,8 +16,13 @@ from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
-from apercu.explainers.mask.threshold import MAX_CHANGE, raise_threshold
+from apercu.explainers.mask.threshold import (
+    MAX_CHANGE,
+    THRESHOLDS,
+    choose_threshold,
+)
 from apercu.images import open_images
+from apercu.networks.gate import ALWAYS_OPEN
 from apercu.training.data import TrainingImages
 
 CLASSES = ("cat", "dog", "bird", "fish")
@@ -212,7 +219,7 @@ def test_newer_settings_are_stored_where_they_do_something() -> None:
     """A folder of an older version stays the same when it is written again."""
     small = {"decoder": {"width": 16, "resolution": 2}}
     usual = MASK_PRESETS.parse(small).model_dump()
-    added = {"encoder_side": 320, "refinement": "object", "raise_threshold": True}
+    added = {"encoder_side": 320, "refinement": "object", "close_absent": True}
     assert not added.keys() & usual.keys()
     newer = MASK_PRESETS.parse({**small, **added})
     assert MaskSettings.model_validate_json(newer.model_dump_json()) == newer
@@ -224,51 +231,78 @@ def planted(classifier: Classifier) -> TrainingImages:
 
 
 @pytest.fixture
-def opened(
-    explainer: MaskExplainer, classifier: Classifier, planted: TrainingImages
-) -> MaskExplainer:
-    """An explainer whose gate is open for the predicted class, and half open for the others."""
-    gate, predicted = explainer.network.gate, classifier(torch.stack(list(planted))).argmax(1)
-    assert (predicted == predicted[0]).all()
+def ranked() -> Classifier:
+    """A classifier of twelve classes that answers every image alike: five are likely, seven not."""
+    torch.manual_seed(0)
+    module = SmallResNet(3, 12, (32, 32), width=8)
     with torch.no_grad():
-        gate.embedding.zero_()
-        gate.bias.fill_(1)  # the peak of each other class
-        gate.bias[predicted[0]] = 2
-        gate.sharpness.fill_(60)
-        gate.threshold.fill_(1)
-    return explainer
+        module.head.weight.zero_()
+        module.head.bias.copy_(torch.tensor([4.0] + 4 * [2.8] + 7 * [0.0]))
+    card = ClassifierCard(
+        source="tests:ranked", input=InputSpec(size=(32, 32)), classes=tuple("abcdefghijkl")
+    )
+    return wrap_module(module, card)
 
 
-def test_a_raised_threshold_makes_masks_of_absent_classes_smaller(
-    opened: MaskExplainer, classifier: Classifier, planted: TrainingImages
+@pytest.fixture
+def closing(ranked: Classifier) -> MaskExplainer:
+    """An explainer of it whose gate knows the classes, and is open for all of them."""
+    small = {"decoder": {"width": 16, "resolution": 2}, "close_absent": True}
+    settings, info = MASK_PRESETS.parse(small), ClassifierInfo.from_classifier(ranked)
+    network = build_mask_network(settings, info, ranked)
+    with torch.no_grad():
+        network.gate.embedding.zero_()
+        network.gate.bias.copy_(ranked.module.head.bias + 1)
+        network.gate.threshold.fill_(0)
+        network.gate.sharpness.fill_(60)
+    return MaskExplainer(network, info, settings, {})
+
+
+def test_masks_of_absent_classes_become_smaller_and_those_of_likely_ones_stay(
+    closing: MaskExplainer, ranked: Classifier, planted: TrainingImages
 ) -> None:
     batch = torch.stack(list(planted))
-    gate, predicted = opened.network.gate, classifier(batch).argmax(1)
-    before, masks = gate.threshold.item(), opened.attribute(batch, predicted)
-    absent = measure_absent_area(opened, [batch], seed=0)
-    raised = raise_threshold(opened, classifier, planted)
-    assert raised > 0 and gate.threshold.item() == pytest.approx(before + raised)
-    change = (opened.attribute(batch, predicted) - masks).abs().sum() / masks.sum()
-    assert change <= MAX_CHANGE + 1e-6
-    assert measure_absent_area(opened, [batch], seed=0) < absent
+    before = [closing.attribute(batch, index) for index in range(12)]
+    assert choose_threshold(closing, ranked, planted) == closing.network.gate.z_threshold.item()
+    after = [closing.attribute(batch, index) for index in range(12)]
+    changes = [(new - old).abs().sum() / old.sum() for new, old in zip(after, before, strict=True)]
+    assert max(changes[:5]) <= MAX_CHANGE
+    assert min(changes[5:]) > 3 * max(changes[:5])
+    assert all(new.sum() < old.sum() for new, old in zip(after[5:], before[5:], strict=True))
 
 
-def test_the_highest_threshold_that_hardly_changes_masks_is_taken(
-    opened: MaskExplainer, classifier: Classifier, planted: TrainingImages
+def test_the_highest_threshold_that_hardly_changes_likely_masks_is_taken(
+    closing: MaskExplainer, ranked: Classifier, planted: TrainingImages
 ) -> None:
+    batch, gate = torch.stack(list(planted)), closing.network.gate
+    chosen = choose_threshold(closing, ranked, planted)
+
+    def change(threshold: float, classes: Sequence[int]) -> Tensor:
+        masks = []
+        for value in (ALWAYS_OPEN, threshold):
+            gate.z_threshold.fill_(value)
+            masks.append(torch.stack([closing.attribute(batch, index) for index in classes]))
+        return (masks[1] - masks[0]).abs().sum() / masks[0].sum()
+
+    assert THRESHOLDS[0] < chosen < THRESHOLDS[-1]
+    predicted, likely = [0], [1, 2, 3, 4]
+    assert max(change(chosen, predicted), change(chosen, likely)) <= MAX_CHANGE
+    assert max(change(chosen + 0.25, predicted), change(chosen + 0.25, likely)) > MAX_CHANGE
+
+
+def test_no_mask_is_closed_where_all_classes_are_likely(
+    classifier: Classifier, planted: TrainingImages
+) -> None:
+    """An image may show any of four classes, so none is closed."""
+    small = {"decoder": {"width": 16, "resolution": 2}, "close_absent": True}
+    settings, info = MASK_PRESETS.parse(small), ClassifierInfo.from_classifier(classifier)
+    network = build_mask_network(settings, info, classifier)
+    explainer = MaskExplainer(network, info, settings, {})
     batch = torch.stack(list(planted))
-    gate, predicted = opened.network.gate, classifier(batch).argmax(1)
     with torch.no_grad():
-        gate.sharpness.fill_(2)  # so that masks change before the end
-    masks, expected = opened.attribute(batch, predicted), 1.0
-    for step in range(1, 26):
-        threshold = 1 + 0.01 * step
-        with torch.no_grad():
-            gate.threshold.fill_(threshold)
-        change = (opened.attribute(batch, predicted) - masks).abs().sum() / masks.sum()
-        expected = threshold if change <= MAX_CHANGE else expected
-    with torch.no_grad():
-        gate.threshold.fill_(1)
-    raise_threshold(opened, classifier, planted)
-    assert gate.threshold.item() == pytest.approx(expected, rel=1e-5)
-    assert 1 < expected < 1.25
+        network.gate.bias.copy_(classifier.module.head.bias)
+        network.gate.embedding.copy_(classifier.module.head.weight)
+    before = [explainer.attribute(batch, index) for index in range(4)]
+    assert choose_threshold(explainer, classifier, planted) == ALWAYS_OPEN
+    for index in range(4):
+        torch.testing.assert_close(explainer.attribute(batch, index), before[index])

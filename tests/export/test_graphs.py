@@ -65,13 +65,16 @@ def test_onnx_runtime_computes_what_pytorch_does(
     torch.testing.assert_close(many, top.repeat(3, 1, 1), **CLOSE)
 
 
-def test_an_encoder_that_sees_enlarged_images_is_exported(
+def test_enlarged_images_and_masks_that_close_for_absent_classes_are_exported(
     build_explainer, export_alone, classifier, images, tmp_path
 ) -> None:
     small = {"decoder": {"width": 16, "resolution": 2}}
-    wanted = {"encoder_side": 48, "refinement": "object"}
+    wanted = {"encoder_side": 48, "refinement": "object", "close_absent": True}
     explainer = build_explainer("mask", MASK_PRESETS.parse({**small, **wanted}), classifier)
+    opened = explainer.attribute(images, [2, 0, 1])
+    explainer.network.gate.z_threshold.fill_(0.0)
     expected = explainer.attribute(images, [2, 0, 1])
+    assert not torch.allclose(expected, opened)
     plain = build_explainer("mask", MASK_PRESETS.parse(small), classifier)
     assert (plain.attribute(images, [2, 0, 1]) - expected).abs().max() > 0.1
     export_alone(explainer, tmp_path, roles=("explainer", "combined"))

@@ -79,7 +79,7 @@ def test_a_stress_test_leaves_out_what_cannot_be_read(tiny_card: Path, tmp_path:
         assert results.about["limit"] == 3
         return (out / "report.html").read_text("utf-8")
 
-    text = "left out, as they cannot be read: 2.png"
+    text = "left out, as they cannot be used: 2.png"
     for _ in range(2):  # the second call goes on in the folder
         assert text in test()
         (line,) = lines

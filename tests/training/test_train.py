@@ -88,17 +88,18 @@ def _assert_equal(run: Path, other: Path) -> None:
         assert torch.equal(weights, second[name]), name
 
 
-def test_the_threshold_alone_is_chosen_after_a_training(
+def test_a_threshold_is_chosen_after_a_training_and_the_rest_stays(
     tiny_card: Path, whole: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    facts = _train(tiny_card, run, settings={**SETTINGS, "raise_threshold": True}).facts
-    usual, raised, name = _weights(whole), _weights(run), "gate.threshold"
-    assert facts["threshold_raised"] == pytest.approx(float(raised.pop(name) - usual.pop(name)))
-    for name, weights in raised.items():
+    facts = _train(tiny_card, run, settings={**SETTINGS, "close_absent": True}).facts
+    usual, closing = _weights(whole), _weights(run)
+    assert float(closing.pop("gate.z_threshold")) == facts["z_threshold"]
+    assert usual.keys() == closing.keys()
+    for name, weights in closing.items():
         assert torch.equal(weights, usual[name]), name
-    assert "| threshold of the gate raised by, in deviations |" in (run / "card.md").read_text()
-    assert "threshold of the gate" not in (whole / "card.md").read_text()
+    line = "| z-score of a logit below which masks are closed |"
+    assert line in (run / "card.md").read_text() and line not in (whole / "card.md").read_text()
 
 
 def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:

@@ -25,6 +25,14 @@ ClassWord: TypeAlias = str | SupportsIndex
 
 
 @dataclass(frozen=True)
+_WORDS = {
+    "all": "; only apercu explain takes all classes of an image at once",
+    "predicted": "; only apercu explain and the server take all predicted classes",
+    "top": "; in Python None is the predicted class",
+}
+"""What words mean that are no classes here, as they are elsewhere."""
+
+
 class ClassNames:
     """Readable names of classes, and identifiers (WordNet's, say) where a classifier has them.
 
@@ -161,7 +169,8 @@ class ClassNames:
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
         synonyms = (synonym for name in self.names for synonym in _split_synonyms(name))
-        suggestion = suggest_nearest(word, [*self.names, *self.identifiers, *synonyms])
+        words = [*self.names, *self.identifiers, *synonyms]
+        suggestion = _WORDS.get(word) or suggest_nearest(word, words)
         raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
     def find_by_name(self, word: str) -> list[int]:

@@ -284,7 +284,7 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "training_seconds": ("training time", lambda seconds: f"{seconds / 60:.1f} min"),
     "student_agreement": ("predictions that student and classifier share", "{:.1%}".format),
     "embedding_agreement": ("predictions that embedding and classifier share", "{:.1%}".format),
-    "threshold_raised": ("threshold of the gate raised by, in deviations", "{:.2f}".format),
+    "z_threshold": ("z-score of a logit below which masks are closed", "{:.2f}".format),
     "measured_images": ("images kept from training, measured below", "{:.0f}".format),
     "area_true": ("region at level 0.5, predicted class", "{:.3f}".format),
     "area_absent": ("mean of the mask, absent classes", "{:.3f}".format),

@@ -16,6 +16,10 @@ from apercu.networks.encoder import Encoder
 from apercu.types import Images, Logits, Targets
 
 GateKind: TypeAlias = Literal["relative", "published"]
+Z_SHARPNESS = 6.0
+"""Slope with which the gate closes around the threshold of the z-score."""
+ALWAYS_OPEN = -1e6
+"""Threshold of the z-score that no class is below."""
 
 
 class ClassGate(nn.Module):
@@ -29,16 +33,31 @@ class ClassGate(nn.Module):
     class. The `relative` gate is the activation divided by its peak, times σ(peak − threshold): it
     keeps the order of the positions, and stays closed for a class that has no peak.
 
+    With `closes_absent` both are also closed for a class that is unlikely in the image, times
+    σ(`Z_SHARPNESS` × (z − `z_threshold`)). Its z-score z is the estimated logit, less the mean over
+    all classes, in standard deviations over them. The threshold is chosen after the training; until
+    then the gate is open. Peaks of absent classes can be as high as those of present ones, where
+    z-scores are not (see docs/experiments.md).
+
     Args:
         classes: number of classes.
         channels: channels of the deepest feature map.
         kind: kind of the gate, `relative` or `published`.
+        closes_absent: whether the gate depends on the z-score of the class, too.
     """
 
     mean: Tensor
     deviation: Tensor
+    z_threshold: Tensor
 
-    def __init__(self, classes: int, channels: int, kind: GateKind = "relative") -> None:
+    def __init__(
+        self,
+        classes: int,
+        channels: int,
+        kind: GateKind = "relative",
+        *,
+        closes_absent: bool = False,
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.embedding = nn.Parameter(torch.randn(classes, channels) / channels**0.5)
@@ -47,6 +66,9 @@ class ClassGate(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(0.0))
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("deviation", torch.tensor(1.0))
+        self.closes_absent = closes_absent
+        if closes_absent:
+            self.register_buffer("z_threshold", torch.tensor(ALWAYS_OPEN))
 
     def compute_activation(self, features: Tensor, targets: Targets) -> Tensor:
         """Return the activation of the target class per position, `batch × 1 × height × width`.
@@ -59,12 +81,31 @@ class ClassGate(nn.Module):
 
     def forward(self, features: Tensor, targets: Targets) -> Tensor:
         """Return the gate in [0, 1], `batch × 1 × height × width`."""
+        gate = self._open_at_positions(features, targets)
+        if not self.closes_absent:
+            return gate
+        present = Z_SHARPNESS * (self.compute_z_scores(features, targets) - self.z_threshold)
+        return gate * torch.sigmoid(present)[:, None, None, None]
+
+    def _open_at_positions(self, features: Tensor, targets: Targets) -> Tensor:
+        """Return the gate in [0, 1] by the activations of the class alone."""
         activation = self.compute_activation(features, targets)
         if self.kind == "published":
             return torch.sigmoid(self.sharpness * (activation - self.threshold))
         peak = activation.amax((2, 3), keepdim=True)
         present = torch.sigmoid(self.sharpness * (peak - self.threshold))
         return present * F.relu(activation) / peak.clamp(min=1e-3)
+
+    def compute_z_scores(self, features: Tensor, targets: Targets) -> Float[Tensor, " targets"]:
+        """Return the z-score of each target among the estimated logits of all classes.
+
+        The features of one image may have many targets.
+        """
+        pooled, logits = features.mean((2, 3)), self.predict_logits(features)
+        mean = logits.mean(1)
+        deviation = (logits - mean[:, None]).square().mean(1).sqrt()
+        estimates = (self.embedding[targets] * pooled).sum(1) + self.bias[targets]
+        return (estimates - mean) / deviation.clamp(min=1e-6)
 
     def predict_logits(self, features: Tensor) -> Logits:
         """Return the embedding's estimate of the standardised logits of the classifier."""
@@ -114,6 +155,7 @@ class GatedNetwork(nn.Module, ABC):
         adapter_width: channels inside the adapter; 0 for none.
         encoder_side: shorter side in pixels to which images are enlarged for the encoder; None
             leaves them as they are.
+        closes_absent: whether the gate depends on the z-score of the class, too.
     """
 
     def __init__(
@@ -125,6 +167,7 @@ class GatedNetwork(nn.Module, ABC):
         frozen: bool,
         adapter_width: int = 0,
         encoder_side: int | None = None,
+        closes_absent: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -134,7 +177,7 @@ class GatedNetwork(nn.Module, ABC):
         self.frozen = frozen
         self.encoder_frozen = frozen
         self.classes_frozen = False
-        self.gate = ClassGate(classes, encoder.channels[-1], gate_kind)
+        self.gate = ClassGate(classes, encoder.channels[-1], gate_kind, closes_absent=closes_absent)
         if frozen:
             encoder.requires_grad_(False)
 

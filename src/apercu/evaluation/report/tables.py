@@ -70,7 +70,7 @@ def format_markdown(results: ComparisonResults) -> str:
         + f"; {str(environment.get('date', ''))[:10]}. Mean (95 % interval) on "
         f"{max(count_images(results).values(), default=0)} of them"
         + (f". Thresholds: {thresholds}." if thresholds else ".")
-        + (f" Left out, as they cannot be read: {', '.join(left_out)}." if left_out else ""),
+        + (f" Left out, as they cannot be used: {', '.join(left_out)}." if left_out else ""),
         *([f"Protocol: {protocol}"] if (protocol := describe_protocol(results)) else []),
         str(write_finding(results)),
         format_ranking(results),

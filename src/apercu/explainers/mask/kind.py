@@ -68,6 +68,7 @@ def build_mask_network(
         adapter_width=settings.adapter_width,
         encoder_side=side,
         refinement=settings.refinement,
+        closes_absent=settings.close_absent,
     )
 
 
@@ -171,7 +172,7 @@ def finish(
     images: TrainingImages,
     report: ProgressCallback = ignore_progress,
 ) -> dict[str, float]:
-    """Raise the threshold of the gate, where the settings ask for it.
+    """Choose from which z-score on the gate is open, where the settings ask for it.
 
     Args:
         explainer: the trained explainer.
@@ -180,13 +181,13 @@ def finish(
         report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
-        By how much the threshold was raised, where it may be raised.
+        The threshold of the z-score, where one was chosen.
     """
-    if not explainer.settings.raise_threshold:
+    if not explainer.settings.close_absent:
         return {}
-    from apercu.explainers.mask.threshold import raise_threshold
+    from apercu.explainers.mask.threshold import choose_threshold
 
-    return {"threshold_raised": raise_threshold(explainer, classifier, images, report)}
+    return {"z_threshold": choose_threshold(explainer, classifier, images, report)}
 
 
 MASK = ExplainerKind(

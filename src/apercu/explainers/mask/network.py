@@ -53,6 +53,7 @@ class MaskNetwork(GatedNetwork):
         encoder_side: shorter side in pixels to which images are enlarged for the encoder; None
             leaves them as they are.
         refinement: how both fields become one mask, see `Refinement`.
+        closes_absent: whether the gate depends on the z-score of the class, too.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class MaskNetwork(GatedNetwork):
         adapter_width: int = 0,
         encoder_side: int | None = None,
         refinement: Refinement = "walk",
+        closes_absent: bool = False,
     ) -> None:
         two_fields = isinstance(shape, SharedShape) or shape.gate == "everywhere"
         kind: GateKind = "relative" if two_fields else "published"
@@ -75,6 +77,7 @@ class MaskNetwork(GatedNetwork):
             frozen=frozen,
             adapter_width=adapter_width,
             encoder_side=encoder_side,
+            closes_absent=closes_absent,
         )
         self.two_fields = two_fields
         self.refinement = refinement

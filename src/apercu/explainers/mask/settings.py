@@ -59,8 +59,9 @@ class MaskSettings(GatedSettings):
         refinement: what is done with the trained fields. `walk`: the extent is averaged over
             positions that look alike. `object`: on a finer grid, and the region at level 0.55 is
             the one part that holds the strongest evidence.
-        raise_threshold: whether the threshold of the gate is raised after the training, as far as
-            masks of predicted classes hardly change: those of absent classes become smaller.
+        close_absent: whether the gate is also closed for classes whose estimated logit is low among
+            those of the image. From where on is chosen after the training, so that masks of the
+            five most probable classes hardly change.
     """
 
     explainer: Literal["mask"] = "mask"
@@ -71,7 +72,7 @@ class MaskSettings(GatedSettings):
     schedule: MaskSchedule = MaskSchedule()
     encoder_side: int | None = Field(None, ge=16, le=4096)
     refinement: Literal["walk", "object"] = "walk"
-    raise_threshold: bool = False
+    close_absent: bool = False
 
     @model_serializer(mode="wrap")
     def _leave_out_newer(
@@ -79,7 +80,7 @@ class MaskSettings(GatedSettings):
     ) -> dict[str, Any]:
         """Leave out settings that runs of version 0.1.0 do not have, where they do what it did."""
         content = serialise(self)
-        old = {"encoder_side": None, "refinement": "walk", "raise_threshold": False}
+        old = {"encoder_side": None, "refinement": "walk", "close_absent": False}
         return {k: v for k, v in content.items() if k not in old or v != old[k]}
 
 
@@ -92,7 +93,7 @@ MASK_PRESETS = ConfigPresets(
             schedule=MaskSchedule(steps=700),
             encoder_side=288,
             refinement="object",
-            raise_threshold=True,
+            close_absent=True,
         ),
         "paper": MaskSettings(
             encoder="timm/resnet50",

@@ -1,68 +1,77 @@
-"""The threshold of the class gate, raised after training: smaller masks of absent classes."""
+"""The threshold of the gate that closes masks of absent classes, chosen after the training."""
 
 from __future__ import annotations
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from apercu.classifiers import Classifier
-from apercu.explainers.class_embedding import measure_peaks
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import enlarge
+from apercu.networks.gate import ALWAYS_OPEN
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, iterate_batches, report_batches
 
-STEP, HIGHEST = 0.01, 0.25
-"""Thresholds that are tried, as fractions of the way from the typical peak of absent classes to
-that of predicted ones. They end early, as an image may show a class that is not predicted."""
+THRESHOLDS = tuple(step / 4 for step in range(13))
+"""Thresholds of the z-score that are tried, from 0, where half of all classes are closed, to 3."""
+OPEN_FROM = 1.5
+"""Distance above the threshold from which the gate is open, to one in ten thousand."""
+RUNNERS_UP = 4
+"""Classes after the predicted one that an image may show, although they are not predicted."""
 MAX_CHANGE = 0.01
-"""Largest change of the masks of predicted classes, relative to their area."""
+"""Largest change of the masks of predicted classes, and of runners-up, relative to their area."""
 
 
 @torch.no_grad()
-def raise_threshold(
+def choose_threshold(
     explainer: MaskExplainer,
     classifier: Classifier,
     images: TrainingImages,
     report: ProgressCallback = ignore_progress,
 ) -> float:
-    """Raise the threshold of the gate as far as masks of predicted classes hardly change.
+    """Close the gate for as many classes as possible, while masks of likely classes hardly change.
 
-    A training opens the gate for many absent classes, since masks of classes that are closed by
-    mistake learn nothing. After it, a higher threshold makes masks of absent classes smaller; see
-    docs/experiments.md.
+    During the training the gate is open for many absent classes, since masks of classes for which
+    it is closed by mistake learn nothing; see docs/experiments.md.
 
     Args:
-        explainer: the trained explainer, whose threshold is raised.
+        explainer: the trained explainer, whose threshold is set.
         classifier: the explained classifier.
-        images: images on which the threshold is chosen; not those of the training, on which the
-            peaks of predicted classes are higher.
+        images: images on which the threshold is chosen; not those of the training, which the
+            embedding knows.
         report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
-        By how much the threshold was raised, in standard deviations of the logits; 0 where each
-        higher one changes masks by more than `MAX_CHANGE`.
+        The highest of `THRESHOLDS` that changes masks of predicted classes, and those of the next
+        most probable ones, by at most `MAX_CHANGE`; else `ALWAYS_OPEN`, with which the gate stays
+        as it was trained.
     """
-    network = explainer.network.eval()
-    gate, trained, count = network.gate, network.gate.threshold.item(), len(images)
-    present, absent = measure_peaks(network, classifier, iterate_batches(images, count))
-    fractions = [step * STEP for step in range(round(HIGHEST / STEP) + 1)]
-    tried = [absent + fraction * (present - absent) for fraction in fractions]
-    tried = [threshold for threshold in tried if threshold > trained]
-    area, changes, generator = 0.0, torch.zeros(len(tried)), Generator().manual_seed(0)
+    network, count = explainer.network.eval(), len(images)
+    generator, size = Generator().manual_seed(0), explainer.classifier_info.input.size
+
+    def draw_masks(features: list[Tensor], targets: Tensor, threshold: float) -> Tensor:
+        network.gate.z_threshold.fill_(threshold)
+        return enlarge(network.decode(features, targets), size).sigmoid()
+
+    areas, changes = torch.zeros(2), torch.zeros(2, len(THRESHOLDS))
     batches = iterate_batches(images, count)
     for batch in report_batches(batches, "choosing the threshold", count, report):
         batch = batch.to(explainer.device)
-        targets = classifier.decision.draw_predicted(classifier(batch), generator)
-        features = network.encode(batch)
-        masks = []
-        for threshold in [trained, *tried]:
-            gate.threshold.fill_(threshold)
-            log_odds = network.decode(features, targets)
-            masks.append(enlarge(log_odds, explainer.classifier_info.input.size).sigmoid())
-        area += masks[0].sum().item()
-        changes += torch.tensor([(mask - masks[0]).abs().sum().item() for mask in masks[1:]])
-    pairs = zip(tried, changes, strict=True)
-    allowed = [threshold for threshold, change in pairs if change <= MAX_CHANGE * area]
-    gate.threshold.fill_(max([trained, *allowed]))
-    return gate.threshold.item() - trained
+        features, ranks = network.encode(batch), classifier(batch).argsort(1, descending=True)
+        last = min(RUNNERS_UP, ranks.shape[1] - 1)
+        drawn = torch.randint(1, last + 1, (len(batch), 1), generator=generator)
+        for row, places in enumerate((torch.zeros_like(drawn), drawn)):
+            targets = ranks.gather(1, places.to(ranks.device))[:, 0]
+            masks = draw_masks(features, targets, ALWAYS_OPEN)
+            scores = network.gate.compute_z_scores(features[-1], targets)
+            areas[row] += masks.sum().item()
+            for column, threshold in enumerate(THRESHOLDS):
+                closing = scores < threshold + OPEN_FROM
+                if closing.any():
+                    kept = [map[closing] for map in features]
+                    closed = draw_masks(kept, targets[closing], threshold)
+                    changes[row, column] += (closed - masks[closing]).abs().sum().item()
+    suitable = (changes <= MAX_CHANGE * areas[:, None]).all(0).tolist()
+    chosen = [each for each, suits in zip(THRESHOLDS, suitable, strict=True) if suits]
+    network.gate.z_threshold.fill_(max(chosen, default=ALWAYS_OPEN))
+    return network.gate.z_threshold.item()
