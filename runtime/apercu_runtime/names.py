@@ -20,6 +20,14 @@ Target: TypeAlias = int | str | Sequence[int | str] | NDArray[Any] | None
 """A class for all images (index, name or identifier), one per image, or None for the top class."""
 
 
+_WORDS = {
+    "all": "; only apercu explain takes all classes of an image at once",
+    "predicted": "; only apercu explain and the server take all predicted classes",
+    "top": "; in Python None is the predicted class",
+}
+"""What words mean that are no classes here, as they are elsewhere."""
+
+
 @dataclass(frozen=True)
 class ClassNames:
     """Readable names of classes, and identifiers where a classifier has them.
@@ -83,15 +91,23 @@ class ClassNames:
         if re.fullmatch(r"-?[0-9]{1,9}", word.strip()):
             return self._check_index(int(word))
         synonyms = (synonym for name in self.names for synonym in _split_synonyms(name))
-        suggestion = suggest_nearest(word, [*self.names, *self.identifiers, *synonyms])
+        words = [*self.names, *self.identifiers, *synonyms]
+        suggestion = _WORDS.get(word) or suggest_nearest(word, words)
         raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
     def _find_by_name(self, word: str) -> list[int]:
-        """Return the classes with this whole name or identifier, else those with this synonym."""
-        folded = word.strip().casefold()
-        pairs = list(enumerate(zip(self.names, self.identifiers, strict=True)))
-        exact = [i for i, pair in pairs if folded in (pair[0].casefold(), pair[1].casefold())]
-        return exact or [i for i, (name, _) in pairs if folded in _split_synonyms(name.casefold())]
+        """Return the classes with this whole name or identifier, else those with this synonym.
+
+        Of each, those written with the same capital letters come before those in another case.
+        """
+        word, rows = word.strip(), list(zip(self.names, self.identifiers, strict=True))
+        synonyms = [_split_synonyms(name) for name in self.names]
+        for words in (rows, synonyms):
+            for fold in (str, str.casefold):
+                matches = [i for i, each in enumerate(words) if fold(word) in map(fold, each)]
+                if matches:
+                    return matches
+        return []
 
     def _check_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):

@@ -94,6 +94,8 @@ def test_a_whole_name_has_priority_over_a_synonym() -> None:
         ("CRANE", "names the classes 1, 2; give the index"),
         ("tinca tinka", "no class is called 'tinca tinka'; did you mean Tinca tinca?"),
         ("zzz", "no class is called 'zzz'$"),
+        ("all", "no class is called 'all'; only apercu explain takes all classes"),
+        ("top", "no class is called 'top'; in Python None is the predicted class"),
         ("4", "from 0 to 3, got 4"),
         ("-1", "from 0 to 3, got -1"),
         ("--5", "no class is called '--5'"),

@@ -18,12 +18,14 @@ from PIL import Image
 import apercu
 import apercu_runtime
 from apercu import errors, read_picture
+from apercu.classifiers import ClassNames
 from apercu.deploy.export import ExportInputs, ExportSettings, read_manifest, write_export
 from apercu.deploy.export.manifest import VERSION
 from apercu.deploy.inference import open_engine
 from apercu.verdicts import SignalWords, VerdictFormat
 from apercu_runtime import Explainer, load_explainer
 from apercu_runtime.manifest import _parse_guard
+from apercu_runtime.names import ClassNames as RuntimeClassNames
 
 HONEST = "planted:size=32,images=20,classes=3,seed=6"
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +173,20 @@ def test_wrong_targets_have_the_same_message(exported, images, target, shapes_un
     name, text = _catch_error(explainer.attribute, images, target)
     assert name == "TargetError"
     assert _catch_error(runtime.attribute, images.numpy(), target) == (name, text)
+
+
+@pytest.mark.parametrize("word", ["mass", "Mass", "MASS", "crane", "Crane", "CRANE", "all", "top"])
+def test_a_name_finds_the_same_class(word: str) -> None:
+    names = ("Mass", "mass", "Crane, machine", "crane, bird", "heron")
+    theirs, ours = ClassNames.of(list(names)), RuntimeClassNames(names, names)
+    try:
+        expected: Any = theirs.find_index(word)
+    except errors.TargetError as error:
+        with pytest.raises(apercu_runtime.TargetError) as caught:
+            ours.find_index(word)
+        assert str(caught.value) == str(error)
+    else:
+        assert ours.find_index(word) == expected
 
 
 @pytest.mark.parametrize(

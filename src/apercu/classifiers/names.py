@@ -24,7 +24,6 @@ ClassWord: TypeAlias = str | SupportsIndex
 """One class, by name, identifier or index; the index is a whole number of any type."""
 
 
-@dataclass(frozen=True)
 _WORDS = {
     "all": "; only apercu explain takes all classes of an image at once",
     "predicted": "; only apercu explain and the server take all predicted classes",
@@ -33,6 +32,7 @@ _WORDS = {
 """What words mean that are no classes here, as they are elsewhere."""
 
 
+@dataclass(frozen=True)
 class ClassNames:
     """Readable names of classes, and identifiers (WordNet's, say) where a classifier has them.
 
