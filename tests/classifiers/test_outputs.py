@@ -272,6 +272,16 @@ def test_the_logits_are_found_among_what_a_network_returns(wrap: Callable[[Tenso
     torch.testing.assert_close(classifier(IMAGES), numbers(3))
 
 
+def test_a_position_chooses_among_names() -> None:
+    def both(z: Tensor) -> Any:
+        return {"first": z, "last": 2 * z}
+
+    classifier = opened(3, None, both, output_name=1)
+    torch.testing.assert_close(classifier(IMAGES), 2 * numbers(3))
+    with pytest.raises(ClassifierError, match="it has no output '2'; it returns first"):
+        opened(3, None, both, output_name=2)
+
+
 def test_several_tensors_are_asked_for_by_name() -> None:
     def both(z: Tensor) -> Any:
         return {"first": z, "last": {"deep": 2 * z}}

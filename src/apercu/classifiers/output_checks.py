@@ -108,6 +108,8 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
         )
     if list(tensors) == [""]:
         return ""
+    if named is not None and named not in tensors and named.isascii() and named.isdigit():
+        named = dict(enumerate(tensors)).get(int(named), named)  # a position among names
     if named is not None and named not in tensors:
         raise ClassifierError(
             f"classifier {spec}: it has no output {named!r}; it returns "
