@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from apercu.classifiers import Classifier
+from apercu.log import redirect_warnings
 from apercu.methods import GradCam, ZoomCam
 from apercu.methods.tokens import find_feature_layouts, find_last_spatial_layer
 
@@ -201,3 +202,36 @@ def test_projections_beside_each_other_are_a_part_of_the_attention(
 ) -> None:
     network = ApartAttention()
     assert find_last_spatial_layer(opened(network), network, images[:1], 8) == "norm"
+
+
+class Joined(nn.Module):
+    """Two branches whose means are joined, or a sum behind the last layer; or one way alone."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.third = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.head = nn.Linear(8 if kind == "branches" else 4, 4)
+        self.kind = kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images)
+        if self.kind == "branches":
+            pooled = [maps.mean((2, 3)), self.second(images).mean((2, 3))]
+            return self.head(torch.cat(pooled, 1))
+        deep = self.third(maps)
+        return self.head((deep + maps if self.kind == "sum" else deep).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("branches", True), ("sum", True), ("one", False)])
+def test_another_path_past_the_last_map_is_told_once(
+    kind: str, is_told: bool, opened: Opened, images: torch.Tensor, targets: torch.Tensor
+) -> None:
+    classifier = opened(Joined(kind))
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        for method in (GradCam(), GradCam(), ZoomCam()):
+            method(classifier, images, targets)
+        GradCam(layer="first")(classifier, images, targets)
+    assert len([line for line in lines if "past its last feature map" in line]) == is_told

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from apercu.classifiers import Classifier
 from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
-from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
+from apercu.methods.layers import find_last_map, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -27,7 +27,7 @@ class GradCam(Method):
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam")
-        layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
+        layer = get_layer(classifier, self.layer or find_last_map(classifier, images))
         at_layer = layer_gradients(classifier, [layer], images, targets)[-1]
         weights = at_layer.gradients.mean(dim=(2, 3), keepdim=True)
         coarse = (weights * at_layer.features).sum(dim=1).clamp(min=0)

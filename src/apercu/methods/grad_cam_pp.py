@@ -10,7 +10,7 @@ import torch
 from apercu.classifiers import Classifier
 from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
-from apercu.methods.layers import find_target_layers, get_layer, layer_gradients
+from apercu.methods.layers import find_last_map, get_layer, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 
@@ -32,7 +32,7 @@ class GradCamPlusPlus(Method):
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         require_gradients(classifier, "grad_cam_pp")
-        layer = get_layer(classifier, self.layer or find_target_layers(classifier, images).features)
+        layer = get_layer(classifier, self.layer or find_last_map(classifier, images))
         at_layer = layer_gradients(classifier, [layer], images, targets)[-1]
         features, gradients = at_layer.features, at_layer.gradients
         sums = features.sum(dim=(2, 3), keepdim=True)

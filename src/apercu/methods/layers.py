@@ -16,6 +16,7 @@ from apercu.errors import ClassifierError, suggest_nearest
 from apercu.methods.tokens import (
     find_feature_layouts,
     find_last_spatial_layer,
+    warn_of_other_paths,
     watch_outputs,
 )
 from apercu.types import Images, Logits, Targets
@@ -63,6 +64,19 @@ def find_target_layers(classifier: Classifier, images: Images) -> TargetLayers:
     if tensor not in kept:
         kept[tensor] = _trace_layers(classifier, images[:1])
     return kept[tensor]
+
+
+def find_last_map(classifier: Classifier, images: Images) -> str:
+    """Return the name of the layer that gives the last feature map, or the last tokens.
+
+    A warning says once where the logits depend on the image past this layer, too.
+
+    Raises:
+        ClassifierError: no feature map comes before the logits.
+    """
+    name = find_target_layers(classifier, images).features
+    warn_of_other_paths(classifier, get_open_module(classifier), name)
+    return name
 
 
 def find_head(classifier: Classifier, images: Images) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.positions import MAX_PATCH_ASPECT, MapLayout, find_layout, make_probes
+from apercu.log import warn
 from apercu.types import Images
 
 _LayoutKey: TypeAlias = tuple[str, tuple[int, ...]]
@@ -75,6 +76,8 @@ class FeatureLayouts:
         )
 
 
+_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+"""The layers of each network whose other paths were looked for."""
 _layouts: WeakKeyDictionary[nn.Module, dict[tuple[int, int], FeatureLayouts]] = WeakKeyDictionary()
 
 
@@ -205,3 +208,41 @@ def find_last_spatial_layer(
                 return name
             others.append(name)
     return others[0] if others else None
+
+
+def warn_of_other_paths(classifier: Classifier, module: nn.Module, name: str) -> None:
+    """Warn once where the logits depend on the image on a path past a layer, too.
+
+    So it is where branches, or a sum, are joined in `forward` behind the layer: a map of this layer
+    shows a part of what the logits rest on. Of transformers nothing is said, as their class token
+    passes all layers.
+
+    Args:
+        classifier: an open, differentiable classifier.
+        module: the network of the classifier.
+        name: the layer.
+    """
+    told = _told.setdefault(module, set())
+    if name in told:
+        return
+    told.add(name)
+    if find_feature_layouts(classifier, module).get_tokens() is not None:
+        return
+    image = make_probes(classifier.channels, classifier.size)[:1].to(classifier.device)
+
+    def cut(layer: nn.Module, inputs: object, output: object) -> Tensor | None:
+        return output.detach().clone() if isinstance(output, Tensor) else None
+
+    gradient = None
+    handle = module.get_submodule(name).register_forward_hook(cut)
+    with ExitStack() as hooks, torch.enable_grad():
+        hooks.callback(handle.remove)
+        logits = classifier.compute_logits_at_any_size(image.requires_grad_())
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.abs().sum(), image, allow_unused=True)
+    if gradient is not None and gradient.any():
+        warn(
+            f"layers: the logits of {classifier.spec} depend on the image past its last feature "
+            f"map ({name}), too, as where branches are joined in forward; the map shows a part. "
+            "Join them in a layer, name another layer, or choose a method without layers"
+        )

@@ -11,7 +11,7 @@ from torch import nn
 from apercu.classifiers import Classifier
 from apercu.maps import min_max_scale, resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
-from apercu.methods.layers import find_target_layers, get_layer, get_open_module, layer_gradients
+from apercu.methods.layers import find_last_map, get_layer, get_open_module, layer_gradients
 from apercu.types import Images, Maps, Targets
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.LeakyReLU, nn.Mish)
@@ -49,7 +49,7 @@ class ZoomCam(Method):
 
 def _list_activations(classifier: Classifier, images: Images) -> tuple[str, ...]:
     """Return the names of all activations, and at the end the name of the last feature map."""
-    module, last = get_open_module(classifier), find_target_layers(classifier, images).features
+    module, last = get_open_module(classifier), find_last_map(classifier, images)
     layers = module.named_modules()
     names = [name for name, layer in layers if isinstance(layer, _ACTIVATIONS) and name != last]
     return (*names, last)
