@@ -261,3 +261,21 @@ def test_an_encoder_that_cannot_be_stored_is_refused_at_once():
     encoder = GraphEncoder(open_classifier(Custom(), size=32))
     with pytest.raises(ConfigError, match=r"^encoder: .*memory/Custom: .*apercu_tests.*; or name"):
         encoder.check_storable()
+
+
+def test_a_gate_closes_for_classes_with_a_low_z_score() -> None:
+    torch.manual_seed(0)
+    gate, features = ClassGate(6, 4, closes_absent=True), torch.rand(3, 4, 5, 5)
+    targets, plain = torch.tensor([1, 5, 2]), ClassGate(6, 4)
+    plain.load_state_dict({k: v for k, v in gate.state_dict().items() if k != "z_threshold"})
+    torch.testing.assert_close(gate(features, targets), plain(features, targets))
+    gate.z_threshold.fill_(0.5)
+    opened, closed = plain(features, targets), gate(features, targets)
+    for row, target in enumerate(targets.tolist()):
+        logits = gate.predict_logits(features)[row].double()
+        z = (logits[target] - logits.mean()) / logits.std(unbiased=False)
+        expected = opened[row] / (1 + torch.exp(-6 * (z - 0.5)))
+        torch.testing.assert_close(closed[row], expected.float())
+    every = gate(features[:1], torch.arange(6))  # many classes of one image
+    for target in range(6):
+        torch.testing.assert_close(every[target], gate(features[:1], torch.tensor([target]))[0])
