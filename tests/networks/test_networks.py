@@ -279,3 +279,10 @@ def test_a_gate_closes_for_classes_with_a_low_z_score() -> None:
     every = gate(features[:1], torch.arange(6))  # many classes of one image
     for target in range(6):
         torch.testing.assert_close(every[target], gate(features[:1], torch.tensor([target]))[0])
+
+
+def test_a_gate_of_equal_logits_has_finite_gradients() -> None:
+    gate, features = ClassGate(6, 4, closes_absent=True), torch.zeros(2, 4, 5, 5)
+    gate(features.requires_grad_(), torch.tensor([1, 5])).sum().backward()
+    gradients = [features.grad, *(parameter.grad for parameter in gate.parameters())]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

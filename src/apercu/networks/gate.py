@@ -103,9 +103,9 @@ class ClassGate(nn.Module):
         """
         pooled, logits = features.mean((2, 3)), self.predict_logits(features)
         mean = logits.mean(1)
-        deviation = (logits - mean[:, None]).square().mean(1).sqrt()
+        variance = (logits - mean[:, None]).square().mean(1)
         estimates = (self.embedding[targets] * pooled).sum(1) + self.bias[targets]
-        return (estimates - mean) / deviation.clamp(min=1e-6)
+        return (estimates - mean) / variance.clamp(min=1e-12).sqrt()  # gradients stay finite
 
     def predict_logits(self, features: Tensor) -> Logits:
         """Return the embedding's estimate of the standardised logits of the classifier."""
