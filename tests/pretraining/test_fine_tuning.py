@@ -57,6 +57,17 @@ def test_a_new_head_for_classifiers_and_for_features(tiny_card: Path) -> None:
         assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_a_new_head_has_the_precision_of_its_network() -> None:
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    ).double()
+    classifier = open_classifier(plain, size=16, copy=False)
+    image = torch.rand(3, 16, 16)
+    network = replace_head(classifier, image, 7, seed=0)
+    logits = network(classifier.normalise(image[None]))
+    assert logits.shape == (1, 7) and logits.dtype == torch.float64
+
+
 class Gated(nn.Module):
     """Logits that are multiplied by a gate behind their layer."""
 

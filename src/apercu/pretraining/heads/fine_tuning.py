@@ -160,7 +160,8 @@ def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if classifier.network.output == "features":
-            return nn.Sequential(network, nn.Linear(len(classifier.classes), classes))
+            head = nn.Linear(len(classifier.classes), classes).to(classifier.device)
+            return nn.Sequential(network, head)
         name = find_head(classifier, image[None].to(classifier.device))
         parent, _, last = name.rpartition(".")
         old = network.get_submodule(name)
@@ -172,7 +173,7 @@ def replace_head(classifier: Classifier, image: torch.Tensor, classes: int, seed
             new = nn.Linear(old.in_features, classes, has_bias)
         else:
             new = nn.Conv2d(old.in_channels, classes, 1, bias=has_bias)
-        setattr(network.get_submodule(parent), last, new)
+        setattr(network.get_submodule(parent), last, new.to(old.weight.device, old.weight.dtype))
     _check_replaced(classifier, network, image, classes, name)
     return network
 
