@@ -119,10 +119,9 @@ class Difference(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.one, self.two = nn.Conv2d(3, 6, 8, stride=8), nn.Conv2d(3, 6, 8, stride=8)
-        self.one.weight.data.add_(0.01)
-        self.head = nn.Linear(6, 4)
-        self.head.weight.data.add_(0.5)
+        self.one, self.two = nn.Conv2d(3, 1, 8, stride=8), nn.Conv2d(3, 1, 8, stride=8)
+        self.head = nn.Linear(1, 4)
+        self.head.weight.data.abs_()
         self.kind = kind
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -135,10 +134,16 @@ class Difference(nn.Module):
             first = 1 - first
         elif self.kind == "scaled":
             first = torch.sub(first, self.two(images), alpha=2)
+        elif self.kind == "named":
+            first = torch.add(input=first, other=self.two(images))
+        elif self.kind == "enlarged":
+            first = nn.functional.interpolate(first, scale_factor=2, mode="bilinear")
         return self.head(first.mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", ["plain", "maps", "mean", "constant", "scaled"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "maps", "mean", "constant", "scaled", "named", "enlarged"]
+)
 def test_probabilities_are_never_negative(
     kind: str, opened: Callable[[nn.Module], Classifier], images: torch.Tensor
 ) -> None:

@@ -231,6 +231,10 @@ class Bent(nn.Module):
         torch.atan,
         torch.asinh,
         lambda values: values.relu().log1p(),
+        lambda values: F.relu(input=values),
+        lambda values: torch.min(values, torch.tensor(0.1)),
+        lambda values: values.max(1, keepdim=True)[0].expand_as(values),
+        lambda values: values.clamp(-0.9, 0.9).asin(),
     ],
 )
 def test_relevance_adds_up_through_any_activation(
@@ -256,6 +260,11 @@ def test_relevance_adds_up_through_any_activation(
         (lambda values: values + F.cosine_similarity(values, values + 1)[:, None], "cosine_sim"),
         (lambda values: values * F.relu6(values + 3) / 6, "mul"),
         (lambda values: values * values, "mul"),
+        (lambda values: torch.multiply(values, values), "mul"),
+        (lambda values: torch.true_divide(values, 1 + values.abs()), "div"),
+        (lambda values: values.float_power(2).float(), "float_power"),
+        (lambda values: torch.hypot(values, torch.ones(1)), "hypot"),
+        (lambda values: F.softmin(values, 1), "softmin"),
         (lambda values: 1 / (1 + values.relu()), "__rdiv"),
         (lambda values: values / (1 + values.relu()), "div"),
         (lambda values: values**2, "pow"),

@@ -32,7 +32,10 @@ from apercu.methods.relevance import (
 )
 from apercu.types import Images, Maps, Targets
 
-AVERAGES = frozenset(("adaptive_avg_pool2d", "avg_pool2d", "mean", "sum"))
+AVERAGES = frozenset(
+    ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d",
+     "avg_pool2d", "avg_pool3d", "interpolate", "mean", "nanmean", "nansum", "sum", "upsample")
+)  # fmt: skip
 """Sums of values within a map, of which the negative ones excite nothing."""
 WITHOUT_PROBABILITIES = frozenset(("fft_fft2", "fft_rfft2", "std", "std_mean"))
 """Operations that are linear or nearly, but with terms of both signs."""

@@ -19,32 +19,38 @@ from apercu.types import Images, Logits
 Operation: TypeAlias = Callable[..., Any]
 
 ACTIVATIONS = frozenset(
-    ("arcsinh", "arctan", "asinh", "atan", "celu", "clamp", "clamp_max", "clamp_min", "clip", "elu",
-     "erf", "expm1", "gelu", "hardshrink", "hardswish", "hardtanh", "leaky_relu", "log1p",
-     "log_sigmoid", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "silu", "sinh",
-     "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold")
+    ("arcsin", "arcsinh", "arctan", "arctanh", "asin", "asinh", "atan", "atanh", "celu", "clamp",
+     "clamp_max", "clamp_min", "clip", "elu", "erf", "expm1", "gelu", "hardshrink", "hardswish",
+     "hardtanh", "leaky_relu", "log1p", "log_sigmoid", "logsigmoid", "mish", "prelu", "relu",
+     "relu6", "rrelu", "selu", "silu", "sinh", "softplus", "softshrink", "softsign", "tanh",
+     "tanhshrink", "threshold")
 )  # fmt: skip
 """Operations that pass relevance on as it is."""
-LIMITS = frozenset(("fmax", "fmin", "maximum", "minimum"))
+LIMITS = frozenset(("fmax", "fmin", "max", "maximum", "min", "minimum"))
 """Choices between two values; with a constant they are activations."""
 GATES = frozenset(("hardsigmoid", "sigmoid"))
 """Operations whose outputs count as constants."""
 UNSUPPORTED = frozenset(
     ("group_norm", "instance_norm", "layer_norm", "local_response_norm", "log_softmax",
-     "multi_head_attention_forward", "rms_norm", "scaled_dot_product_attention", "softmax")
+     "multi_head_attention_forward", "rms_norm", "scaled_dot_product_attention", "softmax",
+     "softmin")
 )  # fmt: skip
 """Operations without a rule."""
 PRODUCTS = frozenset(
-    ("addcdiv", "addcmul", "baddbmm", "bilinear", "bmm", "div", "einsum", "matmul", "mm", "mul")
-)
+    ("addbmm", "addcdiv", "addcmul", "addmm", "addmv", "baddbmm", "bilinear", "bmm", "div",
+     "einsum", "inner", "kron", "matmul", "mm", "mul", "mv", "tensordot")
+)  # fmt: skip
 """Products are supported where one factor is a constant, a gate or a weight."""
 NONLINEAR = frozenset(
-    ("__rdiv", "__rpow", "cdist", "cos", "cosh", "cosine_similarity", "cumprod", "dist", "erfc",
-     "exp", "exp2", "glu", "log", "log10", "log2", "logaddexp", "logcumsumexp", "logsumexp", "norm",
-     "normalize", "pairwise_distance", "pdist", "pow", "prod", "reciprocal", "rsqrt", "sin", "sqrt",
-     "square", "tan", "var", "var_mean")
+    ("__rdiv", "__rpow", "acos", "arccos", "arctan2", "atan2", "cdist", "cos", "cosh",
+     "cosine_similarity", "cumprod", "dist", "erfc", "exp", "exp2", "float_power", "glu", "hypot",
+     "log", "log10", "log2", "logaddexp", "logaddexp2", "logcumsumexp", "logit", "logsumexp",
+     "norm", "normalize", "pairwise_distance", "pdist", "pow", "prod", "reciprocal", "rsqrt", "sin",
+     "sinc", "sqrt", "square", "tan", "var", "var_mean", "xlogy")
 )  # fmt: skip
 """Operations that are neither linear nor activations: value × gradient would not add up."""
+OTHER_NAMES = {"divide": "div", "multiply": "mul", "subtract": "sub", "true_divide": "div"}
+"""Further names of operations in PyTorch, and the one that is used here."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class RelevanceRules(TorchFunctionMode, ABC):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name, options = get_operation_name(func), dict(kwargs or {})
+        if not args and "input" in options:
+            args = (options.pop("input"),)
         if name in UNSUPPORTED or (
             name in PRODUCTS | NONLINEAR and not _is_linear(name, args, options)
         ):
@@ -166,14 +174,15 @@ def _is_linear(name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> 
 
 
 def _find_only_operand(args: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor | None:
-    """Return the operand through which relevance flows if the others are constants, else None.
+    """Return the one of several operands through which relevance flows, else None.
 
-    An operand that is broadcast to a larger result is no limit of itself.
+    The others are constants. An operand that is broadcast to a larger result is no limit of itself.
     """
     operands = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
     flowing = [value for value in operands if value.requires_grad]
     sizes = [value.numel() for value in operands]
-    return flowing[0] if len(flowing) == 1 and flowing[0].numel() == max(sizes) else None
+    is_only_one = len(operands) > 1 and len(flowing) == 1
+    return flowing[0] if is_only_one and flowing[0].numel() == max(sizes) else None
 
 
 def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -189,7 +198,8 @@ def redirect_relevance(value: Tensor, surrogate: Tensor) -> Tensor:
 
 def get_operation_name(func: Operation) -> str:
     """Return one name for all forms: `relu` for torch.relu, Tensor.relu_ and functional.relu."""
-    return str(getattr(func, "__name__", "")).rstrip("_")
+    name = str(getattr(func, "__name__", "")).rstrip("_")
+    return OTHER_NAMES.get(name, name)
 
 
 def forward_with_rules(
