@@ -211,6 +211,51 @@ def test_the_last_map_is_the_last_one_also_where_no_layer_gives_the_logits(
         replace_head(classifier, images[0], 7, seed=0)
 
 
+class Pooled(nn.Module):
+    """Scores of all classes at each position, and logits that pool them in some way."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Conv2d(4, 6, 1))
+        self.map, self.rows = nn.Conv2d(6, 4, 1), nn.Linear(6, 4)
+        self.kind = kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.body(images)
+        if self.kind == "last":
+            return self.rows(features.permute(0, 2, 3, 1)).amax((1, 2))
+        if self.kind == "tokens":
+            return self.rows(features.flatten(2).transpose(1, 2)).mean(1) * 3
+        scores = self.map(features).flatten(2)
+        if self.kind == "scaled":
+            return scores.mean(2) * 3
+        if self.kind == "softmax":
+            return scores.amax(2).log_softmax(1)
+        return scores.amax(2) if self.kind == "maximum" else scores.sum(2)
+
+
+@pytest.mark.parametrize("kind", ["maximum", "sum", "scaled", "softmax", "tokens", "last"])
+def test_a_layer_whose_scores_are_pooled_is_the_head(
+    kind: str,
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    classifier = opened(Pooled(kind))
+    layers = find_target_layers(classifier, images)
+    assert (layers.features, layers.gives_logits) == ("body", False)
+    assert layers.head == ("rows" if kind in ("tokens", "last") else "map")
+    maps = GradCam()(classifier, images, targets)
+    torch.testing.assert_close(maps, literal(classifier, "body", images, targets))
+    normal = classifier.normalise(images)
+    assert classifier.module is not None
+    with torch.no_grad():
+        features = classifier.module.body(normal).mean((2, 3))
+    torch.testing.assert_close(compute_deep_features(classifier, images), features)
+    assert replace_head(classifier, images[0], 7, seed=0)(normal).shape == (len(images), 7)
+
+
 class WithoutLayers(nn.Module):
     """A product of all pixels with weights: no layer at all."""
 

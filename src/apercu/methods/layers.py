@@ -16,6 +16,7 @@ from apercu.errors import ClassifierError, suggest_nearest
 from apercu.methods.tokens import (
     find_feature_layouts,
     find_last_spatial_layer,
+    pools_class_maps,
     warn_of_other_paths,
     watch_outputs,
 )
@@ -155,6 +156,8 @@ def compute_deep_features(
     with attach_hook(head, lambda _module, inputs, _output: head_inputs.append(inputs[0])):
         classifier(images)
     features = head_inputs[0]
+    if isinstance(head, nn.Linear) and features.ndim > 2:
+        return features.flatten(1, -2).mean(1)
     return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
 
 
@@ -298,25 +301,42 @@ def _choose_without_head(
     """Return the two layers of a network none of whose layers gives the logits by itself.
 
     Its last layer that has weights may be far from the logits: behind it may come activations, a
-    product with the directions of the classes, or a mean of several layers.
+    product with the directions of the classes, or a mean of several layers. A last layer that
+    scores the classes at each position is the head, however its scores are pooled.
     """
     module = get_open_module(classifier)
-    heads = {
-        call.name: call.layer.in_features if isinstance(call.layer, nn.Linear) else None
-        for call in calls
-        if isinstance(call.layer, SCORING_LAYERS) and call.shape[2:].numel() == 1
-    }
+    scoring = [call for call in calls if isinstance(call.layer, SCORING_LAYERS)]
+    heads = {call.name: call.layer for call in scoring if call.shape[2:].numel() == 1}
     has_tokens = find_feature_layouts(classifier, module).get_tokens() is not None
-    channels = list(heads.values())[-1] if heads and has_tokens else None
+    pooled = _find_pooled_head(classifier, image, scoring)
+    head = heads[list(heads)[-1]] if heads and has_tokens else None
+    head = pooled.layer if pooled else head
     features = find_last_spatial_layer(
-        classifier, module, image, channels, every_position=has_tokens
+        classifier,
+        module,
+        image,
+        head.in_features if isinstance(head, nn.Linear) else None,
+        every_position=has_tokens,
+        before=pooled.name if pooled else None,
     )
     if features is None:
         raise _no_map_error(classifier)
+    if pooled:
+        return TargetLayers(features, head=pooled.name, gives_logits=False)
     names = [call.name for call in calls]
     end = len(names) - names[::-1].index(features)
     behind = [name for name in names[end:] if name in heads]
     return TargetLayers(features, head=behind[-1] if behind else None, gives_logits=False)
+
+
+def _find_pooled_head(
+    classifier: Classifier, image: Images, scoring: list[_LayerCall]
+) -> _LayerCall | None:
+    """Return the last layer if it scores the classes at each position, and logits pool these."""
+    if not scoring or scoring[-1].scores is None or scoring[-1].shape[1:-1].numel() == 1:
+        return None
+    module, last = get_open_module(classifier), scoring[-1]
+    return last if pools_class_maps(classifier, module, image, last.name) else None
 
 
 def _no_map_error(classifier: Classifier) -> ClassifierError:

@@ -76,7 +76,7 @@ class FeatureLayouts:
         )
 
 
-_told: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 """The layers of each network whose other paths were looked for."""
 _layouts: WeakKeyDictionary[nn.Module, dict[tuple[int, int], FeatureLayouts]] = WeakKeyDictionary()
 
@@ -156,6 +156,7 @@ def find_last_spatial_layer(
     channels: int | None,
     *,
     every_position: bool = True,
+    before: str | None = None,
 ) -> str | None:
     """Return the last layer of which every position influences the logits, or None.
 
@@ -171,6 +172,7 @@ def find_last_spatial_layer(
             is preferred. None for any number.
         every_position: whether every position has an influence, and not only some of them, as
             before a maximum over positions.
+        before: a layer that comes after the one that is looked for; None for none.
 
     Returns:
         The name of the layer, or None.
@@ -189,6 +191,9 @@ def find_last_spatial_layer(
     with torch.enable_grad():
         with watch_outputs(module, keep), _watch_linear_inputs(module, keep_input):
             score = classifier(image.detach().requires_grad_()).amax()
+        if before is not None:
+            last = max((i for i, (name, _) in enumerate(outputs) if name == before), default=0)
+            outputs = [(name, output) for name, output in outputs[:last] if name != before]
         tensors = [output for _, output in outputs]
         gradients = torch.autograd.grad(score, tensors, allow_unused=True)
     others = []
@@ -210,6 +215,47 @@ def find_last_spatial_layer(
     return others[0] if others else None
 
 
+def pools_class_maps(classifier: Classifier, module: nn.Module, image: Images, name: str) -> bool:
+    """Return whether every logit is pooled from the scores of its own class in a layer's output.
+
+    So it is where a layer scores all classes at each position, and a maximum, a weighted mean or
+    the choice of one token follows. A softmax may follow, too: of more than two classes, the
+    differences between logits are looked at.
+
+    Args:
+        classifier: an open, differentiable classifier.
+        module: the network of the classifier.
+        image: a batch of one image.
+        name: a linear or convolutional layer.
+
+    Returns:
+        Whether no logit depends on the scores of other classes.
+    """
+    layer, columns = module.get_submodule(name), classifier.output.columns
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    outputs: list[Tensor] = []
+    pooled: set[int] = set()
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
+    with ExitStack() as hooks, torch.enable_grad():
+        hooks.callback(handle.remove)
+        logits = classifier(image.detach().requires_grad_())[0]
+        if outputs[-1].shape[axis] != columns:
+            return False
+        for index in range(min(columns, 3)):
+            pair = [index, (index + 1) % columns] if columns > 2 else [index]
+            value = logits[index] - logits[pair[1]] if columns > 2 else logits[index]
+            (gradient,) = torch.autograd.grad(
+                value, outputs[-1], retain_graph=True, allow_unused=True
+            )
+            if gradient is None:
+                return False
+            used = gradient.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
+            if not set(used) <= set(pair):
+                return False
+            pooled.update(used)
+    return bool(pooled)
+
+
 def warn_of_other_paths(classifier: Classifier, module: nn.Module, name: str) -> None:
     """Warn once where the logits depend on the image on a path past a layer, too.
 
@@ -222,10 +268,10 @@ def warn_of_other_paths(classifier: Classifier, module: nn.Module, name: str) ->
         module: the network of the classifier.
         name: the layer.
     """
-    told = _told.setdefault(module, set())
-    if name in told:
+    checked = _checked.setdefault(module, set())
+    if name in checked:
         return
-    told.add(name)
+    checked.add(name)
     if find_feature_layouts(classifier, module).get_tokens() is not None:
         return
     image = make_probes(classifier.channels, classifier.size)[:1].to(classifier.device)
