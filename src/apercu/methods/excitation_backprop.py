@@ -69,7 +69,10 @@ class ExcitationBackprop(Method):
         is_absent = (targets == 0) & classifier.output.takes_one_number
         if self.contrastive or is_absent.any():
             layers = find_target_layers(classifier, images)
-            if layers.head is None or not layers.gives_logits:
+            if layers.head is None or not (
+                layers.gives_logits
+                or (not self.contrastive and _negates_logits(classifier, images[:1], layers.head))
+            ):
                 what = "contrastive" if self.contrastive else f"{classifier.classes[0]!r}"
                 advice = "leave contrastive out" if self.contrastive else "choose grad_cam"
                 raise ClassifierError(
@@ -114,6 +117,27 @@ class ExcitationBackprop(Method):
         scale = torch.where(logit == 0, 0.0, 1 / torch.where(logit == 0, 1.0, logit)).detach()
         (gradients,) = torch.autograd.grad((logit * scale).sum(), feature_map)
         return (feature_map * gradients).sum(dim=1).detach()
+
+
+@torch.no_grad()
+def _negates_logits(classifier: Classifier, images: Images, name: str) -> bool:
+    """Return whether logits change their sign with a layer's output, as where they are a multiple.
+
+    Args:
+        classifier: an open classifier.
+        images: images in [0, 1], `batch × channels × height × width`.
+        name: the layer.
+
+    Returns:
+        Whether the two agree, within the rounding of the network.
+    """
+    logits = classifier(images)
+    layer = get_layer(classifier, name)
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: -output)
+    with ExitStack() as hooks:
+        hooks.callback(handle.remove)
+        negated = classifier(images)
+    return bool((negated + logits).abs().max() <= 1e-4 * logits.abs().max())
 
 
 @final

@@ -12,8 +12,10 @@ from apercu.networks.gate import ALWAYS_OPEN
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, iterate_batches, report_batches
 
-THRESHOLDS = tuple(step / 4 for step in range(13))
-"""Thresholds of the z-score that are tried, from 0, where half of all classes are closed, to 3."""
+THRESHOLDS = tuple(step / 4 for step in range(7))
+"""Thresholds of the z-score that are tried, from 0, where half of all classes are closed, to 1.5.
+Above it masks of classes are closed that are in the image and not predicted; see
+docs/experiments.md."""
 OPEN_FROM = 1.5
 """Distance above the threshold from which the gate is open, to one in ten thousand."""
 RUNNERS_UP = 4
