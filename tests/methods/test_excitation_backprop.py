@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize_maps
 from apercu.methods.excitation_backprop import ExcitationBackprop
@@ -159,6 +159,36 @@ def test_probabilities_are_never_negative(
         won = inside / sums * (weights * sums[..., 0, 0])[..., None, None]
         won = (won / won.sum((1, 2, 3), keepdim=True)).sum(1).detach()
         torch.testing.assert_close(maps, resize_maps(won, (24, 32)), atol=1e-5, rtol=1e-3)
+
+
+class OneNumber(nn.Module):
+    """The logit of one class: the mean of a map, a multiple of it, or its maximum."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=4), nn.ReLU())
+        self.score = nn.Conv2d(6, 1, 1)
+        self.kind = kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = self.score(self.body(images))
+        if self.kind == "maximum":
+            return scores.amax((2, 3))
+        return scores.mean((2, 3)) * (3 if self.kind == "multiple" else 1)
+
+
+def test_the_absence_of_one_class_is_explained_where_its_logit_is_a_multiple(
+    images: torch.Tensor,
+) -> None:
+    def explain(kind: str) -> torch.Tensor:
+        classifier = open_classifier(OneNumber(kind), size=(24, 32), output="sigmoid")
+        return ExcitationBackprop()(classifier, images, torch.tensor([0, 1, 0]))
+
+    torch.testing.assert_close(explain("multiple"), explain("plain"), atol=1e-5, rtol=1e-3)
+    assert explain("plain")[0].max() > 0
+    with pytest.raises(ClassifierError, match="needs a classifier whose logits are those of one"):
+        explain("maximum")
 
 
 def _enlargement(length: int, cells: int) -> torch.Tensor:
