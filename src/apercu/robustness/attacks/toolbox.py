@@ -51,7 +51,7 @@ class CarliniWagner(Attack):
                 targeted=targeted,
                 max_iter=self.steps,
                 binary_search_steps=self.searches,
-                batch_size=len(images),
+                batch_size=1,  # of a batch, it would compute the gradient of each class for all
                 verbose=False,
             )
 
