@@ -40,7 +40,7 @@ from apercu.io import HASHES, find_changed_file, is_file, is_folder, parse_json
 
 ArrayNumbers: TypeAlias = Tensor | NDArray[Any] | np.generic
 """One number, or several, of PyTorch or NumPy."""
-PerChannel: TypeAlias = float | int | Sequence[float | int] | ArrayNumbers
+PerChannel: TypeAlias = float | int | Sequence[float | int | np.generic] | ArrayNumbers
 """A number for each channel, or one for all."""
 
 MAX_WEIGHTS = 2_000_000_000
@@ -55,14 +55,14 @@ def open_classifier(
     source: str | Path | Callable[..., Any],
     *,
     device: str | torch.device | None = None,
-    size: int | Sequence[int] | ArrayNumbers | None = None,
+    size: int | Sequence[int | np.generic] | ArrayNumbers | None = None,
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     classes: Sequence[str] | Mapping[Any, Any] | str | Path | None = None,
     channels: int | np.integer[Any] | None = None,
     output: str | None = None,
     output_name: str | int | None = None,
-    value_range: Sequence[float | int] | ArrayNumbers | None = None,
+    value_range: Sequence[float | int | np.generic] | ArrayNumbers | None = None,
     resize: int | None = None,
     filter: str | None = None,
     copy: bool | None = None,
