@@ -14,6 +14,7 @@ from apercu.guard.summaries import (
     LEVELS,
     STEPS,
     Observation,
+    _stack_kernels,
     summarise_colour_noise,
     summarise_contrast,
     summarise_explanation,
@@ -98,3 +99,17 @@ def test_a_check_without_gradients_leaves_kernels_that_carry_them() -> None:
     images.requires_grad_()
     summarise_noise(Observation(images, torch.zeros(2, 3))).sum().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
+
+
+def test_a_trace_before_the_first_check_leaves_no_kernels_without_numbers() -> None:
+    class Noise(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return summarise_noise(Observation(images, torch.zeros(2, 3)))
+
+    images = draw_images(4, 9, 7)
+    _stack_kernels.cache_clear()  # as in a process that only exports
+    program = torch.export.export(Noise(), (images,)).module()
+    numbers = Noise()(images)
+    residual = filter_literally(images.double().numpy(), FIFTH_ORDER)
+    np.testing.assert_allclose(numbers[:, :7], summarise_literally(residual), atol=1e-4)
+    torch.testing.assert_close(program(images), numbers)

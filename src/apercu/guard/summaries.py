@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -93,7 +94,7 @@ def find_residuals(images: Images) -> Residuals:
     """
     channels, (height, width) = images.shape[1], images.shape[2:]
     stride = 2 if min(height, width) >= LARGE else 1
-    kernels = _stack_kernels(channels, images.dtype, images.device)
+    kernels = torch.tensor(_stack_kernels(channels), dtype=images.dtype, device=images.device)
     padding = kernels.shape[2] - len(LAPLACIAN)  # it lets the small kernel reach the last row
     inside = slice(padding // stride, None)  # and what it adds above and left is cut off again
     residuals = F.conv2d(images, kernels, stride=stride, padding=padding)[:, :, inside, inside]
@@ -176,28 +177,27 @@ def measure_energy(logits: Logits) -> Scores:
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # so that a later pass may follow gradients through it
-def _stack_kernels(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _stack_kernels(channels: int) -> Float[np.ndarray, "kernels channels 5 5"]:
     """Return the kernels of all residuals, each scaled so that its absolute values sum to 1.
+
+    They are kept as an array, as a tensor that is made while a graph is traced holds no numbers.
 
     Args:
         channels: number of channels of the images.
-        dtype: number format of the images.
-        device: device of the images.
 
     Returns:
         First one kernel per channel, then one per pair of neighbouring channels, each of all
-        channels, which is faster than groups: `kernels × channels × 5 × 5`.
+        channels, which is faster than groups.
     """
-    fifth_order, laplacian = torch.tensor(FIFTH_ORDER), torch.tensor(LAPLACIAN)
+    fifth_order, laplacian = (np.array(each, np.float32) for each in (FIFTH_ORDER, LAPLACIAN))
     side = len(laplacian)
-    kernels = torch.zeros(2 * channels - 1, channels, *fifth_order.shape)
+    kernels = np.zeros((2 * channels - 1, channels, *fifth_order.shape), np.float32)
     for channel in range(channels):
-        kernels[channel, channel] = fifth_order / fifth_order.abs().sum()
+        kernels[channel, channel] = fifth_order / np.abs(fifth_order).sum()
     for pair in range(channels - 1):
-        kernels[channels + pair, pair + 1, :side, :side] = laplacian / laplacian.abs().sum()
-        kernels[channels + pair, pair, :side, :side] = -laplacian / laplacian.abs().sum()
-    return kernels.to(device, dtype)
+        kernels[channels + pair, pair + 1, :side, :side] = laplacian / np.abs(laplacian).sum()
+        kernels[channels + pair, pair, :side, :side] = -laplacian / np.abs(laplacian).sum()
+    return kernels
 
 
 def _summarise_residual(
