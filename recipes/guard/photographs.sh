@@ -44,5 +44,5 @@ for name in ${*:-$studies}; do
     [ -z "$explainer" ] || continue
     measure "$name" "$classifier" aware 32 --epsilons 4/255,8/255 \
         --attacks aware_pgd:steps=20,smooth_pgd:steps=20,aware_smooth_pgd:steps=20
-    measure "$name" "$classifier" slow 10 --attacks carlini_wagner,sparse_evo
+    measure "$name" "$classifier" slow 32 --attacks carlini_wagner,sparse_evo
 done
