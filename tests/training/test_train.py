@@ -240,6 +240,7 @@ def test_labels_are_never_looked_at(tiny_card: Path, tmp_path: Path, whole: Path
     [
         ({"schedule": {"stpes": 3}}, "schedule.stpes is no setting; did you mean steps"),
         ({"encodr": "own"}, "encodr is no setting; did you mean encoder"),
+        ({"steps": 30}, "steps is no setting; did you mean embedding.steps or schedule.steps?"),
         ({"decoder": {"widht": 3}}, "did you mean width"),
         ({"preset": "papre"}, "no preset 'papre', .*did you mean paper"),
         ({"schedule": {"steps": 0}}, "schedule.steps"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -78,7 +78,7 @@ class TrainingConfig(BaseModel):
         try:
             schedule = type(self.schedule).model_validate(self.schedule.model_dump() | changed)
         except ValidationError as error:
-            raise ConfigError("; ".join(_list_mistakes(error, set()))) from None
+            raise ConfigError("; ".join(_list_mistakes(error, ()))) from None
         settings = self.model_copy(update={"schedule": schedule})
         first = schedule.steps if begun is None else min(begun, schedule.steps)
         return settings.shorten_phases(min(1.0, first / self.schedule.steps))
@@ -159,7 +159,7 @@ class ConfigPresets(Generic[S]):
         try:
             return self.model.model_validate(_merge(base, content))
         except ValidationError as error:
-            mistakes = "; ".join(_list_mistakes(error, set(_list_keys(self.model))))
+            mistakes = "; ".join(_list_mistakes(error, list(_list_paths(self.model))))
             raise ConfigError(f"{where}: {mistakes}") from None
 
     def _start(self, preset: S, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,30 +235,42 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _list_mistakes(error: ValidationError, keys: set[str]) -> list[str]:
-    """Return one line for each mistake; a misspelt key gets the nearest of the keys."""
+def _list_mistakes(error: ValidationError, paths: Sequence[str]) -> list[str]:
+    """Return one line for each mistake; a misspelt or misplaced key gets what was meant.
+
+    Args:
+        error: the mistakes.
+        paths: names of all settings, with the parts that they are in, such as `schedule.steps`.
+
+    Returns:
+        The lines.
+    """
     lines = []
+    names = {path.rpartition(".")[2] for path in paths}
     for mistake in error.errors(include_url=False):
         where = ".".join(str(part) for part in mistake["loc"])
         if not where:
             lines.append(mistake["msg"].removeprefix("Value error, "))
         elif mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            lines.append(f"{where} is no setting{suggest_nearest(str(mistake['loc'][-1]), keys)}")
+            key = str(mistake["loc"][-1])
+            parts = {path for path in paths if path.endswith(f".{key}")} if key == where else ()
+            meant = f"; did you mean {' or '.join(sorted(parts))}?" if parts else ""
+            lines.append(f"{where} is no setting{meant or suggest_nearest(key, names)}")
         else:
             lines.append(f"{where}: {mistake['msg'].lower()}, got {shorten(mistake['input'])}")
     return lines
 
 
-def _list_keys(kind: Any) -> Iterator[str]:
-    """Yield the names of all settings, those of nested ones included."""
+def _list_paths(kind: Any, inside: str = "") -> Iterator[str]:
+    """Yield the names of all settings with the parts that they are in."""
     fields = getattr(kind, "model_fields", None) or getattr(kind, "__pydantic_fields__", None)
     if isinstance(kind, type) and fields is not None:
         for name, field in fields.items():
-            yield name
-            yield from _list_keys(field.annotation)
+            yield inside + name
+            yield from _list_paths(field.annotation, f"{inside}{name}.")
         return
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
-        yield from kind.__dataclass_fields__
+        yield from (inside + name for name in kind.__dataclass_fields__)
         return
     for part in get_args(kind):
-        yield from _list_keys(part)
+        yield from _list_paths(part, inside)
