@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNe
 from apercu.errors import ConfigError, ImageError, RunError, TargetError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.mask.explainer import MaskExplainer
-from apercu.explainers.mask.kind import build_mask_network
+from apercu.explainers.mask.kind import MASK, build_mask_network
 from apercu.explainers.mask.levels import measure_absent_area, measure_levels, write_level_curve
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 from apercu.explainers.mask.threshold import (
@@ -239,7 +240,10 @@ def ranked() -> Classifier:
         module.head.weight.zero_()
         module.head.bias.copy_(torch.tensor([4.0] + 4 * [2.8] + 7 * [0.0]))
     card = ClassifierCard(
-        source="tests:ranked", input=InputSpec(size=(32, 32)), classes=tuple("abcdefghijkl")
+        source="apercu.classifiers.small_resnet:SmallResNet",
+        options={"channels": 3, "classes": 12, "size": [32, 32], "width": 8},
+        input=InputSpec(channels=3, size=(32, 32)),
+        classes=tuple("abcdefghijkl"),
     )
     return wrap_module(module, card)
 
@@ -269,6 +273,20 @@ def test_masks_of_absent_classes_become_smaller_and_those_of_likely_ones_stay(
     assert max(changes[:5]) <= MAX_CHANGE
     assert min(changes[5:]) > 3 * max(changes[:5])
     assert all(new.sum() < old.sum() for new, old in zip(after[5:], before[5:], strict=True))
+
+
+def test_a_run_says_from_where_on_masks_are_closed_and_gives_the_same_ones(
+    closing: MaskExplainer, ranked: Classifier, planted: TrainingImages, tmp_path: Path
+) -> None:
+    facts = MASK.finish(closing, ranked, planted)
+    assert facts == {"z_threshold": closing.network.gate.z_threshold.item()}
+    closing.facts |= facts
+    closing.save_pretrained(tmp_path)
+    line = f"| z-score of a logit below which masks are closed | {facts['z_threshold']:.2f} |"
+    assert line in (tmp_path / "card.md").read_text()
+    batch = torch.stack(list(planted))
+    again = MaskExplainer.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.attribute(batch, 8), closing.attribute(batch, 8))
 
 
 def test_the_highest_threshold_that_hardly_changes_likely_masks_is_taken(

@@ -21,6 +21,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.train import build_network, train_explainer
 from apercu.images import ImageSource
+from apercu.networks.gate import ALWAYS_OPEN
 from apercu.run_record import Phase
 from apercu.training.data import TrainingImages
 from apercu.training.trainer import Hardware, Trainer
@@ -88,18 +89,16 @@ def _assert_equal(run: Path, other: Path) -> None:
         assert torch.equal(weights, second[name]), name
 
 
-def test_a_threshold_is_chosen_after_a_training_and_the_rest_stays(
+def test_where_all_classes_are_likely_no_mask_is_closed_and_the_rest_stays(
     tiny_card: Path, whole: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     facts = _train(tiny_card, run, settings={**SETTINGS, "close_absent": True}).facts
     usual, closing = _weights(whole), _weights(run)
-    assert float(closing.pop("gate.z_threshold")) == facts["z_threshold"]
+    assert float(closing.pop("gate.z_threshold")) == ALWAYS_OPEN and "z_threshold" not in facts
     assert usual.keys() == closing.keys()
     for name, weights in closing.items():
         assert torch.equal(weights, usual[name]), name
-    line = "| z-score of a logit below which masks are closed |"
-    assert line in (run / "card.md").read_text() and line not in (whole / "card.md").read_text()
 
 
 def test_the_run_folder_holds_what_is_promised(whole: Path) -> None:

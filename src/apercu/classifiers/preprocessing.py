@@ -66,7 +66,7 @@ def prepare_image(image: Picture, spec: InputSpec) -> Float[Tensor, "channels ro
     check_picture(image)
     if image.shape[0] != spec.channels:
         raise ImageError(
-            f"explainer expects {_count(spec.channels)}, the picture has {image.shape[0]}"
+            f"explainer expects {_format_channels(spec.channels)}, the picture has {image.shape[0]}"
             f"{_advise_channels(image.shape[0], spec)}"
         )
     return fit_image(image, spec, "squash")
@@ -133,12 +133,12 @@ def check_channels(channels: int, spec: InputSpec) -> None:
     """
     if channels != spec.channels:
         raise ClassifierError(
-            f"classifier expects {_count(spec.channels)}, images have {channels}"
+            f"classifier expects {_format_channels(spec.channels)}, images have {channels}"
             f"{_advise_channels(channels, spec)}"
         )
 
 
-def _count(channels: int) -> str:
+def _format_channels(channels: int) -> str:
     return f"{channels} channel{'s' * (channels > 1)}"
 
 

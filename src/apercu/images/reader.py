@@ -324,7 +324,8 @@ def convert_picture(picture: Any, channels: int) -> Picture:
     if isinstance(picture, Image.Image):
         return convert_image(picture, channels)
     if isinstance(picture, np.ndarray):
-        return _convert_channels_of(convert_array(picture), channels, "array.transpose(1, 2, 0)")
+        advice = "array.transpose(1, 2, 0) puts the channels last"
+        return _convert_channels_of(convert_array(picture), channels, advice)
     if not isinstance(picture, Tensor):
         raise ImageError(
             "images: expected tensors, numpy arrays or Pillow images, got "
@@ -337,13 +338,14 @@ def convert_picture(picture: Any, channels: int) -> Picture:
             f"{format_shape(picture.shape)} of {kind}"
         )
     check_size("images", picture.shape[1], picture.shape[2], len(picture))
-    return _convert_channels_of(picture.float(), channels, "tensor.permute(2, 0, 1)")
+    advice = "tensor.permute(2, 0, 1) puts the channels first"
+    return _convert_channels_of(picture.float(), channels, advice)
 
 
 def _convert_channels_of(
-    picture: Float[Tensor, "stored height width"], channels: int, cure: str
+    picture: Float[Tensor, "stored height width"], channels: int, advice: str
 ) -> Picture:
-    """Convert channels; the error of a picture whose channels are another axis says the cure."""
+    """Convert channels; the error of a picture whose channels are another axis ends with advice."""
     try:
         return convert_channels(picture, channels, "images")
     except ImageError as error:
@@ -351,5 +353,4 @@ def _convert_channels_of(
         counts = {1, 3, channels}
         if picture.shape[0] in counts or counts.isdisjoint(others):
             raise
-        where = "last" if cure.startswith("array") else "first"
-        raise ImageError(f"{error}; {cure} puts the channels {where}") from None
+        raise ImageError(f"{error}; {advice}") from None

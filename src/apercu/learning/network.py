@@ -19,7 +19,8 @@ from apercu.classifiers.outputs import Output, OutputName
 from apercu.classifiers.reinitialise import NetworkSource, copy_trainable, find_source
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
-from apercu.methods.layers import SCORING_LAYERS, attach_hook, find_head, find_target_layers
+from apercu.methods.hooks import attach_hook
+from apercu.methods.layers import SCORING_LAYERS, find_head, find_target_layers
 from apercu.pretraining.heads.fine_tuning import replace_head
 from apercu.types import Images, Logits
 from apercu.weights import digest_module

@@ -13,8 +13,8 @@ from apercu.classifiers.outputs import Output
 from apercu.errors import ClassifierError
 from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement
+from apercu.methods.hooks import attach_hook
 from apercu.methods.layers import (
-    attach_hook,
     find_target_layers,
     get_layer,
     get_open_module,

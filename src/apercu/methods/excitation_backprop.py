@@ -15,8 +15,8 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.maps import resize_maps
 from apercu.methods.base import Method, Requirement, require_gradients
+from apercu.methods.hooks import attach_hook
 from apercu.methods.layers import (
-    attach_hook,
     find_target_layers,
     get_layer,
     get_open_module,
@@ -132,10 +132,7 @@ def _negates_logits(classifier: Classifier, images: Images, name: str) -> bool:
         Whether the two agree, within the rounding of the network.
     """
     logits = classifier(images)
-    layer = get_layer(classifier, name)
-    handle = layer.register_forward_hook(lambda _layer, _inputs, output: -output)
-    with ExitStack() as hooks:
-        hooks.callback(handle.remove)
+    with attach_hook(get_layer(classifier, name), lambda _layer, _inputs, output: -output):
         negated = classifier(images)
     return bool((negated + logits).abs().max() <= 1e-4 * logits.abs().max())
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, suggest_nearest
+from apercu.methods.hooks import attach_hook, watch_outputs
 from apercu.methods.tokens import (
     find_feature_layouts,
     find_last_spatial_layer,
     pools_class_maps,
     warn_of_other_paths,
-    watch_outputs,
 )
 from apercu.types import Images, Logits, Targets
-
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,6 @@ def get_layer(classifier: Classifier, name: str) -> nn.Module:
             f"{suggest_nearest(name, filter(None, layers))}"
         )
     return layers[name]
-
-
-@contextmanager
-def attach_hook(module: nn.Module, hook: Hook) -> Iterator[None]:
-    """Call a hook with (module, inputs, output) of a layer within the `with` block."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Classifier
 from apercu.classifiers.positions import MAX_PATCH_ASPECT, MapLayout, find_layout, make_probes
 from apercu.log import warn
+from apercu.methods.hooks import attach_hook, watch_linear_inputs, watch_outputs
 from apercu.types import Images
 
 _LayoutKey: TypeAlias = tuple[str, tuple[int, ...]]
@@ -118,37 +118,6 @@ def _probe_layers(classifier: Classifier, module: nn.Module) -> FeatureLayouts:
     return FeatureLayouts(classifier.size, layouts, frozenset(batch_second))
 
 
-@contextmanager
-def watch_outputs(module: nn.Module, keep: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call a function with name and output of every layer within the `with` block."""
-    with ExitStack() as hooks:
-        for name, layer in module.named_modules():
-
-            def hook(layer: nn.Module, inputs: object, output: object, name: str = name) -> None:
-                if isinstance(output, Tensor):
-                    keep(name, output)
-
-            hooks.callback(layer.register_forward_hook(hook).remove)
-        yield
-
-
-@contextmanager
-def _watch_linear_inputs(
-    module: nn.Module, keep: Callable[[str, Tensor], object]
-) -> Iterator[None]:
-    """Call a function with name and input of every linear layer within the `with` block."""
-    with ExitStack() as hooks:
-        for name, layer in module.named_modules():
-
-            def hook(layer: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
-                if inputs and isinstance(inputs[0], Tensor):
-                    keep(name, inputs[0])
-
-            if isinstance(layer, nn.Linear):
-                hooks.callback(layer.register_forward_pre_hook(hook).remove)
-        yield
-
-
 def find_last_spatial_layer(
     classifier: Classifier,
     module: nn.Module,
@@ -189,7 +158,7 @@ def find_last_spatial_layer(
         linear_inputs.append((name, given))
 
     with torch.enable_grad():
-        with watch_outputs(module, keep), _watch_linear_inputs(module, keep_input):
+        with watch_outputs(module, keep), watch_linear_inputs(module, keep_input):
             score = classifier(image.detach().requires_grad_()).amax()
         if before is not None:
             last = max((i for i, (name, _) in enumerate(outputs) if name == before), default=0)
@@ -235,9 +204,10 @@ def pools_class_maps(classifier: Classifier, module: nn.Module, image: Images, n
     axis = -1 if isinstance(layer, nn.Linear) else 1
     outputs: list[Tensor] = []
     pooled: set[int] = set()
-    handle = layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
-    with ExitStack() as hooks, torch.enable_grad():
-        hooks.callback(handle.remove)
+    with (
+        attach_hook(layer, lambda _layer, _inputs, output: outputs.append(output)),
+        torch.enable_grad(),
+    ):
         logits = classifier(image.detach().requires_grad_())[0]
         if outputs[-1].shape[axis] != columns:
             return False
@@ -280,9 +250,7 @@ def warn_of_other_paths(classifier: Classifier, module: nn.Module, name: str) ->
         return output.detach().clone() if isinstance(output, Tensor) else None
 
     gradient = None
-    handle = module.get_submodule(name).register_forward_hook(cut)
-    with ExitStack() as hooks, torch.enable_grad():
-        hooks.callback(handle.remove)
+    with attach_hook(module.get_submodule(name), cut), torch.enable_grad():
         logits = classifier.compute_logits_at_any_size(image.requires_grad_())
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(logits.abs().sum(), image, allow_unused=True)

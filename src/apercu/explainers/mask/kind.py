@@ -19,6 +19,7 @@ from apercu.explainers.kind import CardText, ExplainerKind
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import MaskNetwork
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
+from apercu.networks.gate import ALWAYS_OPEN
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, iterate_batches, report_batches
 from apercu.types import Images
@@ -181,13 +182,14 @@ def finish(
         report: receives the name of the work, the images that are done, and the images in all.
 
     Returns:
-        The threshold of the z-score, where one was chosen.
+        The threshold of the z-score, where masks of some classes are closed.
     """
     if not explainer.settings.close_absent:
         return {}
     from apercu.explainers.mask.threshold import choose_threshold
 
-    return {"z_threshold": choose_threshold(explainer, classifier, images, report)}
+    threshold = choose_threshold(explainer, classifier, images, report)
+    return {} if threshold == ALWAYS_OPEN else {"z_threshold": threshold}
 
 
 MASK = ExplainerKind(

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from apercu.classifiers import Classifier
 from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.network import enlarge
-from apercu.networks.gate import ALWAYS_OPEN
+from apercu.networks.gate import ALWAYS_OPEN, Z_SHARPNESS
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, iterate_batches, report_batches
 
@@ -16,7 +16,7 @@ THRESHOLDS = tuple(step / 4 for step in range(7))
 """Thresholds of the z-score that are tried, from 0, where half of all classes are closed, to 1.5.
 Above it masks of classes are closed that are in the image and not predicted; see
 docs/experiments.md."""
-OPEN_FROM = 1.5
+OPEN_FROM = 9 / Z_SHARPNESS
 """Distance above the threshold from which the gate is open, to one in ten thousand."""
 RUNNERS_UP = 4
 """Classes after the predicted one that an image may show, although they are not predicted."""

@@ -15,7 +15,8 @@ from apercu.classifiers.network import Network
 from apercu.classifiers.reinitialise import copy_trainable
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.filters.checks import check_count, check_fraction, check_positive, check_whole
-from apercu.methods.layers import attach_hook, find_head
+from apercu.methods.hooks import attach_hook
+from apercu.methods.layers import find_head
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.backdoors.neural_cleanse import ReversedTrigger
 from apercu.types import Images, Logits, Targets
