@@ -61,6 +61,9 @@ def test_paths_that_begin_with_a_run_are_split(tmp_path: Path) -> None:
     assert split_run(["cat.jpg"]) == (None, ["cat.jpg"])
     assert split_run([str(tmp_path)]) == (None, [str(tmp_path)])
     assert split_run(["cat.JPG", "photos"]) == (None, ["cat.JPG", "photos"])
+    (tmp_path / "scan.tif").touch()
+    pages = [f"{tmp_path}/scan.tif#1", f"{tmp_path}/scan.tif#2"]
+    assert split_run(pages) == (None, pages)
     assert split_run([run, "cat.jpg"]) == (Path(run), ["cat.jpg"])
     assert split_run(["no/such", "cat.jpg"]) == (Path("no/such"), ["cat.jpg"])
     with pytest.raises(RunError, match="no image is named"):

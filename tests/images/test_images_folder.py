@@ -316,6 +316,27 @@ def test_pages_of_a_tiff_are_pictures(tmp_path: Path) -> None:
         read_picture(tmp_path / "scan.tif", frame=3)
 
 
+def test_one_image_of_a_file_is_named_by_its_id(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 10), value) for value in (0, 51, 102)]
+    scan, stack = tmp_path / "scan.tif", tmp_path / "stack.npz"
+    pages[0].save(scan, save_all=True, append_images=pages[1:])
+    np.savez(stack, pixels=np.arange(2 * 9 * 9, dtype=np.float32).reshape(2, 9, 9), id=[41, 40])
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b#1.png")
+    for spec, name, index in ((f"{scan}#2", "scan.tif#2", 1), (f"{stack}#40", "40", 1)):
+        (item,) = open_images(spec, channels=1)
+        assert item.name == name
+        whole = open_images(spec.partition("#")[0], channels=1)
+        assert torch.equal(item.picture, whole[index].picture)
+    with pytest.raises(ImagesError, match="no image '4', it holds scan.tif#1 to scan.tif#3"):
+        open_images(f"{scan}#4", channels=1)
+    with pytest.raises(ImagesError, match="no image '1', it holds a.png alone"):
+        open_images(tmp_path / "a.png#1")
+    assert open_images(tmp_path / "b#1.png").names == ("b#1.png",)
+    with pytest.raises(ImagesError, match="missing.tif#2: no such file"):
+        open_images(tmp_path / "missing.tif#2")
+
+
 @pytest.mark.parametrize(("encoding", "delimiter"), [("utf-16", ","), ("utf-8-sig", ";")])
 def test_tables_of_spreadsheets(tmp_path: Path, encoding: str, delimiter: str) -> None:
     draw(tmp_path / "é.png")

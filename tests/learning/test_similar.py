@@ -96,6 +96,22 @@ def test_the_region_finds_the_object_where_the_background_is_shared(
     assert whole < 0.6
 
 
+def test_an_image_of_a_file_is_no_case_of_its_own(
+    objects: ModuleType, classifier: Classifier, tmp_path: Path
+) -> None:
+    pixels = [objects.draw_object("green", background, 7) for background in range(3)]
+    scan, stack = tmp_path / "scan.tif", tmp_path / "stack.npz"
+    first, *others = map(Image.fromarray, pixels)
+    first.save(scan, save_all=True, append_images=others)
+    np.savez(stack, pixels=np.stack(pixels).transpose(0, 3, 1, 2), id=["a", "b", "c"])
+    for image, among, left in (
+        (f"{scan}#2", scan, {"scan.tif#1", "scan.tif#3"}),
+        (f"{stack}#b", stack, {"a", "c"}),
+    ):
+        cases = find_similar(classifier, image, among)
+        assert {case.name for case in cases.by_features} == left
+
+
 def test_distances_are_one_less_the_cosine() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(5, generator=generator)

@@ -35,7 +35,7 @@ def explain(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files."),
+        typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files; scan.tif#2 is page 2 of a file."),
     ] = None,
     out: OutOption = Path("maps"),
     target: Annotated[

@@ -11,6 +11,7 @@ from apercu.classifiers.names import ClassNames
 from apercu.classifiers.sources.ready import READY_WEIGHTS, find_ready_weights
 from apercu.errors import MissingExtraError, RunError
 from apercu.extras import EXTRAS, is_installed, require_extra
+from apercu.images.opening import split_id
 from apercu.images.reader import SUFFIXES
 from apercu.io import is_folder
 from apercu.training.config import CONFIG
@@ -107,7 +108,9 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     is_run = first.startswith(READY_PREFIX) or (Path(first) / CONFIG).is_file()
     if not images and is_run:
         raise RunError(f"{first}: this is an explainer and not an image; name images after it")
-    if not is_run and (not images or Path(first).suffix.lower() in SUFFIXES):
+    file, id = split_id(first)
+    is_picture = id is not None or file.suffix.lower() in SUFFIXES
+    if not is_run and (not images or is_picture):
         return None, [first, *images]
     return resolve_run(first), images
 

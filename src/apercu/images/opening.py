@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from apercu.images.names import has_suffix
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
-from apercu.images.source import ImageSource
+from apercu.images.source import ChosenImages, ImageSource
 from apercu.images.stack import open_stack
 from apercu.io import check_path, is_inside
 from apercu.log import warn
@@ -52,7 +53,8 @@ def open_images(
         spec: Path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
             fields of `Planted`. A folder named `planted` is opened as `./planted`. A folder with
             `/**` at its end gives all pictures below it without labels. A FITS file or a folder
-            of them may end in its bands, `frame.fits[SCI,2][ERR]`.
+            of them may end in its bands, `frame.fits[SCI,2][ERR]`. A file may end in the id of
+            one image in it, `scan.tif#2` or `stamps.npz#518`.
         channels: Channels of every picture.
         bands: Names of the channels in FITS files, whose bands may be stored in any order. None
             takes the names of the first file that names as many bands as there are channels,
@@ -62,7 +64,7 @@ def open_images(
         The images.
 
     Raises:
-        ImagesError: there is no such file or folder, or it holds no images.
+        ImagesError: there is no such file or folder, or it holds no images, or not the one named.
         ConfigError: a setting of the planted set is misspelt, or the bands cannot be channels.
     """
     check_path("images", spec)
@@ -70,7 +72,9 @@ def open_images(
     kind, _, settings = str(spec).partition(":")
     if kind == _PLANTED:
         return open_planted(settings, channels=channels)
-    path = Path(spec)
+    path, id = split_id(spec)
+    if id is not None:
+        return _choose_image(open_images(path, channels=channels, bands=bands), id)
     if not path.exists():
         path, bracketed = _split_bands(str(spec))
         bands = bracketed or bands
@@ -102,7 +106,7 @@ def check_images(*specs: str | Path) -> None:
     """
     for spec in specs:
         check_path("images", spec)
-        path = Path(spec)
+        path = split_id(spec)[0]
         if not path.exists():
             path = _split_bands(str(spec))[0]
         is_planted = str(spec).partition(":")[0] == _PLANTED
@@ -111,6 +115,34 @@ def check_images(*specs: str | Path) -> None:
             continue
         what = "no plain file, expected a" if path.exists() else "no such"
         raise ImagesError(f"{path}: {what} file or folder of images")
+
+
+def split_id(spec: str | Path) -> tuple[Path, str | None]:
+    """Split `scan.tif#2` into the path of the file and the id of an image in it.
+
+    Args:
+        spec: Path of a file or folder, which may end in an id.
+
+    Returns:
+        The path and the id; the whole path and None where it exists, or no file is named.
+    """
+    path, mark, id = str(spec).rpartition("#")
+    if not mark or Path(spec).exists() or not Path(path).is_file():
+        return Path(spec), None
+    return Path(path), id
+
+
+def _choose_image(source: ImageSource, id: str) -> ImageSource:
+    """Return the one image of a file that has this id, or this number of a frame or page."""
+    frame = f"{Path(source.name).name}#{id}"
+    names = source.names
+    index = next((i for i, name in enumerate(names) if name in (id, frame)), None)
+    if index is None:
+        shown = f"{names[0]} to {names[-1]}" if len(names) > 1 else f"{names[0]} alone"
+        raise ImagesError(f"{source.name}: no image {id!r}, it holds {shown}")
+    if isinstance(source, FolderImages):
+        return replace(source, locations=source.locations[index : index + 1])
+    return ChosenImages(source, (index,))
 
 
 def _split_bands(spec: str) -> tuple[Path, tuple[str, ...] | None]:

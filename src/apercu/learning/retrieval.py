@@ -18,6 +18,7 @@ from apercu.explain.explanation import NamedClass, StoredImage
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
 from apercu.images.listing import EVERYTHING
+from apercu.images.opening import split_id
 from apercu.io import is_folder
 from apercu.learning.case_features import (
     CaseEncoder,
@@ -215,7 +216,7 @@ class CaseFinder:
             stored: the image.
             count: how many cases.
             target: the class to explain; None for the predicted one.
-            exclude: the file of the image, which is no case of its own.
+            exclude: the file of the image, or the image in it, which is no case of its own.
 
         Returns:
             The nearest cases.
@@ -305,15 +306,23 @@ class CaseFinder:
         distance = float(distances[row])
         return SimilarCase(row, case.name, self.labels[row], predicted, probability, distance)
 
-    def _find_row(self, path: str | Path | None) -> int | None:
-        """Return the row of a file among the cases; None where it is not one of them."""
-        source = self.index.source
-        if path is None or not isinstance(source, FolderImages):
+    def _find_row(self, image: str | Path | None) -> int | None:
+        """Return the row of a file, or of an image in it, among the cases; None if it is none."""
+        if image is None:
             return None
-        wanted = Path(path).resolve()
-        rows = enumerate(self.index.positions)
-        same = (r for r, i in rows if (source.path / source.locations[i].file).resolve() == wanted)
-        return next(same, None)
+        path, id = split_id(image)
+        wanted, source = path.resolve(), self.index.source
+        if isinstance(source, FolderImages):
+            for row, position in enumerate(self.index.positions):
+                location = source.locations[position]
+                is_frame = id is None or id == str(location.frame + 1)
+                if is_frame and (source.path / location.file).resolve() == wanted:
+                    return row
+        elif id is not None and Path(source.name).resolve() == wanted:
+            names = source.names
+            rows = enumerate(self.index.positions)
+            return next((row for row, position in rows if names[position] == id), None)
+        return None
 
 
 def measure_distances(
