@@ -11,7 +11,7 @@ from apercu.classifiers.names import ClassNames
 from apercu.classifiers.sources.ready import READY_WEIGHTS, find_ready_weights
 from apercu.errors import MissingExtraError, RunError
 from apercu.extras import EXTRAS, is_installed, require_extra
-from apercu.images.opening import split_id
+from apercu.images.names import split_id
 from apercu.images.reader import SUFFIXES
 from apercu.io import is_folder
 from apercu.training.config import CONFIG

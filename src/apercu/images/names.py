@@ -1,9 +1,10 @@
-"""Names of files: their suffixes, and bytes that are not UTF-8."""
+"""Names of files: their suffixes, the ids of images in them, and bytes that are not UTF-8."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
@@ -53,3 +54,18 @@ def strip_suffix(name: str, suffixes: Iterable[str]) -> str:
     last = name.rsplit("/", 1)[-1]
     lengths = [len(suffix) for suffix in suffixes if has_suffix(last, (suffix,))]
     return last[: len(last) - max(lengths, default=0)]
+
+
+def split_id(spec: str | Path) -> tuple[Path, str | None]:
+    """Split `scan.tif#2` into the path of the file and the id of an image in it.
+
+    Args:
+        spec: path of a file or folder, which may end in an id.
+
+    Returns:
+        The path and the id; the whole path and None where it exists, or no file is named.
+    """
+    path, mark, id = str(spec).rpartition("#")
+    if not mark or Path(spec).exists() or not Path(path).is_file():
+        return Path(spec), None
+    return Path(path), id

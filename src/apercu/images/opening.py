@@ -25,7 +25,7 @@ from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.formats.tiff import is_tiff, read_pages
 from apercu.images.label_tables import BoxRow, holds_several, read_boxes, read_labels
 from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
-from apercu.images.names import has_suffix
+from apercu.images.names import has_suffix, split_id
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
@@ -115,21 +115,6 @@ def check_images(*specs: str | Path) -> None:
             continue
         what = "no plain file, expected a" if path.exists() else "no such"
         raise ImagesError(f"{path}: {what} file or folder of images")
-
-
-def split_id(spec: str | Path) -> tuple[Path, str | None]:
-    """Split `scan.tif#2` into the path of the file and the id of an image in it.
-
-    Args:
-        spec: Path of a file or folder, which may end in an id.
-
-    Returns:
-        The path and the id; the whole path and None where it exists, or no file is named.
-    """
-    path, mark, id = str(spec).rpartition("#")
-    if not mark or Path(spec).exists() or not Path(path).is_file():
-        return Path(spec), None
-    return Path(path), id
 
 
 def _choose_image(source: ImageSource, id: str) -> ImageSource:

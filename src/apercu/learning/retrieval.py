@@ -18,7 +18,7 @@ from apercu.explain.explanation import NamedClass, StoredImage
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
 from apercu.images.listing import EVERYTHING
-from apercu.images.opening import split_id
+from apercu.images.names import split_id
 from apercu.io import is_folder
 from apercu.learning.case_features import (
     CaseEncoder,
