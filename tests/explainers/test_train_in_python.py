@@ -185,7 +185,7 @@ def test_the_chosen_steps_of_a_student_are_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("apercu.explainers.train.distil_student", stop)
+        patch.setattr("apercu.explainers.student.distil_student", stop)
         for options in ({"student_steps": 3}, {"resume": True}, {"resume": True, "steps": 4}):
             with pytest.raises(KeyboardInterrupt):
                 train(spec, tmp_path, seed=2, **options)

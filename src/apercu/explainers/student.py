@@ -27,6 +27,7 @@ from apercu.images import ImageSource
 from apercu.io import parse_json, write_file, write_json
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.data import TrainingImages, cache_in_memory, split_held_out
+from apercu.training.trainer import Trainer
 
 STUDENT, FACTS = "student", "facts.json"
 """Folder of a finished student, and the file there that says how it was distilled."""
@@ -286,6 +287,66 @@ def describe_price(classifier: Classifier, count: int, settings: StudentSettings
         f"{min(settings.batch, count)} images, about {time} (--student-steps changes that, "
         "--student SPEC takes another classifier)"
     )
+
+
+def use_student(trainer: Trainer, student: Classifier) -> tuple[Trainer, dict[str, float]]:
+    """Let a classifier that was given stand in for one without gradients.
+
+    Args:
+        trainer: the trainer, whose classifier gives no gradients.
+        student: the classifier that stands in.
+
+    Returns:
+        The trainer with the student, and how often the two agree, as a fact.
+    """
+    classifier = trainer.classifier
+    agreement = measure_agreement(classifier, student, trainer.source, trainer.seed)
+    trainer.say(
+        f"{classifier.spec} gives no gradients{classifier.gradient_reason}; {student.spec} stands "
+        f"in for it, and agrees with it on {agreement:.1%} of held-out images"
+    )
+    if agreement < StudentSettings.floor:
+        trainer.say(
+            f"warning: expected at least {StudentSettings.floor:.0%}; where the two disagree, "
+            "maps explain the student and not the classifier"
+        )
+    return replace(trainer, classifier=student), {"student_agreement": agreement}
+
+
+def use_distilled_student(
+    trainer: Trainer, settings: StudentSettings
+) -> tuple[Trainer, dict[str, float]]:
+    """Distil a student of a classifier without gradients, and let it stand in.
+
+    A finished student in the run folder is taken as it is.
+
+    Args:
+        trainer: the trainer, whose classifier gives no gradients.
+        settings: how the student is distilled.
+
+    Returns:
+        The trainer with the student, and how often the two agree, as a fact.
+
+    Raises:
+        ImagesError: too few images to learn from.
+        ClassifierError: the student agrees with the classifier less often than the floor.
+        OutputError: the folder cannot be written.
+    """
+    classifier = trainer.classifier
+    if has_student(trainer.run, classifier):
+        trainer.say("student: the finished student of this run is used")
+    else:
+        trainer.say(describe_price(classifier, len(trainer.source), settings))
+    student, agreement = distil_student(
+        classifier, trainer.source, trainer.run, settings, trainer.report
+    )
+    trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
+    if agreement < StudentSettings.floor:
+        trainer.say(
+            f"warning: the student is not trained enough (expected {StudentSettings.floor:.0%}); "
+            "a better one needs another --out, with more steps or --student-steps"
+        )
+    return replace(trainer, classifier=student), {"student_agreement": agreement}
 
 
 def has_student(run: Path, classifier: Classifier) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,10 @@ from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import (
     StudentPlan,
     check_student_options,
-    describe_price,
-    distil_student,
-    has_student,
-    measure_agreement,
     open_student,
     plan_student,
+    use_distilled_student,
+    use_student,
 )
 from apercu.images import ImageSource, check_images, open_images
 from apercu.io import check_writable
@@ -121,94 +119,126 @@ def train(
     begun = None
     if resume:  # the steps of the training that was begun, as its folder holds them
         begun = base.schedule.steps if config is None else find_begun_steps(run)
-
-    def apply_options(settings: ExplainerSettings) -> ExplainerSettings:
-        settings = settings.with_schedule(steps=steps, batch=batch, begun=begun)
-        return settings if encoder is None else settings.with_encoder(encoder)
-
-    settings = apply_options(base)
+    options = _Options(steps, batch, encoder, begun)
+    settings = options.apply(base)
     hardware = _choose_hardware(device, devices, precision, workers)
+    classifier, images = _open_inputs(classifier, images, trust=trust)
+    chosen.check_classifier(classifier)
+    if student is not None or student_steps is not None:
+        check_student_options(chosen, classifier, student, student_steps)
+    stand_in: Classifier | None = None
+    if isinstance(student, Classifier | str | Path):
+        stand_in, student = open_student(student, classifier, trust=trust), None
+    is_distilled = chosen.needs_gradients and not classifier.differentiable and stand_in is None
+    network: nn.Module | None = None
+    if not (is_distilled and settings.uses_own_layers):  # else the encoder is distilled first
+        with trust_files(trust):
+            if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
+                check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
+            names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
+            # built here, so that mistakes are found before anything is written
+            base, network = _build_suited_network(
+                base,
+                options,
+                stand_in or classifier,
+                seed,
+                say,
+                names_encoder=bool(names_encoder),
+            )
+        settings = options.apply(base)
+    consequence = f"{run} keeps what is done; the same call with resume=True goes on"
+    with describe_interrupt(consequence), _open_report(progress, report) as opened_report:
+        trainer = Trainer(classifier, images, run, hardware, seed, say, opened_report)
+        with _record(trainer, classifier, settings, stand_in).begin(resume=resume):
+            if settings.schedule.steps < base.schedule.steps:
+                say(
+                    f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts "
+                    "before, such as the class embedding, are shortened in proportion"
+                )
+            facts: dict[str, float] = {}
+            if stand_in is not None:
+                trainer, facts = use_student(trainer, stand_in)
+            elif is_distilled:
+                full = StudentPlan(base.schedule.steps, StudentSettings())
+                plan = plan_student(run, full, settings.schedule.steps, student, student_steps)
+                trainer, facts = use_distilled_student(trainer, replace(plan, seed=seed))
+            if network is None:
+                network = build_network(settings, trainer.classifier, seed)
+            return _fit(network, settings, trainer, classifier, facts)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of one training, which change its settings wherever these come from.
+
+    Attributes:
+        steps: optimisation steps; None for those of the settings.
+        batch: images per step and device; None for those of the settings.
+        encoder: the encoder; None for that of the settings.
+        begun: steps with which the training was begun that is continued.
+    """
+
+    steps: int | None = None
+    batch: int | None = None
+    encoder: str | None = None
+    begun: int | None = None
+
+    def apply(self, settings: ExplainerSettings) -> ExplainerSettings:
+        settings = settings.with_schedule(steps=self.steps, batch=self.batch, begun=self.begun)
+        return settings if self.encoder is None else settings.with_encoder(self.encoder)
+
+
+def _open_inputs(
+    classifier: Classifier | str | Path, images: ImageSource | str | Path, *, trust: bool
+) -> tuple[Classifier, ImageSource]:
+    """Open what is not open yet; a wrong path of images is found before the classifier opens."""
     if not isinstance(images, ImageSource):
         check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, trust=trust)
     if not isinstance(images, ImageSource):
         images = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    chosen.check_classifier(classifier)
-    needs_student = chosen.needs_gradients and not classifier.differentiable
-    stand_in = None
-    if student is not None or student_steps is not None:
-        check_student_options(chosen, classifier, student, student_steps)
-    if isinstance(student, Classifier | str | Path):
-        stand_in, student = open_student(student, classifier, trust=trust), None
-    built = None
-    is_encoder_missing = needs_student and stand_in is None and settings.uses_own_layers
-    if not is_encoder_missing:  # else it is the student that is distilled below
-        with trust_files(trust):
-            if encoder is None and not isinstance(config, Mapping | ExplainerSettings):
-                check_spec_of_file(getattr(settings, "encoder", ""), f"{config or run}: encoder")
-            names_encoder = encoder or (isinstance(config, Mapping) and config.get("encoder"))
-            # built here, so that mistakes are found before anything is written
-            base, built = _build_suited_network(
-                base,
-                apply_options,
-                stand_in or classifier,
-                seed,
-                say,
-                names_encoder=bool(names_encoder),
-            )
-            settings = apply_options(base)
-    facts: dict[str, float] = {}
-    with ExitStack() as stack:
-        consequence = f"{run} keeps what is done; the same call with resume=True goes on"
-        stack.enter_context(describe_interrupt(consequence))
-        if report is None:
-            is_shown = (is_notebook() if progress is None else progress) and is_main_process()
-            report = stack.enter_context(show_progress()) if is_shown else ignore_progress
-        trainer = Trainer(classifier, images, run, hardware, seed, say, report)
-        record = _record(trainer, classifier, settings, stand_in)
-        stack.enter_context(record.begin(resume=resume))
-        if settings.schedule.steps < base.schedule.steps:
-            say(
-                f"{settings.schedule.steps} steps instead of {base.schedule.steps}: the parts "
-                "before, such as the class embedding, are shortened in proportion"
-            )
-        if stand_in is not None:
-            trainer, facts = _replace_classifier(trainer, stand_in)
-        elif needs_student:
-            full = StudentPlan(base.schedule.steps, StudentSettings())
-            distillation = plan_student(run, full, settings.schedule.steps, student, student_steps)
-            distillation = replace(distillation, seed=seed)
-            distilled, facts = _distil(trainer, distillation, full.student.floor)
-            trainer = replace(trainer, classifier=distilled)
-        network = built or build_network(settings, trainer.classifier, seed)
-        return _fit(network, settings, trainer, classifier, facts)
+    return classifier, images
+
+
+@contextmanager
+def _open_report(
+    is_shown: bool | None, report: ProgressCallback | None
+) -> Iterator[ProgressCallback]:
+    """Yield the callback that was given, or else one that shows the progress where it should."""
+    if report is not None:
+        yield report
+    elif is_main_process() and (is_notebook() if is_shown is None else is_shown):
+        with show_progress() as shown:
+            yield shown
+    else:
+        yield ignore_progress
 
 
 def _build_suited_network(
     base: ExplainerSettings,
-    apply_options: Callable[[ExplainerSettings], ExplainerSettings],
+    options: _Options,
     classifier: Classifier,
     seed: int,
     say: Callable[[str], None],
     *,
     names_encoder: bool,
 ) -> tuple[ExplainerSettings, nn.Module]:
-    """Build the network, and return it with the settings, without the options of this call.
+    """Build the network, and return it with the settings, without the options.
 
     Settings that name no encoder or embedding get those that the classifier needs.
     """
     try:
-        built = build_network(apply_options(base), classifier, seed)
+        built = build_network(options.apply(base), classifier, seed)
     except NoFeatureMapsError:
         if names_encoder or not isinstance(base, GatedSettings) or base.encoder != OWN:
             raise
         base = choose_encoder(base, classifier.spec, say)
-        built = build_network(apply_options(base), classifier, seed)
+        built = build_network(options.apply(base), classifier, seed)
     if isinstance(base, GatedSettings) and isinstance(built, GatedNetwork):
         suited = choose_embedding(base, built.encoder, say)
         if suited is not base:
-            return suited, build_network(apply_options(suited), classifier, seed)
+            return suited, build_network(options.apply(suited), classifier, seed)
     return base, built
 
 
@@ -238,7 +268,7 @@ def train_explainer(
     find_kind(settings.explainer).check_classifier(explained)
     settings, network = _build_suited_network(
         settings,
-        lambda same: same,
+        _Options(),
         trainer.classifier,
         trainer.seed,
         trainer.say,
@@ -351,40 +381,3 @@ def _choose_hardware(device: str, devices: int, precision: str, workers: int) ->
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision}")
     return Hardware(choose_device(device), devices, PRECISIONS[precision], workers)
-
-
-def _replace_classifier(trainer: Trainer, student: Classifier) -> tuple[Trainer, dict[str, float]]:
-    """Return the trainer with a student that was given, and how often the two agree."""
-    classifier = trainer.classifier
-    agreement = measure_agreement(classifier, student, trainer.source, trainer.seed)
-    trainer.say(
-        f"{classifier.spec} gives no gradients{classifier.gradient_reason}; {student.spec} stands "
-        f"in for it, and agrees with it on {agreement:.1%} of held-out images"
-    )
-    if agreement < StudentSettings.floor:
-        trainer.say(
-            f"warning: expected at least {StudentSettings.floor:.0%}; where the two disagree, "
-            "maps explain the student and not the classifier"
-        )
-    return replace(trainer, classifier=student), {"student_agreement": agreement}
-
-
-def _distil(
-    trainer: Trainer, settings: StudentSettings, expected: float
-) -> tuple[Classifier, dict[str, float]]:
-    """Return the student of the trainer's classifier, and what was measured of it."""
-    classifier = trainer.classifier
-    if has_student(trainer.run, classifier):
-        trainer.say("student: the finished student of this run is used")
-    else:
-        trainer.say(describe_price(classifier, len(trainer.source), settings))
-    student, agreement = distil_student(
-        classifier, trainer.source, trainer.run, settings, trainer.report
-    )
-    trainer.say(f"student: agrees with the classifier on {agreement:.1%} of held-out images")
-    if agreement < expected:
-        trainer.say(
-            f"warning: the student is not trained enough (expected {expected:.0%}); "
-            "a better one needs another --out, with more steps or --student-steps"
-        )
-    return student, {"student_agreement": agreement}
