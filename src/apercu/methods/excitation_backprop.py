@@ -68,27 +68,33 @@ class ExcitationBackprop(Method):
         maps = self._compute_winning_probabilities(classifier, images, targets, ExcitationRules())
         is_absent = (targets == 0) & classifier.output.takes_one_number
         if self.contrastive or is_absent.any():
-            layers = find_target_layers(classifier, images)
-            if layers.head is None or not (
-                layers.gives_logits
-                or (not self.contrastive and _negates_logits(classifier, images[:1], layers.head))
-            ):
-                what = "contrastive" if self.contrastive else f"{classifier.classes[0]!r}"
-                advice = "leave contrastive out" if self.contrastive else "choose grad_cam"
-                raise ClassifierError(
-                    f"excitation_backprop: {what} needs a classifier whose logits are those of "
-                    f"one last layer; {classifier.spec} ends otherwise: {advice}"
-                )
-            head = get_layer(classifier, layers.head)
-            against = ExcitationRules(
-                negated=head.weight if isinstance(head.weight, Tensor) else None
-            )
+            against = ExcitationRules(negated=self._find_last_weights(classifier, images))
             others = self._compute_winning_probabilities(classifier, images, targets, against)
             is_absence = is_absent[:, None, None]  # not the class: with negated weights
             maps, others = others.where(is_absence, maps), maps.where(is_absence, others)
             if self.contrastive:
                 maps = (maps - others).clamp(min=0)
         return resize_maps(maps, (images.shape[2], images.shape[3]))
+
+    def _find_last_weights(self, classifier: Classifier, images: Images) -> Tensor | None:
+        """Return the weights of the last layer, whose negation stands for all other classes.
+
+        Raises:
+            ClassifierError: the logits are not those of one last layer.
+        """
+        layers = find_target_layers(classifier, images)
+        if layers.head is not None and (
+            layers.gives_logits
+            or (not self.contrastive and _negates_logits(classifier, images[:1], layers.head))
+        ):
+            weights = get_layer(classifier, layers.head).weight
+            return weights if isinstance(weights, Tensor) else None
+        what = "contrastive" if self.contrastive else f"{classifier.classes[0]!r}"
+        advice = "leave contrastive out" if self.contrastive else "choose grad_cam"
+        raise ClassifierError(
+            f"excitation_backprop: {what} needs a classifier whose logits are those of "
+            f"one last layer; {classifier.spec} ends otherwise: {advice}"
+        )
 
     @torch.enable_grad()
     def _compute_winning_probabilities(

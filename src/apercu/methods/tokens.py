@@ -165,23 +165,25 @@ def find_last_spatial_layer(
             outputs = [(name, output) for name, output in outputs[:last] if name != before]
         tensors = [output for _, output in outputs]
         gradients = torch.autograd.grad(score, tensors, allow_unused=True)
-    others = []
     beside_others = {
         name
         for name, given in linear_inputs
         if any(given is other and name != neighbour for neighbour, other in linear_inputs)
     }
+    of_other_width = None
     for (name, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        is_left_out = gradient is None or name in beside_others
-        maps = None if is_left_out else layouts.read(name, gradient)
+        if gradient is None or name in beside_others:
+            continue
+        maps = layouts.read(name, gradient)
         if maps is None or len(maps) != len(image):
             continue
-        influences = maps.any(dim=1)
-        if influences.all() if every_position else influences.any():
-            if channels in (None, maps.shape[1]):
-                return name
-            others.append(name)
-    return others[0] if others else None
+        has_influence = maps.any(dim=1)
+        if not (has_influence.all() if every_position else has_influence.any()):
+            continue
+        if channels in (None, maps.shape[1]):
+            return name
+        of_other_width = of_other_width or name
+    return of_other_width
 
 
 def pools_class_maps(classifier: Classifier, module: nn.Module, image: Images, name: str) -> bool:
