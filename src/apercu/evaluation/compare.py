@@ -17,7 +17,7 @@ from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import (
     ExplainerLike,
     MethodsLike,
-    check_names,
+    check_explainers,
     open_explainers,
 )
 from apercu.evaluation.protocols import get_protocol
@@ -160,7 +160,7 @@ def compare(
     settings.check_effects(given)
     if out is not None:
         check_writable(Path(out))
-    check_names(explainers, methods)
+    check_explainers(explainers, methods)
     if not isinstance(images, ImageSource):
         check_images(images)
     if not isinstance(classifier, Classifier):

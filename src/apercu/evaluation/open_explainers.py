@@ -86,37 +86,43 @@ def open_explainers(
     return {**opened, **apply_seed(parse_methods(methods, find_wrappable(opened)), seed)}
 
 
-def check_names(
+def check_explainers(
     explainers: Mapping[str, ExplainerLike] | Sequence[ExplainerLike] | None,
     methods: MethodsLike | None,
 ) -> None:
-    """Check all methods, before anything is opened; own ones are imported.
+    """Check explainers and methods, before anything is opened; own methods are imported.
+
+    Args:
+        explainers: the explainers, as `open_explainers` takes them.
+        methods: further methods, as `open_explainers` takes them.
 
     Raises:
         ConfigError: a name or a setting is unknown, or something is no method.
         RunError: a folder is no finished run.
     """
-    if isinstance(methods, str) and methods != QUICK:
-        check_methods(methods) if explainers else parse_methods(methods)
-    elif methods is not None and not isinstance(methods, str):
-        for each in _list_methods(methods):
-            if isinstance(each, str):
-                check_names(explainers, each)
-            else:
-                adopt(each, f"methods: {name_given(each)}")
+    given = [] if methods is None or methods == QUICK else _list_methods(methods)
+    for each in given:
+        if not isinstance(each, str):
+            adopt(each, f"methods: {name_given(each)}")
+        elif explainers:  # the others may be names of these
+            check_methods(each)
+        else:
+            parse_methods(each)
     if isinstance(explainers, Mapping):
         for name, explainer in explainers.items():
             if not isinstance(explainer, str | Path | TrainedExplainer):
                 adopt(explainer, f"explainers: {name}")
         return
-    for each in explainers or ():
-        if isinstance(each, Path) or (isinstance(each, str) and _is_run(each)):
-            check_run(each, trust=True)  # its links are judged when it is opened
+    for explainer in explainers or ():
+        if isinstance(explainer, Path) or (isinstance(explainer, str) and _is_run(explainer)):
+            check_run(explainer, trust=True)  # its links are judged when it is opened
 
 
 def _list_methods(methods: MethodsLike) -> Sequence[object]:
-    """Return methods as a sequence; a single one may stand alone."""
-    return methods if isinstance(methods, Sequence) else [methods]
+    """Return methods as a sequence; a text, or a single one, may stand alone."""
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        return [methods]
+    return methods
 
 
 def open_explainer(

@@ -69,40 +69,9 @@ class CompareSettings:
     protocol: str | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol is not None:
-            metrics = get_protocol(self.protocol).metrics
-            if self.metrics != metrics:
-                raise ConfigError(
-                    f"metrics: the protocol {self.protocol} sets them ({', '.join(metrics)}); "
-                    "leave one of the two out"
-                )
-        named = self.resolved_metrics or ()
-        for metric in named:
-            if any(other.name == metric.name and other is not metric for other in named):
-                raise ConfigError(f"metrics: two are called {metric.name}; rename one of them")
-        if self.metrics == ():
-            raise ConfigError("metrics: expected at least one, got none")
-        if self.whole_maps not in get_args(WholeMaps):
-            raise ConfigError(f"whole_maps: expected all or half, got {self.whole_maps!r}")
-        for name, choices in (("thresholds_from", ThresholdsFrom), ("targets", TargetsFrom)):
-            if getattr(self, name) not in get_args(choices):
-                expected = " or ".join(get_args(choices))
-                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-        if self.cells is not None and self.cells < 2:
-            raise ConfigError(f"cells: expected at least 2 per side, got {self.cells}")
-        if self.limit is not None and self.limit < 2:
-            raise ConfigError(
-                f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"
-            )
-        if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
-            raise ConfigError(f"thresholds: expected values in (0, 1), got {self.thresholds}")
-        if self.steps < 2:
-            raise ConfigError(f"steps: expected at least 2, got {self.steps}")
-        if min(self.batch, self.repeats, *self.cost_batches) < 1:
-            raise ConfigError(
-                "batch, repeats, cost_batches: expected at least 1, "
-                f"got {self.batch}, {self.repeats}, {self.cost_batches}"
-            )
+        self._check_metrics()
+        self._check_words()
+        self._check_numbers()
 
     @property
     def resolved_metrics(self) -> tuple[Metric, ...] | None:
@@ -120,6 +89,52 @@ class CompareSettings:
     def records(self) -> tuple[Metric, ...] | None:
         """The former name of `resolved_metrics`."""
         return self.resolved_metrics
+
+    def _check_metrics(self) -> None:
+        """Raise ConfigError for metrics that are none, unknown, two of a name, or not allowed."""
+        if self.protocol is not None:
+            metrics = get_protocol(self.protocol).metrics
+            if self.metrics != metrics:
+                raise ConfigError(
+                    f"metrics: the protocol {self.protocol} sets them ({', '.join(metrics)}); "
+                    "leave one of the two out"
+                )
+        if self.metrics == ():
+            raise ConfigError("metrics: expected at least one, got none")
+        by_name: dict[str, Metric] = {}
+        for metric in self.resolved_metrics or ():
+            if by_name.setdefault(metric.name, metric) is not metric:
+                raise ConfigError(f"metrics: two are called {metric.name}; rename one of them")
+
+    def _check_words(self) -> None:
+        """Raise ConfigError for a word that is none of those that are allowed."""
+        allowed = {
+            "whole_maps": WholeMaps,
+            "thresholds_from": ThresholdsFrom,
+            "targets": TargetsFrom,
+        }
+        for name, choices in allowed.items():
+            if getattr(self, name) not in get_args(choices):
+                expected = " or ".join(get_args(choices))
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    def _check_numbers(self) -> None:
+        """Raise ConfigError for a number that is out of range."""
+        if self.cells is not None and self.cells < 2:
+            raise ConfigError(f"cells: expected at least 2 per side, got {self.cells}")
+        if self.limit is not None and self.limit < 2:
+            raise ConfigError(
+                f"limit: expected at least 2 images (half choose thresholds), got {self.limit}"
+            )
+        if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
+            raise ConfigError(f"thresholds: expected values in (0, 1), got {self.thresholds}")
+        if self.steps < 2:
+            raise ConfigError(f"steps: expected at least 2, got {self.steps}")
+        if min(self.batch, self.repeats, *self.cost_batches) < 1:
+            raise ConfigError(
+                "batch, repeats, cost_batches: expected at least 1, "
+                f"got {self.batch}, {self.repeats}, {self.cost_batches}"
+            )
 
     def check_effects(self, given: Collection[str]) -> None:
         """Refuse options that were given and change nothing.
