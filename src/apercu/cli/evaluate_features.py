@@ -84,7 +84,16 @@ def evaluate_features(
     specs, joins = parse_networks(network), parse_joins(join or [])
     check_images(images, test)
     opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
-    evaluation = FeatureEvaluation(opened, images, test, add_labels, protocol, anew, say, joins)
+    evaluation = FeatureEvaluation(
+        networks=opened,
+        images=images,
+        test=test,
+        add_labels=add_labels,
+        protocol=protocol,
+        reinitialised=anew,
+        say=say,
+        joined=joins,
+    )
     check_writable(out)
     interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with interruptible, show_progress(lines=True) as report:

@@ -35,7 +35,10 @@ def explain(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGE", help="Images, folders or Parquet files; scan.tif#2 is page 2 of a file."),
+        typer.Argument(
+            metavar="IMAGE",
+            help="Images, folders or Parquet files; scan.tif#2 is page 2 of a file.",
+        ),
     ] = None,
     out: OutOption = Path("maps"),
     target: Annotated[

@@ -158,16 +158,18 @@ def serve(
 
     run = find_run(run, "serve")
     settings = ServeSettings(
-        run,
-        classifier,
-        host,
-        port,
-        None if token_file is None else read_token(token_file),
-        Limits(round(max_body * MEGA), round(max_pixels * MEGA), queue, per_caller, deadline),
-        WorkerConfig(workers, batch, device.resolve_for(run)),
-        AccessPolicy(tuple(allow_host or ()), tuple(allow_origin or ())),
-        keep_alive,
-        CaseSettings(among, label, labels, index),
-        guard,
+        run=run,
+        classifier=classifier,
+        host=host,
+        port=port,
+        token=None if token_file is None else read_token(token_file),
+        limits=Limits(
+            round(max_body * MEGA), round(max_pixels * MEGA), queue, per_caller, deadline
+        ),
+        workers=WorkerConfig(workers, batch, device.resolve_for(run)),
+        access=AccessPolicy(tuple(allow_host or ()), tuple(allow_origin or ())),
+        keep_alive=keep_alive,
+        cases=CaseSettings(among, label, labels, index),
+        guard=guard,
     )
     run_server(settings, say, show_progress)

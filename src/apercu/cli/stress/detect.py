@@ -108,7 +108,14 @@ def detect(
     interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with interruptible, show_progress(lines=True) as report:
         benchmark = DetectionBenchmark(
-            opened, source, extractors, parsed_detectors, cases, limit, seed, report
+            classifier=opened,
+            source=source,
+            extractors=extractors,
+            detectors=parsed_detectors,
+            attacks=cases,
+            limit=limit,
+            seed=seed,
+            report=report,
         )
         rows = detect_attacks(
             benchmark,

@@ -140,15 +140,15 @@ def explain_dataset(
     if cluster is not None:
         require_extra("scale", "cluster")
     settings = BatchSettings(
-        TOP if target is None else read_class_word(target),
-        level,
-        shard_format,
-        check_choice(encoding, MAPS, "map"),
-        shard,
-        batch,
-        limit,
-        seed,
-        tuple(keep),
+        target=TOP if target is None else read_class_word(target),
+        level=level,
+        format=shard_format,
+        map=check_choice(encoding, MAPS, "map"),
+        shard=shard,
+        batch=batch,
+        limit=limit,
+        seed=seed,
+        keep=tuple(keep),
     )
     usual = Workers() if cluster is None else CLUSTER_WORKERS
     request = BatchRequest(

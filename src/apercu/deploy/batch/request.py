@@ -116,12 +116,12 @@ class OpenBatch:
         """What writes the shards, in the format that was asked for."""
         settings, engine = self.request.settings, self.engine
         row_builder = RowBuilder(
-            settings,
-            engine.names.names,
-            engine.input.size,
-            self.dataset.kept_columns,
-            engine.output,
-            engine.has_guard,
+            settings=settings,
+            classes=engine.names.names,
+            size=engine.input.size,
+            kept=self.dataset.kept_columns,
+            output=engine.output,
+            has_guard=engine.has_guard,
         )
         writer = ZarrShards if settings.format == "zarr" else ParquetShards
         return writer(self.request.out, self.plan, row_builder)

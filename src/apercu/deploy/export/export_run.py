@@ -384,12 +384,12 @@ def export(
     check_page_guard(guard, own, settings)
     channels = explainer.classifier_info.input.channels
     inputs = ExportInputs(
-        classifier,
-        _open_images(images, channels),
-        _open_images(calibration, channels),
-        read_web_runtime(web_runtime) if settings.web else None,
-        name,
-        choose_guard(guard, own, explainer),
+        classifier=classifier,
+        images=_open_images(images, channels),
+        calibration=_open_images(calibration, channels),
+        web_runtime=read_web_runtime(web_runtime) if settings.web else None,
+        name=name,
+        guard=choose_guard(guard, own, explainer),
     )
     return write_export(explainer, Path(out), settings, inputs, report)
 

@@ -135,12 +135,12 @@ class BatchExplainer(ABC):
             prepared = [predictions[row].prepared for row in rows]
             explanations = self.explain(
                 TargetGroup(
-                    images[rows],
-                    [each.options for each in prepared],
-                    [each.size for each in prepared],
-                    logits[rows],
-                    [values[rows] for values in features],
-                    stacked.to(images.device),
+                    images=images[rows],
+                    options=[each.options for each in prepared],
+                    sizes=[each.size for each in prepared],
+                    logits=logits[rows],
+                    features=[values[rows] for values in features],
+                    targets=stacked.to(images.device),
                 )
             )
             for row, targets, several in zip(rows, stacked.tolist(), explanations, strict=True):
@@ -265,17 +265,17 @@ class MaskBatchExplainer(BatchExplainer):
     """
 
     def __init__(self, name: str, engine: InferenceEngine) -> None:
-        about = engine.info
+        info = engine.info
         super().__init__(
             ServedExplainer(
-                name,
-                "mask",
-                about.classifier,
-                engine.names,
-                engine.input,
-                engine.output,
-                about.read_by,
-                make_examples(engine.input, engine.names),
+                name=name,
+                kind="mask",
+                classifier=info.classifier,
+                names=engine.names,
+                input=engine.input,
+                output=engine.output,
+                read_by=info.read_by,
+                examples=make_examples(engine.input, engine.names),
             )
         )
         self.engine = engine
@@ -321,14 +321,14 @@ class CounterpartBatchExplainer(BatchExplainer):
         info = explainer.classifier_info
         super().__init__(
             ServedExplainer(
-                name,
-                explainer.settings.explainer,
-                info.spec,
-                info.names,
-                info.input,
-                info.output,
-                predictor.source,
-                make_examples(info.input, info.names),
+                name=name,
+                kind=explainer.settings.explainer,
+                classifier=info.spec,
+                names=info.names,
+                input=info.input,
+                output=info.output,
+                read_by=predictor.source,
+                examples=make_examples(info.input, info.names),
             )
         )
         self.predictor = predictor

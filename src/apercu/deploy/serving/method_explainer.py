@@ -48,14 +48,14 @@ class MethodBatchExplainer(BatchExplainer):
             )
         super().__init__(
             ServedExplainer(
-                name,
-                KIND,
-                classifier.spec,
-                classifier.names,
-                classifier.network.input,
-                classifier.output,
-                CLASSIFIER,
-                make_examples(classifier.network.input, classifier.names),
+                name=name,
+                kind=KIND,
+                classifier=classifier.spec,
+                names=classifier.names,
+                input=classifier.network.input,
+                output=classifier.output,
+                read_by=CLASSIFIER,
+                examples=make_examples(classifier.network.input, classifier.names),
                 method=encoder.method,
             )
         )

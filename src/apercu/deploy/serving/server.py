@@ -140,7 +140,13 @@ class Server:
         await client.start()
         labelling = self.cases.labelling
         service = Service(
-            served, client, limits, capacity, settings.token, settings.access, labelling
+            served=served,
+            client=client,
+            limits=limits,
+            capacity=capacity,
+            token=settings.token,
+            access=settings.access,
+            labelling=labelling,
         )
         config = uvicorn.Config(
             build_app(service),
@@ -195,15 +201,15 @@ def plan_workers(settings: ServeSettings, cases: CaseFolders | None = None) -> l
     threads = max(1, torch.get_num_threads() // workers.workers)
     return [
         WorkerSetup(
-            settings.run,
-            settings.classifier,
-            min(settings.limits.pixels, LIGHT_PIXELS),
-            workers.batch,
-            threads,
-            device,
-            is_trusting(),
-            cases,
-            settings.guard,
+            run=settings.run,
+            classifier=settings.classifier,
+            max_pixels=min(settings.limits.pixels, LIGHT_PIXELS),
+            batch=workers.batch,
+            threads=threads,
+            device=device,
+            trust=is_trusting(),
+            cases=cases,
+            guard=settings.guard,
         )
         for device in devices
         for _ in range(workers.workers)
