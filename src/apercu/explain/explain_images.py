@@ -26,7 +26,7 @@ from apercu.explain.files import (
     write_record,
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
-from apercu.explain.options import ALL, PREDICTED, ExplainOptions, TargetSelector
+from apercu.explain.options import ExplainOptions, TargetSelector
 from apercu.explainers.base import MaskingExplainer, TrainedExplainer
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
@@ -141,9 +141,9 @@ def explain_image(
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
     """
-    if isinstance(target, str) and target in (ALL, PREDICTED):
-        raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     options = ExplainOptions(target, level=level)
+    if options.is_multiple:
+        raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     run = ExplainRun(explainer, options, classifier, guard)
     input = explainer.classifier_info.input
     if not isinstance(image, Sequence) or isinstance(image, str | bytes):

@@ -236,7 +236,7 @@ class Explanation(ABC):
         if named is None:
             return "unknown"
         probability = self.find_probability(named)
-        sign = f"{self._sign} ".lstrip()
+        sign = f"{self._sign} " if self._sign else ""
         return named.short_name + ("" if probability is None else f", {sign}{probability:.1%}")
 
     def describe_others(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.classifiers.names import ClassWord
+from apercu.classifiers.names import ClassNames, ClassWord
 from apercu.errors import ConfigError
 from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
@@ -50,9 +50,15 @@ class ExplainOptions:
             raise ConfigError(f"top: expected at least 1 class, got {self.top}")
 
     @property
+    def keyword(self) -> str | None:
+        """The word that stands in the place of a class; None where a class is named, or nothing."""
+        word = self.target
+        return word if isinstance(word, str) and word in (TOP, ALL, PREDICTED) else None
+
+    @property
     def is_multiple(self) -> bool:
         """Whether an image may have more than one explanation."""
-        return isinstance(self.target, str) and self.target in (ALL, PREDICTED)
+        return self.keyword in (ALL, PREDICTED)
 
 
 class TargetSelector:
@@ -86,30 +92,15 @@ class TargetSelector:
             info.check_classifier(classifier)
         else:
             classifier = explainer.own_classifier
-        if not explainer.makes_masks and options.level != ExplainOptions.level:
-            raise ConfigError(
-                "level: only masks have a level, and this explainer makes counterparts; "
-                "leave it out"
-            )
-        word = options.target
-        keyword = word if isinstance(word, str) and word in (TOP, ALL, PREDICTED) else None
-        self.only_predicted = keyword == PREDICTED
-        if not explainer.makes_masks and self.only_predicted:
-            raise ConfigError(
-                "target: expected a class that is not predicted, as a counterpart changes the "
-                "image into it; give top, all or a class"
-            )
+        if not explainer.makes_masks:
+            _check_counterpart_options(options)
+        self.only_predicted = options.keyword == PREDICTED
         self.explainer = explainer
         self.classifier = classifier
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.guard = _choose_guard(guard, classifier, explainer)
         self.output, self.decision = info.output, info.decision
-        self.index = None if keyword or word is None else info.names.find_index(word)
-        if keyword is not None and (same := info.names.find_by_name(keyword)):
-            warn(
-                f"target: {keyword} has a meaning of its own here, and there is also a "
-                f"class of this name; for the class give its index, {same[0]}"
-            )
+        self.index = _find_class(options, info.names)
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
         self.count = min(options.top, available) if options.is_multiple else 1
 
@@ -235,6 +226,34 @@ class TargetSelector:
             return [self.index]
         order = logits[0].argsort(descending=True, stable=True)
         return [int(index) for index in order[1 : self.count + 1]]
+
+
+def _check_counterpart_options(options: ExplainOptions) -> None:
+    """Raise ConfigError for options that only masks have."""
+    if options.level != ExplainOptions.level:
+        raise ConfigError(
+            "level: only masks have a level, and this explainer makes counterparts; leave it out"
+        )
+    if options.keyword == PREDICTED:
+        raise ConfigError(
+            "target: expected a class that is not predicted, as a counterpart changes the "
+            "image into it; give top, all or a class"
+        )
+
+
+def _find_class(options: ExplainOptions, names: ClassNames) -> int | None:
+    """Return the index of the class that is named; None where it depends on the image.
+
+    A warning says where a keyword is also the name of a class.
+    """
+    if options.keyword is None:
+        return None if options.target is None else names.find_index(options.target)
+    if same := names.find_by_name(options.keyword):
+        warn(
+            f"target: {options.keyword} has a meaning of its own here, and there is also a "
+            f"class of this name; for the class give its index, {same[0]}"
+        )
+    return None
 
 
 def _choose_guard(
