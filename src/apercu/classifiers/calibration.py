@@ -50,9 +50,9 @@ def fit_temperature(
         The number by which logits are divided.
     """
     logits, targets = logits.double(), targets.double()
-    known = ~targets.isnan()
-    if decision.is_multiple and not known.all():
-        logits, targets = logits[known][:, None], targets[known][:, None]
+    is_known = ~targets.isnan()
+    if decision.is_multiple and not is_known.all():
+        logits, targets = logits[is_known][:, None], targets[is_known][:, None]
 
     def compute_cost(log_temperature: float) -> float:
         scaled = logits / math.exp(log_temperature)
@@ -132,15 +132,15 @@ def _compute_binomial_deviation(count: int, chance: float) -> float:
     """Return the mean distance of a binomial number from its mean."""
     if not 0 < chance < 1:
         return 0.0
-    place = min(int(count * chance) + 1, count)  # the first number above the mean
+    above = min(int(count * chance) + 1, count)  # the first number above the mean
     logarithm = (
         math.lgamma(count + 1)
-        - math.lgamma(place + 1)
-        - math.lgamma(count - place + 1)
-        + place * math.log(chance)
-        + (count - place + 1) * math.log1p(-chance)
+        - math.lgamma(above + 1)
+        - math.lgamma(count - above + 1)
+        + above * math.log(chance)
+        + (count - above + 1) * math.log1p(-chance)
     )
-    return 2 * place * math.exp(logarithm)
+    return 2 * above * math.exp(logarithm)
 
 
 def measure_reliability(
@@ -191,7 +191,7 @@ def find_confidences(
     """
     probabilities, targets = probabilities.double(), targets.double()
     if is_multiple:
-        known = ~targets.isnan()
-        return probabilities[known], targets[known]
+        is_known = ~targets.isnan()
+        return probabilities[is_known], targets[is_known]
     top = probabilities.max(1)
     return top.values, targets.gather(1, top.indices[:, None])[:, 0]

@@ -224,16 +224,16 @@ def estimate_seconds(teacher: Classifier, count: int, settings: StudentSettings)
     )
 
     @torch.no_grad()
-    def ask() -> None:
+    def query() -> None:
         teacher(images.to(teacher.device))
 
     def train(steps: int) -> None:
-        few = replace(settings, steps=steps, batch=len(images))
-        train_student(teacher, data, few, Generator().manual_seed(0), None)
+        shortened = replace(settings, steps=steps, batch=len(images))
+        train_student(teacher, data, shortened, Generator().manual_seed(0), None)
 
-    ask()  # the first calls are slower
+    query()  # the first calls are slower
     train(1)
-    per_query = _time_call(ask) / len(images)
+    per_query = _time_call(query) / len(images)
     start, longer = _time_call(partial(train, 1)), _time_call(partial(train, 3))
     per_image = max(0.0, longer - start) / (2 * len(images))
     teacher.queries = queries

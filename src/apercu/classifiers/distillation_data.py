@@ -71,10 +71,10 @@ class DistillationData:
         done = sum(part.shape[1] for part in parts)
         phase.note(done, len(indices))
         with torch.no_grad():
-            for some in torch.split(indices[done:], batch) if done < len(indices) else ():
-                stacked = stack_images(images, some).to(teacher.device)
+            for rows in torch.split(indices[done:], batch) if done < len(indices) else ():
+                stacked = stack_images(images, rows).to(teacher.device)
                 parts.append(torch.stack([teacher(stacked), teacher(stacked.flip(3))]).cpu())
-                done += len(some)
+                done += len(rows)
                 phase.note(done, len(indices), lambda: {"logits": [torch.cat(parts, 1)]})
         logits = torch.cat(parts, 1)
         phase.save({"logits": [logits]})

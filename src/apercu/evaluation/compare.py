@@ -212,9 +212,9 @@ def _write_all(
     progress: ProgressCallback,
 ) -> None:
     """Write the report with its gallery, and the tables."""
-    drawn = draw_gallery(classifier, source, explainers, results, out=out, progress=progress)
+    gallery = draw_gallery(classifier, source, explainers, results, out=out, progress=progress)
     has_guard = classifier.guard_folder is not None
-    write_report(results, drawn, out / REPORT_FILE, has_guard=has_guard)
+    write_report(results, gallery, out / REPORT_FILE, has_guard=has_guard)
     write_tables(results, out)
 
 

@@ -93,10 +93,12 @@ class CounterpartExplanation(Explanation):
     @property
     def capture_description(self) -> str:
         """How the adversarial counterpart was made, and whether it is predicted as the target."""
-        made = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.target.name}"
+        description = f"apercu: generated, NOT ACQUIRED; changed to be seen as {self.target.name}"
         if self.flipped is None:
-            return f"{made} (not checked)"
-        return made if self.flipped else f"{made}, but seen as {self.strip_classes[-1].name}"
+            return f"{description} (not checked)"
+        if self.flipped:
+            return description
+        return f"{description}, but seen as {self.strip_classes[-1].name}"
 
     def overlay(self) -> Image.Image:
         """Draw the change as heat over the image, at the explainer's size.
@@ -268,12 +270,12 @@ def explain_counterparts(
             check_finite_rows(f"{explainer.classifier_info.spec}: the counterpart", strip)
             probabilities, strip_classes = selector.predict_strip(strip, target)
         yield CounterpartExplanation(
-            stored,
-            selector.name_class(target),
-            images[0],
-            strip.cpu(),
-            probabilities,
-            strip_classes,
+            stored=stored,
+            target=selector.name_class(target),
+            prepared=images[0],
+            strip=strip.cpu(),
+            probabilities=probabilities,
+            strip_classes=strip_classes,
             **selector.describe_prediction(logits, target),
             trust=trust,
             explainer_record=explainer_record,

@@ -186,13 +186,16 @@ def diffuse_error(planes: Planes, kernel: DiffusionKernel, bits: int, serpentine
     groups = ceil(len(planes) / LANES)
     size = ceil(len(planes) / groups)
     pairs = zip(torch.split(planes, size), torch.split(halftones, size), strict=True)
-    calls = [partial(loop, some.numpy(), out.numpy(), *settings) for some, out in pairs]
+    calls = [
+        partial(loop, some_planes.numpy(), some_halftones.numpy(), *settings)
+        for some_planes, some_halftones in pairs
+    ]
     threads = min(torch.get_num_threads(), groups)
     with ThreadPoolExecutor(threads) as pool:
-        others = [pool.submit(_run_all, calls[turn::threads]) for turn in range(1, threads)]
+        futures = [pool.submit(_run_all, calls[turn::threads]) for turn in range(1, threads)]
         _run_all(calls[::threads])
-        for other in others:
-            other.result()
+        for future in futures:
+            future.result()
     return halftones
 
 

@@ -100,8 +100,8 @@ class GradientShap(Method):
         parts = (torch.split(whole, self.batch) for whole in (images.detach(), targets))
         return torch.cat(
             [
-                self._explain_batch(classifier, some, few, pictures)
-                for some, few in zip(*parts, strict=True)
+                self._explain_batch(classifier, batch_images, batch_targets, pictures)
+                for batch_images, batch_targets in zip(*parts, strict=True)
             ]
         ).sum(dim=1)
 

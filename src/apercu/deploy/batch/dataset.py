@@ -83,8 +83,8 @@ class RandomSubset(Dataset):
 
     def __post_init__(self) -> None:
         count = len(self.images)
-        drawn = random.Random(self.seed).sample(range(count), min(self.limit, count))
-        object.__setattr__(self, "indices", tuple(sorted(drawn)))
+        indices = random.Random(self.seed).sample(range(count), min(self.limit, count))
+        object.__setattr__(self, "indices", tuple(sorted(indices)))
 
     def __len__(self) -> int:
         return len(self.indices)

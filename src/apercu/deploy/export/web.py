@@ -100,9 +100,9 @@ def write_site(
             files["wasm"] = _write_packed(out, f"runtime/{name}.gz", content)
         else:
             write_file(out / "runtime" / name, content)
-    for name, here in LICENCES.items():
+    for name, file in LICENCES.items():
         content = importlib.resources.files("onnxruntime").joinpath(name).read_bytes()
-        write_file(out / "runtime" / here, content)
+        write_file(out / "runtime" / file, content)
     write_json(
         out / "page.json",
         subject.describe()

@@ -106,8 +106,10 @@ class OnnxEngine(InferenceEngine):
     ) -> Float[Tensor, "batch classes height width"]:
         images, maps, explained, *_ = features
         masks = maps[:, None].repeat(1, targets.shape[1], 1, 1)
-        for image, rows, indices, known in zip(images, masks, targets, explained, strict=True):
-            others = indices != known
+        for image, rows, indices, explained_target in zip(
+            images, masks, targets, explained, strict=True
+        ):
+            others = indices != explained_target
             if others.any():
                 session = self.open_classes_session()
                 rows[others] = run_session(session, image[None], indices[others])["maps"]

@@ -59,14 +59,14 @@ class HeatOverlay:
 
     def draw_over(self, picture: VideoFrame) -> VideoFrame:
         """Return a new picture: heat where the map is high, grey where it is low."""
-        drawn = VideoFrame(picture.width, picture.height, PIXEL_FORMAT)
-        copy_timing(drawn, picture)
-        drawn.colorspace = picture.colorspace
+        frame = VideoFrame(picture.width, picture.height, PIXEL_FORMAT)
+        copy_timing(frame, picture)
+        frame.colorspace = picture.colorspace
         below = Image.fromarray(view_plane(picture, 0))
-        view_plane(drawn, 0)[:] = np.asarray(Image.composite(self._bright, below, self._cover))
+        view_plane(frame, 0)[:] = np.asarray(Image.composite(self._bright, below, self._cover))
         for number, colour in enumerate(self._colours, start=1):
-            view_plane(drawn, number)[:] = colour
-        return drawn
+            view_plane(frame, number)[:] = colour
+        return frame
 
 
 @lru_cache(maxsize=4)
@@ -210,6 +210,6 @@ class FrameOverlay:
                 content,
                 HeatOverlay(content.heat, self.frame_format.size, self.frame_format.matrix),
             )
-        drawn = self._previous[1].draw_over(picture)
-        self._caption.draw_on(drawn, content.class_name, content.probability, content.is_estimate)
-        return drawn
+        frame = self._previous[1].draw_over(picture)
+        self._caption.draw_on(frame, content.class_name, content.probability, content.is_estimate)
+        return frame

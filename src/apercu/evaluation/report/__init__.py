@@ -226,9 +226,9 @@ def _draw_curves(results: ComparisonResults) -> list[CurvePlot]:
         of_kind = {name: curves[name][kind] for name in order if kind in curves[name]}
         if of_kind:
             drawing = Markup(draw_lines(of_kind, coloured, trained, title))
-            way = "the lower the better" if kind == "deletion" else "the higher the better"
+            direction = "the lower the better" if kind == "deletion" else "the higher the better"
             grey = "others" if of_kind.keys() - set(coloured) else ""
-            plots.append(CurvePlot(f"{kind.capitalize()}: {way}", drawing, coloured, grey))
+            plots.append(CurvePlot(f"{kind.capitalize()}: {direction}", drawing, coloured, grey))
     return plots
 
 

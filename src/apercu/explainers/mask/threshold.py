@@ -61,9 +61,9 @@ def choose_threshold(
         batch = batch.to(explainer.device)
         features, ranks = network.encode(batch), classifier(batch).argsort(1, descending=True)
         last = min(RUNNERS_UP, ranks.shape[1] - 1)
-        drawn = torch.randint(1, last + 1, (len(batch), 1), generator=generator)
-        for row, places in enumerate((torch.zeros_like(drawn), drawn)):
-            targets = ranks.gather(1, places.to(ranks.device))[:, 0]
+        runner_up = torch.randint(1, last + 1, (len(batch), 1), generator=generator)
+        for row, rank in enumerate((torch.zeros_like(runner_up), runner_up)):
+            targets = ranks.gather(1, rank.to(ranks.device))[:, 0]
             masks = draw_masks(features, targets, ALWAYS_OPEN)
             scores = network.gate.compute_z_scores(features[-1], targets)
             areas[row] += masks.sum().item()

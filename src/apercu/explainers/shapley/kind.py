@@ -131,8 +131,8 @@ def measure(
         targets = logits.argmax(1)[:, None]
         values = network.compute_values(network.encode(batch), targets)
         rows = torch.split(batch, 1)
-        drawn = [query_subsets(network, classifier, row, SUBSETS, generator) for row in rows]
-        subsets, gains = (torch.cat(tensors) for tensors in zip(*drawn, strict=True))
+        queries = [query_subsets(network, classifier, row, SUBSETS, generator) for row in rows]
+        subsets, gains = (torch.cat(tensors) for tensors in zip(*queries, strict=True))
         parts.append((values, subsets, gains.gather(2, targets[:, None].expand(-1, SUBSETS, -1))))
     explained = float("nan")
     if parts:

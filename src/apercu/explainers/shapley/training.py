@@ -43,9 +43,9 @@ def draw_subsets(count: int, cells: int, generator: Generator) -> Float[Tensor, 
     """
     sizes = torch.arange(1, cells)
     weights = 1 / (sizes * (cells - sizes)).float()
-    drawn = sizes[weights.multinomial(count // 2, replacement=True, generator=generator)]
+    drawn_sizes = sizes[weights.multinomial(count // 2, replacement=True, generator=generator)]
     ranks = torch.rand(count // 2, cells, generator=generator).argsort(1).argsort(1)
-    first = (ranks < drawn[:, None]).float()
+    first = (ranks < drawn_sizes[:, None]).float()
     return torch.stack([first, 1 - first], 1).flatten(0, 1)
 
 

@@ -90,11 +90,12 @@ def edge_aware_roughness(
     total = masks.new_zeros(len(masks))
     for distance in distances:
         for axis in (1, 2):
-            far = torch.arange(distance, masks.shape[axis], device=masks.device)
-            ahead, here = (masks.index_select(axis, i) for i in (far, far - distance))
-            hue = [colours.index_select(axis + 1, i) for i in (far, far - distance)]
-            weight = (-(hue[0] - hue[1]).square().sum(1) / (2 * 0.1**2)).exp()
-            total = total + (weight * (ahead - here).square()).mean((1, 2))
+            second = torch.arange(distance, masks.shape[axis], device=masks.device)
+            pairs = (second, second - distance)
+            values = [masks.index_select(axis, index) for index in pairs]
+            hues = [colours.index_select(axis + 1, index) for index in pairs]
+            weight = (-(hues[0] - hues[1]).square().sum(1) / (2 * 0.1**2)).exp()
+            total = total + (weight * (values[0] - values[1]).square()).mean((1, 2))
     return total
 
 
