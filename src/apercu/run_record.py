@@ -132,13 +132,11 @@ class RunRecord:
 
     def _check(self, *, resume: bool) -> RunState:
         """Return what the folder holds; raises RunError where it cannot be continued."""
-        finished = self.finished_by is not None and (self.folder / self.finished_by).is_file()
-        if not any((self.folder / name).is_file() for name in self.parts):
+        parts = {name: part for name, part in self.parts.items() if (self.folder / name).is_file()}
+        if not parts:
             return RunState.NEW
-        grown = any(
-            (self.folder / name).is_file() and self._has_grown(name, part)
-            for name, part in self.parts.items()
-        )
+        finished = self.finished_by is not None and (self.folder / self.finished_by).is_file()
+        grown = any(self._has_grown(name, part) for name, part in parts.items())
         if self.on_request and finished and not (resume and grown):
             options = " and ".join(f"a larger {option}" for option in self.growing.values())
             advice = f"continue it with --resume and {options}, or " if options else ""
@@ -150,10 +148,9 @@ class RunRecord:
                 f"{self.folder}: a {self.noun} was begun here; continue it with --resume, or "
                 "choose another --out"
             )
-        for name, part in self.parts.items():
-            if (self.folder / name).is_file():
-                before = read_part(self.folder / name, type(part))
-                self.compare(before.model_dump(mode="json"), part.model_dump(mode="json"))
+        for name, part in parts.items():
+            before = read_part(self.folder / name, type(part))
+            self.compare(before.model_dump(mode="json"), part.model_dump(mode="json"))
         if finished:
             return RunState.EXTENDED if grown else RunState.FINISHED
         return RunState.RESUMED
