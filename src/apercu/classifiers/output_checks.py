@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from apercu.classifiers.card import InputSpec
+from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import Network
 from apercu.classifiers.outputs import (
     Output,
@@ -100,7 +101,7 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
     Raises:
         ClassifierError: there is no such output, or several could be meant.
     """
-    tensors, named = list_tensors(raw), network.output_name
+    tensors = list_tensors(raw)
     if not tensors:
         raise ClassifierError(
             f"classifier {spec}: expected one tensor as its output, got {type(raw).__name__}; "
@@ -108,23 +109,11 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
         )
     if list(tensors) == [""]:
         return ""
-    if named is not None and named not in tensors and named.isascii() and named.isdigit():
-        named = dict(enumerate(tensors)).get(int(named), named)  # a position among names
-    if named is not None and named not in tensors:
-        raise ClassifierError(
-            f"classifier {spec}: it has no output {named!r}; it returns "
-            f"{_list_shapes(tensors)}{suggest_nearest(named, tensors)}"
-        )
-    if named is not None:
-        return named
+    if network.output_name is not None:
+        return _find_named_tensor(tensors, network.output_name, spec)
     if len(tensors) == 1:
         return next(iter(tensors))
-    fitting = [name for name, values in tensors.items() if _may_be_classes(values, count)]
-    if network.names is not None and len(fitting) > 1:
-        lengths = {len(network.names.names)} | ({1} if len(network.names.names) < 3 else set())
-        counted = [name for name in fitting if tensors[name][:1].numel() in lengths]
-        fitting = counted or fitting
-    fitting = [name for name in fitting if name.rpartition(".")[2] == "logits"] or fitting
+    fitting = _list_fitting_tensors(tensors, count, network.names)
     if len(fitting) == 1:
         return fitting[0]
     raise ClassifierError(
@@ -153,6 +142,33 @@ def make_generated_images(input: InputSpec) -> Float[Tensor, "images channels he
         for cells in _NOISE_CELLS
     ]
     return torch.cat((*plain, *noise))
+
+
+def _find_named_tensor(tensors: Mapping[str, Tensor], word: str, spec: str) -> str:
+    """Return the name of the tensor that somebody named, by its name or its position."""
+    names = list(tensors)
+    if word in names:
+        return word
+    if word.isascii() and word.isdigit() and int(word) < len(names):
+        return names[int(word)]
+    raise ClassifierError(
+        f"classifier {spec}: it has no output {word!r}; it returns "
+        f"{_list_shapes(tensors)}{suggest_nearest(word, tensors)}"
+    )
+
+
+def _list_fitting_tensors(
+    tensors: Mapping[str, Tensor], count: int, names: ClassNames | None
+) -> list[str]:
+    """Return the tensors that may hold the classes: by their shape, their length, then their name.
+
+    One number per image is enough for two classes, or for one.
+    """
+    fitting = [name for name, values in tensors.items() if _may_be_classes(values, count)]
+    if names is not None:
+        lengths = (len(names.names), 1) if len(names.names) < 3 else (len(names.names),)
+        fitting = [name for name in fitting if tensors[name][:1].numel() in lengths] or fitting
+    return [name for name in fitting if name.rpartition(".")[2] == "logits"] or fitting
 
 
 def _list_shapes(tensors: Mapping[str, Tensor]) -> str:

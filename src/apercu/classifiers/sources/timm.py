@@ -69,15 +69,16 @@ def open_timm(card: ClassifierCard, class_count: int | None) -> Network:
             f"classifier {card.source}: it has no layer of classes; "
             "set options.num_classes in its card"
         )
-    own = card.input
-    if own is None or not (is_random or card.weights):
+    input = card.input
+    if input is None or not (is_random or card.weights):
         own = read_input(module.pretrained_cfg, card.source)
         warn_plain_pixels(card, own)
+        input = input or own
     return Network(
         source=card.source,
         forward=module,
         digest=digest_module(module, card.source, card.options),
-        input=card.input or own,
+        input=input,
         output=card.output,
         names=None if card.weights or is_random else _read_imagenet_names(module),
         options=card.options,
@@ -149,11 +150,10 @@ def find_size_option(name: str, size: tuple[int, int]) -> dict[str, Any]:
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    if config is not None and tuple(config.input_size[1:]) == tuple(size):
+    if config is None or not config.fixed_input_size:
         return {}
-    if not getattr(config, "fixed_input_size", False):
-        return {}
-    return {"img_size": tuple(size)}
+    is_own_size = tuple(config.input_size[1:]) == tuple(size)
+    return {} if is_own_size else {"img_size": tuple(size)}
 
 
 def find_cached_weights(name: str) -> str | None:

@@ -243,12 +243,15 @@ def check_guard(
             f"guard: was fitted {fitted}, and judges no pass of this one; fit one with "
             f"--explainer, or {LEAVE_OUT}"
         )
-    reasons = {
-        "only the combined graph predicts": settings.combined is False,
-        f"its thresholds hold in fp32, not in {settings.precision}": settings.precision != "fp32",
-    }
-    if reason := next((words for words, is_so in reasons.items() if is_so), None):
-        raise ConfigError(f"guard: {reason}; choose otherwise, or {LEAVE_OUT}")
+    if settings.combined is False:
+        raise ConfigError(
+            f"guard: only the combined graph predicts; choose otherwise, or {LEAVE_OUT}"
+        )
+    if settings.precision != "fp32":
+        raise ConfigError(
+            f"guard: its thresholds hold in fp32, not in {settings.precision}; choose otherwise, "
+            f"or {LEAVE_OUT}"
+        )
 
 
 @final
