@@ -129,8 +129,9 @@ class Explainer:
             raise ConfigError(f"level: expected a number above 0 and below 1, got {level}")
         pixels = read_picture(image, self.manifest.channels)
         batch = self._prepare_pixels(pixels)[None]
-        words = None if target is None or target == "top" else [target]
-        index = None if words is None else int(self.manifest.names.find_indices(words)[0])
+        index: int | None = None
+        if target is not None and target != "top":
+            index = int(self.manifest.names.find_indices([target])[0])
         name = Path(image).name if isinstance(image, str | Path) else "image"
         outputs = self._compute_outputs(batch, index, [name])
         prediction: dict[str, Any] = {}
@@ -254,12 +255,14 @@ class Explainer:
         batch, indices = self._check_images(images), self.manifest.names.find_indices(targets)
         if not len(indices):
             raise TargetError("targets: expected at least one class, got none")
-        masks = [
-            self._classes_session.run(["maps"], {"images": image[None], "targets": indices})[0]
-            for image in batch
-        ]
-        _check_finite("maps", stacked := np.stack(masks))
-        return stacked
+        masks = np.stack(
+            [
+                self._classes_session.run(["maps"], {"images": image[None], "targets": indices})[0]
+                for image in batch
+            ]
+        )
+        _check_finite("maps", masks)
+        return masks
 
     @cached_property
     def _classes_session(self) -> Any:

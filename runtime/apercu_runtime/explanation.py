@@ -135,12 +135,12 @@ class Explanation:
         heat = np.asarray(_resize(self.map.clip(0, 1), size))
         opacity = HEAT_OPACITY * np.sqrt(heat)[..., None]
         colours = grey * (1 - opacity) + _heat_colours(heat) * opacity
-        drawn = Image.fromarray((colours.clip(0, 1) * 255).round().astype(np.uint8))
+        picture = Image.fromarray((colours.clip(0, 1) * 255).round().astype(np.uint8))
         if self.box is not None:
             x, y = size[0] / width, size[1] / height
             left, top, right, bottom = self.box
-            _draw_box(drawn, (left * x, top * y, right * x, bottom * y))
-        return drawn
+            _draw_box(picture, (left * x, top * y, right * x, bottom * y))
+        return picture
 
     def save(self, folder: str | Path) -> Path:
         """Write the map as `NAME.map.npy` and the overlay as `NAME.overlay.png`.

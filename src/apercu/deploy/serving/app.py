@@ -180,7 +180,9 @@ class Endpoints:
     async def explain(self, request: Request) -> Response:
         """Explain the image of a form or a JSON object."""
         names = self.served.names
-        [response] = await self._answer(request, lambda kind, body: [parse_body(kind, body, names)])
+        [response] = await self._explain_body(
+            request, lambda kind, body: [parse_body(kind, body, names)]
+        )
         return self._respond(response)
 
     async def predict(self, request: Request) -> Response:
@@ -198,12 +200,11 @@ class Endpoints:
     async def describe_model(self, request: Request) -> Response:
         """Describe the explainer: classes, size of maps, whether a worker is ready."""
         self._check_model(request)
-        is_ready = self.client.count_ready() > 0
-        return JSONResponse(self.served.describe() | {"ready": is_ready})
+        return JSONResponse(self.served.describe() | {"ready": self._is_ready})
 
     async def check_health(self, request: Request) -> Response:
         """Answer 200 if a worker is ready, else 503."""
-        if self.client.count_ready():
+        if self._is_ready:
             return PlainTextResponse("ok\n")
         return PlainTextResponse("not ready\n", 503)
 
@@ -217,8 +218,7 @@ class Endpoints:
 
     async def check_ready(self, request: Request) -> Response:
         """Answer 200 if a worker is ready, else 503."""
-        is_ready = self.client.count_ready() > 0
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+        return JSONResponse({"ready": self._is_ready}, 200 if self._is_ready else 503)
 
     async def describe_tensors(self, request: Request) -> Response:
         """Describe the input and the output of the explainer (KServe, protocol 2)."""
@@ -228,9 +228,8 @@ class Endpoints:
     async def check_model_ready(self, request: Request) -> Response:
         """Answer 200 if a worker is ready, else 503; 404 for another model."""
         self._check_model(request)
-        is_ready = self.client.count_ready() > 0
-        content = {"name": self.served.name, "ready": is_ready}
-        return JSONResponse(content, 200 if is_ready else 503)
+        content = {"name": self.served.name, "ready": self._is_ready}
+        return JSONResponse(content, 200 if self._is_ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Explain several images (KServe, protocol 2)."""
@@ -243,7 +242,7 @@ class Endpoints:
             id = inference.id
             return inference.images
 
-        responses = await self._answer(request, parse)
+        responses = await self._explain_body(request, parse)
         return self._respond(
             _first_problem(responses) or write_inference(self.served.name, id, responses)
         )
@@ -256,11 +255,16 @@ class Endpoints:
         """Send the OpenAPI document."""
         return Response(self.document, media_type=JSON)
 
+    @property
+    def _is_ready(self) -> bool:
+        """Whether a worker is ready."""
+        return self.client.count_ready() > 0
+
     async def _explain_several(self, request: Request, *, maps: bool) -> Response:
-        """Explain the images of a KServe request; without maps the classes are answered alone."""
+        """Explain the images of a KServe request; without maps only the classes are given."""
         self._check_model(request)
         names = self.served.names
-        responses = await self._answer(
+        responses = await self._explain_body(
             request, lambda kind, body: parse_instances(kind, body, names, maps=maps)
         )
         if problem := _first_problem(responses):
@@ -278,7 +282,7 @@ class Endpoints:
             hold(len(response.body))
             return LargeResponse(response, resources.pop_all())
 
-    async def _answer(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:
+    async def _explain_body(self, request: Request, parse: ParseFn) -> list[ExplainResponse]:
         """Read the body of a request, and explain its images within all limits."""
         clients, address = self.admission.clients, _read_client_address(request)
         with clients.take(address), self.admission.memory.hold() as hold:
