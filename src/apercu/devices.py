@@ -1,6 +1,6 @@
 """Where tensors live: the CPU, a GPU of NVIDIA (cuda), or one of Apple (mps); and their mode.
 
-A GPU of Apple has no numbers of 64 bits with a point. Sums that need them are taken on the CPU.
+A GPU of Apple has no float64. Sums that need it are taken on the CPU.
 No gradient passes a tensor that was made in `torch.inference_mode()`.
 """
 

@@ -277,8 +277,8 @@ def suggest_nearest(word: str, candidates: Iterable[str]) -> str:
     """Return the end of an error line that suggests the nearest candidate; empty if none is near.
 
     Args:
-        word: The word that was not recognised.
-        candidates: The words that would have been valid.
+        word: the word that was not recognised.
+        candidates: the words that would have been valid.
 
     Returns:
         `; did you mean …?`, or an empty string.

@@ -30,8 +30,8 @@ def write_file(path: Path, content: bytes | str) -> Path:
     """Write a file and the folders above it; a reader never sees an incomplete file.
 
     Args:
-        path: The file to write.
-        content: Its bytes, or its text, which is encoded as UTF-8.
+        path: the file to write.
+        content: its bytes, or its text, which is encoded as UTF-8.
 
     Returns:
         The path.

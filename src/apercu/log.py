@@ -14,7 +14,7 @@ def warn(line: str) -> None:
     """Send a warning to the innermost `redirect_warnings`; without one it is logged.
 
     Args:
-        line: What was left out or assumed, and of which file.
+        line: what was left out or assumed, and of which file.
     """
     if _listeners:
         _listeners[-1](line)
@@ -27,7 +27,7 @@ def redirect_warnings(listener: Callable[[str], object]) -> Iterator[None]:
     """Send the warnings of a block to a function instead of the log.
 
     Args:
-        listener: Called with each line.
+        listener: called with each line.
     """
     _listeners.append(listener)
     try:

@@ -20,8 +20,8 @@ def resize_maps(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch rows 
     """Resize maps bilinearly; pixel centres, not corners, are aligned.
 
     Args:
-        maps: Maps, `batch × height × width`.
-        size: The new (height, width) in pixels.
+        maps: maps, `batch × height × width`.
+        size: the new (height, width) in pixels.
 
     Returns:
         Maps, `batch × rows × columns`.
@@ -50,8 +50,8 @@ def reduce_maps(maps: Maps, cells: int) -> Float[Tensor, "batch cells cells"]:
              [0.0000, 0.5000]]])
 
     Args:
-        maps: Maps, `batch × height × width`.
-        cells: The number of cells per side, at most one per pixel.
+        maps: maps, `batch × height × width`.
+        cells: the number of cells per side, at most one per pixel.
 
     Returns:
         Values, `batch × cells × cells`.
@@ -98,8 +98,8 @@ def fill_boxes(boxes: Boxes, size: tuple[int, int]) -> Regions:
     """Return the pixels that each box touches; none for an empty box.
 
     Args:
-        boxes: Boxes in pixels, `batch × 4`.
-        size: The (height, width) of the image in pixels.
+        boxes: boxes in pixels, `batch × 4`.
+        size: the (height, width) of the image in pixels.
 
     Returns:
         Regions, `batch × height × width`.

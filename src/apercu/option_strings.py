@@ -35,9 +35,9 @@ def split_names(text: str, option: str, valid_names: Iterable[str]) -> list[str]
     A part with `=` but without a name is a further setting of the name before it.
 
     Args:
-        text: The list as it was typed.
-        option: Name of the option, for error messages.
-        valid_names: The names that may be typed, for error messages.
+        text: the list as it was typed.
+        option: name of the option, for error messages.
+        valid_names: the names that may be typed, for error messages.
 
     Returns:
         One text per name.
@@ -65,9 +65,9 @@ def parse_settings(name: str, text: str, option: str) -> list[str]:
     """Split the settings after a name into `key=value` texts, and check that no key is repeated.
 
     Args:
-        name: The name that the settings belong to, for error messages.
+        name: the name that the settings belong to, for error messages.
         text: `key=value,…`, or an empty text.
-        option: Name of the option, for error messages.
+        option: name of the option, for error messages.
 
     Returns:
         One text per setting.
@@ -94,10 +94,10 @@ def parse_named(
 
     Args:
         text: `name`, or `name:key=value,…`.
-        classes: The class of each name.
-        option: Name of the option, for error messages.
-        seed: Seed of the object if it has one and the text gives none.
-        other_names: Further valid names that the caller handles, for error messages.
+        classes: the class of each name.
+        option: name of the option, for error messages.
+        seed: seed of the object if it has one and the text gives none.
+        other_names: further valid names that the caller handles, for error messages.
 
     Returns:
         An object of the class of that name.
@@ -122,11 +122,11 @@ def parse_arguments(
     """Parse settings as keyword arguments of a class or function.
 
     Args:
-        target: A class or function with annotated parameters; a class may have
+        target: a class or function with annotated parameters; a class may have
             `renamed_settings`, today's names by the older ones that may still be typed.
-        name: Its name as it was typed, for error messages.
-        settings: One `key=value` text per setting.
-        option: Name of the option, for error messages.
+        name: its name as it was typed, for error messages.
+        settings: one `key=value` text per setting.
+        option: name of the option, for error messages.
 
     Returns:
         The value of each parameter that is set.

@@ -47,7 +47,7 @@ def stretch_to_visible(picture: Picture) -> Picture:
     of each band's own noise; NaN and infinite pixels become sky.
 
     Args:
-        picture: Pixels in [0, 1], or raw counts, `channels × height × width`.
+        picture: pixels in [0, 1], or raw counts, `channels × height × width`.
 
     Returns:
         A picture in [0, 1] of the same shape.
@@ -68,7 +68,7 @@ def to_image(picture: Picture) -> Image.Image:
     """Convert a picture to a PIL image; raw counts are scaled by `stretch_to_visible`.
 
     Args:
-        picture: One channel (grey), three (RGB), or any other number, of which the mean is shown.
+        picture: one channel (grey), three (RGB), or any other number, of which the mean is shown.
 
     Returns:
         An RGB image of the same height and width.
@@ -82,8 +82,8 @@ def draw_overlay(picture: Picture, map: Float[Tensor, "rows columns"]) -> Image.
     """Draw a map as heat over the grey picture.
 
     Args:
-        picture: The picture, `channels × height × width`.
-        map: A map in [0, 1], resized to the picture.
+        picture: the picture, `channels × height × width`.
+        map: a map in [0, 1], resized to the picture.
 
     Returns:
         An RGB image of the picture's height and width.
@@ -98,7 +98,7 @@ def measure_change(difference: Picture) -> Float[Tensor, "height width"]:
     """Return how much each pixel changes: the mean over the channels of the absolute difference.
 
     Args:
-        difference: Signed pixels, `channels × height × width`.
+        difference: signed pixels, `channels × height × width`.
 
     Returns:
         The change of each pixel, on the CPU.
@@ -127,7 +127,7 @@ def draw_difference(difference: Picture) -> Image.Image:
     Nothing is drawn if no pixel changes by a grey level of a screen (1/255).
 
     Args:
-        difference: Signed pixels, `channels × height × width`.
+        difference: signed pixels, `channels × height × width`.
 
     Returns:
         An RGB image of the same height and width.
@@ -145,8 +145,8 @@ def draw_masked(picture: Picture, mask: Float[Tensor, "rows columns"]) -> Image.
     """Draw what a mask keeps in colour, and the rest dark and grey.
 
     Args:
-        picture: The picture, `channels × height × width`.
-        mask: A mask in [0, 1], resized to the picture; `1 - mask` shows what is removed.
+        picture: the picture, `channels × height × width`.
+        mask: a mask in [0, 1], resized to the picture; `1 - mask` shows what is removed.
 
     Returns:
         An RGB image of the picture's height and width.
@@ -160,9 +160,9 @@ def draw_boxes(image: Image.Image, boxes: Boxes, colour: str = BOX_COLOUR) -> Im
     """Draw the outlines of boxes on a copy of an image; empty boxes are left out.
 
     Args:
-        image: The image.
-        boxes: Boxes in pixels of the image, `boxes × 4`.
-        colour: Colour of the outlines, `#rrggbb`.
+        image: the image.
+        boxes: boxes in pixels of the image, `boxes × 4`.
+        colour: colour of the outlines, `#rrggbb`.
 
     Returns:
         A new image.
@@ -191,8 +191,8 @@ def draw_contact_sheet(rows: Sequence[Sequence[Tile]], side: int = TILE_SIDE) ->
     """Draw rows of images, each with its caption below.
 
     Args:
-        rows: The tiles of each row; empty rows are left out.
-        side: Longer side of each image in pixels.
+        rows: the tiles of each row; empty rows are left out.
+        side: longer side of each image in pixels.
 
     Returns:
         One RGB image.
@@ -246,9 +246,9 @@ def encode_image(image: Image.Image, format: str = "PNG", *, fast: bool = False)
     """Encode an image as the bytes of a file.
 
     Args:
-        image: The image.
+        image: the image.
         format: `PNG`, `JPEG` or `WEBP`.
-        fast: Whether to write a PNG a quarter larger in a third of the time.
+        fast: whether to write a PNG a quarter larger in a third of the time.
 
     Returns:
         The bytes of the file.

@@ -158,7 +158,7 @@ def stress(
 
 
 def check_no_options(context: Context) -> None:
-    """Raises ConfigError for options before a subcommand, which does not receive them."""
+    """Raise ConfigError for options before a subcommand, which does not receive them."""
     from apercu.errors import ConfigError
 
     for name in context.params:
