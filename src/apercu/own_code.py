@@ -48,7 +48,7 @@ def import_attribute(source: str, label: str, *, search_here: bool = True) -> An
 
     Args:
         source: `package.module:NAME` or `FILE.py:NAME`.
-        label: the begin of an error line, such as `classifier mine:make`.
+        label: the start of an error line, such as `classifier mine:make`.
         search_here: whether the module may lie in the working directory.
 
     Returns:
@@ -115,7 +115,7 @@ def check_arguments(function: Callable[..., Any], names: tuple[str, ...], label:
     Args:
         function: the function, or an object that is called.
         names: what it will be called with, in words.
-        label: the begin of the error line.
+        label: the start of the error line.
 
     Raises:
         ConfigError: it takes fewer arguments, or needs more.

@@ -103,7 +103,7 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
 
 def _find_problems(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
     """Return one clause per kind of difference between two sets of weights."""
-    missing = [k for k in expected if k not in stored and not k.endswith("num_batches_tracked")]
+    missing = [k for k in expected if k not in stored and not k.endswith(_COUNTERS)]
     extra = [key for key in stored if key not in expected]
     misshaped = [
         f"{key} {tuple(stored[key].shape)} instead of {tuple(expected[key].shape)}"

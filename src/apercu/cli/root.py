@@ -58,7 +58,7 @@ app.command("label")(label.label)
 
 
 def _join_lines(typed: typer.Typer) -> None:
-    """Make one line of each paragraph of the help of all verbs, which terminals break anew."""
+    """Make one line of each paragraph of the help of all verbs, which terminals wrap again."""
     described: list[CommandInfo | TyperInfo] = list(typed.registered_commands)
     if typed.registered_callback is not None and typed is not app:
         described.append(typed.registered_callback)

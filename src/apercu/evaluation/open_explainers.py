@@ -134,7 +134,7 @@ def open_explainer(
         explainer: a trained explainer or its run folder; a method, its class, or its name with
             settings; or a function of classifier, images and targets.
         classifier: the classifier that is explained.
-        label: the begin of an error line.
+        label: the start of an error line.
 
     Returns:
         A method, or a trained explainer or a function as a method.

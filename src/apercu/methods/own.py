@@ -104,7 +104,7 @@ def adopt(given: object, label: str, settings: Sequence[str] = ()) -> MapExplain
     Args:
         given: a subclass of `Method`, a method, an object like one, or a function of classifier,
             images and targets.
-        label: the begin of an error line.
+        label: the start of an error line.
         settings: settings of a class or a function, `key=value` each.
 
     Returns:

@@ -189,9 +189,9 @@ def find_last_spatial_layer(
 def pools_class_maps(classifier: Classifier, module: nn.Module, image: Images, name: str) -> bool:
     """Return whether every logit is pooled from the scores of its own class in a layer's output.
 
-    So it is where a layer scores all classes at each position, and a maximum, a weighted mean or
-    the choice of one token follows. A softmax may follow, too: of more than two classes, the
-    differences between logits are looked at.
+    An example is a layer that scores all classes at each position, before a maximum, a weighted
+    mean, or the choice of one token. A softmax may follow, too: with more than two classes, the
+    differences between logits are compared.
 
     Args:
         classifier: an open, differentiable classifier.
@@ -231,9 +231,9 @@ def pools_class_maps(classifier: Classifier, module: nn.Module, image: Images, n
 def warn_of_other_paths(classifier: Classifier, module: nn.Module, name: str) -> None:
     """Warn once where the logits depend on the image on a path past a layer, too.
 
-    So it is where branches, or a sum, are joined in `forward` behind the layer: a map of this layer
-    shows a part of what the logits rest on. Of transformers nothing is said, as their class token
-    passes all layers.
+    This happens where `forward` joins branches, or adds something, behind the layer: a map of the
+    layer then shows only a part of what the logits depend on. There is no warning for transformers,
+    whose class token passes all layers.
 
     Args:
         classifier: an open, differentiable classifier.

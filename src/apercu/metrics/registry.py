@@ -101,7 +101,7 @@ def check_own(given: object, label: str) -> Metric:
 
     Args:
         given: what should be a metric.
-        label: the begin of an error line.
+        label: the start of an error line.
 
     Returns:
         The same metric.

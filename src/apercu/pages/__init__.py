@@ -29,7 +29,7 @@ FILE_ENDINGS = frozenset(
 )
 """Endings of files that are no part of a name."""
 SOURCES = ("timm/", "torchvision/", "hf/")
-"""Begins of names that look like paths."""
+"""Beginnings of names that look like paths."""
 
 Mark: TypeAlias = Literal["clear", "chance", "plain", "warning"]
 """How sure a sentence is: beyond chance, perhaps chance, without a test, or a warning."""
