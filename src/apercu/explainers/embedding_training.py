@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -99,11 +100,11 @@ class EmbeddingPhase(EmbeddingWork):
         else:
             train_ridge = fit_ridge_embedding if network.frozen else train_ridge_embedding
             agreement = train_ridge(network, self, settings)
-        measured = agreement == agreement  # NaN where no image was held out
-        held_out = f"in {agreement:.1%} of cases" if measured else "(too few to hold some out)"
-        several = self.classifier.decision.is_multiple
-        subject = "classes" if several else "top class"
-        self.say(f"class embedding: predicts the classifier's {subject} {held_out}")
+        measured = f"in {agreement:.1%} of cases"
+        if math.isnan(agreement):
+            measured = "(too few to hold some out)"
+        subject = "classes" if self.classifier.decision.is_multiple else "top class"
+        self.say(f"class embedding: predicts the classifier's {subject} {measured}")
         return agreement
 
 

@@ -69,39 +69,55 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
         ClassifierError: the classifier cannot be opened.
         ConfigError: an export is given a classifier or a guard, which it holds, or a GPU.
     """
-    from apercu.classifiers import open_classifier
-    from apercu.deploy.inference import Predictor, is_export, open_engine
-    from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
+    from apercu.deploy.inference import is_export, open_engine
+    from apercu.deploy.serving.batch_explainer import MaskBatchExplainer
+    from apercu.learning.case_features import is_classifier, is_explainer_run
+
+    if is_export(setup.run):
+        engine = open_engine(
+            setup.run, setup.classifier, setup.device, spin=False, guard=setup.guard
+        )
+        return MaskBatchExplainer(_name_run(setup.run), engine)
+    if not is_explainer_run(setup.run) and is_classifier(setup.run):
+        return _open_classifier(setup)
+    return _open_run(setup)
+
+
+def _open_classifier(setup: WorkerSetup) -> BatchExplainer:
+    """Open a classifier, which is explained by methods that need no training."""
     from apercu.deploy.serving.cases import CaseSearch
     from apercu.deploy.serving.method_explainer import MethodBatchExplainer, name_classifier
+    from apercu.guard.use import choose_guard
+    from apercu.learning.case_features import open_case_encoder
+
+    encoder = open_case_encoder(
+        setup.run, classifier=setup.classifier, device=setup.device, trust=setup.trust
+    )
+    batch_explainer = MethodBatchExplainer(name_classifier(setup.run), encoder)
+    batch_explainer.guard = choose_guard(setup.guard, encoder.classifier)
+    if setup.cases is not None:
+        batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
+    return batch_explainer
+
+
+def _open_run(setup: WorkerSetup) -> BatchExplainer:
+    """Open the run folder of a trained explainer of any kind."""
+    from apercu.classifiers import open_classifier
+    from apercu.deploy.inference import Predictor, open_engine
+    from apercu.deploy.serving.batch_explainer import CounterpartBatchExplainer, MaskBatchExplainer
+    from apercu.deploy.serving.cases import CaseSearch
     from apercu.explainers.base import MaskingExplainer
     from apercu.explainers.counterfactual import CounterfactualExplainer
     from apercu.explainers.run_folder import load_explainer
     from apercu.guard.use import choose_guard
-    from apercu.learning.case_features import (
-        is_classifier,
-        is_explainer_run,
-        open_case_encoder,
-    )
+    from apercu.learning.case_features import open_case_encoder
 
-    name, device = setup.run.resolve().name or "explainer", setup.device
-    if is_export(setup.run):
-        engine = open_engine(setup.run, setup.classifier, device, spin=False, guard=setup.guard)
-        return MaskBatchExplainer(name, engine)
-    batch_explainer: BatchExplainer
-    if not is_explainer_run(setup.run) and is_classifier(setup.run):
-        encoder = open_case_encoder(
-            setup.run, classifier=setup.classifier, device=device, trust=setup.trust
-        )
-        batch_explainer = MethodBatchExplainer(name_classifier(setup.run), encoder)
-        batch_explainer.guard = choose_guard(setup.guard, encoder.classifier)
-        if setup.cases is not None:
-            batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
-        return batch_explainer
+    name, device = _name_run(setup.run), setup.device
     classifier = None
     if setup.classifier is not None:
         classifier = open_classifier(setup.classifier, device=device, trust=setup.trust)
     explainer = load_explainer(setup.run, trust=setup.trust).to(device)
+    batch_explainer: BatchExplainer
     if isinstance(explainer, CounterfactualExplainer):
         predictor = Predictor(explainer, classifier).to(device)
         batch_explainer = CounterpartBatchExplainer(name, predictor, explainer)
@@ -114,6 +130,11 @@ def open_explainer(setup: WorkerSetup) -> BatchExplainer:
         encoder = open_case_encoder(explainer, classifier=classifier, device=device)
         batch_explainer.search_in(CaseSearch.open(encoder, setup.cases))
     return batch_explainer
+
+
+def _name_run(run: Path) -> str:
+    """Return the name of a run folder, as clients see it."""
+    return run.resolve().name or "explainer"
 
 
 @final

@@ -247,9 +247,9 @@ def _describe_better_baselines(
 
 def _describe_blind(results: ComparisonResults, name: str) -> str:
     """Return a baseline in plain words, and that it never looks at the classifier."""
-    words = describe_baseline(results, name)
-    verb = "look" if words.partition(" of ")[0].partition(" (")[0].endswith("s") else "looks"
-    return f"{words}, which never {verb} at the classifier"
+    noun = str(find_baseline(results, name)).partition(" of ")[0]
+    verb = "look" if noun.endswith("s") else "looks"  # "the edges" and "random numbers" are plural
+    return f"{describe_baseline(results, name)}, which never {verb} at the classifier"
 
 
 def _find_common_rival(leaders: Sequence[Leader], verdict: str | None = None) -> str | None:
@@ -322,9 +322,12 @@ def _describe_certainty(results: ComparisonResults, leaders: Sequence[Leader]) -
         )
     if 1 < counts[0] < FEW_IMAGES:
         yield "So few images show only large differences."
-    wins = _list_wins(results, leaders)
-    if not wins:
-        return
+    if _list_wins(results, leaders):
+        yield from _describe_limits(results, leaders)
+
+
+def _describe_limits(results: ComparisonResults, leaders: Sequence[Leader]) -> Iterator[str]:
+    """Yield sentences: which tasks nobody wins, and which baselines may be as good as a winner."""
     open_tasks = [
         name_task(results.get_metric(leader.row.metric))
         for leader in leaders
