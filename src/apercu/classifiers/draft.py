@@ -66,16 +66,14 @@ class CardDraft:
 
     def _list_files(self) -> list[tuple[str, str]]:
         """Return the keys that hold paths of files or folders, and these paths."""
-        source = str(expand_home(strip_source(self.card.source)))
-        values: dict[str, str | None] = {"source": source, "weights": self.card.weights}
-        values["guard"] = self.card.guard
-        values["classes"] = self.card.classes if isinstance(self.card.classes, str) else None
-        paths = ((key, value) for key, value in values.items() if value is not None)
-        return [
-            (key, path)
-            for key, path in paths
-            if key != "source" or is_file(Path(path)) or is_folder(Path(path))
-        ]
+        card, source = self.card, expand_home(strip_source(self.card.source))
+        paths = {
+            "source": str(source) if is_file(source) or is_folder(source) else None,
+            "weights": card.weights,
+            "guard": card.guard,
+            "classes": card.classes if isinstance(card.classes, str) else None,
+        }
+        return [(key, path) for key, path in paths.items() if path is not None]
 
 
 def make_card(

@@ -103,7 +103,7 @@ class Demo:
     out: Path
     seed: int
     device: str
-    progress: Callable[[str, int, int], None] = field(repr=False)
+    progress: ProgressCallback = field(repr=False)
     say: Callable[[str], None] = field(repr=False)
 
     def run(self) -> DemoResults:

@@ -117,7 +117,9 @@ def draw_gallery(
     )
     step = max(1, len(test) // max(1, count))
     views = [
-        ExplainerView(name, cache_key, _find_threshold(results, name), _get(explainers, name))
+        ExplainerView(
+            name, cache_key, _find_threshold(results, name), _find_drawable(explainers, name)
+        )
         for name, cache_key in results.explainers.items()
     ]
     cache = DrawingCache(None if out is None else out / GALLERY_FOLDER, classifier.fingerprint)
@@ -128,8 +130,10 @@ def draw_gallery(
     return tuple(images)
 
 
-def _get(explainers: Mapping[str, MapExplainer | TrueBox], name: str) -> MapExplainer | None:
-    """Return an explainer that can draw maps: the true boxes are shown on the image itself."""
+def _find_drawable(
+    explainers: Mapping[str, MapExplainer | TrueBox], name: str
+) -> MapExplainer | None:
+    """Return an explainer whose maps can be drawn: the true boxes are shown on the image itself."""
     explainer = explainers.get(name)
     return None if isinstance(explainer, TrueBox) else explainer
 

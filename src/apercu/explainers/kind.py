@@ -17,14 +17,10 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.training.config import ConfigPresets, Schedule
-from apercu.training.data import TrainingImages
+from apercu.training.data import FEWEST_JUDGED, TrainingImages
 
 MIN_VIEWS = 0.05
 """Fraction of the images of the usual training below which an explainer does not look trained."""
-FEWEST_JUDGED = 8
-"""Number of images held out below which the quality of an explainer is not stated."""
-
-
 LOOKS_TRAINED = "looks_trained"
 """Name of the fact that says whether an explainer looks trained: 1 or 0."""
 

@@ -21,6 +21,8 @@ from apercu.types import Images, Picture
 MAX_UNUSABLE = 0.5
 """Fraction of unreadable images above which training stops."""
 
+FEWEST_JUDGED = 8
+"""Number of images held out below which the quality of a result is not stated."""
 MAX_HELD_OUT = 96
 """Images that are kept from training, at most; never more than a twentieth of all."""
 

@@ -42,7 +42,12 @@ from apercu.training.callbacks import (
     WeightEma,
 )
 from apercu.training.config import Schedule, TrainingConfig
-from apercu.training.data import EndlessSampler, TrainingImages, split_held_out
+from apercu.training.data import (
+    FEWEST_JUDGED,
+    EndlessSampler,
+    TrainingImages,
+    split_held_out,
+)
 from apercu.training.module import TrainingModule
 from apercu.training.record import TrainingContext, make_record
 
@@ -50,8 +55,6 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
 
 CHECKPOINTS, LAST, METRICS, FACTS = "checkpoints", "last.ckpt", "metrics.csv", "facts.json"
-FEWEST_JUDGED = 8
-"""Number of images held out below which the quality of a result is not stated."""
 
 
 @dataclass(frozen=True)

@@ -203,19 +203,20 @@ def combine_fields(
         Log-odds of the combined mask.
     """
     if connected is None:
-        low, inside = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5)), extent > 0.5
+        is_inside = extent > 0.5
+        low = torch.minimum(extent, 0.5 + 0.2 * (extent - 0.5))
     else:
-        inside = connected > OBJECT_EXTENT
+        is_inside = connected > OBJECT_EXTENT
         others = torch.minimum(extent, 0.5 + 0.08 * (extent - 0.5))
-        low = torch.where(inside, 0.55 + 0.1 * (connected - OBJECT_EXTENT), others)
-    core = _divide_by_peak(torch.where(inside, core, 0))
+        low = torch.where(is_inside, 0.55 + 0.1 * (connected - OBJECT_EXTENT), others)
+    core = _divide_by_peak(torch.where(is_inside, core, 0))
     high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
-    peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
-    lowest = torch.where(peak, extent, 1).amin((-2, -1), keepdim=True)
-    inner = _divide_by_peak(torch.where(peak, extent - lowest, 0))
+    is_peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
+    lowest = torch.where(is_peak, extent, 1).amin((-2, -1), keepdim=True)
+    inner = _divide_by_peak(torch.where(is_peak, extent - lowest, 0))
     above = (core - CORE_PEAK_FRACTION) / (1 - CORE_PEAK_FRACTION)
     rise = above.clamp(min=0).sqrt()  # no step at the border
-    high = torch.where(peak, level + (1 - level) * inner * rise, high)
+    high = torch.where(is_peak, level + (1 - level) * inner * rise, high)
     return torch.logit(torch.maximum(low, high), eps=1e-4)
 
 
