@@ -412,7 +412,8 @@ def test_labels_come_from_parquet_and_fits_tables_too(films: Path, tmp_path: Pat
         (("file,label", "0.png,a|b", "1.png,a"), r"a\|b is a class of its own; call the column"),
         (("file,labels", "0.png,a;b", "1.png,a"), "a;b is a class of its own; write |"),
         (("file,label", "0.png,a;b", "1.png,none", "2.png,None of all"), ""),
-        (("file,labels", "0.png,left, lower|b", "1.png,b"), ""),
+        (("file,labels", '0.png,"left, lower|b"', '1.png,"right, lower"'), ""),
+        (("file;labels", "0.png;a,c", "1.png;b,c"), "a,c is a class of its own; write |"),
         (("file,a,A b", "0.png,1,0", "1.png,0,1"), ""),
     ],
 )

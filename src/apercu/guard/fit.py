@@ -246,8 +246,7 @@ def _observe_all(
             continue
         path = folder / f"{digest_batches(read, key)}.safetensors"
         if not kinds:
-            takes_pixels = not observer.classifier.network.input.takes_raw_counts
-            kinds = list_kinds(observer(read[0].images[:1]), takes_pixels=takes_pixels)
+            kinds = list_kinds(observer(read[0].images[:1]), observer.classifier.network)
         part = _load_part(path, kinds)
         if part is None:
             part = _observe_part(observer, reader.source, read, kinds)

@@ -17,6 +17,14 @@ from apercu.verdicts import QUESTIONS, Question
 
 NORMAL_QUARTILE = 0.6744897501960817
 """Upper quartile of the standard normal distribution."""
+LEAST_SPREAD = 0.1
+"""Smallest spread of a signal, as a fraction of the root mean square of what is above the median.
+
+Where a quarter of the images has the same number, such as probabilities of exactly 1, the quartile
+says nothing of the others, and one signal would drown all other ones.
+"""
+ROUNDING = 1e-5
+"""Smallest spread, as a fraction of the median or of 1: differences below are rounding errors."""
 
 
 @final
@@ -33,7 +41,8 @@ class GuardNetwork(nn.Module):
 
     Attributes:
         centre: median of each signal over honest images.
-        spread: standard deviation of each signal above its median, from the upper quartile.
+        spread: standard deviation of each signal above its median, from the upper quartile; at
+            least `LEAST_SPREAD` and `ROUNDING`.
         ranks: sorted totals of honest images, one row per question.
         temperature: number by which logits are divided for the confidence.
     """
@@ -95,7 +104,9 @@ class GuardNetwork(nn.Module):
         """
         self.centre = scores.median(0).values
         upper = scores.quantile(0.75, 0) - self.centre
-        self.spread = (upper / NORMAL_QUARTILE).clamp(min=1e-6)
+        above = (scores - self.centre).clamp(min=0).square().mean(0).sqrt()
+        least = torch.maximum(LEAST_SPREAD * above, ROUNDING * self.centre.abs().clamp(min=1))
+        self.spread = torch.maximum(upper / NORMAL_QUARTILE, least)
         totals = self.combine((scores - self.centre) / self.spread)
         self.ranks = totals.sort(0).values.T.contiguous()
 

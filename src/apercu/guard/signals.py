@@ -12,15 +12,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from apercu.classifiers.network import Network
+from apercu.classifiers.outputs import Output
 from apercu.guard.summaries import (
     Observation,
     average_features,
     measure_certainty,
     measure_energy,
+    measure_label_certainty,
+    measure_label_uncertainty,
+    measure_uncertainty,
     summarise_colour_noise,
     summarise_contrast,
     summarise_explanation,
     summarise_noise,
+    summarise_value,
 )
 from apercu.statistics import build_gaussian, shrink_covariance
 from apercu.types import Scores
@@ -49,23 +55,23 @@ class SignalKind:
     is_score: bool = False
 
 
-def list_kinds(observation: Observation, *, takes_pixels: bool) -> list[SignalKind]:
-    """Return the signals that an observation allows.
+def list_kinds(observation: Observation, network: Network) -> list[SignalKind]:
+    """Return the signals that an observation and a classifier allow.
 
     Args:
         observation: what one pass gives on some images.
-        takes_pixels: whether images are pixels in [0, 1] and no raw counts, whose noise has no
-            scale.
+        network: the network of the classifier, which says what its images and its numbers are; the
+            noise of raw counts has no scale.
 
     Returns:
         The signals, in the order of a guard's file.
     """
     kinds = []
-    if takes_pixels and min(observation.images.shape[2:]) >= 5:
+    if not network.input.takes_raw_counts and min(observation.images.shape[2:]) >= 5:
         kinds.append(NOISE)
         if observation.images.shape[1] > 1:
             kinds.append(COLOUR_NOISE)
-    kinds += [CERTAINTY, ENERGY]
+    kinds += list_logit_kinds(network.meaning)
     if observation.features:
         kinds += [DEEP_FEATURES, FINE_CONTRAST]
         if len(observation.features) > 1:
@@ -73,6 +79,19 @@ def list_kinds(observation: Observation, *, takes_pixels: bool) -> list[SignalKi
     if observation.masks is not None:
         kinds.append(EXPLANATION)
     return kinds
+
+
+def list_logit_kinds(output: Output) -> list[SignalKind]:
+    """Return the signals of the logits, one for each question, by what a network's numbers mean.
+
+    Probabilities have no energy. Where each class is decided by itself, an image without any class
+    is no vague one. A value in the middle of its range is no uncertain one.
+    """
+    if output.name == "value":
+        return [SHIFTED_VALUE, UNUSUAL_VALUE]
+    if output.decision.is_multiple:
+        return [LABEL_CERTAINTY, LABEL_UNCERTAINTY]
+    return [CERTAINTY, UNCERTAINTY if output.holds_probabilities else ENERGY]
 
 
 NOISE = SignalKind(
@@ -113,6 +132,39 @@ ENERGY = SignalKind(
     "the logits of all classes are lower than for honest images",
     is_score=True,
 )
+LABEL_CERTAINTY = SignalKind(
+    "label_certainty",
+    "tampered",
+    lambda observation: measure_label_certainty(observation.logits)[:, None],
+    "the classifier is more certain of a class than for honest images",
+    is_score=True,
+)
+SHIFTED_VALUE = SignalKind(
+    "shifted_value",
+    "tampered",
+    summarise_value,
+    "its value is unlike those of honest images",
+)
+UNCERTAINTY = SignalKind(
+    "uncertainty",
+    "unknown",
+    lambda observation: measure_uncertainty(observation.logits)[:, None],
+    "the classifier is less sure than of honest images",
+    is_score=True,
+)
+LABEL_UNCERTAINTY = SignalKind(
+    "label_uncertainty",
+    "unknown",
+    lambda observation: measure_label_uncertainty(observation.logits)[:, None],
+    "the classifier is less sure of its classes than for honest images",
+    is_score=True,
+)
+UNUSUAL_VALUE = SignalKind(
+    "unusual_value",
+    "unknown",
+    summarise_value,
+    "its value is unlike those of honest images",
+)
 FINE_CONTRAST = SignalKind(
     "fine_contrast",
     "unknown",
@@ -129,7 +181,8 @@ KINDS: Mapping[str, SignalKind] = {
     kind.name: kind
     for kind in (
         *(NOISE, COLOUR_NOISE, CERTAINTY, DEEP_FEATURES, EXPLANATION),
-        *(ENERGY, FINE_CONTRAST, SECOND_CONTRAST),
+        *(ENERGY, FINE_CONTRAST, SECOND_CONTRAST, UNCERTAINTY),
+        *(LABEL_CERTAINTY, LABEL_UNCERTAINTY, SHIFTED_VALUE, UNUSUAL_VALUE),
     )
 }
 """All kinds of signals by name."""

@@ -176,6 +176,31 @@ def measure_energy(logits: Logits) -> Scores:
     return -logits.logsumexp(1)
 
 
+def measure_uncertainty(logits: Logits) -> Scores:
+    """Return the logarithm of the odds that the class predicted most is wrong.
+
+    Unlike the energy it depends on the probabilities alone, which are all that some networks give.
+    """
+    top = logits.max(1, keepdim=True)
+    others = logits.scatter(1, top.indices, float("-inf"))
+    return others.logsumexp(1) - top.values[:, 0]
+
+
+def measure_label_certainty(logits: Logits) -> Scores:
+    """Return the largest distance of a logit from 0, where each class is decided by itself."""
+    return logits.abs().amax(1)
+
+
+def measure_label_uncertainty(logits: Logits) -> Scores:
+    """Return the logarithm of the expected number of wrong decisions, one per class."""
+    return F.logsigmoid(-logits.abs()).logsumexp(1)
+
+
+def summarise_value(observation: Observation) -> Float[Tensor, "batch 1"]:
+    """Return the value of a regression, as the logit of the target `higher`."""
+    return observation.logits[:, 1:]
+
+
 @lru_cache(maxsize=8)
 def _stack_kernels(channels: int) -> Float[np.ndarray, "kernels channels 5 5"]:
     """Return the kernels of all residuals, each scaled so that its absolute values sum to 1.
@@ -220,7 +245,7 @@ def _correlate_channels(
     """Return the correlation of each channel with the next, and of the last with the first."""
     channels = residual.shape[1]
     if channels == 1:
-        return residual.new_zeros(len(residual), 0)
+        return residual.new_zeros(residual.shape[0], 0)
     following = residual.roll(-1, 1)
     if channels == 2:
         residual, following = residual[:, :1], following[:, :1]

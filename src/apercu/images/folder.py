@@ -16,7 +16,7 @@ from apercu.images.formats.dicom import DicomReference, read_dicom_reference
 from apercu.images.label_tables import BoxRow, Label
 from apercu.images.reader import ReadOptions, StoredPicture, read_mask, read_stored
 from apercu.images.resizing import turn_boxes, turn_picture
-from apercu.images.source import ImageSource, Item, normalise_index
+from apercu.images.source import ChosenImages, ImageSource, Item, normalise_index
 from apercu.images.stream import resize_region, scale_boxes
 from apercu.types import Boxes, Picture
 
@@ -147,3 +147,20 @@ class FolderImages(ImageSource):
             )
         height, width = stored.picture.shape[1:]
         return resize_region(turn_picture(mask, stored.orientation), (height, width))
+
+
+def list_files(source: ImageSource) -> tuple[str, ...] | None:
+    """Return the file of each image of a folder, relative to it; several may have the same one.
+
+    Args:
+        source: Images, or some of them.
+
+    Returns:
+        One path per image; None where they are no files of a folder.
+    """
+    if isinstance(source, ChosenImages):
+        files = list_files(source.source)
+        return None if files is None else tuple(files[index] for index in source.indices)
+    if isinstance(source, FolderImages):
+        return tuple(location.file for location in source.locations)
+    return None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from apercu.errors import ImagesError, suggest_nearest
+from apercu.images.formats.csv_table import describe_csv_error, fill_cells, open_csv
 from apercu.io import format_csv_rows, unescape_cell, write_file
 
 Label: TypeAlias = str | int
@@ -31,6 +31,9 @@ UNKNOWN = ("", "nan", "na", "-1", "-1.0")
 
 MAX_DIGITS = 9
 """Digits of a class index."""
+_ROW_NUMBERS = re.compile(r"(unnamed: \d+|__index_level_\d+__)?")
+"""Names, in lower case, of columns in which pandas writes the numbers of the rows."""
+_WHOLE = re.compile(r"-?\d+(\.0+)?")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -73,7 +76,9 @@ def read_labels(path: Path, *, skips_empty: bool = False) -> tuple[str, dict[str
             f"{path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}), "
             f"got {', '.join(table.columns)}{next(filter(None, suggestions), '')}"
         )
-    for row in table.rows:
+    rows = list(table.rows)
+    write_whole_numbers([row.cells for row in rows], column)
+    for row in rows:
         file = row.read_text("file")
         if file in labels:
             raise ImagesError(f"{row.location}: {file} is listed twice, expected once")
@@ -82,23 +87,48 @@ def read_labels(path: Path, *, skips_empty: bool = False) -> tuple[str, dict[str
     return column, labels
 
 
-def is_class_column(cells: Iterable[str]) -> bool:
+def write_whole_numbers(rows: Sequence[dict[str, str]], column: str) -> None:
+    """Write `1.0` as `1` in a column of which all cells are whole numbers, or unknown.
+
+    Programs write whole numbers in this way where some cells are empty.
+
+    Args:
+        rows: cells of each row by the names of the columns; they are changed.
+        column: name of the column.
+
+    >>> rows = [{"label": "1.0"}, {"label": ""}, {"label": "2"}]
+    >>> write_whole_numbers(rows, "label")
+    >>> [row["label"] for row in rows]
+    ['1', '', '2']
+    """
+    cells = [row[column].strip() for row in rows]
+    if all(is_unknown(cell) or _WHOLE.fullmatch(cell) for cell in cells):
+        for row, cell in zip(rows, cells, strict=True):
+            row[column] = cell.partition(".")[0]
+
+
+def is_class_column(name: str, cells: Iterable[str]) -> bool:
     """Whether a column says of each image if it has a class.
 
     Args:
+        name: name of the column in lower case; one that counts the rows holds no class.
         cells: cells of the column; those that say that nobody knows are not counted.
 
     Returns:
         Whether half of the cells or more are 0 or 1, or false or true, or all others are one and
         the same mark.
 
-    >>> is_class_column(["1", "0.0", "", "NaN", "-1"]), is_class_column(["40", "1", "7"])
-    (True, False)
-    >>> is_class_column(["True", "False"])
+    >>> is_class_column("mass", ["1", "0.0", "", "NaN", "-1"])
     True
-    >>> is_class_column(["1", "?", "?", "?"])  # a mark that is refused is not overlooked
+    >>> is_class_column("age", ["40", "1", "7"]), is_class_column("unnamed: 0", ["0", "1"])
+    (False, False)
+    >>> is_class_column("mass", ["True", "False"])
+    True
+    >>> is_class_column("mass", ["1", "?", "?", "?"])  # a mark that is refused is not overlooked
     True
     """
+    if _ROW_NUMBERS.fullmatch(name):
+        return False
     filled = [cell for cell in cells if not is_unknown(cell)]
     others = [cell for cell in filled if cell.lower() not in TRUTHS]
     is_mark = len(set(others)) == 1 and not any(letter.isdigit() for letter in others[0])
@@ -126,7 +156,7 @@ def holds_several(path: Path) -> bool:
     rows = [row.cells for row in table.rows]
     others = [name for name in table.columns if name not in ("file", SEVERAL)]
     return SEVERAL in table.columns or any(
-        is_class_column(cells[name].strip() for cells in rows) for name in others
+        is_class_column(name, (cells[name].strip() for cells in rows)) for name in others
     )
 
 
@@ -157,7 +187,11 @@ def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
     boxes: dict[str, tuple[BoxRow, ...]] = {}
     table = _read_table(path)
     table.require_columns("file", *_CORNERS)
-    for row in table.rows:
+    rows = list(table.rows)
+    column = column if column in table.columns else None
+    if column is not None:
+        write_whole_numbers([row.cells for row in rows], column)
+    for row in rows:
         file = row.read_text("file")
         xmin, ymin, xmax, ymax = (row.read_number(corner) for corner in _CORNERS)
         if xmin >= xmax or ymin >= ymax:
@@ -165,7 +199,7 @@ def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
                 f"{row.location}: expected xmin < xmax and ymin < ymax, "
                 f"got {xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}"
             )
-        label = row.read_label(column) if column and column in table.columns else None
+        label = row.read_label(column) if column is not None else None
         box = BoxRow(row.line, label, (xmin, ymin, xmax, ymax))
         boxes[file] = (*boxes.get(file, ()), box)
     return boxes
@@ -254,7 +288,7 @@ class _Row:
 
     path: Path
     line: int
-    cells: Mapping[str, str]
+    cells: dict[str, str]
 
     @property
     def location(self) -> str:
@@ -315,52 +349,12 @@ def _read_table(path: Path) -> _Table:
     try:
         with open_csv(path) as lines:
             columns = [name.strip().lower() for name in next(lines, [])]
-            numbered = [(lines.line_num, cells) for cells in lines if cells]
+            count = len(columns)
+            numbered = [(lines.line_num, cells) for cells in lines]
     except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(describe_csv_error(path, error)) from error
     rows = (
-        _Row(path, line, dict(zip(columns, cells + [""] * len(columns), strict=False)))
+        _Row(path, line, dict(zip(columns, fill_cells(path, line, cells, count), strict=True)))
         for line, cells in numbered
     )
     return _Table(path, columns, rows)
-
-
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_DELIMITERS = (",", ";", "\t")
-
-
-def describe_csv_error(path: Path, error: Exception) -> str:
-    """Return why a table cannot be read, and what to do.
-
-    >>> describe_csv_error(Path("a.csv"), IsADirectoryError(21, "Is a directory"))
-    'a.csv: cannot be read as a CSV table in UTF-8 (Is a directory)'
-    """
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    hint = "" if isinstance(error, OSError) else "; save it as CSV in UTF-8"
-    return f"{path}: cannot be read as a CSV table in UTF-8 ({reason}){hint}"
-
-
-@contextmanager
-def open_csv(path: Path) -> Iterator[Any]:
-    """Open a CSV file as a `csv.reader` within a `with` block.
-
-    The byte-order mark tells UTF-16 from UTF-8. Cells are separated by what stands most often in
-    the header: a comma, a semicolon or a tab.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The reader, before the header.
-
-    Raises:
-        OSError: the file cannot be read.
-        UnicodeError: it is in another encoding.
-    """
-    with path.open("rb") as raw:
-        encoding = _MARKS.get(raw.read(2), "utf-8-sig")
-    with path.open(newline="", encoding=encoding) as stream:
-        header = stream.readline()
-        stream.seek(0)
-        delimiter = max(_DELIMITERS, key=header.count)
-        yield csv.reader(stream, delimiter=delimiter)

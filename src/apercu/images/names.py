@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 
 def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
@@ -69,3 +71,87 @@ def split_id(spec: str | Path) -> tuple[Path, str | None]:
     if not mark or Path(spec).exists() or not Path(path).is_file():
         return Path(spec), None
     return Path(path), id
+
+
+def match_names(
+    names: Sequence[str],
+    files: Collection[str],
+    table: Path,
+    folder: Path | None = None,
+    stack: Path | None = None,
+) -> dict[int, list[str]]:
+    """Match the files that a table names with images.
+
+    A file is a path relative to the images, to the folder around them or to that of the table, or
+    an absolute one, with either kind of slash; of images in one file it is their id, or the path of
+    the file with `#` and the id. Where no file of the table is such a path, those without a folder
+    name the image that is called so in any folder, if there is only one; if none is, these are
+    names without their suffix; and if none is, files are paths on another machine that end in the
+    folder of the images and the path of an image in it.
+
+    Args:
+        names: names of the images.
+        files: the files that the table names.
+        table: the folder of the table.
+        folder: the folder of the images; None where they are no files of a folder.
+        stack: the file that holds all images; None where each is a file.
+
+    Returns:
+        The files of each image that has any, by its index, in the order of the images.
+
+    >>> match_names(["a.png", "b/c.png"], ["c", "a"], Path("t"))
+    {0: ['a'], 1: ['c']}
+    >>> match_names(["a.png"], ["D:\\\\films\\\\a.png"], Path("t"), folder=Path("films"))
+    {0: ['D:\\\\films\\\\a.png']}
+    """
+    written = {file.replace("\\", "/"): file for file in files} | {file: file for file in files}
+    matched: dict[int, list[str]] = {}
+    for index, name in enumerate(names):
+        paths = [name, _strip_page(name)]
+        if folder is not None:
+            paths += _list_paths(_strip_page(name), folder, table)
+        if stack is not None:
+            inside = (stack.name, *_list_paths(stack.name, stack.parent, table))
+            paths += [f"{path}#{name}" for path in inside]
+        if found := [written[path] for path in paths if path in written]:
+            matched[index] = list(dict.fromkeys(found))
+    bare = {file for file in files if not {"/", "\\"} & set(file)}
+    for part in ("name", "stem"):
+        matched = matched or _match_ends(bare, names, part)
+    if matched or folder is None:
+        return matched
+    return _match_moved([f"{folder.name}/{_strip_page(name)}" for name in names], written)
+
+
+def _strip_page(name: str) -> str:
+    """Return the file of an image; `scan.tif` of `scan.tif#2`."""
+    return name.rpartition("#")[0] or name
+
+
+def _list_paths(name: str, folder: Path, table: Path) -> Iterator[str]:
+    """Yield all paths by which a table may name a file of a folder."""
+    path = folder / name
+    yield PurePosixPath(os.path.relpath(path, table)).as_posix()
+    yield f"{folder.name}/{name}"
+    yield path.absolute().as_posix()
+    yield path.resolve().as_posix()
+
+
+def _match_ends(files: Collection[str], names: Collection[str], part: str) -> dict[int, list[str]]:
+    """Match the last part of the images' paths (`name`), or that without its suffix (`stem`)."""
+    ends = [getattr(PurePosixPath(_strip_page(name)), part) for name in names]
+    counts = Counter(ends)
+    return {index: [end] for index, end in enumerate(ends) if counts[end] == 1 and end in files}
+
+
+def _match_moved(paths: Sequence[str], written: dict[str, str]) -> dict[int, list[str]]:
+    """Match images with files whose paths end in theirs; none where two files end in the same."""
+    wanted, files = set(paths), dict[str, set[str]]()
+    for path, file in written.items():
+        parts = path.split("/")
+        for start in range(1, len(parts) - 1):
+            if (end := "/".join(parts[start:])) in wanted:
+                files.setdefault(end, set()).add(file)
+    if any(len(found) > 1 for found in files.values()):
+        return {}
+    return {index: [*files[path]] for index, path in enumerate(paths) if path in files}

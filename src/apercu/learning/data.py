@@ -16,6 +16,7 @@ from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, Decision
 from apercu.classifiers.distillation_data import PreparedImages
 from apercu.errors import ImageError, ImagesError, suggest_nearest
 from apercu.images import ImageSource
+from apercu.images.folder import list_files
 from apercu.images.source import ChosenImages
 from apercu.images.stream import describe_left_out, list_unread
 from apercu.learning.labels import LabelRows, sort_classes
@@ -39,6 +40,8 @@ class LabelledSet:
         groups: what the images belong to, such as a patient; None where each stands for itself.
         unused: columns of the table of labels that hold neither labels nor groups.
         unlabelled: number of rows of the table that give no label, as nobody knows any class.
+        files: file of each image whose label is that of the whole file, else the image's name; None
+            where images are no files of a folder.
     """
 
     source: ImageSource
@@ -48,14 +51,15 @@ class LabelledSet:
     groups: tuple[str, ...] | None = None
     unused: tuple[str, ...] = ()
     unlabelled: int = 0
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What may not be split: the group of each image, or its name."""
-        return self.source.names if self.groups is None else self.groups
+        """What may not be split: the group of each image, or its file, or its name."""
+        return self.groups or self.files or self.source.names
 
     @property
     def digest(self) -> str:
@@ -96,8 +100,9 @@ class LabelledSet:
         """Return some of the images, in the order of their indices."""
         chosen = ChosenImages(self.source, tuple(indices))
         groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
+        files = None if self.files is None else tuple(self.files[i] for i in indices)
         targets = self.targets[torch.tensor(list(indices), dtype=torch.long)]
-        return replace(self, source=chosen, targets=targets, groups=groups)
+        return replace(self, source=chosen, targets=targets, groups=groups, files=files)
 
 
 def count_labels(targets: Float[Tensor, "images classes"]) -> Float[Tensor, "2 classes"]:
@@ -134,7 +139,8 @@ def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) ->
         )
     words = [(str(source.label(index)),) for index in range(len(source))]
     names = sort_classes({word for (word,) in words}) if classes is None else tuple(classes)
-    return LabelledSet(source, names, _make_targets(source.name, words, names), ONE_CLASS)
+    targets, files = _make_targets(source.name, words, names), list_files(source)
+    return LabelledSet(source, names, targets, ONE_CLASS, files=files)
 
 
 def match_labels(
@@ -180,6 +186,7 @@ def match_labels(
         None if rows.groups is None else tuple(rows.groups[file] for file in files),
         rows.unused,
         len(rows.unlabelled) + len(matched) - len(chosen),
+        rows.name_labelled(source, {index: matched[index] for index in chosen}),
     )
     others = tuple(sorted(set(range(len(source))).difference(chosen)))
     return labelled, ChosenImages(source, others) if others else None
@@ -226,7 +233,7 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             f"{name}: the only class is {images.classes[0] if images.classes else 'missing'}; give "
             "a column `label` with two classes"
         )
-    unit, units = ("image", "images") if images.groups is None else ("group", "groups")
+    unit = "group" if images.groups else "image" if images.units == images.source.names else "file"
     for index, class_name in enumerate(images.classes):
         if images.decision is EACH_CLASS and not absent[index] and present[index]:
             known = " of which it is known" if images.count_unknown() else ""
@@ -238,9 +245,9 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             members = {each for each, target in column if target == value}
             if len(members) < fewest and (value or images.decision is EACH_CLASS):
                 raise ImagesError(
-                    f"{name}: the class {class_name} {words} {len(members)} "
-                    f"{unit if len(members) == 1 else units}, expected at least {fewest}, as each "
-                    "part needs one; label more of them, or leave the class out"
+                    f"{name}: the class {class_name} {words} {len(members)} {unit}"
+                    f"{'' if len(members) == 1 else 's'}, expected at least {fewest}, as each part "
+                    "needs one; label more of them, or leave the class out"
                 )
 
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from apercu.errors import ImagesError, suggest_nearest
 from apercu.images import ImageSource
 from apercu.images.catalogue.table import READERS, read_catalogue
-from apercu.images.folder import FolderImages
+from apercu.images.folder import FolderImages, list_files
+from apercu.images.formats.csv_table import describe_csv_error, fill_cells, list_names, open_csv
 from apercu.images.label_tables import (
     LABEL_COLUMNS,
     LABELS_FILE,
     SEVERAL,
     TRUTHS,
-    describe_csv_error,
     has_empty_labels,
     holds_several,
     is_class_column,
     is_unknown,
-    open_csv,
+    write_whole_numbers,
 )
 from apercu.images.listing import EVERYTHING
-from apercu.images.names import has_suffix
-from apercu.io import check_path, is_file, unescape_cell
+from apercu.images.names import has_suffix, match_names
+from apercu.images.source import ChosenImages
+from apercu.io import check_path, is_file, is_folder, unescape_cell
 
 FILE = "file"
 TABLES = tuple(suffix for suffix in READERS if suffix != ".csv")
@@ -65,13 +64,15 @@ class LabelRows:
     def match(self, source: ImageSource) -> dict[int, str]:
         """Return the file of each image that has a label, by the index of the image.
 
-        See `match_files` for how files are named.
+        See `match_names` for how files are named.
 
         Raises:
             ImagesError: no image is in the table, or one is there under two names with two labels.
         """
         matched: dict[int, str] = {}
-        for index, files in match_files(self.labels, self.path, source).items():
+        folder, stack = _find_place(source)
+        matched_files = match_names(source.names, self.labels, self.path.parent, folder, stack)
+        for index, files in matched_files.items():
             if len({(self.labels[file], self.unknown.get(file)) for file in files}) > 1:
                 raise ImagesError(
                     f"{self.path}: {files[0]} and {files[1]} are one image with two labels; "
@@ -87,6 +88,27 @@ class LabelRows:
                 "same names"
             )
         return matched
+
+    def name_labelled(
+        self, source: ImageSource, matched: Mapping[int, str]
+    ) -> tuple[str, ...] | None:
+        """Return what each label is of: a file, or one of its pages, as in `scan.tif#2`.
+
+        Args:
+            source: the images.
+            matched: the file in this table of each image, by the index of the image.
+
+        Returns:
+            A file, or the name of an image; None where images are no files of a folder.
+        """
+        files, names = list_files(source), source.names
+        if files is None:
+            return None
+        labelled = []
+        for index, row in matched.items():
+            page = names[index].removeprefix(files[index])
+            labelled.append(names[index] if page and row.endswith(page) else files[index])
+        return tuple(labelled)
 
     def find_unknown(self, file: str, classes: Sequence[str]) -> list[int]:
         """Return the indices of the classes of which nobody knows whether a file has them.
@@ -127,10 +149,12 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     group = None if group is None else group.strip().lower()
     if group is not None and group not in table.titles:
         raise ImagesError(
-            f"{path}: expected a column {group}, got {', '.join(table.titles)}"
+            f"{path}: expected a column {group}, got {list_names([*table.titles])}"
             f"{suggest_nearest(group, table.titles)}"
         )
     one = next((name for name in LABEL_COLUMNS if name in table.titles and name != group), None)
+    for name in filter(None, (one, group)):
+        write_whole_numbers([*table.rows.values()], name)
     if SEVERAL in table.titles:
         found = _read_several(table)
     elif one is not None:
@@ -151,33 +175,13 @@ def read_label_rows(path: str | Path, group: str | None = None) -> LabelRows:
     )
 
 
-def match_files(files: Collection[str], table: Path, source: ImageSource) -> dict[int, list[str]]:
-    """Return the files of a table that name each image, by the index of the image.
-
-    A file is a path relative to the images, to the folder around them or to that of the table, or
-    an absolute one, with either kind of slash. Where no file of the table is such a path, those
-    without a folder name the image that is called so in any folder, if there is only one; and if
-    none is, these are names without their suffix.
-
-    Args:
-        files: the files that the table names.
-        table: where the table lies.
-        source: the images.
-
-    Returns:
-        The files of each image that has any, in the order of the images.
-    """
-    folder = source.path if isinstance(source, FolderImages) else None
-    written = {file.replace("\\", "/"): file for file in files} | {file: file for file in files}
-    matched: dict[int, list[str]] = {}
-    for index, name in enumerate(source.names):
-        paths = _list_paths(name, folder, table.parent)
-        if found := [written[path] for path in paths if path in written]:
-            matched[index] = list(dict.fromkeys(found))
-    bare = {file for file in files if not {"/", "\\"} & set(file)}
-    for part in ("name", "stem"):
-        matched = matched or _match_ends(bare, source.names, part)
-    return matched
+def _find_place(source: ImageSource) -> tuple[Path | None, Path | None]:
+    """Return the folder that holds images as files, and the file that holds them all."""
+    while isinstance(source, ChosenImages):
+        source = source.source
+    if isinstance(source, FolderImages):
+        return source.path, None
+    return None, Path(source.name) if is_file(Path(source.name)) else None
 
 
 def find_own_table(images: str | Path | ImageSource) -> Path | None:
@@ -197,8 +201,23 @@ def find_own_table(images: str | Path | ImageSource) -> Path | None:
     return None
 
 
-def name_images(images: str | Path | ImageSource) -> str | Path | ImageSource:
-    """Return the name of images that opens a folder with any table of labels."""
+def name_images(
+    images: str | Path | ImageSource, labels: str | Path | None = None
+) -> str | Path | ImageSource:
+    """Return the name of images that opens a folder with any table of labels.
+
+    Args:
+        images: images by their name, or opened already.
+        labels: a table that lies elsewhere; then folders below the images are no classes.
+
+    Returns:
+        The name that opens all images of a folder, where a table gives them labels.
+
+    Raises:
+        ImagesError: the table of the folder cannot be read.
+    """
+    if labels is not None and not isinstance(images, ImageSource):
+        return Path(images) / EVERYTHING if is_folder(Path(images)) else images
     own = find_own_table(images)
     return images if own is None else own.parent / EVERYTHING
 
@@ -227,7 +246,7 @@ class _LabelCells:
 
     path: Path
     titles: Mapping[str, str]
-    rows: Mapping[int, Mapping[str, str]]
+    rows: Mapping[int, dict[str, str]]
 
     def read_file(self, line: int, earlier: Collection[str]) -> str:
         """Return the file of a row; raises ImagesError where it is missing or listed twice."""
@@ -337,12 +356,11 @@ def _read_table(path: Path) -> _LabelCells:
     if FILE not in columns:
         raise ImagesError(
             f"{path}: expected a column {FILE} with the names of the images, got "
-            f"{', '.join(titles.values())}; rename the column that holds them"
+            f"{list_names(names)}; rename the column that holds them"
         )
-    padding = [""] * len(columns)
     rows: dict[int, dict[str, str]] = {}
     for line, cells in numbered:
-        pairs = zip(columns, cells + padding, strict=False)
+        pairs = zip(columns, fill_cells(path, line, cells, len(columns)), strict=True)
         rows[line] = {name: unescape_cell(cell.strip()) for name, cell in pairs}
         rows[line][FILE] = rows[line][FILE].removeprefix("./")
     return _LabelCells(path, titles, rows)
@@ -356,7 +374,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         with open_csv(path) as lines:
             names = [name.strip() for name in next(lines, [])]
-            return names, [(lines.line_num, cells) for cells in lines if cells]
+            return names, [(lines.line_num, cells) for cells in lines]
     except FileNotFoundError:
         raise ImagesError(f"{path}: no such table of labels") from None
     except (OSError, UnicodeError, csv.Error) as error:
@@ -366,7 +384,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def _find_class_columns(table: _LabelCells, columns: Sequence[str]) -> list[str]:
     """Return the columns of 0 and 1; raises ImagesError where there are none."""
     rows = table.rows.values()
-    classes = [name for name in columns if is_class_column(row[name] for row in rows)]
+    classes = [name for name in columns if is_class_column(name, (row[name] for row in rows))]
     if not classes:
         raise ImagesError(
             f"{table.path}: expected a column of labels ({', '.join(LABEL_COLUMNS)}; {SEVERAL} for "
@@ -380,21 +398,3 @@ def _show_column(name: str, rows: Iterable[Mapping[str, str]]) -> str:
     """Return the name of a column and its first cells that differ."""
     cells = list(dict.fromkeys(row[name][:20] for row in rows))[:2]
     return f"{name} ({', '.join(cells)})"
-
-
-def _list_paths(name: str, folder: Path | None, table: Path) -> list[str]:
-    """Return all paths by which a table may name an image."""
-    plain = name.rpartition("#")[0] or name
-    if folder is None:
-        return [name, plain]
-    inside = folder / plain
-    beside = PurePosixPath(os.path.relpath(inside, table)).as_posix()
-    absolute = (inside.absolute().as_posix(), inside.resolve().as_posix())
-    return [name, plain, beside, f"{folder.name}/{plain}", *absolute]
-
-
-def _match_ends(files: Collection[str], names: Collection[str], part: str) -> dict[int, list[str]]:
-    """Match the last part of the images' paths (`name`), or that without its suffix (`stem`)."""
-    ends = [getattr(PurePosixPath(name.rpartition("#")[0] or name), part) for name in names]
-    counts = Counter(ends)
-    return {index: [end] for index, end in enumerate(ends) if counts[end] == 1 and end in files}

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -15,11 +16,11 @@ from torch import Generator
 from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.images.folder import FolderImages
+from apercu.images.folder import FolderImages, list_files
 from apercu.images.label_tables import LABELS_FILE, SEVERAL
 from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
-from apercu.learning.labels import LabelRows, find_own_table, read_label_rows
+from apercu.learning.labels import LabelRows, find_own_table, name_images, read_label_rows
 from apercu.learning.settings import LearningSettings
 from apercu.log import warn
 
@@ -52,6 +53,10 @@ class LearningInputs:
     def __post_init__(self) -> None:
         if self.test_labels is not None and self.test is None:
             raise ConfigError("test_labels: belongs to test images; name them with --test")
+        if self.labels is not None:
+            object.__setattr__(self, "images", name_images(self.images, self.labels))
+        if self.test is not None and self.test_labels is not None:
+            object.__setattr__(self, "test", name_images(self.test, self.test_labels))
 
     def open_labelled(
         self, open_source: Callable[[ImagesSpec], ImageSource]
@@ -158,11 +163,14 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
         joined = [name for name in rows.classes if "|" in name]
         hint = f"call the column {SEVERAL} if | stands between several"
     else:
-        pieces = {name: re.split("[,;/]", name) for name in rows.classes}
+        pieces = {name: [*map(str.strip, re.split("[,;/]", name))] for name in rows.classes}
+        repeated = Counter(word for words in pieces.values() for word in words)
+        if any(len(words) > 1 for words in rows.labels.values()):  # somebody has written |
+            repeated.clear()
         joined = [
             name
             for name, words in pieces.items()
-            if len(words) > 1 and any(word.strip() in rows.classes for word in words)
+            if len(words) > 1 and any(w in rows.classes or repeated[w] > 1 for w in words)
         ]
     if joined:
         lines.append(f"{joined[0]} is a class of its own; {hint}")
@@ -213,6 +221,20 @@ class LearningParts(NamedTuple):
             "good for other images"
         )
 
+    def describe_split_files(self) -> str:
+        """Return one line about files whose pages are in several parts; empty without any."""
+        if self.training.groups is not None:
+            return ""
+        parts = [set(list_files(part.source) or ()) for part in self[:3]]
+        shared = set.union(*(one & other for one, other in combinations(parts, 2)))
+        if not shared:
+            return ""
+        return (
+            f"{self.training.source.name}: the pages of {len(shared)} files are in several parts, "
+            f"such as those of {min(shared)}, as each has a label of its own; if they show one "
+            "object, give the table a column that names it, and --group"
+        )
+
     def describe_unknown(self) -> str:
         """Return one line about labels that nobody knows; empty where all are known."""
         parts = {"training": self.training, "calibration": self.calibration, "test": self.test}
@@ -259,14 +281,14 @@ def split_images(
     pool = _join_sources([source for source in (others, further) if source is not None])
     count = labelled.unlabelled + (0 if test is None else test.unlabelled)
     calibration = settings.calibration
-    if test is not None:
-        first, second = split_by_class(labelled, (1 - calibration, calibration), seed)
-        return LearningParts(labelled.choose(first), labelled.choose(second), test, pool, count)
-    fractions = (1 - calibration - settings.test, calibration, settings.test)
-    first, second, third = split_by_class(labelled, fractions, seed)
-    return LearningParts(
-        labelled.choose(first), labelled.choose(second), labelled.choose(third), pool, count
-    )
+    fractions = [1 - calibration, calibration]
+    if test is None:
+        fractions = [1 - calibration - settings.test, calibration, settings.test]
+    chosen = [labelled.choose(part) for part in split_by_class(labelled, fractions, seed)]
+    parts = LearningParts(chosen[0], chosen[1], chosen[2] if test is None else test, pool, count)
+    if line := parts.describe_split_files():
+        warn(line)
+    return parts
 
 
 def _join_sources(sources: Sequence[ImageSource]) -> ImageSource | None:

@@ -126,14 +126,14 @@ def train_classifier(
     else:
         settings = add_recipes(settings, recipes, is_stored=is_begun and config is None)
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
+    inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
     start = open_start(
         network,
         settings.input,
-        lambda channels: open_source(images, channels),
+        lambda channels: open_source(inputs.images, channels),
         seed,
         scratch=settings.scratch,
     )
-    inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
     parts = split_images(settings, inputs, make_opener(start), seed)
     say(parts.training.describe_classes())
     if unknown := parts.describe_unknown():

@@ -66,7 +66,8 @@ class Pipeline:
     Attributes:
         images: the data set.
         engine: the explainer.
-        target: the index of the class to explain, or `TOP` for the class predicted most.
+        target: the index of the class to explain, or `TOP_INDEX` for the class predicted
+            most.
         shard_writer: writes the shards.
         workers: the number of threads that read.
         times: the seconds that each stage has worked in this run.

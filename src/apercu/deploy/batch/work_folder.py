@@ -148,7 +148,7 @@ class WorkFolder:
             if table.num_rows != len(unit):
                 raise RunError(
                     f"{path}: expected {len(unit)} rows, got {table.num_rows}; delete it and run "
-                    "the same again"
+                    "the same command again"
                 )
             yield table
 

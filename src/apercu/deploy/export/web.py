@@ -89,20 +89,8 @@ def write_site(
         name = path.name if path.name in AT_THE_TOP else f"page/{path.name}"
         content = SOURCE_HERE if path.name == SOURCE else path.read_bytes()
         write_file(out / name, content)
-    examples = list_examples(subject.input, subject.names)
-    for name, content in examples:
-        write_file(out / "examples" / name, content)
-        record = json.dumps(describe_example(content, subject, run))
-        write_file(out / "examples" / f"{name}.json", record)
-    files = {"graph": _write_packed(out, GRAPH, graph)}
-    for name, content in runtime.files.items():
-        if name.endswith(".wasm"):
-            files["wasm"] = _write_packed(out, f"runtime/{name}.gz", content)
-        else:
-            write_file(out / "runtime" / name, content)
-    for name, file in LICENCES.items():
-        content = importlib.resources.files("onnxruntime").joinpath(name).read_bytes()
-        write_file(out / "runtime" / file, content)
+    examples = _write_examples(out, subject, run)
+    files = {"graph": _write_packed(out, GRAPH, graph), **_write_runtime(out, runtime)}
     write_json(
         out / "page.json",
         subject.describe()
@@ -111,8 +99,8 @@ def write_site(
             "size": list(subject.input.size),
             "value_range": subject.output.value_range,
             "examples": len(examples),
-            "example_files": [name for name, _ in examples],
-            "example_maps": [f"{name}.json" for name, _ in examples],
+            "example_files": examples,
+            "example_maps": [f"{name}.json" for name in examples],
             "files": files,
             "runtime": {"module": "../runtime/ort.js", "threads": "../runtime/ort-threads.js"},
         },
@@ -122,6 +110,30 @@ def write_site(
     manifest = manifest.model_copy(update={"files": {"combined": entry}})
     write_file(out / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _write_examples(out: Path, subject: PageSubject, run: GraphFn) -> list[str]:
+    """Write the example pictures with their explanations, and return the names of the pictures."""
+    examples = list_examples(subject.input, subject.names)
+    for name, content in examples:
+        write_file(out / "examples" / name, content)
+        record = json.dumps(describe_example(content, subject, run))
+        write_file(out / "examples" / f"{name}.json", record)
+    return [name for name, _ in examples]
+
+
+def _write_runtime(out: Path, runtime: WebRuntime) -> dict[str, dict[str, Any]]:
+    """Write ONNX Runtime for browsers and its licences, and return what the page must know."""
+    files = {}
+    for name, content in runtime.files.items():
+        if name.endswith(".wasm"):
+            files["wasm"] = _write_packed(out, f"runtime/{name}.gz", content)
+        else:
+            write_file(out / "runtime" / name, content)
+    for name, file in LICENCES.items():
+        content = importlib.resources.files("onnxruntime").joinpath(name).read_bytes()
+        write_file(out / "runtime" / file, content)
+    return files
 
 
 def describe_example(content: bytes, subject: PageSubject, run: GraphFn) -> dict[str, Any]:

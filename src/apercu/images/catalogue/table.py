@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, suggest_nearest
 from apercu.extras import require_extra
+from apercu.images.formats.csv_table import describe_csv_error, open_csv
 from apercu.images.formats.decoder_errors import silence_warnings
 from apercu.images.formats.fits_compression import GZIP_MAGIC, gunzip
 from apercu.images.formats.fits_hdus import FITS_MAGIC, fits_errors
-from apercu.images.label_tables import describe_csv_error, open_csv
 from apercu.images.names import has_suffix
 
 MISSING_VALUES = (99.0, -99.0, -999.0, -9999.0)
@@ -145,7 +145,7 @@ def _read_csv(path: Path) -> Columns:
     try:
         with open_csv(path) as lines:
             names = [name.strip() for name in next(lines, [])]
-            rows = [(lines.line_num, cells) for cells in lines if cells]
+            rows = [(lines.line_num, cells) for cells in lines]
     except (OSError, UnicodeError, csv.Error) as error:
         raise ImagesError(describe_csv_error(path, error)) from error
     repeated = next((name for name in names if names.count(name) > 1), None)
