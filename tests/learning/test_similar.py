@@ -234,6 +234,14 @@ def test_an_image_is_no_case_of_its_own(classifier: Classifier, folder: Path) ->
     names = [case.name for case in cases.by_features]
     assert len(names) == 23
     assert "blue/1-1.png" not in names
+    # all 23 are drawn, 7 of them blue: no more and no fewer by chance
+    whole, region = cases.finding.lines
+    assert "7 of the 23 nearest cases" in whole.text and "chance it would be 7.0" in whole.text
+    assert cases.by_region is not None
+    blue = sum(case.label == "blue" for case in cases.by_region)
+    assert f"{blue} of the {len(cases.by_region)} nearest cases by the explained" in region.text
+    assert f"by chance it would be {blue}.0" in region.text
+    assert "Nearest among 23 images" in cases.finding.certainty
 
 
 def test_labels_are_read_anew(objects: ModuleType, classifier: Classifier, tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ class CaseFinder:
             self.index,
             self.labels,
             self.record,
+            excluded,
         )
 
     def rank_by_region(

@@ -82,6 +82,7 @@ class SimilarCases:
         index: all cases.
         labels: labels of all cases.
         record: what `similar.json` says of classifier and images.
+        own: row of the image itself among the cases, which is not compared; None if it is none.
     """
 
     stored: StoredImage
@@ -94,6 +95,7 @@ class SimilarCases:
     index: CaseIndex
     labels: tuple[str | None, ...]
     record: dict[str, Any]
+    own: int | None = None
 
     @property
     def finding(self) -> Finding:
@@ -109,8 +111,9 @@ class SimilarCases:
             headline = f"{self._name_image()}: {first.text}"
         if self.by_region == ():
             lines.append(FindingLine("Nothing in the image speaks for the class.", "warning"))
+        others = len(self.index) - (self.own is not None)
         certainty = (
-            f"Nearest among {count_noun(len(self.index), 'image')} of "
+            f"Nearest among {count_noun(others, 'image')} of "
             f"{name_subject(self.index.source.name)}, by the angle of the classifier's deepest "
             "features. Near in these features is near to this classifier, not to an expert."
         )
@@ -216,7 +219,12 @@ class SimilarCases:
         if self.predicted is None or not cases:
             return None
         name = self.predicted.short_name
-        labelled = [label for label in self.labels if label is not None]
+        regions = self.index.region_features if words == REGION else None
+        labelled = [
+            label
+            for row, label in enumerate(self.labels)
+            if label is not None and row != self.own and (regions is None or regions[row].any())
+        ]
         own = [case.label for case in cases if case.label is not None]
         if not own:
             return None
