@@ -28,6 +28,7 @@ from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import _LINES
 from apercu.explainers.shapley.explainer import SHAPLEY_PRESETS
 from apercu.guard import GuardRecord
+from apercu.guard.signals import KINDS
 from apercu.images.planted import Planted
 from apercu.learning.settings import LEARNING
 from apercu.robustness.defences.settings import DEFENCES
@@ -69,6 +70,7 @@ def test_the_keys_of_a_run_folder_are_complete() -> None:
 
 def test_the_keys_of_a_guard_are_complete() -> None:
     assert read_keys("guard", "## The file") == set(GuardRecord.model_fields)
+    assert read_keys("guard", "## Signals") == set(KINDS)
     assert read_keys("guard", "## A verdict") == set(Trust.model_fields)
     assert read_keys("batch", "## Columns of a shard") >= set(TRUST_COLUMNS)
     page = (FILES / "export.md").read_text(encoding="utf-8")
