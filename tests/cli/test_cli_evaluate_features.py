@@ -70,3 +70,23 @@ def test_bad_input(
     assert (
         result.code == 2 and line in result.err.splitlines()[-1] and result.err.count("error:") == 1
     )
+
+
+def test_test_images_that_are_learnt_from_are_counted(
+    apercu, tiny_card: Path, folders: Path
+) -> None:
+    """Also under another path of the same files; folders without labels are not called labelled."""
+    (folders / "part").mkdir()
+    (folders / "part" / "bright").symlink_to(folders / "train" / "bright")
+    (folders / "part" / "dark").mkdir()
+    for number, part in enumerate(["train", "test", "test"]):
+        link = folders / "part" / "dark" / f"{number}.png"
+        link.symlink_to(folders / part / "dark" / link.name)
+    words = ("evaluate-features", "--network", f"tiny={tiny_card}", "--images", folders / "train")
+    options = ("--heads", "nearest", "--fractions", "1", "--draws", "1", "--out", folders / "out")
+    result = apercu(*words, "--test", folders / "part", *options)
+    assert result.code == 0, result.err
+    assert "warning: 7 of 9 test images are also images to learn from" in result.out
+    result = apercu(*words, "--test", folders / "test" / "**", *options)
+    assert result.code == 2 and "has no labels" in result.err
+    assert "test/**" not in result.out

@@ -164,3 +164,13 @@ def list_files(source: ImageSource) -> tuple[str, ...] | None:
     if isinstance(source, FolderImages):
         return tuple(location.file for location in source.locations)
     return None
+
+
+def find_files(source: ImageSource) -> set[Path]:
+    """Return the files of images behind all links; empty where they are no files of a folder."""
+    files = list_files(source)
+    while isinstance(source, ChosenImages):
+        source = source.source
+    if files is None or not isinstance(source, FolderImages):
+        return set()
+    return {(source.path / file).resolve() for file in set(files)}

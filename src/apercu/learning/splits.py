@@ -16,9 +16,9 @@ from torch import Generator
 from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.images.folder import FolderImages, list_files
+from apercu.images.folder import find_files, list_files
 from apercu.images.label_tables import LABELS_FILE, SEVERAL
-from apercu.images.source import ChosenImages, normalise_index
+from apercu.images.source import normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import LabelRows, find_own_table, name_images, read_label_rows
 from apercu.learning.settings import LearningSettings
@@ -177,19 +177,6 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     return gaps + [f"{rows.path}: {line}" for line in lines]
 
 
-def find_files(source: ImageSource) -> set[Path]:
-    """Return the files of images; empty where they are no files of a folder."""
-    if isinstance(source, JoinedImages):
-        return set().union(*map(find_files, source.sources))
-    names = source.names
-    while isinstance(source, ChosenImages):
-        source = source.source
-    if not isinstance(source, FolderImages):
-        return set()
-    folder = Path(source.path).resolve()
-    return {folder / (name.rpartition("#")[0] or name) for name in names}
-
-
 class LearningParts(NamedTuple):
     """The three parts of the labelled images, the images without labels, and their rows.
 
@@ -212,7 +199,10 @@ class LearningParts(NamedTuple):
         if self.unlabelled is None:
             return ""
         measuring = find_files(self.calibration.source) | find_files(self.test.source)
-        shared = find_files(self.unlabelled).intersection(measuring)
+        pools: tuple[ImageSource, ...] = (self.unlabelled,)
+        if isinstance(self.unlabelled, JoinedImages):
+            pools = self.unlabelled.sources
+        shared = set[Path]().union(*map(find_files, pools)).intersection(measuring)
         if not shared:
             return ""
         return (

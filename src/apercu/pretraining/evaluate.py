@@ -17,6 +17,7 @@ from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nea
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, open_images
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
+from apercu.images.folder import find_files
 from apercu.images.stream import describe_left_out
 from apercu.io import parse_json, write_json
 from apercu.log import warn
@@ -24,6 +25,7 @@ from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
     ProgressFn,
+    check_labelled,
     extract_labelled_features,
     measure_curve,
     reinitialise,
@@ -107,10 +109,6 @@ class FeatureEvaluation:
             ImagesError: images have no labels, or most cannot be read.
             ClassifierError: a network does not show its layers.
         """
-        if self.images == self.test:
-            self.say(
-                "warning: measured on the training images themselves; give other images as --test"
-            )
         rows: list[LearningCurveRow] = []
         plots: dict[str, Image.Image] = {}
         class_names: tuple[str, ...] = ()
@@ -119,6 +117,8 @@ class FeatureEvaluation:
         for name, classifier in self.networks.items():
             images = self._open_images(self.images, classifier, left_out, progress)
             test = self._open_images(self.test, classifier, left_out, progress)
+            if name == next(iter(self.networks)):
+                self._warn_of_shared(images, test)
             class_names = images.class_names or tuple(
                 dict.fromkeys(str(item.label) for item in images)
             )
@@ -152,6 +152,7 @@ class FeatureEvaluation:
         """Open the labelled images that can be read; the names of the others are added."""
         source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
         labelled = self.add_labels(source)
+        check_labelled(labelled)
         usable, errors, names = find_readable(
             labelled, classifier, lambda count, total: progress(spec, count, total)
         )
@@ -160,6 +161,17 @@ class FeatureEvaluation:
             warn(describe_left_out(labelled.name, errors, len(labelled)))
         self.say(f"{spec}: {len(usable)} of {len(source)} images have a class and can be read")
         return usable
+
+    def _warn_of_shared(self, images: ImageSource, test: ImageSource) -> None:
+        """Warn of test images that are also images to learn from."""
+        shared = len(find_files(images) & find_files(test))
+        if self.images == self.test:
+            shared = len(test)
+        if shared:
+            self.say(
+                f"warning: {shared} of {len(test)} test images are also images to learn from; give "
+                "other images as --test"
+            )
 
     def _measure_heads(
         self, folder: Path, start: str, sets: _FeatureSets, progress: ProgressFn

@@ -105,6 +105,12 @@ def parse_fractions(text: str) -> tuple[float, ...]:
     return tuple(fractions)
 
 
+def check_labelled(source: ImageSource) -> None:
+    """Check that every image has a label; raises ImagesError."""
+    if not source.labelled:
+        raise ImagesError(f"{source.name}: has no labels; use folders per class, or labels.csv")
+
+
 def extract_labelled_features(
     classifier: Classifier,
     source: ImageSource,
@@ -126,8 +132,7 @@ def extract_labelled_features(
         ImagesError: an image has no label, or one that is not a class.
         ClassifierError: the classifier does not show its layers.
     """
-    if not source.labelled:
-        raise ImagesError(f"{source.name}: has no labels; use folders per class, or labels.csv")
+    check_labelled(source)
     indices = {name: index for index, name in enumerate(class_names)}
     features: list[torch.Tensor] = []
     labels: list[int] = []
