@@ -168,3 +168,10 @@ def test_real_stamps_by_position(apercu_data: Path) -> None:
             alone += 1
             assert row == header["ROW"]
     assert alone > 20
+
+
+def test_stamps_are_matched_by_ids_that_are_no_names_of_files() -> None:
+    """`apercu cutouts` writes `NGC_1300_b.fits` for the id `NGC 1300/b`."""
+    catalogue = make_catalogue(id=["NGC 1300/b", "M 31", "M_31", "x y", "x/y"])
+    names = ("s/NGC_1300_b.fits", "M_31.fits", "x_y.fits")
+    assert match_by_id(names, catalogue, "id").rows.tolist() == [0, 2, -1]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from apercu import open_images
-from apercu.errors import ImagesError
+from apercu.errors import ImagesError, InputError
 from apercu.learning import train
 from apercu.learning.data import match_labels
 from apercu.learning.labels import read_label_rows
@@ -180,3 +180,10 @@ def test_a_table_gives_labels_to_images_in_any_folders(tmp_path: Path) -> None:
         assert len(train.open_source(source, 3)) == 6
     parts = split_images(LearningSettings(), LearningInputs(films, table), open_source, 0)
     assert sum(len(part) for part in parts[:3]) == 6 and parts.unlabelled is None
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("labels", [None, "t.csv"])
+def test_images_that_are_no_path_are_refused_in_one_line(labels: str | None) -> None:
+    with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
+        train.train_classifier(3, "timm/test_resnet", "out", labels=labels)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,10 +121,9 @@ def _choose_columns(
 
 def _make_file_names(ids: tuple[str, ...]) -> tuple[str, ...]:
     """Return a file name for each id; raise ConfigError if two ids give the same."""
-    from apercu.images.names import shorten_name
+    from apercu.images.names import make_file_stem
 
-    safe = (shorten_name(re.sub(r"[^\w.+-]", "_", id)) for id in ids)
-    files = tuple("_" * name.startswith(".") + name + ".fits" for name in safe)
+    files = tuple(f"{make_file_stem(id)}.fits" for id in ids)
     name, times = Counter(file.casefold() for file in files).most_common(1)[0]
     if times > 1:
         raise ConfigError(f"--id: {times} ids give the file {name}; choose another column")

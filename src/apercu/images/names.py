@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -45,6 +46,16 @@ def shorten_name(name: str, most: int = 150) -> str:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:8]
     return encoded[: most - 9].decode("utf-8", "ignore") + f"-{digest}"
+
+
+def make_file_stem(id: str) -> str:
+    """Return the name, without suffix, of a file for an object with some id.
+
+    >>> make_file_stem("NGC 1300/b"), make_file_stem(".5")
+    ('NGC_1300_b', '_.5')
+    """
+    name = shorten_name(re.sub(r"[^\w.+-]", "_", id))
+    return "_" * name.startswith(".") + name
 
 
 def strip_suffix(name: str, suffixes: Iterable[str]) -> str:

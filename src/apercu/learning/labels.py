@@ -212,11 +212,9 @@ def name_images(
 
     Returns:
         The name that opens all images of a folder, where a table gives them labels.
-
-    Raises:
-        ImagesError: the table of the folder cannot be read.
     """
     if labels is not None and not isinstance(images, ImageSource):
+        check_path("images", images)
         return Path(images) / EVERYTHING if is_folder(Path(images)) else images
     own = find_own_table(images)
     return images if own is None else own.parent / EVERYTHING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImagesError
 from apercu.images.catalogue.table import Catalogue
-from apercu.images.names import strip_suffix
+from apercu.images.names import make_file_stem, strip_suffix
 from apercu.images.reader import SUFFIXES
 from apercu.images.source import ImageSource, Item, normalise_index
 
@@ -35,7 +36,8 @@ class CatalogueMatch(NamedTuple):
 def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> CatalogueMatch:
     """Match images to rows by a column of ids.
 
-    Ids are compared as text, and whole numbers by their digits.
+    Ids are compared as text, and whole numbers by their digits; an image that has none may be
+    called as `apercu cutouts` calls the stamp of an id, which may hold blanks or slashes.
 
     Args:
         names: Names of the images; without folders and suffix they are the ids.
@@ -52,7 +54,10 @@ def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Cata
     """
     rows = find_rows_by_id(catalogue, column)
     ids = [normalise_id(strip_suffix(name, SUFFIXES)) for name in names]
-    indices = np.array([rows.get(key, -1) for key in ids], dtype=np.intp)
+    stems = [make_file_stem(key) for key in rows]
+    counts = Counter(stems)
+    named = {stem: row for stem, row in zip(stems, rows.values(), strict=True) if counts[stem] == 1}
+    indices = np.array([rows.get(key, named.get(key, -1)) for key in ids], dtype=np.intp)
     example = f"such as {next(iter(rows), 'nothing')} in the catalogue"
     return _check_match(
         indices, catalogue, f"by {column}", f"are ids like the images' names, {example}?"
