@@ -186,4 +186,4 @@ def test_a_table_gives_labels_to_images_in_any_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [None, "t.csv"])
 def test_images_that_are_no_path_are_refused_in_one_line(labels: str | None) -> None:
     with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
-        train.train_classifier(3, "timm/test_resnet", "out", labels=labels)  # type: ignore[arg-type]
+        train.train_classifier(3, "timm/test_resnet", "x", labels=labels, config="scratch")
