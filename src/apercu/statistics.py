@@ -1,4 +1,7 @@
-"""Intervals of means, fractions and medians; paired tests; rank correlation; Gaussians."""
+"""Intervals of means, fractions and medians; paired tests; rank correlation; Gaussians.
+
+Also a division that is safe where the divisor is 0.
+"""
 
 from __future__ import annotations
 
@@ -120,6 +123,24 @@ def spearman(first: Float[Tensor, "batch n"], second: Float[Tensor, "batch n"]) 
 def correlate_rows(first: Float[Tensor, "batch n"], second: Float[Tensor, "batch n"]) -> Scores:
     """Return Pearson's correlation, row by row; 0 where a row is constant."""
     return (_standardise_rows(first) * _standardise_rows(second)).sum(dim=1).clamp(-1, 1)
+
+
+def divide_or(part: Tensor, whole: Tensor, otherwise: Tensor | float = 0.0) -> Tensor:
+    """Divide where the divisor is above 0, and give another value elsewhere.
+
+    Args:
+        part: what is divided.
+        whole: what it is divided by; not below 0, of the same shape.
+        otherwise: the value where the divisor is 0.
+
+    Returns:
+        The quotients; their gradients are finite everywhere.
+
+    >>> divide_or(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    is_positive = whole > 0
+    return torch.where(is_positive, part / whole.where(is_positive, 1), otherwise)
 
 
 def _rank_rows(rows: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:

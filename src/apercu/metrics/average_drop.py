@@ -14,6 +14,7 @@ from apercu.maps import min_max_scale
 from apercu.metrics.flipping import target_probability
 from apercu.metrics.record import Metric
 from apercu.removal import Black
+from apercu.statistics import divide_or
 from apercu.types import Images, LogitsFn, Maps, Scores
 
 
@@ -32,7 +33,7 @@ def average_drop(classifier: LogitsFn, images: Images, targets: Target, maps: Ma
         One score per image.
     """
     whole, masked = _compute_probabilities(classifier, images, targets, min_max_scale(maps))
-    return _divide_safely((whole - masked).clamp(min=0), whole)
+    return divide_or((whole - masked).clamp(min=0), whole)
 
 
 def increase(classifier: LogitsFn, images: Images, targets: Target, maps: Maps) -> Scores:
@@ -69,7 +70,7 @@ def drop_in_deletion(classifier: LogitsFn, images: Images, targets: Target, maps
         One score per image.
     """
     whole, remaining = _compute_probabilities(classifier, images, targets, 1 - min_max_scale(maps))
-    return _divide_safely(whole - remaining, whole)
+    return divide_or(whole - remaining, whole)
 
 
 def _compute_probabilities(
@@ -80,11 +81,6 @@ def _compute_probabilities(
     with torch.no_grad():
         whole = target_probability(classifier, images, targets)
         return whole, target_probability(classifier, Black()(images, masks), targets)
-
-
-def _divide_safely(part: Tensor, whole: Tensor) -> Tensor:
-    """Return the quotient, or 0 where the probability was 0 already."""
-    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)
 
 
 AVERAGE_DROP = Metric(

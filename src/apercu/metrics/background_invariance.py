@@ -15,6 +15,7 @@ import torch
 from apercu.metrics.energy import energy
 from apercu.metrics.imputation import impute
 from apercu.metrics.record import Metric
+from apercu.statistics import divide_or
 from apercu.types import Images, Maps, Regions, Scores
 
 
@@ -35,7 +36,7 @@ def background_invariance(before: Maps, after: Maps, regions: Regions) -> Scores
     """
     inside_before, inside_after = energy(before, regions), energy(after, regions)
     lost = (inside_before - inside_after).clamp(min=0)
-    return torch.where(inside_before > 0, lost / inside_before.where(inside_before > 0, 1), 1)
+    return divide_or(lost, inside_before, otherwise=1.0)
 
 
 def replace_background(images: Images, regions: Regions, backgrounds: Images) -> Images:

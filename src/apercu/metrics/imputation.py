@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apercu.images import value_range
+from apercu.statistics import divide_or
 from apercu.types import Images, Regions
 
 ACCURACY = 1e-5
@@ -74,11 +75,11 @@ def _solve(images: Images, grids: list[ImputationGrid]) -> Images:
             break
         direction = _estimate_correction(residual, grids)
         if step is not None:
-            weight = _divide_safely(_sum_product(direction, residual - previous), energy)
+            weight = divide_or(_sum_product(direction, residual - previous), energy)
             direction = direction + weight * step
         step, energy = direction, _sum_product(direction, residual)
         effect = -fine.compute_imbalance(step)
-        length = _divide_safely(energy, _sum_product(step, effect))
+        length = divide_or(energy, _sum_product(step, effect))
         previous, residual = residual, residual - length * effect
         images = images + length * step
     return images
@@ -119,8 +120,3 @@ def _sum_along(images: Tensor, dim: int) -> Tensor:
 
 def _sum_product(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).sum(dim=(2, 3), keepdim=True)
-
-
-def _divide_safely(part: Tensor, whole: Tensor) -> Tensor:
-    """Return the quotient, or 0 where the residual is 0 already."""
-    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)

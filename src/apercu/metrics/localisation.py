@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.metrics.record import Metric, make_levelwise
+from apercu.statistics import divide_or
 from apercu.types import Boxes, Scores
 
 MIN_IOU = 0.5
@@ -35,7 +36,7 @@ def box_iou(
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     shared = (high - low).clamp(min=0).prod(dim=-1)
     union = _compute_area(boxes) + _compute_area(others) - shared
-    return torch.where(union > 0, shared / union.where(union > 0, 1), 0)
+    return divide_or(shared, union)
 
 
 def _compute_area(boxes: Tensor) -> Tensor:

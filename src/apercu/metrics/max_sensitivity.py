@@ -12,6 +12,7 @@ from apercu.classifiers.names import Target, choose_targets
 from apercu.errors import ConfigError
 from apercu.images import value_range
 from apercu.metrics.record import Metric
+from apercu.statistics import divide_or
 from apercu.types import Images, Maps, Scores, Targets
 
 
@@ -78,7 +79,7 @@ def max_sensitivity(
         difference = explainer(classifier, noisy, targets).detach() - before
         largest = largest.maximum(difference.flatten(1).norm(dim=1))
     size = before.flatten(1).norm(dim=1)
-    return torch.where(size > 0, largest / size.where(size > 0, 1), (largest > 0).to(largest))
+    return divide_or(largest, size, otherwise=(largest > 0).to(largest))
 
 
 def _score_with_seed(

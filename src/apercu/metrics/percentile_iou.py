@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from apercu.metrics.record import Metric
+from apercu.statistics import divide_or
 from apercu.types import Maps, Regions, Scores
 
 PERCENTILES = 101
@@ -28,7 +29,7 @@ def iou_at_area(maps: Maps, truths: Regions) -> Scores:
     fraction = (count - above.sum(dim=1, keepdim=True)) / level.sum(dim=1, keepdim=True)
     shared = (above & true).sum(dim=1) + fraction[:, 0] * (level & true).sum(dim=1)
     union = 2 * count[:, 0] - shared
-    return torch.where(count[:, 0] > 0, shared / union.where(union > 0, 1), 0)
+    return divide_or(shared, union)
 
 
 def iou_over_percentiles(maps: Maps, truths: Regions) -> Scores:

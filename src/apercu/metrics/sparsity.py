@@ -6,6 +6,7 @@ import torch
 
 from apercu.maps import min_max_scale
 from apercu.metrics.record import Metric
+from apercu.statistics import divide_or
 from apercu.types import Maps, Scores
 
 
@@ -20,7 +21,7 @@ def sparsity(maps: Maps) -> Scores:
     It is at least 1. A single bright pixel scores the number of pixels; a constant map scores 1.
     """
     mean = min_max_scale(maps).mean(dim=(1, 2))
-    return torch.where(mean > 0, 1 / mean.where(mean > 0, 1), 1)
+    return divide_or(torch.ones_like(mean), mean, otherwise=1.0)
 
 
 SPARSITY = Metric(
