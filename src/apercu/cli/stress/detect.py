@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_ATTACKS = "fgsm,pgd"
 """Attacks where none are chosen, for a classifier with gradients."""
-DEFAULT_UNKNOWN = "max_softmax,energy,mahalanobis"
-"""Methods of `apercu stress unknown` where none are chosen, which train no network."""
 
 
 def detect(
@@ -154,13 +152,14 @@ def unknown(
         ),
     ] = None,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="max_softmax, entropy, energy, mahalanobis:components=low …; "
-            "see docs/explanations/robustness.md.",
+            help="max_softmax, entropy, energy, mahalanobis:components=low …; see "
+            "docs/explanations/robustness.md. By default those of max_softmax, energy and "
+            "mahalanobis that the classifier allows.",
         ),
-    ] = DEFAULT_UNKNOWN,
+    ] = None,
     false_alarms: Annotated[
         float,
         typer.Option(metavar="RATE", help="Fraction of known images that may be refused."),
@@ -183,13 +182,20 @@ def unknown(
     from apercu.classifiers import open_classifier
     from apercu.images import check_images, open_images
     from apercu.io import check_writable
-    from apercu.robustness.unknown import measure_unknown, parse_unknown_methods
+    from apercu.robustness.unknown import (
+        choose_unknown_methods,
+        measure_unknown,
+        parse_unknown_methods,
+    )
     from apercu.robustness.unknown.results import name_image_sets
 
-    chosen, names = parse_unknown_methods(methods, seed), name_image_sets(unknown)
+    named = None if methods is None else parse_unknown_methods(methods, seed)
+    names = name_image_sets(unknown)
     for text in filter(None, (images, fit, *unknown)):
         check_images(text)
     opened = open_classifier(classifier, device=device.resolve())
+
+    chosen = choose_unknown_methods(opened) if named is None else named
 
     def open_set(text: str) -> ImageSource:
         return open_images(text, channels=opened.channels, bands=opened.bands)

@@ -23,6 +23,7 @@ from apercu.robustness.unknown.one_class import OneClassRepresentation
 from apercu.robustness.unknown.openmax import OpenMax
 from apercu.robustness.unknown.registry import (
     UNKNOWN_METHODS,
+    choose_unknown_methods,
     load_scorer,
     parse_unknown_methods,
     restore_scorer,
@@ -51,6 +52,7 @@ __all__ = [
     "StainNoise",
     "UnknownMethod",
     "UnknownScorer",
+    "choose_unknown_methods",
     "load_scorer",
     "measure_unknown",
     "parse_unknown_methods",

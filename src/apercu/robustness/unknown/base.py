@@ -192,6 +192,11 @@ class UnknownScorer(ABC):
 class AnomalyMapScorer(UnknownScorer):
     """A scorer that also says where in an image the unknown is."""
 
+    @property
+    @abstractmethod
+    def has_maps(self) -> bool:
+        """Whether it was fitted with maps."""
+
     @abstractmethod
     def compute_maps(self, images: Images) -> Maps:
         """Return one map per image of a batch, at the size of the images; higher is more unknown.
@@ -280,8 +285,18 @@ def open_layers(classifier: Classifier, name: str) -> FeatureMaps:
         ) from error
 
 
+def check_classes(classifier: Classifier, name: str) -> None:
+    """Raises ClassifierError for a regression, whose targets are no classes to be unsure of."""
+    if classifier.output.name == "value":
+        raise ClassifierError(
+            f"{name}: {classifier.spec} predicts a value, and this method looks at the "
+            "probabilities of classes; choose mahalanobis or stain_noise"
+        )
+
+
 def check_one_class(classifier: Classifier, name: str) -> None:
-    """Raises ClassifierError for a classifier that decides each class by itself."""
+    """Raises ClassifierError for a regression, or where each class is decided by itself."""
+    check_classes(classifier, name)
     if classifier.decision.is_multiple:
         raise ClassifierError(
             f"{name}: {classifier.spec} decides each class by itself, and this method is for one "

@@ -13,7 +13,12 @@ from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.filters.checks import check_positive
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import (
+    KnownImages,
+    UnknownMethod,
+    UnknownScorer,
+    check_classes,
+)
 from apercu.types import Images, Scores
 
 
@@ -40,6 +45,7 @@ class Energy(UnknownMethod):
         return self.restore(known.classifier, {})
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
+        check_classes(classifier, self.name)
         if classifier.output.holds_probabilities and not classifier.decision.is_multiple:
             raise ClassifierError(
                 f"energy: {classifier.spec} gives probabilities, whose energy is the same for "

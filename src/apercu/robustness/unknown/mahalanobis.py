@@ -201,6 +201,10 @@ class LayerMahalanobisScorer(AnomalyMapScorer):
         maps = read_maps(self.classifier, self.feature_maps, images)
         return self.layers.to(images.device).measure_layers(maps)
 
+    @property
+    def has_maps(self) -> bool:
+        return self.positions is not None
+
     def compute_maps(self, images: Images) -> Maps:
         if self.positions is None:
             raise ConfigError(

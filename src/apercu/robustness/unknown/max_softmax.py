@@ -11,7 +11,12 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.classifiers.decisions import clamp_probability
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import (
+    KnownImages,
+    UnknownMethod,
+    UnknownScorer,
+    check_classes,
+)
 from apercu.types import Images, Scores
 
 
@@ -28,9 +33,10 @@ class MaxSoftmax(UnknownMethod):
     name = "max_softmax"
 
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
-        return MaxSoftmaxScorer(self, known.classifier)
+        return self.restore(known.classifier, {})
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
+        check_classes(classifier, self.name)
         return MaxSoftmaxScorer(self, classifier)
 
 
@@ -65,9 +71,10 @@ class Entropy(UnknownMethod):
     name = "entropy"
 
     def fit(self, known: KnownImages, report: ProgressCallback = ignore_progress) -> UnknownScorer:
-        return EntropyScorer(self, known.classifier)
+        return self.restore(known.classifier, {})
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
+        check_classes(classifier, self.name)
         return EntropyScorer(self, classifier)
 
 

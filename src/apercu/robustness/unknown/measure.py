@@ -53,7 +53,7 @@ from apercu.robustness.unknown.results import (
 )
 from apercu.run_record import lock_folder
 from apercu.statistics import bootstrap_interval, wilson_interval
-from apercu.types import Images, Regions, Targets
+from apercu.types import Images, Targets
 
 RESULTS, SCORERS, SCORES = "results.json", "scorers", "scores"
 FALSE_ALARMS = 0.05
@@ -198,8 +198,8 @@ class _Measurement:
                 for metric in CurveValues._fields
             ]
             rows.append(self._count("detected", name, unknown > threshold))
-            if isinstance(scorer, AnomalyMapScorer) and other.regions is not None:
-                rows += self._measure_maps(scorer, name, other.images, other.regions)
+            if isinstance(scorer, AnomalyMapScorer) and scorer.has_maps:
+                rows += self._measure_maps(scorer, name, other)
         return rows
 
     def _score(self, scorer: UnknownScorer, data: ReadImages) -> Any:
@@ -256,9 +256,12 @@ class _Measurement:
         return rows
 
     def _measure_maps(
-        self, scorer: AnomalyMapScorer, name: str, images: Images, regions: Regions
+        self, scorer: AnomalyMapScorer, name: str, other: ReadImages
     ) -> list[UnknownRow]:
-        """Return how well maps find what is marked in images."""
+        """Return how well maps find what is marked in images; nothing where nothing is."""
+        images, regions = other.images, other.regions
+        if regions is None:
+            return []
         marked = regions.flatten(1).any(1) & ~regions.flatten(1).all(1)
         if not marked.any():
             return []

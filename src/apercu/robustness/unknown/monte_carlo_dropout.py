@@ -27,7 +27,12 @@ from apercu.filters.checks import check_whole
 from apercu.methods.layers import find_head, get_layer, get_open_module
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.robustness.unknown.base import KnownImages, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import (
+    KnownImages,
+    UnknownMethod,
+    UnknownScorer,
+    check_classes,
+)
 from apercu.robustness.unknown.max_softmax import compute_entropy
 from apercu.types import Images, Scores
 
@@ -63,6 +68,7 @@ class MonteCarloDropout(UnknownMethod):
         return self.restore(known.classifier, {})
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
+        check_classes(classifier, self.name)
         network = get_open_module(classifier)
         layers = tuple(
             layer for layer in network.modules() if isinstance(layer, DROPOUTS) and layer.p > 0

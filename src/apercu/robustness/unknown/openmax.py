@@ -8,7 +8,9 @@ They report fewer errors on unknown and fooling images than a threshold on the s
 
 The distance is that of the authors' code: the cosine distance of the logits, and a 200th of the
 Euclidean one. Our choices where the paper leaves it open: the Weibull distribution begins at 0 and
-is fitted by maximum likelihood; a class with too few correct images takes those of all.
+is fitted by maximum likelihood; a class with too few correct images takes those of all. A network
+that gives probabilities has no logits: their logarithms without the mean of each image take the
+place, since logarithms are all negative, and taking a part of them away would raise them.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class OpenMax(UnknownMethod):
         labels = known.require_labels(self.name)
         parts: list[Tensor] = []
         for images in known.read_batches():
-            parts.append(known.classifier(images).double().cpu())
+            parts.append(read_activations(known.classifier, images).double().cpu())
             report("logits of known images", sum(map(len, parts)), len(known.images))
         logits = check_finite(torch.cat(parts), self.name, known.classifier)
         correct = logits.argmax(1) == labels
@@ -91,9 +93,8 @@ class OpenMax(UnknownMethod):
         return OpenMaxScorer(self, known.classifier, means, shapes, scales)
 
     def restore(self, classifier: Classifier, tensors: Mapping[str, Tensor]) -> UnknownScorer:
-        return OpenMaxScorer(
-            self, classifier, tensors["means"], tensors["shapes"], tensors["scales"]
-        )
+        means = tensors[_name_means(classifier)]
+        return OpenMaxScorer(self, classifier, means, tensors["shapes"], tensors["scales"])
 
 
 @final
@@ -116,17 +117,17 @@ class OpenMaxScorer(UnknownScorer):
     scales: Float[Tensor, " classes"]
 
     def compute_scores(self, images: Images) -> Scores:
-        return self.compute_open_probabilities(self.classifier(images))[:, -1]
+        return self.compute_open_probabilities(read_activations(self.classifier, images))[:, -1]
 
     def compute_probabilities(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Return the probabilities of the classes, of which the unknown one takes its part."""
-        return self.compute_open_probabilities(self.classifier(images))[:, :-1]
+        return self.compute_open_probabilities(read_activations(self.classifier, images))[:, :-1]
 
     def compute_open_probabilities(self, logits: Logits) -> Float[Tensor, "batch open"]:
         """Return the probabilities of all classes and, last, of the unknown one.
 
         Args:
-            logits: logits of the classifier, `batch × classes`.
+            logits: logits of the classifier as `read_activations` returns them, `batch × classes`.
 
         Returns:
             Probabilities, `batch × (classes + 1)`.
@@ -143,7 +144,21 @@ class OpenMaxScorer(UnknownScorer):
         return torch.cat([logits * (1 - weights), unknown], 1).softmax(1)
 
     def pack_tensors(self) -> dict[str, Tensor]:
-        return {"means": self.means, "shapes": self.shapes, "scales": self.scales}
+        means = {_name_means(self.classifier): self.means}
+        return means | {"shapes": self.shapes, "scales": self.scales}
+
+
+def read_activations(classifier: Classifier, images: Images) -> Logits:
+    """Return the logits of images; of probabilities the logarithms, with a mean of 0."""
+    logits = classifier(images)
+    if classifier.output.holds_probabilities:
+        logits = logits - logits.mean(1, keepdim=True)
+    return logits
+
+
+def _name_means(classifier: Classifier) -> str:
+    """Return the name of the means among the tensors that are kept."""
+    return "centred_means" if classifier.output.holds_probabilities else "means"
 
 
 def measure_distances(

@@ -200,11 +200,14 @@ class SetReader:
     def _read_source(self, source: ImageSource, *, needs_classes: bool = False) -> ReadImages:
         reader = SkippingReader(source)
         self.readers.append(reader)
+        chooses_class = not (
+            self.classifier.decision.is_multiple or self.classifier.output.name == "value"
+        )
         return read_images(
             self.classifier,
             reader,
             self.limit,
             self.seed,
             self.report,
-            needs_classes=needs_classes,
+            needs_classes=needs_classes and chooses_class,
         )

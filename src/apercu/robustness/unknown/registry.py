@@ -14,10 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, RunError, suggest_nearest
+from apercu.errors import ClassifierError, ConfigError, RunError, suggest_nearest
 from apercu.io import parse_json, write_file, write_json
+from apercu.log import warn
 from apercu.option_strings import parse_named, split_names
-from apercu.robustness.unknown.base import ScorerState, UnknownMethod, UnknownScorer
+from apercu.robustness.unknown.base import (
+    ScorerState,
+    UnknownMethod,
+    UnknownScorer,
+    open_layers,
+)
 from apercu.robustness.unknown.boundary_samples import BoundarySamples
 from apercu.robustness.unknown.conditional_generator import ConditionalGenerator
 from apercu.robustness.unknown.deep_ensemble import DeepEnsemble
@@ -38,6 +44,8 @@ _CLASSES: tuple[type[UnknownMethod], ...] = (
 )
 UNKNOWN_METHODS = {method.name: method for method in _CLASSES}
 """Methods that recognise unknown images, by the names that people type."""
+DEFAULT_METHODS = ("max_softmax", "energy", "mahalanobis")
+"""Methods of `apercu stress unknown` where none are named, which train no network."""
 CONTENT, TENSORS = "unknown.json", "unknown.safetensors"
 
 
@@ -56,6 +64,39 @@ def parse_unknown_methods(text: str, seed: int = 0) -> dict[str, UnknownMethod]:
     """
     names = split_names(text, "methods", UNKNOWN_METHODS)
     return {name: parse_named(name, UNKNOWN_METHODS, "methods", seed=seed) for name in names}
+
+
+def choose_unknown_methods(classifier: Classifier) -> dict[str, UnknownMethod]:
+    """Return the methods without a training that a classifier allows; a warning names the others.
+
+    Args:
+        classifier: the classifier.
+
+    Returns:
+        Those of `DEFAULT_METHODS` that it gives the numbers or the layers for, by name.
+
+    Raises:
+        ClassifierError: it allows none of them.
+    """
+    chosen: dict[str, UnknownMethod] = {}
+    for name in DEFAULT_METHODS:
+        method = UNKNOWN_METHODS[name]()
+        try:
+            if isinstance(method, LayerMahalanobis):
+                open_layers(classifier, name)
+            else:
+                method.restore(classifier, {})
+        except ClassifierError as error:
+            reason, _, _ = str(error).partition(";")
+            warn(f"{reason}; it is left out")
+        else:
+            chosen[name] = method
+    if not chosen:
+        raise ClassifierError(
+            f"methods: {classifier.spec} allows none of {', '.join(DEFAULT_METHODS)}; choose "
+            "stain_noise"
+        )
+    return chosen
 
 
 def restore_scorer(state: ScorerState, classifier: Classifier) -> UnknownScorer:

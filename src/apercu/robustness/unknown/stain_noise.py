@@ -137,6 +137,10 @@ class StainNoiseScorer(AnomalyMapScorer):
     def compute_scores(self, images: Images) -> Scores:
         return (self.network(images) - images).square().sum((1, 2, 3)).sqrt()
 
+    @property
+    def has_maps(self) -> bool:
+        return True
+
     def compute_maps(self, images: Images) -> Maps:
         return (self.network(images) - images).abs().mean(1)
 
