@@ -172,14 +172,6 @@ class LearningNetwork(nn.Module):
         parameters = tuple(self.get_parameter(each) for each in members)
         return ParameterGroup(name, parameters, tuple(norms))
 
-    def list_free_norms(self) -> list[_BatchNorm]:
-        """Return batch norms without parameters, which belong to no group."""
-        return [
-            module
-            for module in self.modules()
-            if isinstance(module, _BatchNorm) and not list(module.parameters())
-        ]
-
     def to_classifier(
         self, classes: Sequence[str], decision: Decision, temperature: float | None = None
     ) -> Classifier:

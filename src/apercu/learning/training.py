@@ -65,8 +65,8 @@ class FailureDescription:
 
     def __call__(self, means: Mapping[str, float]) -> str | None:
         """Return one line on it, or None; that of the network comes first."""
-        if few := _describe_few_classes(means):
-            return few
+        if problem := _describe_few_classes(means):
+            return problem
         for recipe in self.recipes:
             if failure := recipe.describe_failure(means):
                 return f"recipe: {recipe.name}: {failure}"
@@ -156,15 +156,15 @@ class LearningTraining(TrainingModule):
         keeps = any(recipe.keeps_images for recipe in self.recipes)
         views = images if keeps else self.draw_views(images, generator)
         step = TrainingStep(
-            self.task,
-            self.network,
-            views,
-            images,
-            targets,
-            self.draw_unlabelled(len(images), generator),
-            generator,
-            progress,
-            self.draw_views,
+            task=self.task,
+            network=self.network,
+            images=views,
+            stored=images,
+            targets=targets,
+            unlabelled=self.draw_unlabelled(len(images), generator),
+            generator=generator,
+            progress=progress,
+            view=self.draw_views,
         )
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # dropout draws from the global generator
@@ -248,7 +248,17 @@ class LearningTraining(TrainingModule):
     def finish_network(self) -> None:
         """Give batch norms their last statistics, build heads without training, and fold layers."""
         self.set_rates(1.0)
-        images = self.task.images
+        self._recalibrate_norms()
+        self.network.eval()
+        self._build_heads()
+        for recipe in sorted(self.recipes, key=lambda recipe: recipe.wraps_head):
+            recipe.fold_network(self.network)
+        if self.settings.balanced and self.settings.restore_frequencies:
+            self._restore_frequencies()
+        self.network.eval()
+
+    def _recalibrate_norms(self) -> None:
+        """Compute the statistics of all batch norms that do not keep theirs."""
         kept = set(self.list_kept_norms())
         norms = [
             module
@@ -256,28 +266,34 @@ class LearningTraining(TrainingModule):
             if isinstance(module, _BatchNorm) and module not in kept
         ]
         if norms:
-            sources = [images]
-            if self.task.unlabelled is not None and self.learns_unlabelled:
-                adapts = any(recipe.adapts_norms for recipe in self.recipes)
-                sources = [*([] if adapts else sources), self.task.unlabelled]
-            batches = chain.from_iterable(map(self.draw_batches, sources))
+            batches = chain.from_iterable(map(self.draw_batches, self._list_norm_images()))
             recalibrate_batchnorm(self.network, batches, norms)
-        self.network.eval()
+
+    def _list_norm_images(self) -> list[PreparedImages]:
+        """List the images from which batch norms take their last statistics."""
+        labelled, unlabelled = self.task.images, self.task.unlabelled
+        if unlabelled is None or not self.learns_unlabelled:
+            return [labelled]
+        if any(recipe.adapts_norms for recipe in self.recipes):
+            return [unlabelled]
+        return [labelled, unlabelled]
+
+    def _build_heads(self) -> None:
+        """Put in the last layer of a recipe that builds one without training."""
+        unlabelled = self.task.unlabelled
         for recipe in self.recipes:
             if is_overridden(recipe, "build_head"):
-                features = self.compute_features(images)
-                pool = self.task.unlabelled
-                others = None if pool is None else self.compute_features(pool)
+                features = self.compute_features(self.task.images)
+                others = None if unlabelled is None else self.compute_features(unlabelled)
                 head = recipe.build_head(features, self.task.targets, self.task, others)
                 if head is not None:
                     self.network.set_head(head.to(self.task.device).eval())
-        for recipe in sorted(self.recipes, key=lambda recipe: recipe.wraps_head):
-            recipe.fold_network(self.network)
-        if self.settings.balanced and self.settings.restore_frequencies:
-            present, absent = self.task.class_weights.log().to(self.task.device)
-            multiple = self.task.decision.is_multiple
-            self.network.add_to_logits(absent - present if multiple else -present)
-        self.network.eval()
+
+    def _restore_frequencies(self) -> None:
+        """Make probabilities those of the classes as frequent as they are among the images."""
+        present, absent = self.task.class_weights.log().to(self.task.device)
+        multiple = self.task.decision.is_multiple
+        self.network.add_to_logits(absent - present if multiple else -present)
 
     def draw_batches(self, images: PreparedImages) -> Iterator[Images]:
         """Yield batches of normalised images for the statistics of batch norms."""
