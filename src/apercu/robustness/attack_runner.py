@@ -20,13 +20,12 @@ from apercu.robustness.objectives import (
     AttackObjective,
     BatchFlags,
     ExpectationOverTransforms,
-    LogitsFn,
     MapDistance,
     Untargeted,
     cross_entropy,
     negative_margin,
 )
-from apercu.types import Images, Maps, Targets
+from apercu.types import Images, LogitsFn, Maps, Targets
 
 BPDA_MODES: tuple[BpdaMode, ...] = ("straight_through", "surrogate")
 """Backward passes that an attacker tries if it knows of a filter; a gradient that vanishes in one

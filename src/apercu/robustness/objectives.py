@@ -15,10 +15,7 @@ from torch import Tensor
 from apercu.classifiers.decisions import ONE_CLASS, Decision, find_decision
 from apercu.devices import copy_inference
 from apercu.statistics import spearman
-from apercu.types import Images, Logits, Maps, Scores, Targets
-
-LogitsFn: TypeAlias = Callable[[Images], Logits]
-"""Images → logits: a classifier, with or without a filter in front of it."""
+from apercu.types import Images, Logits, LogitsFn, Maps, Scores, Targets
 
 BatchFlags: TypeAlias = Bool[Tensor, " batch"]
 

@@ -17,8 +17,8 @@ from apercu.extras import require_extra
 from apercu.filters.checks import check_budget, check_count, check_not_negative, check_whole
 from apercu.option_strings import MAX_SEED
 from apercu.robustness.attacks.base import Access, Attack, Norm, check_gradients
-from apercu.robustness.objectives import AttackObjective, LogitsFn, Targeted, Untargeted
-from apercu.types import Images, Logits
+from apercu.robustness.objectives import AttackObjective, Targeted, Untargeted
+from apercu.types import Images, Logits, LogitsFn
 
 
 @final

@@ -14,9 +14,8 @@ from torch import Tensor
 from apercu.classifiers.decisions import ONE_CLASS, DecidedLogits, Decision, find_decision
 from apercu.errors import ConfigError
 from apercu.filters import NONE, FilterLayer, parse_filter
-from apercu.robustness.objectives import LogitsFn
 from apercu.robustness.plan import find_objective_name, parse_attack
-from apercu.types import Images, Logits, Scores, Targets
+from apercu.types import Images, Logits, LogitsFn, Scores, Targets
 
 
 @dataclass(frozen=True)
