@@ -120,7 +120,7 @@ def _is_constant(objective: AttackObjective, images: Images) -> bool:
 
 
 def check_gradients(objective: AttackObjective, images: Images) -> None:
-    """Raises ClassifierError for an objective without gradients, or with gradients of 0."""
+    """Raise ClassifierError for an objective without gradients, or with gradients of 0."""
     compute_gradients(objective, images, clean=images)
 
 

@@ -196,11 +196,6 @@ class LayerMahalanobisScorer(AnomalyMapScorer):
         scores: Scores = self.layers.to(images.device)(maps)
         return scores
 
-    def compute_layer_scores(self, images: Images) -> Float[Tensor, "batch layers"]:
-        """Return the distance of each image of a batch in each layer, finest first."""
-        maps = read_maps(self.classifier, self.feature_maps, images)
-        return self.layers.to(images.device).measure_layers(maps)
-
     @property
     def has_maps(self) -> bool:
         return self.positions is not None

@@ -48,7 +48,7 @@ class TrainingPlan:
     augment: bool = True
 
     def check(self, name: str) -> None:
-        """Raises ConfigError for settings out of range.
+        """Raise ConfigError for settings out of range.
 
         Args:
             name: name of the method, for the error.

@@ -51,7 +51,7 @@ class Detector(ABC):
 
 
 def check_enough(count: int, least: int) -> None:
-    """Raises ImagesError for too few images to learn from."""
+    """Raise ImagesError for too few images to learn from."""
     if count < least:
         raise ImagesError(
             f"images: expected at least {least} clean images to learn from, got {count}"
