@@ -34,7 +34,7 @@ from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
-from apercu.robustness.jobs import expand_budgets
+from apercu.robustness.jobs import AttackKey, expand_budgets
 from apercu.robustness.objectives import AttackObjective, BatchFlags, Untargeted
 from apercu.robustness.plan import adapt_attacks, parse_epsilons
 from apercu.robustness.unknown.results import name_image_sets
@@ -52,8 +52,6 @@ ATTACKS: Final = "fgsm,pgd"
 """Attacks of a classifier with gradients, where none are named."""
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
-AttackKey = tuple[str, float | None]
-"""Name and budget of an attack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +135,8 @@ def measure_guard(
     """
     named: Mapping[AttackKey, Attack] = {}
     if attacks != NONE:
-        chosen_attacks = ATTACKS if attacks is None else attacks
         budgets = parse_epsilons(epsilons)
-        named = parse_guard_attacks(chosen_attacks, budgets, seed)
+        named = parse_guard_attacks(ATTACKS if attacks is None else attacks, budgets, seed)
     kinds = unknown if isinstance(unknown, Mapping) else name_image_sets(unknown)
     if not isinstance(images, ImageSource):
         check_images(images)
@@ -203,10 +200,9 @@ def run_measurement(
                 "other images"
             )
         rows = compute_rows(measurement.guard, verdicts, measurement.seed)
-        record = measurement.guard.record
         device = measurement.guard.observer.classifier.device
         content: dict[str, Any] = {
-            "guard": record.model_dump(mode="json"),
+            "guard": measurement.guard.record.model_dump(mode="json"),
             "images": {
                 HONEST: measurement.honest.name,
                 **{name: source.name for name, source in measurement.unknown.items()},
@@ -257,19 +253,12 @@ def collect_verdicts(
     kinds = {name: (reader, None) for name, reader in readers.items()}
     kinds |= {name_attack(key): (readers[HONEST], key) for key in measurement.attacks}
     for name, (reader, key) in kinds.items():
-        attack = None if key is None else measurement.attacks[key]
-        chosen = _choose(measurement, reader.source)
-        prepare = measurement.guard.observer.classifier.prepare
-        subject = repr((measurement.guard.digest, name == HONEST, key, attack))
-        sha = hashlib.sha256(subject.encode())
-        for batch in reader.read_batches(prepare, BATCH, indices=chosen):
-            sha.update(digest_batches([batch], "").encode())
-            if name == HONEST:
-                digests.append(digest_images(batch.images))
+        digest, image_digests = _digest_kind(measurement, reader, key, name)
         reader.warn_left_out()
         if name == HONEST:
             _check_count(measurement, len(reader.readable))
-        path = folder / f"{sha.hexdigest()[:20]}.safetensors"
+            digests = image_digests
+        path = folder / f"{digest}.safetensors"
         try:
             part = load(path.read_bytes())
         except (OSError, SafetensorError, ValueError):
@@ -277,13 +266,29 @@ def collect_verdicts(
             write_file(path, save(part))
         fooled = part["fooled"].bool()
         if name == HONEST:
-            honest = {number: part[number] for number in ("correct", "before")}
+            honest = {figure: part[figure] for figure in ("correct", "before")}
         counts[name] = len(fooled)
         rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
     known = measurement.guard.digests
     fitted = None if known is None else int(torch.isin(torch.cat(digests), known).sum())
-    attacks = tuple(map(name_attack, measurement.attacks))
-    return Verdicts(rows, counts, honest, attacks, fitted)
+    return Verdicts(rows, counts, honest, tuple(map(name_attack, measurement.attacks)), fitted)
+
+
+def _digest_kind(
+    measurement: GuardMeasurement, reader: SkippingReader, key: AttackKey | None, name: str
+) -> tuple[str, list[Tensor]]:
+    """Read all images of a kind; return a digest of what is asked, and those of honest images."""
+    attack = None if key is None else measurement.attacks[key]
+    subject = repr((measurement.guard.digest, name == HONEST, key, attack))
+    sha = hashlib.sha256(subject.encode())
+    image_digests: list[Tensor] = []
+    chosen = _choose(measurement, reader.source)
+    prepare = measurement.guard.observer.classifier.prepare
+    for batch in reader.read_batches(prepare, BATCH, indices=chosen):
+        sha.update(digest_batches([batch], "").encode())
+        if name == HONEST:
+            image_digests.append(digest_images(batch.images))
+    return sha.hexdigest()[:20], image_digests
 
 
 def name_attack(key: AttackKey) -> str:
@@ -384,10 +389,7 @@ def _attack(
 
 
 def _find_correct(
-    classifier: Classifier,
-    source: ImageSource,
-    labels: Sequence[str | int | None],
-    logits: Logits,
+    classifier: Classifier, source: ImageSource, labels: Sequence[str | int | None], logits: Logits
 ) -> list[int]:
     """Return whether each prediction is right, 1 or 0; −1 without a label, or with several."""
     known = find_labels(classifier, source, labels)

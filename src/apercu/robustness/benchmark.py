@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.filters import NONE, Filter
 from apercu.filters.base import format_cache_key
 from apercu.images import ImageSource
-from apercu.progress import ignore_progress
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.attack_runner import AttackRunner, build_logits_fn, prefers_smaller_change
 from apercu.robustness.attacks import Attack
 from apercu.robustness.curves import compute_norms, overlap_of_strongest
@@ -32,9 +32,6 @@ from apercu.robustness.plan import StressPlan, find_objective_name
 from apercu.statistics import spearman
 from apercu.types import Images, Targets
 from apercu.weights import digest_module
-
-ProgressFn: TypeAlias = Callable[[str, int, int], None]
-"""Receives a title, the number of finished images, and the number of all images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ class StressBenchmark:
     filters: Mapping[str, Filter | None]
     explainer: TrainedExplainer[Any, Any] | None = None
     surrogate: Classifier | None = None
-    report: ProgressFn = field(default=ignore_progress, repr=False)
+    report: ProgressCallback = field(default=ignore_progress, repr=False)
     sample: EvalSample = field(init=False)
     runner: AttackRunner = field(init=False)
 
@@ -78,7 +75,7 @@ class StressBenchmark:
         object.__setattr__(self, "sample", sample)
 
     def _check_explainer(self, bare: Classifier) -> None:
-        """Raises an error for an explainer of another classifier, or none that an attack needs."""
+        """Raise an error for an explainer of another classifier, or none that an attack needs."""
         if self.explainer is not None:
             info = self.explainer.classifier_info
             is_of_bare = info.fingerprint == bare.fingerprint
@@ -96,7 +93,7 @@ class StressBenchmark:
             self.plan, self.attacks, self.filters, surrogate=self.surrogate is not None
         )
 
-    def run(self, out: Path, progress: ProgressFn) -> dict[Job, AttackResult]:
+    def run(self, out: Path, progress: ProgressCallback) -> dict[Job, AttackResult]:
         """Run every job whose result is not in a folder yet.
 
         Args:
@@ -149,7 +146,7 @@ class StressBenchmark:
     def _find_filters(self, job: Job) -> list[str]:
         return find_test_filters(job, self.filters, self.plan)
 
-    def _run_job(self, job: Job, progress: ProgressFn) -> AttackResult:
+    def _run_job(self, job: Job, progress: ProgressCallback) -> AttackResult:
         """Attack all images of the sample, and test the classifier with them."""
         names = self._find_filters(job)
         result = AttackResult(top1={name: [] for name in names}, top5={name: [] for name in names})
@@ -190,7 +187,7 @@ class StressBenchmark:
 
 
 def _check_surrogate(classifier: Classifier, surrogate: Classifier) -> None:
-    """Raises ConfigError for a surrogate that takes other images, or has other classes."""
+    """Raise ConfigError for a surrogate that takes other images, or has other classes."""
     same_shape = (classifier.channels, classifier.size, len(classifier.classes)) == (
         surrogate.channels,
         surrogate.size,

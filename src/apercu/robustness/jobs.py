@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,9 @@ KNOWLEDGE = {
     "transfer": "made against another classifier",
 }
 """What an attacker knows, in plain words."""
+
+AttackKey: TypeAlias = tuple[str, float | None]
+"""Name and budget of an attack; the budget is None for an attack without budgets."""
 
 
 def format_budget(epsilon: float | None) -> str:
@@ -137,7 +140,7 @@ def plan_jobs(
 
 def expand_budgets(
     attacks: Mapping[str, Attack], epsilons: Sequence[float]
-) -> dict[tuple[str, float | None], Attack]:
+) -> dict[AttackKey, Attack]:
     """Combine every attack with every budget.
 
     Args:
@@ -148,7 +151,7 @@ def expand_budgets(
     Returns:
         Attacks by name and budget; the budget is None for an attack without budgets.
     """
-    expanded: dict[tuple[str, float | None], Attack] = {}
+    expanded: dict[AttackKey, Attack] = {}
     for name, attack in attacks.items():
         own: float | None = getattr(attack, "epsilon", None)
         if own is None:

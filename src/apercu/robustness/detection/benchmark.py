@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
 from apercu.io import write_file, write_json
-from apercu.progress import ignore_progress, show_in_notebook
+from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.calibration import (
     FALSE_ALARMS,
@@ -37,7 +37,7 @@ from apercu.robustness.detection.features import (
     MethodMapFeatures,
     StabilityFeatures,
 )
-from apercu.robustness.jobs import format_budget
+from apercu.robustness.jobs import AttackKey, format_budget
 from apercu.robustness.objectives import Untargeted
 from apercu.robustness.results import read_earlier_rows
 from apercu.run_record import lock_folder
@@ -58,11 +58,6 @@ COLUMNS = ("attack", "epsilon", "look", "detector")
 NAMES = ("attack {attack} {epsilon}", "look {look}", "detector {detector}")
 """Names on which a row depends, as `definitions` of the results say what they stand for."""
 BATCH = 16
-
-ProgressFn: TypeAlias = Callable[[str, int, int], None]
-"""Receives a title, the number of finished images, and the number of all images."""
-AttackKey: TypeAlias = tuple[str, float | None]
-"""Name and budget of an attack."""
 
 
 class DetectionRow(NamedTuple):
@@ -164,7 +159,7 @@ class DetectionBenchmark:
     attacks: Mapping[AttackKey, Attack]
     limit: int | None = None
     seed: int = 0
-    report: ProgressFn = field(default=ignore_progress, repr=False)
+    report: ProgressCallback = field(default=ignore_progress, repr=False)
     sample: EvalSample = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,7 +172,7 @@ class DetectionBenchmark:
         check_enough(len(sample.tune), fewest)
         object.__setattr__(self, "sample", sample)
 
-    def run(self, folder: Path, progress: ProgressFn) -> list[DetectionRow]:
+    def run(self, folder: Path, progress: ProgressCallback) -> list[DetectionRow]:
         """Compute all features that are not in a folder yet, and measure the detectors.
 
         Args:
@@ -231,7 +226,7 @@ class DetectionBenchmark:
         attack: Attack | None,
         records: tuple[SampleRecord, ...],
         folder: Path,
-        progress: ProgressFn,
+        progress: ProgressCallback,
     ) -> dict[str, torch.Tensor]:
         """Compute or load all features of some images, and whether each fools the classifier."""
         decision = self.classifier.decision
@@ -341,7 +336,7 @@ def detect_attacks(
     benchmark: DetectionBenchmark,
     out: Path,
     *,
-    progress: ProgressFn | None = None,
+    progress: ProgressCallback | None = None,
     command: str = "",
 ) -> DetectionRows:
     """Run a benchmark of detectors, and write `detection.json`.
@@ -372,7 +367,7 @@ def detect_attacks(
 
 
 def _write_detection(
-    benchmark: DetectionBenchmark, out: Path, progress: ProgressFn, command: str
+    benchmark: DetectionBenchmark, out: Path, progress: ProgressCallback, command: str
 ) -> DetectionRows:
     """Run a benchmark in a folder that no other process writes."""
     classifier, path = benchmark.classifier, out / RESULTS
