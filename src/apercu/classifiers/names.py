@@ -173,6 +173,26 @@ class ClassNames:
         suggestion = _WORDS.get(word) or suggest_nearest(word, words)
         raise TargetError(f"target: no class is called {word!r}{suggestion}")
 
+    def find_label(self, label: object) -> int:
+        """Return the index of the class that the label of an image names.
+
+        A whole number counts the classes from 0, unless they are called by other numbers: then it
+        is a name.
+
+        Raises:
+            TargetError: as in `find_index`; or classes are called by numbers, and none by this one.
+
+        >>> ClassNames.of(["1", "2", "5"]).find_label(5), ClassNames.of(["a", "b"]).find_label(1)
+        (2, 1)
+        """
+        word, numbers = read_class_word(label), set(map(str, range(len(self.names))))
+        is_name = all(map(str.isdecimal, self.names)) and set(self.names) != numbers
+        if not isinstance(word, int) or not is_name:
+            return self.find_index(word)
+        if str(word) not in self.names:
+            raise TargetError(f"target: no class is called {word}")
+        return self.names.index(str(word))
+
     def find_by_name(self, word: str) -> list[int]:
         """Return the classes with this whole name or identifier, else those with this synonym.
 

@@ -145,7 +145,7 @@ def _draw_image(
     with torch.no_grad():
         probabilities = classifier.predict_probabilities(images)[0]
     predicted = int(probabilities.argmax())
-    target = predicted if item.label is None else classifier.index_of(item.label)
+    target = predicted if item.label is None else classifier.names.find_label(item.label)
     caption = f"{classifier.classes[target]}: probability {float(probabilities[target]):.0%}"
     if predicted != target:
         name, probability = classifier.classes[predicted], float(probabilities[predicted])

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImagesError, NotFiniteError, TargetError
+from apercu.errors import ImageError, ImagesError, NotFiniteError, TargetError
 from apercu.images import Batch, ImageSource, batches
 from apercu.images.stream import SkippingReader
 from apercu.methods import TrueBox
@@ -165,7 +165,9 @@ def draw_sample(
         total = len(tune) + len(test)
         report(READING_TITLE, len(records), total)
         for read in reader.read_batches(classifier.prepare, 16, indices=unread):
-            if (classified := _classify(classifier, read, reader)) is None:
+            if has_labels:
+                read = _leave_out_unlabelled(read, reader)
+            if not read.names or (classified := _classify(classifier, read, reader)) is None:
                 continue
             batch, top = classified
             targets = _find_targets(classifier, source, batch, top, has_labels)
@@ -262,6 +264,14 @@ def split_indices(
     return [], sorted([*first, *second, *spare[: count - len(first) - len(second)]])
 
 
+def _leave_out_unlabelled(batch: Batch, reader: SkippingReader) -> Batch:
+    """Return the images of a batch that have a label, as some rows of a table may have none."""
+    rows = [row for row, label in enumerate(batch.labels) if label is not None]
+    for row in set(range(len(batch.names))).difference(rows):
+        reader.leave_out(batch.indices[row], ImageError(f"{batch.names[row]} has no label"))
+    return batch if len(rows) == len(batch.names) else batch.choose(rows)
+
+
 def _classify(
     classifier: Classifier, batch: Batch, reader: SkippingReader
 ) -> tuple[Batch, Targets] | None:
@@ -291,7 +301,7 @@ def find_class(classifier: Classifier, source: ImageSource, label: str | int) ->
         ImagesError: the classifier has no such class.
     """
     try:
-        return classifier.index_of(label)
+        return classifier.names.find_label(label)
     except TargetError as error:
         raise ImagesError(
             f"{source.name}: the label {label!r} is no class of the classifier ({error}); expected "

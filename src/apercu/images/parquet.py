@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -91,6 +92,10 @@ class ParquetImages(ImageSource):
         """Return the class name if the file has names, otherwise the value of the cell."""
         if isinstance(value, int) and self.classes is not None and 0 <= value < len(self.classes):
             return self.classes[value]
+        if isinstance(value, float) and not value.is_integer():
+            return None if isnan(value) else str(value)
+        if isinstance(value, float):  # whole numbers beside empty cells
+            return int(value)
         return value if value is None or isinstance(value, (int, str)) else str(value)
 
 

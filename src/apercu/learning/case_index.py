@@ -130,7 +130,7 @@ def name_label(label: str | int, class_names: Sequence[str] | None, names: Class
     if isinstance(label, int) and class_names is not None and label < len(class_names):
         label = class_names[label]
     with suppress(TargetError):
-        return names.short_names[names.find_index(label)]
+        return names.short_names[names.find_label(label)]
     return str(label).partition(",")[0]
 
 

@@ -121,7 +121,7 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) -> LabelledSet:
-    """Return a source with the labels that its images have: the folder of each, or a table.
+    """Return the images of a source that have a label: the folder of each, or a table.
 
     Args:
         source: the images.
@@ -131,13 +131,16 @@ def read_labels_of(source: ImageSource, classes: Sequence[str] | None = None) ->
         The images with their classes.
 
     Raises:
-        ImagesError: an image has no label, or one that is no class.
+        ImagesError: no image has a label, or one has a label that is no class.
     """
-    if not source.labelled:
+    labels = [source.label(index) for index in range(len(source) if source.labelled else 0)]
+    known = tuple(index for index, label in enumerate(labels) if label is not None)
+    if not known:
         raise ImagesError(
             f"{source.name}: has no labels; use a folder per class, labels.csv or --labels CSV"
         )
-    words = [(str(source.label(index)),) for index in range(len(source))]
+    words = [(str(labels[index]),) for index in known]
+    source = source if len(known) == len(source) else ChosenImages(source, known)
     names = sort_classes({word for (word,) in words}) if classes is None else tuple(classes)
     targets, files = _make_targets(source.name, words, names), list_files(source)
     return LabelledSet(source, names, targets, ONE_CLASS, files=files)

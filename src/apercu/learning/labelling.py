@@ -13,6 +13,7 @@ from apercu.images import ImageSource
 from apercu.images.folder import FolderImages
 from apercu.images.label_tables import LABELS_FILE
 from apercu.images.listing import EVERYTHING
+from apercu.images.parquet import ParquetImages
 from apercu.io import format_csv_rows, is_folder, write_file
 from apercu.learning.active import COLUMNS, STRATEGIES, LabelChoice, LabelChooser, Strategy
 from apercu.learning.case_features import CaseEncoder, CaseSource, open_case_encoder
@@ -194,7 +195,8 @@ def find_labelled(source: ImageSource, labels: str | Path | None = None) -> set[
 
     Args:
         source: the images.
-        labels: the table; None for `labels.csv` in the folder of the images, where there is one.
+        labels: the table; None for `labels.csv` in the folder of the images, where there is one, or
+            the labels in a Parquet file.
 
     Returns:
         Names of images.
@@ -203,6 +205,8 @@ def find_labelled(source: ImageSource, labels: str | Path | None = None) -> set[
         ImagesError: the table cannot be read, or none of its files is an image of the source.
     """
     if labels is None:
+        if isinstance(source, ParquetImages):
+            return {name for row, name in enumerate(source.names) if source.label(row) is not None}
         if not isinstance(source, FolderImages) or not (source.path / LABELS_FILE).is_file():
             return set()
         labels = source.path / LABELS_FILE

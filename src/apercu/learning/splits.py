@@ -18,7 +18,7 @@ from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
 from apercu.images.folder import find_files, list_files
 from apercu.images.label_tables import LABELS_FILE, SEVERAL
-from apercu.images.source import normalise_index
+from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import LabelRows, find_own_table, name_images, read_label_rows
 from apercu.learning.settings import LearningSettings
@@ -101,7 +101,11 @@ class LearningInputs:
         self, source: ImageSource, table: str | Path | None, classes: Sequence[str] | None
     ) -> tuple[LabelledSet, ImageSource | None]:
         if table is None:
-            return read_labels_of(source, classes), None
+            labelled = read_labels_of(source, classes)
+            if labelled.source is source:
+                return labelled, None
+            rest = [index for index in range(len(source)) if source.label(index) is None]
+            return labelled, ChosenImages(source, tuple(rest))
         rows = read_label_rows(table, self.group)
         if classes is None:
             for line in find_doubtful_names(rows):

@@ -1,0 +1,89 @@
+"""Labels that are numbers, or are missing, in the column of a Parquet file or of a folder."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from apercu import find_similar, open_classifier, open_images
+from apercu.classifiers import Classifier
+from apercu.errors import TargetError
+from apercu.evaluation.sample import EvalSample, draw_sample
+from apercu.learning.labelling import choose_images_to_label
+from apercu.learning.settings import LearningSettings
+from apercu.learning.splits import LearningInputs, split_images
+
+COLOURS = ("red", "green", "blue")
+
+
+def write_parquet(path: Path, objects: ModuleType, labels: list[object]) -> Path:
+    """Write an image of each label; that of row n has the colour of n modulo 3."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    pictures = []
+    for row in range(len(labels)):
+        stream = io.BytesIO()
+        Image.fromarray(objects.draw_object(COLOURS[row % 3], row % 4, row)).save(stream, "png")
+        pictures.append({"bytes": stream.getvalue(), "path": f"{row}.png"})
+    parquet.write_table(arrow.table({"image": pictures, "label": labels}), path)
+    return path
+
+
+def list_targets(sample: EvalSample) -> dict[int, int]:
+    """Return the class of each image by its index."""
+    return {record.index: record.target for record in (*sample.tune, *sample.test)}
+
+
+@pytest.fixture(scope="module")
+def classifier(objects: ModuleType) -> Classifier:
+    """A classifier whose classes are called 1, 2 and 3, as after a training on such labels."""
+    return open_classifier(objects.ColourNetwork(3), size=objects.SIDE, classes=["1", "2", "3"])
+
+
+def test_labels_that_begin_at_one_are_the_classes_that_they_name(
+    classifier: Classifier, objects: ModuleType, tmp_path: Path
+) -> None:
+    """1 was taken for the second class, and 3 for none."""
+    table = write_parquet(tmp_path / "t.parquet", objects, [row % 3 + 1 for row in range(12)])
+    source = open_images(table)
+    sample = draw_sample(classifier, source, seed=0, limit=None)
+    assert list_targets(sample) == {row: row % 3 for row in range(12)}
+    cases = find_similar(classifier, objects.draw_object("red", 0, 50), source, count=4)
+    assert cases.predicted is not None and cases.predicted.name == "1"
+    assert cases.by_region is not None
+    assert [case.label for case in cases.by_region] == ["1"] * 4
+    with pytest.raises(TargetError, match="no class is called 0"):
+        classifier.names.find_label(0)
+    digits = open_classifier(objects.ColourNetwork(3), size=objects.SIDE, classes=["2", "0", "1"])
+    assert digits.names.find_label(2) == 2  # a number from 0 counts the classes, as before
+    assert classifier.index_of(2) == 2  # a target is an index, whatever classes are called
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([None, "b", "c"] + ["a", "b", "c"] * 3, ("a", "b", "c")),
+        ([None, 1, 2] + [0, 1, 2] * 3, ("0", "1", "2")),
+        ([float("nan"), 1.0, 2.0] + [0.0, 1.0, 2.0] * 3, ("0", "1", "2")),
+        ([None, 1.5, 2.5] + [0.5, 1.5, 2.5] * 3, ("0.5", "1.5", "2.5")),
+    ],
+)
+def test_rows_without_a_label(
+    objects: ModuleType, tmp_path: Path, labels: list[object], classes: tuple[str, ...]
+) -> None:
+    """They were a class of their own, called None or nan."""
+    table = write_parquet(tmp_path / "t.parquet", objects, labels)
+    parts = split_images(LearningSettings(), LearningInputs(table), open_images, 0)
+    assert parts.training.classes == classes
+    assert sum(len(part) for part in parts[:3]) == 11
+    assert parts.unlabelled is not None and parts.unlabelled.names == ("row-0",)
+    classifier = open_classifier(objects.ColourNetwork(3), size=objects.SIDE, classes=[*classes])
+    chosen = choose_images_to_label(classifier, table)
+    assert [choice.name for choice in chosen.choices] == ["row-0"] and chosen.labelled == 11
+    sample = draw_sample(classifier, open_images(table), seed=0, limit=None)
+    assert list_targets(sample) == {row: row % 3 for row in range(1, 12)}
+    assert len(sample.left_out) == 1
