@@ -72,7 +72,7 @@ def open_alerts(path: Path, channels: int) -> AlertImages:
     """Open an Avro file of alert packets, such as ZTF's, and read the ids.
 
     Args:
-        path: The file.
+        path: the file.
         channels: 3 for science, template and difference; 1 or 2 take the first ones.
 
     Returns:
@@ -107,8 +107,8 @@ def read_alerts(path: Path, start: int | None = None) -> Iterator[tuple[int, Any
     """Yield the records of an Avro file, one block in memory at a time.
 
     Args:
-        path: The file, in the codec null or deflate.
-        start: Where the first block that is read begins, in bytes; None reads all of them.
+        path: the file, in the codec null or deflate.
+        start: where the first block that is read begins, in bytes; None reads all of them.
 
     Yields:
         Where the block of a record begins, in bytes, and the record.

@@ -27,9 +27,9 @@ class PictureLocation(NamedTuple):
     """Where a picture of a folder is stored.
 
     Attributes:
-        file: Path of the file relative to the folder.
-        frame: Index of the frame in the file.
-        frames: Number of frames in the file.
+        file: path of the file relative to the folder.
+        frame: index of the frame in the file.
+        frames: number of frames in the file.
     """
 
     file: str
@@ -153,7 +153,7 @@ def list_files(source: ImageSource) -> tuple[str, ...] | None:
     """Return the file of each image of a folder, relative to it; several may have the same one.
 
     Args:
-        source: Images, or some of them.
+        source: images, or some of them.
 
     Returns:
         One path per image; None where they are no files of a folder.

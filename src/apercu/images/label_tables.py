@@ -41,9 +41,9 @@ class BoxRow(NamedTuple):
     """One row of boxes.csv.
 
     Attributes:
-        line: Line of the row in the file.
-        label: Label of the box; None if the table has no column of labels.
-        corners: The box as xmin, ymin, xmax, ymax in pixels of the stored picture.
+        line: line of the row in the file.
+        label: label of the box; None if the table has no column of labels.
+        corners: the box as xmin, ymin, xmax, ymax in pixels of the stored picture.
     """
 
     line: int
@@ -55,8 +55,8 @@ def read_labels(path: Path, *, skips_empty: bool = False) -> tuple[str, dict[str
     """Read the label of each file from labels.csv.
 
     Args:
-        path: The table.
-        skips_empty: Whether a file with an empty cell is left out; it is an error otherwise.
+        path: the table.
+        skips_empty: whether a file with an empty cell is left out; it is an error otherwise.
 
     Returns:
         The name of the label column, and the label of each file in the order of the table.
@@ -175,8 +175,8 @@ def read_boxes(path: Path, column: str | None) -> dict[str, tuple[BoxRow, ...]]:
     """Read the boxes of each file from boxes.csv.
 
     Args:
-        path: The table.
-        column: Name of the label column, which boxes.csv may have too; None if there are no labels.
+        path: the table.
+        column: name of the label column, which boxes.csv may have too; None if there are no labels.
 
     Returns:
         The rows of each file.
@@ -213,8 +213,8 @@ class LabelTable:
     that is killed loses nothing.
 
     Attributes:
-        path: The table, which need not exist.
-        classes: Names of the classes, which a column `class_index` counts.
+        path: the table, which need not exist.
+        classes: names of the classes, which a column `class_index` counts.
     """
 
     path: Path
@@ -235,8 +235,8 @@ class LabelTable:
         """Write the label of one file.
 
         Args:
-            file: The file, relative to the folder of the table.
-            label: Name of its class; None takes its row away.
+            file: the file, relative to the folder of the table.
+            label: name of its class; None takes its row away.
 
         Raises:
             ImagesError: the table cannot be read, or the label is none of the classes that its

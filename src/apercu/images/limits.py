@@ -40,10 +40,10 @@ def check_size(name: str, height: int, width: int, channels: int = 3) -> None:
     """Raise ImageError if a picture is too small or too large.
 
     Args:
-        name: Name of the file, for the error message.
-        height: Height in pixels.
-        width: Width in pixels.
-        channels: Channels of the picture; more than three count like more pixels.
+        name: name of the file, for the error message.
+        height: height in pixels.
+        width: width in pixels.
+        channels: channels of the picture; more than three count like more pixels.
     """
     if min(height, width) < MIN_SIDE:
         raise ImageError(
@@ -62,10 +62,10 @@ def check_density(name: str, height: int, width: int, packed_bytes: int) -> None
     """Raise ImageError if a few bytes claim to be a very large picture.
 
     Args:
-        name: Name of the file, for the error message.
-        height: Height in pixels.
-        width: Width in pixels.
-        packed_bytes: Number of bytes of the file.
+        name: name of the file, for the error message.
+        height: height in pixels.
+        width: width in pixels.
+        packed_bytes: number of bytes of the file.
     """
     allowed = max(DENSE_PIXELS, MAX_PIXELS_PER_BYTE * packed_bytes)
     if height * width > allowed:
@@ -83,7 +83,7 @@ def value_range(
     That is 0 and 1, or the image's own extremes where they lie outside (raw counts).
 
     Args:
-        images: Images, `batch × channels × height × width`.
+        images: images, `batch × channels × height × width`.
 
     Returns:
         The lowest and the highest values, each `batch × 1 × 1 × 1`.
@@ -109,8 +109,8 @@ def unpacked_limit(packed_bytes: int, most: int | None = None) -> int:
     """Return how many bytes packed bytes may become.
 
     Args:
-        packed_bytes: Number of packed bytes.
-        most: Largest number of unpacked bytes, whatever the packed bytes are; None for
+        packed_bytes: number of packed bytes.
+        most: largest number of unpacked bytes, whatever the packed bytes are; None for
             `MAX_UNPACKED_BYTES`.
 
     Returns:
@@ -127,10 +127,10 @@ def inflate(packed: bytes, name: str, wbits: int, limit: int | None = None) -> B
     """Unpack a zlib, gzip or raw deflate stream, after its unpacked size is counted.
 
     Args:
-        packed: The packed bytes.
-        name: Name of the file, for error messages.
-        wbits: The argument of `zlib.decompressobj`; −15 for raw deflate.
-        limit: Largest number of unpacked bytes; None for `unpacked_limit`.
+        packed: the packed bytes.
+        name: name of the file, for error messages.
+        wbits: the argument of `zlib.decompressobj`; −15 for raw deflate.
+        limit: largest number of unpacked bytes; None for `unpacked_limit`.
 
     Returns:
         The unpacked bytes.
@@ -151,10 +151,10 @@ def count_inflated(packed: bytes, name: str, wbits: int, limit: int) -> int:
     """Count the bytes of a packed stream without keeping them.
 
     Args:
-        packed: The packed bytes.
-        name: Name of the file, for error messages.
-        wbits: The argument of `zlib.decompressobj`.
-        limit: Largest number of unpacked bytes.
+        packed: the packed bytes.
+        name: name of the file, for error messages.
+        wbits: the argument of `zlib.decompressobj`.
+        limit: largest number of unpacked bytes.
 
     Returns:
         The number of unpacked bytes.

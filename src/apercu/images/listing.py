@@ -33,10 +33,10 @@ class Listing:
     """What stands below a folder.
 
     Attributes:
-        path: The folder.
-        files: Pictures, as paths relative to the folder, sorted.
-        left_out: Files that are no plain files, by kind.
-        unread: Number of pictures that are not read, by suffix.
+        path: the folder.
+        files: pictures, as paths relative to the folder, sorted.
+        left_out: files that are no plain files, by kind.
+        unread: number of pictures that are not read, by suffix.
     """
 
     path: Path
@@ -49,8 +49,8 @@ def list_pictures(path: Path, is_picture: Callable[[Path], bool]) -> Listing:
     """List the pictures of a folder at any depth, without hidden files and without masks/.
 
     Args:
-        path: The folder.
-        is_picture: Whether a plain file is a picture, by its name or its first bytes.
+        path: the folder.
+        is_picture: whether a plain file is a picture, by its name or its first bytes.
 
     Returns:
         The pictures, and what was left out.
@@ -108,8 +108,8 @@ def warn_left_out(path: Path, names: Iterable[str]) -> None:
     """Warn that files of a folder are left out.
 
     Args:
-        path: The folder.
-        names: The files, each with the reason.
+        path: the folder.
+        names: the files, each with the reason.
     """
     listed = list(names)
     more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
@@ -122,8 +122,8 @@ def label_by_folder(path: Path, files: list[str]) -> tuple[Label, ...] | None:
     A folder inside a class belongs to the class. Folders above all pictures are passed over.
 
     Args:
-        path: The opened folder.
-        files: Pictures, as paths relative to the folder.
+        path: the opened folder.
+        files: pictures, as paths relative to the folder.
 
     Returns:
         One label per picture.

@@ -32,8 +32,8 @@ def shorten_name(name: str, most: int = 150) -> str:
     """Return a name of a file short enough for suffixes; a digest tells it from others.
 
     Args:
-        name: The name, without folders.
-        most: Largest number of bytes; file systems take 255 with all suffixes.
+        name: the name, without folders.
+        most: largest number of bytes; file systems take 255 with all suffixes.
 
     Returns:
         The name, or its beginning with eight digits of its SHA-256.

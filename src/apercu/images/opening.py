@@ -50,13 +50,13 @@ def open_images(
     """Open a folder, a picture, a Parquet file, a stack, alerts, or the planted set as a source.
 
     Args:
-        spec: Path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
+        spec: path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
             fields of `Planted`. A folder named `planted` is opened as `./planted`. A folder with
             `/**` at its end gives all pictures below it without labels. A FITS file or a folder
             of them may end in its bands, `frame.fits[SCI,2][ERR]`. A file may end in the id of
             one image in it, `scan.tif#2` or `stamps.npz#518`.
-        channels: Channels of every picture.
-        bands: Names of the channels in FITS files, whose bands may be stored in any order. None
+        channels: channels of every picture.
+        bands: names of the channels in FITS files, whose bands may be stored in any order. None
             takes the names of the first file that names as many bands as there are channels,
             each by a different name; if no file does, bands keep their order.
 
@@ -99,7 +99,7 @@ def check_images(*specs: str | Path) -> None:
     """Check that what specifications name is there, before something large is loaded for it.
 
     Args:
-        specs: The folders and files, named as for `open_images`.
+        specs: the folders and files, named as for `open_images`.
 
     Raises:
         ImagesError: there is no such file or folder.
@@ -147,16 +147,24 @@ def open_file(path: Path, channels: int, bands: tuple[str, ...] | None = None) -
     """Open one file as a source of one picture, or of all its frames.
 
     Args:
-        path: The file.
-        channels: Channels of every picture.
-        bands: Names of the channels in a FITS file; None as in `open_images`.
+        path: the file.
+        channels: channels of every picture.
+        bands: names of the channels in a FITS file; None as in `open_images`.
 
     Returns:
         The pictures of the file.
     """
     locations = tuple(_find_pictures(path.parent, (path.name,)))
     bands = bands or find_first_band_names(path.parent, (path.name,), channels)
-    return FolderImages(path.parent, locations, None, {}, channels, bands, path.name)
+    return FolderImages(
+        path=path.parent,
+        locations=locations,
+        labels=None,
+        boxes={},
+        channels=channels,
+        bands=bands,
+        file=path.name,
+    )
 
 
 def open_folder(
@@ -178,10 +186,10 @@ def open_folder(
     Every frame of a DICOM file and every page of a TIFF file is a picture.
 
     Args:
-        path: The folder.
-        channels: Channels of every picture.
-        bands: Names of the channels in FITS files; None as in `open_images`.
-        by_folder: Whether folders are classes; without labels otherwise.
+        path: the folder.
+        channels: channels of every picture.
+        bands: names of the channels in FITS files; None as in `open_images`.
+        by_folder: whether folders are classes; without labels otherwise.
 
     Returns:
         The pictures of the folder.

@@ -56,12 +56,12 @@ class StoredPicture(NamedTuple):
     """An upright picture, and how it is stored in its file.
 
     Attributes:
-        picture: The picture, `channels × height × width`.
+        picture: the picture, `channels × height × width`.
         orientation: EXIF orientation of the file, 1 to 8.
-        size: The (height, width) in the file, before its pixels are made square and it is turned
+        size: the (height, width) in the file, before its pixels are made square and it is turned
             upright.
-        frames: Number of frames of a DICOM file or pages of a TIFF file; 1 for other formats.
-        moves: Whether the file is an animation (GIF, PNG, WebP, AVIF), and this its first frame.
+        frames: number of frames of a DICOM file or pages of a TIFF file; 1 for other formats.
+        moves: whether the file is an animation (GIF, PNG, WebP, AVIF), and this its first frame.
     """
 
     picture: Picture
@@ -80,9 +80,9 @@ class ReadOptions(NamedTuple):
     """How to read a file.
 
     Attributes:
-        channels: Channels of the picture; None keeps those of the file.
-        frame: Index of the frame in a DICOM file, or of the page in a TIFF file.
-        bands: Names of the channels in a FITS file; None keeps the order of the bands.
+        channels: channels of the picture; None keeps those of the file.
+        frame: index of the frame in a DICOM file, or of the page in a TIFF file.
+        bands: names of the channels in a FITS file; None keeps the order of the bands.
     """
 
     channels: int | None = 3
@@ -104,10 +104,10 @@ def read_picture(
     where nothing is known.
 
     Args:
-        source: Path of the file, or its bytes.
-        channels: Channels of the picture: grey is repeated as RGB, RGB becomes grey (BT.601
+        source: path of the file, or its bytes.
+        channels: channels of the picture: grey is repeated as RGB, RGB becomes grey (BT.601
             luma), the bands of FITS are not converted. None keeps the channels of the file.
-        frame: Index of the frame in a DICOM file, or of the page in a TIFF file.
+        frame: index of the frame in a DICOM file, or of the page in a TIFF file.
 
     Returns:
         A picture, `channels × height × width`, in [0, 1] (FITS: raw counts).
@@ -127,8 +127,8 @@ def read_stored(
     Boxes that were drawn on the stored picture need these two to be turned with it.
 
     Args:
-        source: Path of the file, or its bytes.
-        options: How to read the file.
+        source: path of the file, or its bytes.
+        options: how to read the file.
 
     Returns:
         The picture, its orientation and its stored size.
@@ -149,9 +149,9 @@ def convert_image(image: Image.Image, channels: int | None, name: str = "image")
     """Convert an opened Pillow image as `read_picture` reads a file, but do not turn it upright.
 
     Args:
-        image: The image.
-        channels: Channels of the picture; None keeps those of the image.
-        name: A name for error messages.
+        image: the image.
+        channels: channels of the picture; None keeps those of the image.
+        name: a name for error messages.
 
     Returns:
         A picture, `channels × height × width`, in [0, 1].
@@ -166,7 +166,7 @@ def read_mask(path: Path) -> Bool[Tensor, "height width"]:
     """Read a mask: True where it is opaque, or, in a file without transparency, not black.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         The mask as it is stored, `height × width`.
@@ -243,9 +243,9 @@ def convert_channels(
     """Convert grey to RGB or RGB to grey.
 
     Args:
-        picture: The picture, `channels × height × width`.
-        channels: The number of channels that is wanted; None keeps those of the picture.
-        name: A name for error messages.
+        picture: the picture, `channels × height × width`.
+        channels: the number of channels that is wanted; None keeps those of the picture.
+        name: a name for error messages.
 
     Returns:
         The picture with these channels.

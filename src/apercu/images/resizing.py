@@ -31,8 +31,8 @@ def resize_picture(
     picture larger, down is first, which gives the same pixels.
 
     Args:
-        picture: The picture, `channels × height × width`.
-        size: The new (height, width).
+        picture: the picture, `channels × height × width`.
+        size: the new (height, width).
 
     Returns:
         The resized picture.
@@ -61,9 +61,9 @@ def make_pixels_square(
     """Stretch a picture whose pixels are not square along the side on which they are longer.
 
     Args:
-        picture: The picture, `channels × height × width`.
-        aspect: Height of a pixel divided by its width.
-        name: Name of the file, for error messages.
+        picture: the picture, `channels × height × width`.
+        aspect: height of a pixel divided by its width.
+        name: name of the file, for error messages.
 
     Returns:
         The picture with square pixels.
@@ -113,7 +113,7 @@ def turn_picture(
     """Turn a picture upright.
 
     Args:
-        picture: The stored picture or mask, `… × height × width`.
+        picture: the stored picture or mask, `… × height × width`.
         orientation: EXIF orientation, 1 to 8; any other number changes nothing.
 
     Returns:
@@ -129,9 +129,9 @@ def turn_boxes(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:
     """Turn boxes in the same way as `turn_picture` turns the picture.
 
     Args:
-        boxes: Boxes in pixels of the stored picture, `boxes × 4`.
+        boxes: boxes in pixels of the stored picture, `boxes × 4`.
         orientation: EXIF orientation, 1 to 8.
-        size: The (height, width) of the stored picture.
+        size: the (height, width) of the stored picture.
 
     Returns:
         Boxes in pixels of the upright picture, `boxes × 4`.

@@ -75,8 +75,8 @@ def open_stack(path: Path, channels: int) -> StackImages:
     pixels become NaN.
 
     Args:
-        path: The `.npz` file.
-        channels: Channels that the pictures must have.
+        path: the `.npz` file.
+        channels: channels that the pictures must have.
 
     Returns:
         The images of the archive.

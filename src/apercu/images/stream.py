@@ -87,11 +87,11 @@ def batches(
     """Yield the images of a source in batches; at most one batch and a few pictures are in memory.
 
     Args:
-        source: The images.
-        prepare: Converts a picture to the size of the classifier's input.
-        size: Images per batch; the last batch may be smaller.
-        indices: Indices of the images to read, in this order; None reads all.
-        skip: Called with the error of each image that cannot be read, which is then left out;
+        source: the images.
+        prepare: converts a picture to the size of the classifier's input.
+        size: images per batch; the last batch may be smaller.
+        indices: indices of the images to read, in this order; None reads all.
+        skip: called with the error of each image that cannot be read, which is then left out;
             None raises the error.
 
     Yields:
@@ -110,11 +110,11 @@ class SkippingReader:
     """Reads the images of a source, leaves out those that cannot be read, and says so once.
 
     Args:
-        source: The images.
+        source: the images.
 
     Attributes:
-        readable: Indices of the images that were read.
-        errors: Why images were left out, by their indices.
+        readable: indices of the images that were read.
+        errors: why images were left out, by their indices.
     """
 
     source: ImageSource
@@ -128,9 +128,9 @@ class SkippingReader:
         """Yield images in batches, without those that cannot be read.
 
         Args:
-            prepare: Converts a picture to the size of the classifier's input.
-            size: Images per batch; the last batch may be smaller.
-            indices: Indices of the images to read, in this order; None reads all.
+            prepare: converts a picture to the size of the classifier's input.
+            size: images per batch; the last batch may be smaller.
+            indices: indices of the images to read, in this order; None reads all.
 
         Yields:
             The batches, none of which is empty.
@@ -164,8 +164,8 @@ class SkippingReader:
         """Leave out an image that was read, but cannot be used.
 
         Args:
-            index: The index of the image.
-            error: Why it cannot be used.
+            index: the index of the image.
+            error: why it cannot be used.
 
         Raises:
             ApercuError: this error, where none of the first `FIRST_UNREADABLE` images can be used.
@@ -187,9 +187,9 @@ def describe_left_out(name: str, errors: Collection[ApercuError], tried: int) ->
     """Return the line that says how many images of a source are left out, and why the first one.
 
     Args:
-        name: Name of the source.
-        errors: Why images cannot be read, at least one.
-        tried: Number of images that were tried.
+        name: name of the source.
+        errors: why images cannot be read, at least one.
+        tried: number of images that were tried.
 
     Returns:
         One line without a full stop.
@@ -205,8 +205,8 @@ def list_names(source: ImageSource, indices: Collection[int]) -> tuple[str, ...]
     """Return the names of some images of a source, in its order.
 
     Args:
-        source: The images.
-        indices: Indices of some of them.
+        source: the images.
+        indices: indices of some of them.
 
     Returns:
         The names.
@@ -221,8 +221,8 @@ def list_unread(source: ImageSource, readable: Collection[int]) -> tuple[str, ..
     """Return the names of the images of a source that are not among the readable ones.
 
     Args:
-        source: The images.
-        readable: Indices of the images that can be read.
+        source: the images.
+        readable: indices of the images that can be read.
 
     Returns:
         The names of the others.
@@ -234,7 +234,7 @@ def list_left_out(*readers: SkippingReader) -> dict[str, list[str]]:
     """Return the names of the images that readers left out, by the name of their source.
 
     Args:
-        readers: The readers of each source; those that left out nothing are not named.
+        readers: the readers of each source; those that left out nothing are not named.
 
     Returns:
         The names, as results record them.
@@ -254,13 +254,13 @@ def _join_items(items: Iterator[_PreparedItem], size: int) -> Iterator[Batch]:
     """Join prepared images to batches."""
     while batch := list(islice(items, size)):
         yield Batch(
-            tuple(item.index for item in batch),
-            tuple(item.name for item in batch),
-            torch.stack([item.image for item in batch]),
-            tuple(item.label for item in batch),
-            tuple(item.boxes for item in batch),
-            tuple(item.region for item in batch),
-            tuple(item.size for item in batch),
+            indices=tuple(item.index for item in batch),
+            names=tuple(item.name for item in batch),
+            images=torch.stack([item.image for item in batch]),
+            labels=tuple(item.label for item in batch),
+            boxes=tuple(item.boxes for item in batch),
+            regions=tuple(item.region for item in batch),
+            sizes=tuple(item.size for item in batch),
         )
 
 
@@ -308,9 +308,9 @@ def scale_boxes(boxes: Boxes, before: tuple[int, int], after: tuple[int, int]) -
     """Scale boxes with their picture.
 
     Args:
-        boxes: Boxes in pixels of the picture, `boxes × 4`.
-        before: The (height, width) of the picture.
-        after: The (height, width) that it is squashed to.
+        boxes: boxes in pixels of the picture, `boxes × 4`.
+        before: the (height, width) of the picture.
+        after: the (height, width) that it is squashed to.
 
     Returns:
         Boxes in pixels of the squashed picture, `boxes × 4`.

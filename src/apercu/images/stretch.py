@@ -33,10 +33,10 @@ class Stretch(BaseModel):
 
     Attributes:
         curve: `linear`, `log` of the distance from `low`, or `arcsinh`, which is linear near 0.
-        low: Counts that become 0, one per band.
-        high: Counts that become 1, one per band.
-        noise: Counts at which the curve bends, one per band.
-        sky: Whether the sky (the median of the band) is subtracted first. Without it the original
+        low: counts that become 0, one per band.
+        high: counts that become 1, one per band.
+        noise: counts at which the curve bends, one per band.
+        sky: whether the sky (the median of the band) is subtracted first. Without it the original
             counts can be computed from pixels.
     """
 
@@ -68,7 +68,7 @@ class Stretch(BaseModel):
         """Scale counts to [0, 1]; NaN and infinite pixels become sky, or 0 counts.
 
         Args:
-            picture: Raw counts, `bands × height × width`, with as many bands as the stretch.
+            picture: raw counts, `bands × height × width`, with as many bands as the stretch.
 
         Returns:
             A picture in [0, 1] of the same shape.
@@ -85,7 +85,7 @@ class Stretch(BaseModel):
         `high` come back as `low` and `high`.
 
         Args:
-            images: Pixels in [0, 1], `batch × bands × height × width`.
+            images: pixels in [0, 1], `batch × bands × height × width`.
 
         Returns:
             Counts of the same shape.
@@ -119,7 +119,7 @@ def measure_stretch(pictures: Iterable[Picture], method: StretchMethod) -> Stret
     """Measure a stretch on a sample of pictures.
 
     Args:
-        pictures: Raw counts, `bands × height × width`, all with the same number of bands.
+        pictures: raw counts, `bands × height × width`, all with the same number of bands.
         method: `arcsinh` and `log` reach from the faintest to the brightest pixels; `zscale`
             (which needs the `astro` extra) shows the sky and what is slightly brighter.
 

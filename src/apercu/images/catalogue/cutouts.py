@@ -52,11 +52,11 @@ def read_objects(
     """Read the objects of a catalogue.
 
     Args:
-        catalogue: A catalogue with one row per object.
-        columns: Names of the columns of right ascension and declination in degrees, or of x and
+        catalogue: a catalogue with one row per object.
+        columns: names of the columns of right ascension and declination in degrees, or of x and
             y, where the centre of the first pixel is 1, 1 as in FITS.
-        in_pixels: Whether the columns are x and y.
-        ids: Name of the column of ids; None takes the index of the row.
+        in_pixels: whether the columns are x and y.
+        ids: name of the column of ids; None takes the index of the row.
 
     Returns:
         The objects.
@@ -93,11 +93,11 @@ def cut_stamps(
 
     Args:
         frames: FITS files, each with one image per band.
-        objects: The objects to cut around.
-        size: Side of a stamp in pixels.
-        keep: Called with the index of an object and its stamp as the bytes of a FITS file.
-        progress: Called with the number of objects that are done, over all frames, and the total.
-        skip: Called with the error of a frame that cannot be used, if there are several; None
+        objects: the objects to cut around.
+        size: side of a stamp in pixels.
+        keep: called with the index of an object and its stamp as the bytes of a FITS file.
+        progress: called with the number of objects that are done, over all frames, and the total.
+        skip: called with the error of a frame that cannot be used, if there are several; None
             raises the error.
 
     Returns:
@@ -144,9 +144,9 @@ class _FieldSearch(NamedTuple):
     """A field of a frame, and the objects to look for in it.
 
     Attributes:
-        images: The bands.
-        indices: Index of each object that has no stamp yet.
-        pixels: Column and row of each of them, `objects × 2`, for each band.
+        images: the bands.
+        indices: index of each object that has no stamp yet.
+        pixels: column and row of each of them, `objects × 2`, for each band.
     """
 
     images: tuple[Band, ...]

@@ -30,9 +30,9 @@ class Band(NamedTuple):
     """One image of a frame or of a stamp.
 
     Attributes:
-        header: The header of the frame.
-        wcs: The two sky axes; None if the header has none.
-        pixels: Raw counts, `planes × height × width`, NaN where nothing is known.
+        header: the header of the frame.
+        wcs: the two sky axes; None if the header has none.
+        pixels: raw counts, `planes × height × width`, NaN where nothing is known.
     """
 
     header: Header
@@ -47,7 +47,7 @@ def read_fields(path: Path) -> Iterator[tuple[Band, ...]]:
     the chips of a mosaic are fields of their own.
 
     Args:
-        path: The file.
+        path: the file.
 
     Yields:
         The bands of a field, all of one size; only one field is in memory.
@@ -99,9 +99,9 @@ def locate_in_bands(
     """Convert sky positions to pixels of each band.
 
     Args:
-        frame: The bands; a band without coordinates takes the pixels of the first.
-        positions: Right ascension and declination in degrees, `objects × 2`.
-        path: The file of the frame, for error messages.
+        frame: the bands; a band without coordinates takes the pixels of the first.
+        positions: right ascension and declination in degrees, `objects × 2`.
+        path: the file of the frame, for error messages.
 
     Returns:
         Columns and rows from 0, `objects × 2`, for each band.
@@ -129,9 +129,9 @@ def cut_band(band: Band, centre: NDArray[np.float64], size: int) -> Band:
     """Cut a square from a band.
 
     Args:
-        band: The band of a frame.
-        centre: Column and row of the centre, from 0.
-        size: Side of the square in pixels.
+        band: the band of a frame.
+        centre: column and row of the centre, from 0.
+        size: side of the square in pixels.
 
     Returns:
         The square with its coordinates; NaN beyond the frame.
@@ -157,8 +157,8 @@ def encode_fits(stamp: list[Band], cards: dict[str, float | str]) -> bytes:
     """Encode a stamp as a FITS file with one image per band.
 
     Args:
-        stamp: The bands.
-        cards: Further cards of the first header.
+        stamp: the bands.
+        cards: further cards of the first header.
 
     Returns:
         The bytes of the file.

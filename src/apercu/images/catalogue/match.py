@@ -25,8 +25,8 @@ class CatalogueMatch(NamedTuple):
     """Which row of a catalogue belongs to which image.
 
     Attributes:
-        rows: Index of the row of each image; −1 where there is none.
-        unused: Number of rows of the catalogue that belong to no image.
+        rows: index of the row of each image; −1 where there is none.
+        unused: number of rows of the catalogue that belong to no image.
     """
 
     rows: NDArray[np.intp]
@@ -40,9 +40,9 @@ def match_by_id(names: Sequence[str], catalogue: Catalogue, column: str) -> Cata
     called as `apercu cutouts` calls the stamp of an id, which may hold blanks or slashes.
 
     Args:
-        names: Names of the images; without folders and suffix they are the ids.
-        catalogue: The catalogue.
-        column: Name of the column of ids.
+        names: names of the images; without folders and suffix they are the ids.
+        catalogue: the catalogue.
+        column: name of the column of ids.
 
     Returns:
         The row of each image.
@@ -74,11 +74,11 @@ def match_by_position(
     """Match images to the nearest row within a radius on the sky.
 
     Args:
-        ra: Right ascension of each image in degrees; NaN where it is unknown.
-        dec: Declination of each image in degrees.
-        catalogue: A catalogue with positions in degrees.
-        radius_arcsec: Largest distance of a row from its image in arcseconds.
-        columns: Names of the columns of right ascension and declination.
+        ra: right ascension of each image in degrees; NaN where it is unknown.
+        dec: declination of each image in degrees.
+        catalogue: a catalogue with positions in degrees.
+        radius_arcsec: largest distance of a row from its image in arcseconds.
+        columns: names of the columns of right ascension and declination.
 
     Returns:
         The row of each image.
@@ -243,11 +243,11 @@ def label_images(
     """Label images by a column of whole numbers, bools or text.
 
     Args:
-        source: The images.
-        rows: Index of the row of each image, −1 where there is none, as `match_by_id` and
+        source: the images.
+        rows: index of the row of each image, −1 where there is none, as `match_by_id` and
             `match_by_position` return them.
-        catalogue: The catalogue of the rows.
-        column: Name of the column with the class of each row.
+        catalogue: the catalogue of the rows.
+        column: name of the column with the class of each row.
 
     Returns:
         The images that have a label.

@@ -66,9 +66,9 @@ def pixel_to_sky(wcs: Wcs, x: float, y: float) -> tuple[float, float]:
     """Convert a pixel to a position on the sky.
 
     Args:
-        wcs: The coordinates of the image.
-        x: Column, where the centre of the first pixel is 0.
-        y: Row, where the centre of the first pixel is 0.
+        wcs: the coordinates of the image.
+        x: column, where the centre of the first pixel is 0.
+        y: row, where the centre of the first pixel is 0.
 
     Returns:
         Right ascension and declination (ICRS) in degrees; NaN outside of the projection.
@@ -87,10 +87,10 @@ def sky_to_pixels(
     """Convert positions on the sky to pixels of a frame.
 
     Args:
-        wcs: The coordinates of the frame.
-        ra: Right ascension (ICRS) of each position in degrees.
-        dec: Declination (ICRS) of each position in degrees.
-        size: The (height, width) of the frame.
+        wcs: the coordinates of the frame.
+        ra: right ascension (ICRS) of each position in degrees.
+        dec: declination (ICRS) of each position in degrees.
+        size: the (height, width) of the frame.
 
     Returns:
         Columns and rows, counted from 0; NaN far outside of the frame, where the projection may
@@ -128,10 +128,10 @@ def read_sky_positions(
     Celestial coordinates are used if the header has them, otherwise a pair of cards.
 
     Args:
-        source: A folder, or some of its images. Images that are not FITS, are damaged, or have no
+        source: a folder, or some of its images. Images that are not FITS, are damaged, or have no
             position are NaN.
-        cards: Pairs of cards with degrees, tried in this order.
-        progress: Called with the number of images that are done, and their total.
+        cards: pairs of cards with degrees, tried in this order.
+        progress: called with the number of images that are done, and their total.
 
     Returns:
         The positions, one per image.
@@ -169,8 +169,8 @@ def read_sky_position(
     """Read the sky position of the centre of one FITS image.
 
     Args:
-        path: The file.
-        cards: Pairs of cards with degrees, tried in this order.
+        path: the file.
+        cards: pairs of cards with degrees, tried in this order.
 
     Returns:
         Right ascension and declination in degrees; NaN if unknown, or if the file is damaged.

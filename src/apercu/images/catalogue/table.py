@@ -65,8 +65,8 @@ class Catalogue:
         """Return one column as numbers.
 
         Args:
-            name: Name of the column.
-            missing: Numbers that stand for an unknown value.
+            name: name of the column.
+            missing: numbers that stand for an unknown value.
 
         Returns:
             One number per row; NaN where it is empty, null, infinite, or one of `missing`.
@@ -119,7 +119,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
     Columns with several values per row, with bytes or with dates are left out.
 
     Args:
-        path: The file; its suffix tells the format.
+        path: the file; its suffix tells the format.
 
     Returns:
         The catalogue.

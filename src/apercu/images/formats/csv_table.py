@@ -52,7 +52,7 @@ def open_csv(path: Path) -> Iterator[CsvRows]:
     the header, a comma, a semicolon or a tab, or by what a first line `sep=;` names.
 
     Args:
-        path: The file.
+        path: the file.
 
     Yields:
         The rows, the header first.
@@ -83,10 +83,10 @@ def fill_cells(path: Path, line: int, cells: list[str], count: int) -> list[str]
     """Return as many cells as the header has; those that are missing at the end are empty.
 
     Args:
-        path: The table.
-        line: Line of the row.
-        cells: Cells of the row.
-        count: Number of columns.
+        path: the table.
+        line: line of the row.
+        cells: cells of the row.
+        count: number of columns.
 
     Returns:
         The cells.

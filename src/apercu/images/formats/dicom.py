@@ -41,9 +41,9 @@ class DicomFrame(NamedTuple):
     """One frame of a file.
 
     Attributes:
-        pixels: Pixels in [0, 1], `channels × height × width`.
-        aspect: Height of a pixel divided by its width.
-        frames: Number of frames in the file.
+        pixels: pixels in [0, 1], `channels × height × width`.
+        aspect: height of a pixel divided by its width.
+        frames: number of frames in the file.
     """
 
     pixels: NDArray[np.float32]
@@ -55,9 +55,9 @@ class DicomHeading(NamedTuple):
     """The parts of a header that are needed to list a folder.
 
     Attributes:
-        frames: Number of pictures in the file.
-        series: Identifier of the series of the examination; empty if the file has none.
-        size: The (height, width) in pixels.
+        frames: number of pictures in the file.
+        series: identifier of the series of the examination; empty if the file has none.
+        size: the (height, width) in pixels.
     """
 
     frames: int
@@ -69,10 +69,10 @@ class DicomReference(NamedTuple):
     """The identifiers by which another file refers to a picture; they do not name the patient.
 
     Attributes:
-        study: Identifier of the study; empty if the file has none.
-        sop_class: Identifier of the kind of DICOM object.
-        instance: Identifier of the object.
-        frame: Index of the frame; None in a file of one picture.
+        study: identifier of the study; empty if the file has none.
+        sop_class: identifier of the kind of DICOM object.
+        instance: identifier of the object.
+        frame: index of the frame; None in a file of one picture.
         burned_in_annotation: `YES` if text is part of the picture, `NO` if not, else empty.
     """
 
@@ -106,8 +106,8 @@ def read_dicom_reference(path: Path, frame: int = 0) -> DicomReference | None:
     """Read the identifiers of a picture.
 
     Args:
-        path: The file.
-        frame: Index of the frame.
+        path: the file.
+        frame: index of the frame.
 
     Returns:
         The identifiers; None if the file is not DICOM or has no identifiers.
@@ -142,9 +142,9 @@ def decode_dicom(stream: BytesIO | BufferedReader, name: str, frame: int = 0) ->
     every file; so is any other with the presentation INVERSE. Palettes and YBR become RGB.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
-        frame: Index of the frame.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
+        frame: index of the frame.
 
     Returns:
         The pixels, how high they are compared with their width, and the number of frames.

@@ -39,9 +39,9 @@ def parse_dataset(stream: BytesIO | BufferedReader, name: str, *, pixels: bool) 
     """Parse the header of an image.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
-        pixels: Whether the pixels are read too, and must be there.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
+        pixels: whether the pixels are read too, and must be there.
 
     Returns:
         The elements of the file.
@@ -116,9 +116,9 @@ def apply_functional_groups(dataset: Dataset, frame: int, name: str) -> None:
     """Copy the rescaling, the window and the spacing of a frame from its groups to the top level.
 
     Args:
-        dataset: The elements of the file, which are changed.
-        frame: Index of the frame.
-        name: Name of the file, for error messages.
+        dataset: the elements of the file, which are changed.
+        frame: index of the frame.
+        name: name of the file, for error messages.
     """
     sequences = (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame))
     for sequence, number in sequences:

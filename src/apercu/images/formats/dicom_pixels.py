@@ -39,15 +39,15 @@ class PixelDescription(NamedTuple):
     """How the values of a file are stored.
 
     Attributes:
-        kind: Photometric interpretation.
-        height: Height in pixels.
-        width: Width in pixels.
-        frames: Number of frames.
-        samples: Values per pixel.
-        allocated: Bits per value in the file.
-        stored: Bits of a value that count.
-        high_bit: The highest of these.
-        signed: Whether values are signed.
+        kind: photometric interpretation.
+        height: height in pixels.
+        width: width in pixels.
+        frames: number of frames.
+        samples: values per pixel.
+        allocated: bits per value in the file.
+        stored: bits of a value that count.
+        high_bit: the highest of these.
+        signed: whether values are signed.
     """
 
     kind: str
@@ -73,8 +73,8 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
     the high bit from bits stored; values are unsigned, colours stand beside each other.
 
     Args:
-        dataset: The elements of the file.
-        name: Name of the file, for error messages.
+        dataset: the elements of the file.
+        name: name of the file, for error messages.
 
     Returns:
         How the values are stored.
@@ -118,7 +118,15 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
     if signed > 1:
         raise ImageError(f"{name}: damaged, PixelRepresentation is {signed}, expected 0 or 1")
     described = PixelDescription(
-        kind, height, width, frames or 1, expected, allocated, stored, high_bit, signed == 1
+        kind=kind,
+        height=height,
+        width=width,
+        frames=frames or 1,
+        samples=expected,
+        allocated=allocated,
+        stored=stored,
+        high_bit=high_bit,
+        signed=signed == 1,
     )
     _complete(dataset, described, name)
     return described
@@ -161,8 +169,8 @@ def check_codec(dataset: Dataset, name: str) -> None:
     """Raise ImageError if no installed codec reads the compression, and name one that does.
 
     Args:
-        dataset: The elements of the file.
-        name: Name of the file, for error messages.
+        dataset: the elements of the file.
+        name: name of the file, for error messages.
     """
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -195,10 +203,10 @@ def decode_frame(dataset: Dataset, pixels: PixelDescription, name: str, frame: i
     """Decode the stored values of a frame.
 
     Args:
-        dataset: The elements of the file.
-        pixels: How its values are stored.
-        name: Name of the file, for error messages.
-        frame: Index of the frame.
+        dataset: the elements of the file.
+        pixels: how its values are stored.
+        name: name of the file, for error messages.
+        frame: index of the frame.
 
     Returns:
         Stored values, `height × width`, or `height × width × 3` in RGB; bits that do not belong

@@ -34,10 +34,10 @@ def render_grey(
     """Apply the transforms of a grey frame.
 
     Args:
-        values: Stored values, `height × width`.
-        dataset: The elements of the file, with those of the frame.
-        pixels: How the values are stored.
-        name: Name of the file, for error messages.
+        values: stored values, `height × width`.
+        dataset: the elements of the file, with those of the frame.
+        pixels: how the values are stored.
+        name: name of the file, for error messages.
 
     Returns:
         Pixels in [0, 1], `1 × height × width`.
@@ -69,10 +69,10 @@ def render_colour(
     """Scale a colour frame, or apply its palette.
 
     Args:
-        values: Stored values, `height × width × 3` in RGB, or `height × width` of a palette.
-        dataset: The elements of the file.
-        pixels: How the values are stored.
-        name: Name of the file, for error messages.
+        values: stored values, `height × width × 3` in RGB, or `height × width` of a palette.
+        dataset: the elements of the file.
+        pixels: how the values are stored.
+        name: name of the file, for error messages.
 
     Returns:
         Pixels in [0, 1], `3 × height × width`.
@@ -92,8 +92,8 @@ def read_pixel_aspect(dataset: Dataset, name: str) -> float:
     """Return the height of a pixel divided by its width; 1 where the file does not tell.
 
     Args:
-        dataset: The elements of the file, with those of the frame.
-        name: Name of the file, for error messages.
+        dataset: the elements of the file, with those of the frame.
+        name: name of the file, for error messages.
 
     Returns:
         The height of a pixel divided by its width.

@@ -23,9 +23,9 @@ class LookupTable(NamedTuple):
     """A table from stored values to values.
 
     Attributes:
-        first: Stored value of the first entry; smaller ones take the first entry, too.
-        bits: Bits per entry, as the header says.
-        entries: The entries, whole numbers from 0.
+        first: stored value of the first entry; smaller ones take the first entry, too.
+        bits: bits per entry, as the header says.
+        entries: the entries, whole numbers from 0.
     """
 
     first: int
@@ -57,11 +57,11 @@ def read_table(
     """Read a table of an item.
 
     Args:
-        item: The item of a sequence, or the dataset.
-        name: Name of the file, for error messages.
-        signed: Whether the stored values are signed.
-        descriptor: Keyword of the descriptor.
-        data: Keyword of the entries.
+        item: the item of a sequence, or the dataset.
+        name: name of the file, for error messages.
+        signed: whether the stored values are signed.
+        descriptor: keyword of the descriptor.
+        data: keyword of the entries.
 
     Returns:
         The table.
@@ -116,10 +116,10 @@ def apply_palette(
     """Return the colours of stored values, from 0 to 1.
 
     Args:
-        values: Stored values, `height × width`.
-        dataset: The elements of the file.
-        name: Name of the file, for error messages.
-        signed: Whether the stored values are signed.
+        values: stored values, `height × width`.
+        dataset: the elements of the file.
+        name: name of the file, for error messages.
+        signed: whether the stored values are signed.
 
     Returns:
         Red, green and blue, `height × width × 3`.

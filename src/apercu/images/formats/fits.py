@@ -34,8 +34,8 @@ class FitsPlanes(NamedTuple):
     """The bands of a FITS file.
 
     Attributes:
-        names: Name of each band; empty if the file has none.
-        pixels: Raw counts, `bands × height × width`, NaN where nothing is known.
+        names: name of each band; empty if the file has none.
+        pixels: raw counts, `bands × height × width`, NaN where nothing is known.
     """
 
     names: tuple[str, ...]
@@ -54,11 +54,11 @@ def decode_fits(
     of their header, become NaN.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
-        bands: Names or numbers of the bands to read, in the order of the channels; None reads all
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
+        bands: names or numbers of the bands to read, in the order of the channels; None reads all
             in the order of the file.
-        channels: Number of channels; None accepts any.
+        channels: number of channels; None accepts any.
 
     Returns:
         The bands and their names.
@@ -108,9 +108,9 @@ def find_first_band_names(
     """Find the band names of the first FITS file that can give the order of the channels.
 
     Args:
-        folder: The folder of the files.
-        files: Paths relative to the folder; those that are not FITS are skipped.
-        channels: Number of bands that the file must have, each with a different name.
+        folder: the folder of the files.
+        files: paths relative to the folder; those that are not FITS are skipped.
+        channels: number of bands that the file must have, each with a different name.
 
     Returns:
         The names of the bands; None if no file fits.
@@ -171,8 +171,8 @@ def check_bands(bands: tuple[str, ...] | None, channels: int) -> None:
     """Raise ConfigError if names cannot be the channels: a wrong number, empty, or repeated.
 
     Args:
-        bands: Names of the bands; one alone gives every channel, and None is always valid.
-        channels: Number of channels.
+        bands: names of the bands; one alone gives every channel, and None is always valid.
+        channels: number of channels.
     """
     if bands is None:
         return
@@ -204,12 +204,12 @@ def order_bands(
     """Find the index of each channel's band in a file.
 
     Args:
-        names: Names of the bands in the file.
-        bands: Names of the bands in the order of the channels: `SCI`, `SCI:2` of version 2
+        names: names of the bands in the file.
+        bands: names of the bands in the order of the channels: `SCI`, `SCI:2` of version 2
             (EXTVER), or the number of a band, from 1. One alone gives every channel; None keeps
             the order of the file.
-        channels: Number of channels; None accepts any.
-        file: Name of the file, for error messages.
+        channels: number of channels; None accepts any.
+        file: name of the file, for error messages.
         versions: EXTVER of each band in the file.
 
     Returns:

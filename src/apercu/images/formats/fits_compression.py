@@ -29,8 +29,8 @@ def check_compression(header: Mapping[str, Any], name: str) -> None:
     """Raise ImageError if a compressed image cannot be unpacked safely.
 
     Args:
-        header: Header of the table that holds the compressed image.
-        name: Name of the file, for error messages.
+        header: header of the table that holds the compressed image.
+        name: name of the file, for error messages.
     """
     kind = str(header["ZCMPTYPE"]).strip()
     if kind not in SAFE_COMPRESSIONS:
@@ -56,9 +56,9 @@ def check_tiles(stream: BytesIO | BufferedReader, hdu: Any, name: str) -> None:
     """Raise ImageError if a gzip'ed tile of a compressed image unpacks to more than its pixels.
 
     Args:
-        stream: The bytes of the file, not gzip'ed.
-        hdu: The compressed image.
-        name: Name of the file, for error messages.
+        stream: the bytes of the file, not gzip'ed.
+        hdu: the compressed image.
+        name: name of the file, for error messages.
     """
     from astropy.io import fits
 
@@ -83,9 +83,9 @@ def gunzip(stream: BytesIO | BufferedReader, name: str, check: Callable[[bytes],
     """Unpack a gzip'ed file into memory.
 
     Args:
-        stream: The gzip'ed bytes.
-        name: Name of the file, for error messages.
-        check: Called with the first mebibyte before the rest is unpacked; it may raise.
+        stream: the gzip'ed bytes.
+        name: name of the file, for error messages.
+        check: called with the first mebibyte before the rest is unpacked; it may raise.
 
     Returns:
         The unpacked bytes.

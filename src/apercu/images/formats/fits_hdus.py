@@ -38,8 +38,8 @@ class FitsParts(NamedTuple):
     """The parts of an open FITS file.
 
     Attributes:
-        primary: The first header.
-        images: The HDUs with pixels, in file order, all of one size.
+        primary: the first header.
+        images: the HDUs with pixels, in file order, all of one size.
     """
 
     primary: Header
@@ -73,9 +73,9 @@ def open_fits(
     """Open a FITS file within a `with` block; pixels are read when they are accessed.
 
     Args:
-        stream: The bytes of the file, perhaps gzip'ed.
-        name: Name of the file, for error messages.
-        fit_together: Whether all images must be bands of one picture.
+        stream: the bytes of the file, perhaps gzip'ed.
+        name: name of the file, for error messages.
+        fit_together: whether all images must be bands of one picture.
 
     Yields:
         The first header, and the HDUs with pixels.
@@ -113,7 +113,7 @@ def check_bands_fit(images: list[Hdu], name: str) -> None:
 
     Args:
         images: HDUs with pixels.
-        name: Name of the file, for error messages.
+        name: name of the file, for error messages.
     """
     size: tuple[int, int] | None = None
     count = 0

@@ -33,12 +33,12 @@ class Codestream(NamedTuple):
     """The header of a codestream.
 
     Attributes:
-        height: Height in pixels.
-        width: Width in pixels.
-        components: Number of colour components.
-        bits: Bits per sample.
-        scans: Number of scans; 1 for JPEG 2000.
-        is_complete: Whether the end is there, and a scan for every coefficient.
+        height: height in pixels.
+        width: width in pixels.
+        components: number of colour components.
+        bits: bits per sample.
+        scans: number of scans; 1 for JPEG 2000.
+        is_complete: whether the end is there, and a scan for every coefficient.
     """
 
     height: int
@@ -80,7 +80,7 @@ def is_cut_short(data: bytes) -> bool:
     decoder still waits for data there. So this is only worth it where `ends_in_grey`.
 
     Args:
-        data: The whole stream.
+        data: the whole stream.
 
     Returns:
         True if the pixels change with the bytes before the end, or if there is no end.

@@ -43,8 +43,8 @@ def decode_npy(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float3
     equal. uint8, uint16 and bool are scaled to [0, 1]; floats are kept.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
 
     Returns:
         The pixels, `channels × height × width`.

@@ -36,7 +36,7 @@ def read_array_headers(path: Path) -> dict[str, ArrayHeader]:
     """Read the headers of an archive; arrays of objects are left out.
 
     Args:
-        path: The `.npz` file.
+        path: the `.npz` file.
 
     Returns:
         The header of each array by name.

@@ -51,12 +51,12 @@ class DecodedPicture(NamedTuple):
     """Pixels of a file before they are turned upright.
 
     Attributes:
-        pixels: The pixels, `channels × height × width`; integers are scaled to [0, 1].
+        pixels: the pixels, `channels × height × width`; integers are scaled to [0, 1].
         orientation: EXIF orientation of the file, 1 to 8.
-        pending: The orientation that is still to be applied; Pillow turns TIFF files by itself.
-        aspect: Height of a pixel divided by its width, before the pending orientation.
-        frames: Number of pictures in the file that can be read: frames or pages.
-        moves: Whether the file is an animation, of which this is the first frame.
+        pending: the orientation that is still to be applied; Pillow turns TIFF files by itself.
+        aspect: height of a pixel divided by its width, before the pending orientation.
+        frames: number of pictures in the file that can be read: frames or pages.
+        moves: whether the file is an animation, of which this is the first frame.
     """
 
     pixels: NDArray[np.float32]
@@ -74,9 +74,9 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
     a TIFF file Pillow drops a fourth.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
-        page: Index of the page of a TIFF file.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
+        page: index of the page of a TIFF file.
 
     Returns:
         The pixels, the EXIF orientation and the shape of a pixel.
@@ -117,8 +117,8 @@ def decode_image(image: Image.Image, name: str) -> NDArray[np.float32]:
     An image that EXIF wants to be turned keeps its pixels, so that boxes fit it; a warning says so.
 
     Args:
-        image: The image; of several frames the present one is taken.
-        name: A name for error messages.
+        image: the image; of several frames the present one is taken.
+        name: a name for error messages.
 
     Returns:
         The pixels, `channels × height × width`; integers are scaled to [0, 1].
@@ -141,8 +141,8 @@ def decode_mask(stream: BytesIO | BufferedReader, name: str) -> NDArray[np.bool_
     """Decode a picture as a mask: where it is opaque, or, without transparency, not black.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
 
     Returns:
         True inside, `height × width`, upright.

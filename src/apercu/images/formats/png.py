@@ -18,7 +18,7 @@ def has_all_rows(data: bytes) -> bool:
     """Return whether the pixels of a PNG file unpack to as many bytes as its header says.
 
     Args:
-        data: The whole file, whose header is one that a decoder has accepted.
+        data: the whole file, whose header is one that a decoder has accepted.
 
     Returns:
         True if no row is missing.

@@ -46,9 +46,9 @@ class TiffPage(NamedTuple):
     """One directory of a TIFF file.
 
     Attributes:
-        number: Number of the directory, as Pillow counts them.
-        order: Byte order, `<` or `>`.
-        tags: Numbers of each tag.
+        number: number of the directory, as Pillow counts them.
+        order: byte order, `<` or `>`.
+        tags: numbers of each tag.
     """
 
     number: int
@@ -122,8 +122,8 @@ def read_pages(stream: BytesIO | BufferedReader, name: str) -> list[TiffPage]:
     """Read the directories of the pages; previews and masks of a page are left out.
 
     Args:
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
 
     Returns:
         The pages, at least one.
@@ -216,9 +216,9 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
     """Refuse a page that is too large, or lacks a part of its pixels.
 
     Args:
-        page: The page.
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
+        page: the page.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
 
     Raises:
         ImageError: the page is too small or too large, a strip or tile is missing or cut short,
@@ -301,9 +301,9 @@ def decode_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> 
     """Decode a page that Pillow cannot read: uncompressed or deflated, in strips or tiles.
 
     Args:
-        page: The page, after `check_page`.
-        stream: The bytes of the file.
-        name: Name of the file, for error messages.
+        page: the page, after `check_page`.
+        stream: the bytes of the file.
+        name: name of the file, for error messages.
 
     Returns:
         Pixels, `channels × height × width`; whole numbers are scaled to [0, 1].

@@ -51,9 +51,9 @@ def interpolate_grid(lattice: FloatArray, rows: FloatArray, columns: FloatArray)
     """Interpolate a lattice on a grid, with weights 3t² − 2t³, whose slope is continuous.
 
     Args:
-        lattice: Values at the knots, `… × m × n`.
-        rows: Fractional rows of the grid in the lattice.
-        columns: Fractional columns of the grid in the lattice.
+        lattice: values at the knots, `… × m × n`.
+        rows: fractional rows of the grid in the lattice.
+        columns: fractional columns of the grid in the lattice.
 
     Returns:
         Values on the grid, `… × rows × columns`.
@@ -70,9 +70,9 @@ def interpolate_points(lattice: FloatArray, rows: FloatArray, columns: FloatArra
     """Interpolate a lattice at single points, for objects that are rotated.
 
     Args:
-        lattice: Values at the knots, `m × n`.
-        rows: Fractional row of each point.
-        columns: Fractional column of each point.
+        lattice: values at the knots, `m × n`.
+        rows: fractional row of each point.
+        columns: fractional column of each point.
 
     Returns:
         One value per point, in the shape of `rows`.
@@ -97,10 +97,10 @@ def draw_natural_noise(random: RandomStream, channels: int, size: int, finest: f
     """Draw noise with the spectrum of photographs: the finer an octave, the weaker it is.
 
     Args:
-        random: The random numbers.
-        channels: Number of channels.
-        size: Height and width in pixels.
-        finest: Size of the smallest grains in pixels.
+        random: the random numbers.
+        channels: number of channels.
+        size: height and width in pixels.
+        finest: size of the smallest grains in pixels.
 
     Returns:
         Noise in about [−1, 1], `channels × size × size`.

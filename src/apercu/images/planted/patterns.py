@@ -180,9 +180,9 @@ def draw_outline(random: RandomStream, u: FloatArray, v: FloatArray) -> FloatArr
     """Draw an ellipse, a blob or a polygon of about the area of the unit disc.
 
     Args:
-        random: The random numbers.
-        u: Horizontal coordinate of each pixel, in radii.
-        v: Vertical coordinate of each pixel, in radii.
+        random: the random numbers.
+        u: horizontal coordinate of each pixel, in radii.
+        v: vertical coordinate of each pixel, in radii.
 
     Returns:
         The signed distance of each pixel, in radii.

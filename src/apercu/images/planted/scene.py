@@ -30,11 +30,11 @@ class SceneStyle(NamedTuple):
     """The properties of a scene that depend on its difficulty.
 
     Attributes:
-        smallest: Smallest area of a shape, as a fraction of the picture.
-        largest: Largest area of a shape, as a fraction of the picture.
-        contrast: Contrast of the two colours of a shape.
-        background: Contrast of the background.
-        distractors: Number of distractors.
+        smallest: smallest area of a shape, as a fraction of the picture.
+        largest: largest area of a shape, as a fraction of the picture.
+        contrast: contrast of the two colours of a shape.
+        background: contrast of the background.
+        distractors: number of distractors.
     """
 
     smallest: float
@@ -73,10 +73,10 @@ def paint_scene(
     """Paint a picture with one object of each class.
 
     Args:
-        random: The random numbers.
-        classes: Class index of each object; the first object lies on top.
-        shape: Channels, and height and width in pixels.
-        style: Sizes, contrasts, and number of distractors.
+        random: the random numbers.
+        classes: class index of each object; the first object lies on top.
+        shape: channels, and height and width in pixels.
+        style: sizes, contrasts, and number of distractors.
 
     Returns:
         The picture, `channels × size × size`, and the visible region of each object,

@@ -26,9 +26,9 @@ class PlantedObject:
     """One object of a picture.
 
     Attributes:
-        class_index: Index of its class.
-        region: Pixels where it is visible, `height × width`.
-        box: Tight box of the region, `1 × 4`.
+        class_index: index of its class.
+        region: pixels where it is visible, `height × width`.
+        box: tight box of the region, `1 × 4`.
     """
 
     class_index: int
@@ -46,15 +46,15 @@ class Planted(ImageSource):
     Every block of `classes` pictures has each class once.
 
     Attributes:
-        classes: Number of classes, from 2.
-        images: Number of pictures.
-        seed: Seed of all draws; another seed gives other pictures.
-        size: Height and width in pixels, 32 to 2048.
-        difficulty: Number from 0 (large objects with high contrast) to 1 (small faint ones among
+        classes: number of classes, from 2.
+        images: number of pictures.
+        seed: seed of all draws; another seed gives other pictures.
+        size: height and width in pixels, 32 to 2048.
+        difficulty: number from 0 (large objects with high contrast) to 1 (small faint ones among
             many distractors).
         split: `train` or `test`, which share no picture.
-        objects: Number of objects in each picture, all of different classes.
-        channels: Channels of every picture.
+        objects: number of objects in each picture, all of different classes.
+        channels: channels of every picture.
 
     Raises:
         ConfigError: a field is out of range.
@@ -140,8 +140,8 @@ def open_planted(settings: str, *, channels: int = 3) -> Planted:
     """Open the planted set by its settings.
 
     Args:
-        settings: Fields of `Planted` as `key=value,key=value`; empty for the defaults.
-        channels: Channels of every picture, unless the settings say otherwise.
+        settings: fields of `Planted` as `key=value,key=value`; empty for the defaults.
+        channels: channels of every picture, unless the settings say otherwise.
 
     Returns:
         The planted set.
