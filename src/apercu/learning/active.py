@@ -217,16 +217,16 @@ class LabelChooser:
             )
         name = self.index.cases[row].name
         return LabelChoice(
-            row,
-            name,
-            rank,
-            "; ".join(reasons),
-            predicted,
-            probability,
-            margin,
-            entropy,
-            distance,
-            nearest,
+            row=row,
+            name=name,
+            rank=rank,
+            reason="; ".join(reasons),
+            predicted=predicted,
+            probability=probability,
+            margin=margin,
+            entropy=entropy,
+            distance=distance,
+            nearest=nearest,
         )
 
 

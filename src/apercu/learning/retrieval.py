@@ -238,17 +238,17 @@ class CaseFinder:
             chosen = self.encoder.choose_targets(encoded.logits) if targets is None else targets
             explained = NamedClass.of(classifier.names, int(chosen))
         return SimilarCases(
-            stored,
-            explained if encoded.maps is not None else None,
-            predicted,
-            probability,
-            None if encoded.maps is None else encoded.maps[0],
-            self.rank_cases(encoded.features[0], self.features, count, excluded),
-            self.rank_by_region(encoded, count, excluded)[0],
-            self.index,
-            self.labels,
-            self.record,
-            excluded,
+            stored=stored,
+            target=explained if encoded.maps is not None else None,
+            predicted=predicted,
+            probability=probability,
+            map=None if encoded.maps is None else encoded.maps[0],
+            by_features=self.rank_cases(encoded.features[0], self.features, count, excluded),
+            by_region=self.rank_by_region(encoded, count, excluded)[0],
+            index=self.index,
+            labels=self.labels,
+            record=self.record,
+            own=excluded,
         )
 
     def rank_by_region(
