@@ -24,7 +24,6 @@ from apercu.log import warn
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
-    ProgressFn,
     check_labelled,
     extract_labelled_features,
     measure_curve,
@@ -34,7 +33,7 @@ from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import join_features
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.report import RANDOM_WEIGHTS, draw_pca_plot, write_report
-from apercu.progress import show_in_notebook
+from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
 
@@ -94,7 +93,7 @@ class FeatureEvaluation:
                         f"{suggest_nearest(part, self.networks)}"
                     )
 
-    def run(self, folder: Path, progress: ProgressFn) -> EvaluatedFeatures:
+    def run(self, folder: Path, progress: ProgressCallback) -> EvaluatedFeatures:
         """Measure all learning curves that are not in a folder yet.
 
         Args:
@@ -147,7 +146,7 @@ class FeatureEvaluation:
         spec: str,
         classifier: Classifier,
         left_out: dict[str, list[str]],
-        progress: ProgressFn,
+        progress: ProgressCallback,
     ) -> ImageSource:
         """Open the labelled images that can be read; the names of the others are added."""
         source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
@@ -174,7 +173,7 @@ class FeatureEvaluation:
             )
 
     def _measure_heads(
-        self, folder: Path, start: str, sets: _FeatureSets, progress: ProgressFn
+        self, folder: Path, start: str, sets: _FeatureSets, progress: ProgressCallback
     ) -> list[LearningCurveRow]:
         """Measure the curves of all heads on the features of one start."""
         rows = []
@@ -183,7 +182,7 @@ class FeatureEvaluation:
         return rows
 
     def _measure_or_load(
-        self, folder: Path, cell: _Cell, progress: ProgressFn
+        self, folder: Path, cell: _Cell, progress: ProgressCallback
     ) -> list[LearningCurveRow]:
         """Measure one head's curve on one network, or load it where it is finished."""
         protocol = replace(self.protocol, heads={cell.head_name: cell.head})
@@ -248,7 +247,7 @@ def evaluate_features(
     evaluation: FeatureEvaluation,
     out: Path,
     *,
-    progress: ProgressFn | None = None,
+    progress: ProgressCallback | None = None,
     command: str = "",
 ) -> list[LearningCurveRow]:
     """Run an evaluation, and write `features.json`, `table.md` and `report.html`.
@@ -276,7 +275,7 @@ def evaluate_features(
 
 
 def _write_evaluation(
-    evaluation: FeatureEvaluation, out: Path, progress: ProgressFn, command: str
+    evaluation: FeatureEvaluation, out: Path, progress: ProgressCallback, command: str
 ) -> list[LearningCurveRow]:
     """Run an evaluation in a folder that no other process writes."""
     earlier = _list_earlier_curves(out / RESULTS, evaluation)

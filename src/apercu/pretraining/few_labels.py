@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations
 from math import ceil, exp, inf, log
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from apercu.option_strings import parse_value, split_names
 from apercu.pages.charts import LearningPoint
 from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import Labels
+from apercu.progress import ProgressCallback
 from apercu.training.data import SEED_STEP, TrainingImages, cache_in_memory
 
 BATCH = 32
@@ -32,9 +33,6 @@ RESAMPLES = 1000
 """Number of resamples of a bootstrap interval."""
 RECALIBRATION_IMAGES = 128
 """Images from which a reinitialised network takes the statistics of its batch norms."""
-
-ProgressFn: TypeAlias = Callable[[str, int, int], None]
-"""Receives a title, the number of finished parts, and the number of all parts."""
 
 
 class LearningCurveRow(NamedTuple):
@@ -115,7 +113,7 @@ def extract_labelled_features(
     classifier: Classifier,
     source: ImageSource,
     class_names: Sequence[str],
-    progress: ProgressFn,
+    progress: ProgressCallback,
 ) -> LabelledFeatures:
     """Extract the features of all images of a labelled source.
 
@@ -178,7 +176,7 @@ def measure_curve(
     training: LabelledFeatures,
     test: LabelledFeatures,
     protocol: FewLabelsProtocol,
-    progress: ProgressFn,
+    progress: ProgressCallback,
 ) -> list[LearningCurveRow]:
     """Measure the learning curve of every head on one network.
 
@@ -269,20 +267,32 @@ def find_savings(rows: Sequence[LearningCurveRow]) -> list[LabelSaving]:
     fewer.
     """
     savings = []
-    curves = group_curves(rows)
-    for head, starts in curves.items():
-        for start, points in starts.items():
-            for other, other_points in starts.items():
-                if other == start:
-                    continue
-                for point in reversed(other_points):
-                    needed = interpolate_labels(point.value, points)
-                    if needed < point.labels:
-                        at_most = needed <= points[0].labels
-                        key = (head, start, other, point.value, point.labels, needed, at_most)
-                        savings.append(LabelSaving(*key))
-                        break
+    for head, curves in group_curves(rows).items():
+        for start, other in permutations(curves, 2):
+            saving = _find_saving(head, start, other, curves)
+            if saving is not None:
+                savings.append(saving)
     return savings
+
+
+def _find_saving(
+    head: str, start: str, other: str, curves: Mapping[str, Sequence[LearningPoint]]
+) -> LabelSaving | None:
+    """Compare two networks; None where the first never needs fewer labels."""
+    points = curves[start]
+    for point in reversed(curves[other]):
+        needed = interpolate_labels(point.value, points)
+        if needed < point.labels:
+            return LabelSaving(
+                head=head,
+                start=start,
+                other=other,
+                value=point.value,
+                labels=point.labels,
+                needed=needed,
+                at_most=needed <= points[0].labels,
+            )
+    return None
 
 
 def interpolate_labels(value: float, points: Sequence[LearningPoint]) -> float:
