@@ -31,6 +31,7 @@ from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.curves import NORMS
 from apercu.robustness.jobs import (
     KNOWLEDGE,
+    AttackKey,
     Job,
     choose_job_to_draw,
     find_test_filters,
@@ -218,11 +219,11 @@ def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iter
             for knowledge, row in worst.items()
         ]
         naive, adaptive = worst.get("naive"), worst.get("adaptive")
-        flatters = naive and adaptive and _is_clearly_lower(adaptive, naive)
+        helps_naive_only = naive and adaptive and _is_clearly_lower(adaptive, naive)
         text = f"Behind {name}, after the strongest attack: {'; '.join(parts)}."
-        if flatters:
+        if helps_naive_only:
             text += " It only helps against attackers who do not know of it."
-        yield FindingLine(text, "warning" if flatters else "plain")
+        yield FindingLine(text, "warning" if helps_naive_only else "plain")
 
 
 def _find_lowest(rows: Sequence[StressRow]) -> dict[str, StressRow]:
@@ -269,7 +270,7 @@ def _name_column(filter_name: str, knowledge: str) -> tuple[str, str]:
 
 def _list_moved_maps(results: StressResults) -> list[dict[str, StressRow]]:
     """Return the rows about maps by metric, one dictionary for each attack and budget."""
-    moved: dict[tuple[str, float | None], dict[str, StressRow]] = {}
+    moved: dict[AttackKey, dict[str, StressRow]] = {}
     for row in results.rows:
         if row.metric in MAP_METRICS and (row.filter, row.knowledge) == (NONE, "naive"):
             moved.setdefault((row.attack, row.epsilon), {})[row.metric] = row
