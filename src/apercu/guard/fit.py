@@ -33,6 +33,7 @@ from apercu.guard.observe import (
     find_labels,
 )
 from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
+from apercu.guard.summaries import Observation
 from apercu.images import Batch, ImageSource
 from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable, write_file
@@ -285,7 +286,10 @@ def _observe_part(
     return part | {"labels": torch.tensor(labels), DIGESTS: digests}
 
 
-def _summarise(observation: Any, kinds: Sequence[SignalKind]) -> Iterator[tuple[str, Tensor]]:
+def _summarise(
+    observation: Observation, kinds: Sequence[SignalKind]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the numbers of each signal by its name, and the logits."""
     for kind in kinds:
         yield kind.name, kind.summarise(observation)
     yield "logits", observation.logits

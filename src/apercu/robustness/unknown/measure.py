@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -202,10 +203,9 @@ class _Measurement:
                 rows += self._measure_maps(scorer, name, other)
         return rows
 
-    def _score(self, scorer: UnknownScorer, data: ReadImages) -> Any:
+    def _score(self, scorer: UnknownScorer, data: ReadImages) -> Float[np.ndarray, " images"]:
         """Return the scores of images as an array, computed or kept."""
-        scores = self._keep("scores", scorer, data, scorer.score)
-        return scores.double().numpy()
+        return self._keep("scores", scorer, data, scorer.score).double().numpy()
 
     def _keep(
         self,
@@ -281,8 +281,9 @@ class _Measurement:
             self._count("pointing", name, hits),
         ]
 
-    def _count(self, metric: str, images: str, values: Any) -> UnknownRow:
-        fractions = np.asarray(values, dtype=float)
+    def _count(self, metric: str, images: str, values: Bool[np.ndarray, " images"]) -> UnknownRow:
+        """Return the row of the fraction of images for which something is true."""
+        fractions = values.astype(float)
         interval = wilson_interval(fractions)
         return self._row(metric, images, float(fractions.mean()), interval, len(fractions))
 
