@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,12 +28,12 @@ from apercu.errors import ConfigError, InputError, OutputError, RunError
 from apercu.io import create_folder, write_file
 from apercu.progress import ProgressCallback, ignore_progress
 
+M = TypeVar("M", bound=BaseModel)
+
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
 SAVE_EVERY = 60.0
 """Seconds after which the state of a phase is kept again."""
-
-
 DAMAGES: tuple[type[Exception], ...] = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
@@ -264,7 +264,7 @@ class Phase:
             self.path.unlink(missing_ok=True)
 
 
-def read_part(path: Path, model: type[BaseModel]) -> BaseModel:
+def read_part(path: Path, model: type[M]) -> M:
     """Read one file of a record.
 
     Raises:

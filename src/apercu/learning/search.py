@@ -183,13 +183,13 @@ def choose_settings(
         trials = list_trials(settings)
         jobs = [
             TrialJob(
-                trial,
-                network,
-                inputs,
-                fold,
-                (folder / f"trial-{number:02d}-fold-{fold}").resolve(),
-                seed,
-                device,
+                settings=trial,
+                network=network,
+                inputs=inputs,
+                fold=fold,
+                folder=(folder / f"trial-{number:02d}-fold-{fold}").resolve(),
+                seed=seed,
+                device=device,
             )
             for number, trial in enumerate(trials)
             for fold in range(settings.search.folds)
@@ -258,8 +258,7 @@ def check_search(
             f"{out}: the training begun here had no search; leave --search out, or choose another "
             "--out"
         )
-    context = SearchContext.model_validate(read_part(folder / "search.json", SearchContext))
-    before = context.settings
+    before = read_part(folder / "search.json", SearchContext).settings
     now = before if config is None else find_settings(folder, config, LEARNING)
     now = add_recipes(now, recipes, is_stored=config is None)
     now = now.with_schedule(steps=before.schedule.steps, batch=batch)  # the training may be longer

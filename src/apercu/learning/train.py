@@ -163,13 +163,13 @@ def train_classifier(
             )
         hardware = Hardware(device, workers=0)
         trainer = Trainer(
-            start.to(hardware.own_device),
-            parts.training.source,
-            out,
-            hardware,
-            seed,
-            say,
-            report,
+            classifier=start.to(hardware.own_device),
+            source=parts.training.source,
+            run=out,
+            hardware=hardware,
+            seed=seed,
+            say=say,
+            report=report,
             holds_out=False,
         )
         return train_on_parts(settings, trainer, parts, resume=resume)
@@ -307,18 +307,20 @@ def build_training(
     start = network.to_classifier(labelled.classes, labelled.decision)
     start.to(trainer.classifier.device)
     task = Task(
-        Classifier(copy.deepcopy(start.network)),
-        labelled.classes,
-        labelled.decision,
-        prepared,
-        labelled.targets,
-        weigh_classes(labelled.targets, labelled.decision, balanced=settings.balanced),
-        pool,
-        trainer.run,
-        trainer.seed,
-        trainer.report,
-        trainer.classifier,
-        left_out,
+        start=Classifier(copy.deepcopy(start.network)),
+        classes=labelled.classes,
+        decision=labelled.decision,
+        images=prepared,
+        targets=labelled.targets,
+        class_weights=weigh_classes(
+            labelled.targets, labelled.decision, balanced=settings.balanced
+        ),
+        unlabelled=pool,
+        folder=trainer.run,
+        seed=trainer.seed,
+        report=trainer.report,
+        pretrained=trainer.classifier,
+        left_out=left_out,
     )
     network.requires_grad_(True)  # a classifier freezes its weights
     return prepare_training(network, task, recipes, settings)
