@@ -31,6 +31,10 @@ CLASSES_PER_PASS = 64
 """Classes of an image that are decoded at once; more would need more memory and save no time."""
 OBJECT_EXTENT = 0.55
 """Value of the extent at which one object is cut out of it; see docs/experiments.md."""
+OBJECT_LEVEL = 0.55
+"""Level of the mask whose region is that object."""
+CORE_LEVEL, CORE_RISE = 0.6, 0.8
+"""Level of the mask at half of the core's peak, and how fast it rises from there to 1."""
 CORE_PEAK_FRACTION = 0.8
 """Fraction of the core's peak above which pixels are ordered by the extent, too."""
 
@@ -190,7 +194,7 @@ def combine_fields(
     the extent widens the boxes of every level; a core that is not divided by its own peak is empty
     at high levels for some images and wide for others; see docs/experiments.md.)
 
-    With `connected`, the region at level 0.55 is the one part of the extent, cut at
+    With `connected`, the region at level `OBJECT_LEVEL` is the one part of the extent, cut at
     `OBJECT_EXTENT`, that holds the strongest evidence: of several objects, one. The core counts
     only inside of that part.
 
@@ -208,16 +212,30 @@ def combine_fields(
     else:
         is_inside = connected > OBJECT_EXTENT
         others = torch.minimum(extent, 0.5 + 0.08 * (extent - 0.5))
-        low = torch.where(is_inside, 0.55 + 0.1 * (connected - OBJECT_EXTENT), others)
+        low = torch.where(is_inside, OBJECT_LEVEL + 0.1 * (connected - OBJECT_EXTENT), others)
     core = _divide_by_peak(torch.where(is_inside, core, 0))
-    high = torch.where(core > 0.5, 0.6 + 0.8 * (core - 0.5), 0)
-    is_peak, level = core > CORE_PEAK_FRACTION, 0.6 + 0.8 * (CORE_PEAK_FRACTION - 0.5)
+    return torch.logit(torch.maximum(low, _compute_upper_levels(core, extent)), eps=1e-4)
+
+
+def _compute_upper_levels(
+    core: Float[Tensor, "*maps rows columns"], extent: Float[Tensor, "*maps rows columns"]
+) -> Float[Tensor, "*maps rows columns"]:
+    """Return the levels of the mask above `CORE_LEVEL`, which the core gives; 0 elsewhere.
+
+    Args:
+        core: mask of the core, divided by its peak.
+        extent: mask of the extent, which orders the pixels near the core's peak.
+
+    Returns:
+        The levels.
+    """
+    high = torch.where(core > 0.5, CORE_LEVEL + CORE_RISE * (core - 0.5), 0)
+    is_peak, level = core > CORE_PEAK_FRACTION, CORE_LEVEL + CORE_RISE * (CORE_PEAK_FRACTION - 0.5)
     lowest = torch.where(is_peak, extent, 1).amin((-2, -1), keepdim=True)
     inner = _divide_by_peak(torch.where(is_peak, extent - lowest, 0))
     above = (core - CORE_PEAK_FRACTION) / (1 - CORE_PEAK_FRACTION)
     rise = above.clamp(min=0).sqrt()  # no step at the border
-    high = torch.where(is_peak, level + (1 - level) * inner * rise, high)
-    return torch.logit(torch.maximum(low, high), eps=1e-4)
+    return torch.where(is_peak, level + (1 - level) * inner * rise, high)
 
 
 def _divide_by_peak(field: Float[Tensor, "*maps rows columns"]) -> Tensor:
