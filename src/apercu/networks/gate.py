@@ -1,4 +1,7 @@
-"""The class gate: where in the deepest features the target class could be."""
+"""The class gate: where in the deepest features the target class could be.
+
+Also the random walk that spreads its maps over what looks alike, and the part around a peak.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,12 @@ Z_SHARPNESS = 6.0
 """Slope with which the gate closes around the threshold of the z-score."""
 ALWAYS_OPEN = -1e6
 """Threshold of the z-score that no class is below."""
+DIFFUSION_STEPS = 3
+"""Steps of the random walk of `diffuse`."""
+MIN_ROWS = 14
+"""Smallest number of rows of the feature map on which the walk is done."""
+FINE_ROWS = 28
+"""Number of rows, or not many more, of the grid of `diffuse_finely`."""
 
 
 class ClassGate(nn.Module):
@@ -230,16 +239,6 @@ class GatedNetwork(nn.Module, ABC):
     def adapt(self, maps: list[Tensor]) -> list[Tensor]:
         """Return the feature maps of the encoder as gate and decoder take them."""
         return maps if self.adapter is None else [*maps[:-1], self.adapter(maps[-1])]
-
-
-DIFFUSION_STEPS = 3
-"""Steps of the random walk."""
-
-MIN_ROWS = 14
-"""Smallest number of rows of the feature map on which the walk is done."""
-
-FINE_ROWS = 28
-"""Number of rows, or not many more, of the grid of `diffuse_finely`."""
 
 
 def diffuse(maps: Tensor, features: Tensor) -> Tensor:
