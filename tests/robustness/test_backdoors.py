@@ -532,3 +532,22 @@ def test_searches_with_too_little(planted: Classifier, tmp_path: Path) -> None:
         with pytest.raises(ClassifierError, match=r"needs gradients|needs the layers"):
             find_backdoors(black_box, MemoryImages(images, labels), tmp_path, methods)
     assert find_backdoors(black_box, MemoryImages(images, labels), tmp_path, None).runtime
+
+
+@pytest.mark.parametrize(
+    ("card", "methods", "message"),
+    [
+        ({"output": "logits", "classes": ["a", "b"]}, "strip,neural_cleanse", "at least 3 classes"),
+        ({"output": "value", "classes": ["size"], "value_range": (0, 1)}, "strip", "a value"),
+        ({"output": "sigmoid", "classes": ["a", "b"]}, "strip", "several classes at once"),
+    ],
+)
+def test_classifiers_that_predict_no_class_of_several_are_refused(
+    card: dict[str, Any], methods: str, message: str, tmp_path: Path
+) -> None:
+    """Before an image is read."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, len(card["classes"])))
+    classifier = open_classifier(network, size=SIDE, **card)
+    images = MemoryImages(*make_images(1))
+    with pytest.raises(ClassifierError, match=message):
+        find_backdoors(classifier, images, tmp_path, methods)

@@ -109,13 +109,8 @@ class NeuralCleanse:
         Raises:
             ClassifierError: the classifier has no gradients, or fewer than three classes.
         """
-        require_trigger_gradients(classifier)
+        check_comparable(classifier)
         count = len(classifier.classes)
-        if count < 3:
-            raise ClassifierError(
-                f"neural_cleanse: compares the triggers of at least 3 classes, and "
-                f"{classifier.spec} has {count}; use strip or evidence"
-            )
         triggers = []
         for target in range(count):
             report("neural cleanse", target, count)
@@ -200,14 +195,19 @@ def compute_anomaly_indices(sizes: Sequence[float]) -> list[float]:
     return (distances / spread).tolist()
 
 
-def require_trigger_gradients(classifier: Classifier) -> None:
-    """Refuse a classifier without gradients.
+def check_comparable(classifier: Classifier) -> None:
+    """Refuse a classifier whose classes have no triggers that can be compared.
 
     Raises:
-        ClassifierError: the classifier gives none.
+        ClassifierError: the classifier has no gradients, or fewer than three classes.
     """
     if not classifier.differentiable:
         raise ClassifierError(
             f"neural_cleanse: needs gradients, and {classifier.spec} has none"
             f"{classifier.gradient_reason}; use strip, or evidence with an explainer"
+        )
+    if (count := len(classifier.classes)) < 3:
+        raise ClassifierError(
+            f"neural_cleanse: compares the triggers of at least 3 classes, and {classifier.spec} "
+            f"has {count}; use strip or evidence"
         )

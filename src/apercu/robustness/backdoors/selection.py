@@ -11,7 +11,7 @@ from apercu.methods import MapExplainer
 from apercu.option_strings import parse_named, split_names
 from apercu.robustness.backdoors.antidote import AntidoteRt
 from apercu.robustness.backdoors.evidence import CarriedEvidence
-from apercu.robustness.backdoors.neural_cleanse import NeuralCleanse, require_trigger_gradients
+from apercu.robustness.backdoors.neural_cleanse import NeuralCleanse, check_comparable
 from apercu.robustness.backdoors.removal import BackdoorRemoval, FinePruning, Unlearning
 from apercu.robustness.backdoors.strip import Strip
 
@@ -80,8 +80,14 @@ def check_methods(
 
     Raises:
         ConfigError: an explainer, poisoned samples or another method is missing.
-        ClassifierError: gradients or layers are missing, or classes are decided by themselves.
+        ClassifierError: gradients or layers are missing, there are too few classes, classes are
+            decided by themselves, or a value is predicted.
     """
+    if classifier.output.name == "value":
+        raise ClassifierError(
+            f"{classifier.spec}: predicts a value; backdoors are looked for in classifiers that "
+            "predict one class"
+        )
     if classifier.decision.is_multiple:
         raise ClassifierError(
             f"{classifier.spec}: may predict several classes at once; backdoors are looked for in "
@@ -90,7 +96,7 @@ def check_methods(
     kinds = {type(method) for method in methods.values()}
     for name, method in methods.items():
         if isinstance(method, NeuralCleanse):
-            require_trigger_gradients(classifier)
+            check_comparable(classifier)
         elif isinstance(method, CarriedEvidence):
             method.choose_explainer(explainer)
         elif isinstance(method, AntidoteRt) and not has_samples:
