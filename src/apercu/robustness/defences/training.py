@@ -112,12 +112,12 @@ class DefenceTraining(TrainingModule):
             targets = F.one_hot(labels, len(self.classifier.classes)).to(images)
         decision = self.classifier.decision
         return DefenceBatch(
-            DecidedLogits(self.compute_logits, decision),
-            DecidedLogits(self.compute_inference_logits, decision),
-            images,
-            targets,
-            seed,
-            decision,
+            training_logits=DecidedLogits(self.compute_logits, decision),
+            inference_logits=DecidedLogits(self.compute_inference_logits, decision),
+            images=images,
+            target_probabilities=targets,
+            seed=seed,
+            decision=decision,
         )
 
     def compute_logits(self, images: Images) -> Logits:
@@ -210,8 +210,7 @@ def train_defence(
             raise ConfigError(
                 f"poison: {settings.defence.form} learns no classes and no trigger; leave it out"
             )
-        parts = settings.defence, settings.views
-        return train_purifier(settings, *parts, trainer, resume=resume)
+        return train_purifier(settings, settings.defence, settings.views, trainer, resume=resume)
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
