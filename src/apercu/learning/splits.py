@@ -139,17 +139,27 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     Returns:
         One line about each.
     """
+    doubts = _find_doubtful_groups(rows)
+    if not rows.has_columns:
+        doubts += _find_doubtful_classes(rows)
+    return [f"{rows.path}: {doubt}" for doubt in doubts]
+
+
+def _find_doubtful_groups(rows: LabelRows) -> list[str]:
+    """Find groups whose name says that nobody filled in the cell."""
     sizes = Counter(rows.groups[file] for file in rows.labels) if rows.groups else Counter()
-    gaps = [
-        f"{rows.path}: {name} is one group, of {size} labelled images; write the group of each "
-        "where nobody filled it in"
+    return [
+        f"{name} is one group, of {size} labelled images; write the group of each where nobody "
+        "filled it in"
         for name, size in sizes.items()
         if name.lower() in GAPS
     ]
-    if rows.has_columns:
-        return gaps
+
+
+def _find_doubtful_classes(rows: LabelRows) -> list[str]:
+    """Find classes that stand for an unknown one, are written in two ways, or are several."""
     counts = Counter(word for words in rows.labels.values() for word in words)
-    lines = [
+    doubts = [
         f"{name} is a class, of {counts[name]} images; leave the cell empty where nobody knows"
         for name in rows.classes
         if name.lower() in GAPS
@@ -157,28 +167,31 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     alike: dict[str, list[str]] = {}
     for name in rows.classes:
         alike.setdefault(name.casefold(), []).append(name)
-    lines += [
+    doubts += [
         f"{' and '.join(names)} are {len(names)} classes; write them alike if they are one"
         for names in alike.values()
         if len(names) > 1
     ]
-    hint = "write | between them if it is several"
-    if not rows.is_multiple:
-        joined = [name for name in rows.classes if "|" in name]
+    if joined := _find_joined_names(rows):
         hint = f"call the column {SEVERAL} if | stands between several"
-    else:
-        pieces = {name: [*map(str.strip, re.split("[,;/]", name))] for name in rows.classes}
-        repeated = Counter(word for words in pieces.values() for word in words)
-        if any(len(words) > 1 for words in rows.labels.values()):  # somebody has written |
-            repeated.clear()
-        joined = [
-            name
-            for name, words in pieces.items()
-            if len(words) > 1 and any(w in rows.classes or repeated[w] > 1 for w in words)
-        ]
-    if joined:
-        lines.append(f"{joined[0]} is a class of its own; {hint}")
-    return gaps + [f"{rows.path}: {line}" for line in lines]
+        if rows.is_multiple:
+            hint = "write | between them if it is several"
+        doubts.append(f"{joined[0]} is a class of its own; {hint}")
+    return doubts
+
+
+def _find_joined_names(rows: LabelRows) -> list[str]:
+    """Find classes whose names are probably several names, with a mark between them."""
+    if not rows.is_multiple:
+        return [name for name in rows.classes if "|" in name]
+    pieces = {name: [*map(str.strip, re.split("[,;/]", name))] for name in rows.classes}
+    separates = any(len(words) > 1 for words in rows.labels.values())  # somebody has written |
+    repeated = Counter(word for words in pieces.values() for word in words if not separates)
+    return [
+        name
+        for name, words in pieces.items()
+        if len(words) > 1 and any(w in rows.classes or repeated[w] > 1 for w in words)
+    ]
 
 
 class LearningParts(NamedTuple):
