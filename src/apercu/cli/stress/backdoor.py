@@ -21,7 +21,7 @@ from apercu.cli.terminal import say
 from apercu.progress import show_progress
 
 if TYPE_CHECKING:
-    from apercu.robustness.backdoors.results import BackdoorReport
+    from apercu.robustness.backdoors.results import BackdoorReport, RuntimeFinding
 
 MOST_LINES = 10
 """Suspicious images that are printed; all of them are in the results."""
@@ -127,24 +127,27 @@ def _say_report(result: BackdoorReport) -> None:
         highest = max(row.anomaly for row in result.classes)
         say(f"no class is suspicious: the highest anomaly index is {highest:.1f}, and 2 is a sign")
     for finding in result.runtime:
-        count = len(finding.suspicious)
-        say(
-            f"{finding.method}: {count} of {finding.checked} images suspicious; false alarms on "
-            f"clean images {finding.false_alarms}"
-        )
-        if finding.detected is not None:
-            say(f"{finding.method}: poisoned images recognised {finding.detected}")
-        if finding.corrected is not None:
-            say(
-                f"{finding.method}: poisoned images with their true class again {finding.corrected}"
-            )
-        for image in finding.suspicious[:MOST_LINES]:
-            after = "" if image.corrected is None else f", without the trigger {image.corrected}"
-            say(f"  {image.name}: {image.predicted}{after} ({image.score:.3g})")
-        if count > MOST_LINES:
-            say(f"  … and {count - MOST_LINES} more")
+        _say_runtime(finding)
     for removal in result.removals:
         left = ""
         if removal.attack_success is not None:
             left = f", the trigger still works on {removal.attack_success} of those it fooled"
         say(f"{removal.method}: {removal.card}, accuracy {removal.accuracy}{left}")
+
+
+def _say_runtime(finding: RuntimeFinding) -> None:
+    """Print what a method that looks at single images found."""
+    count = len(finding.suspicious)
+    say(
+        f"{finding.method}: {count} of {finding.checked} images suspicious; false alarms on "
+        f"clean images {finding.false_alarms}"
+    )
+    if finding.detected is not None:
+        say(f"{finding.method}: poisoned images recognised {finding.detected}")
+    if finding.corrected is not None:
+        say(f"{finding.method}: poisoned images with their true class again {finding.corrected}")
+    for image in finding.suspicious[:MOST_LINES]:
+        after = "" if image.corrected is None else f", without the trigger {image.corrected}"
+        say(f"  {image.name}: {image.predicted}{after} ({image.score:.3g})")
+    if count > MOST_LINES:
+        say(f"  … and {count - MOST_LINES} more")
