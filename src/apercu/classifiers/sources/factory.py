@@ -50,6 +50,27 @@ def open_factory(card: ClassifierCard) -> Network:
             neither it nor the card has an `input`.
     """
     check_factory(card.source, card.options)
+    built = _build(card)
+    own = read_input_attribute(built, card.source)
+    warn_plain_pixels(card, own)
+    spec = card.input or own
+    if spec is None:
+        raise ClassifierError(
+            f"classifier {card.source}: it does not say what its images are like; give it an "
+            "attribute `input`, or write a classifier card with `input`"
+        )
+    changes: dict[str, Any] = {"input": spec, "classes": None}
+    output = read_output_attribute(built, card.source)
+    if output is not None and "output" not in card.model_fields_set:
+        changes["output"] = output
+    names = None if card.classes else read_classes_attribute(built, card.source)
+    if isinstance(built, nn.Module):
+        built = unwrap_module(built).float()
+    return open_module(built, card.model_copy(update=changes), names)
+
+
+def _build(card: ClassifierCard) -> Callable[..., Any]:
+    """Call the factory, and load the weights that the card names."""
     is_random = card.source in OWN_FACTORIES and card.weights is None
     if is_random:
         torch.manual_seed(0)
@@ -70,22 +91,7 @@ def open_factory(card: ClassifierCard) -> Network:
         load_weights(unwrap_module(built), card.weights)
     elif is_random:
         warn_random(card.source, "its card names no `weights`")
-    own = read_input_attribute(built, card.source)
-    warn_plain_pixels(card, own)
-    spec = card.input or own
-    if spec is None:
-        raise ClassifierError(
-            f"classifier {card.source}: it does not say what its images are like; give it an "
-            "attribute `input`, or write a classifier card with `input`"
-        )
-    changes: dict[str, Any] = {"input": spec, "classes": None}
-    output = read_output_attribute(built, card.source)
-    if output is not None and "output" not in card.model_fields_set:
-        changes["output"] = output
-    names = None if card.classes else read_classes_attribute(built, card.source)
-    if isinstance(built, nn.Module):
-        built = unwrap_module(built).float()
-    return open_module(built, card.model_copy(update=changes), names)
+    return built
 
 
 def _import_factory(source: str) -> Callable[..., Any]:
