@@ -303,26 +303,11 @@ def _fit(
     run: str | None,
     calibration: Classified | None,
 ) -> Guard:
-    """Fit the signals to the first images, and learn from the others what is usual."""
+    """Fit a guard to what was observed, and calibrate its confidence."""
     classifier, source = observer.classifier, readers[0].source
     count = len(observed.images.logits)
     fitted = _count_fitted(count)
-    for kind, summary in zip(observed.kinds, observed.summaries, strict=True):
-        if not bool(summary.isfinite().all()):
-            raise ImagesError(
-                f"{source.name}: {kind.name} is no finite number for some images, so they cannot "
-                "say what is usual"
-            )
-    signals = [
-        fit_signal(kind, summary[:fitted])
-        for kind, summary in zip(observed.kinds, observed.summaries, strict=True)
-    ]
-    network = GuardNetwork(signals, classifier.decision, count - fitted).eval()
-    scores = [
-        signal.measure(summary[fitted:])
-        for signal, summary in zip(signals, observed.summaries, strict=True)
-    ]
-    network.calibrate(torch.stack(scores, 1))
+    network = _fit_network(observed, source, classifier, fitted)
     labelled = calibration or observed.images.leave_out(fitted)
     facts = _calibrate_confidence(network, classifier, labelled)
     is_value = classifier.output.name == "value"
@@ -342,6 +327,28 @@ def _fit(
     )
     digests = [observed.images.digests, *([] if calibration is None else [calibration.digests])]
     return Guard(record, network, observer, torch.unique(torch.cat(digests)))
+
+
+def _fit_network(
+    observed: _Observed, source: ImageSource, classifier: Classifier, fitted: int
+) -> GuardNetwork:
+    """Fit each signal to the first images, and learn from the others which values are usual."""
+    pairs = list(zip(observed.kinds, observed.summaries, strict=True))
+    for kind, summary in pairs:
+        if not bool(summary.isfinite().all()):
+            raise ImagesError(
+                f"{source.name}: {kind.name} is no finite number for some images, so they cannot "
+                "say what is usual"
+            )
+    signals = [fit_signal(kind, summary[:fitted]) for kind, summary in pairs]
+    count = len(observed.images.logits)
+    network = GuardNetwork(signals, classifier.decision, count - fitted).eval()
+    scores = [
+        signal.measure(summary[fitted:])
+        for signal, summary in zip(signals, observed.summaries, strict=True)
+    ]
+    network.calibrate(torch.stack(scores, 1))
+    return network
 
 
 def _calibrate_confidence(
