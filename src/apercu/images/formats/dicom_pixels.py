@@ -92,28 +92,8 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
         raise ImageError(
             f"{name}: expected {expected} samples per pixel with {kind}, got {samples}"
         )
-    keyword = next(keyword for keyword in PIXEL_ELEMENTS if keyword in dataset)
-    content = read_value(dataset, keyword, name)
-    if not isinstance(content, bytes | bytearray):
-        raise ImageError(f"{name}: damaged, {keyword} holds no bytes")
-    allocated = _FLOATS.get(keyword) or read_count(dataset, "BitsAllocated", name)
-    if not allocated:
-        per_value = len(content) / max(1, height * width * (frames or 1) * expected)
-        allocated = {1: 8, 2: 16}.get(math.floor(per_value), 0)
-        if not allocated or dataset.file_meta.TransferSyntaxUID.is_compressed:
-            raise ImageError(f"{name}: lacks BitsAllocated, and its pixels do not tell; add it")
-    stored = read_count(dataset, "BitsStored", name) or allocated
-    if stored > allocated or (allocated != 1 and allocated % 8) or allocated > 64:
-        raise ImageError(
-            f"{name}: damaged, BitsStored is {stored} and BitsAllocated {allocated}; expected "
-            "1, 8, 16 or 32 bits allocated, and no more stored"
-        )
-    has_high_bit = read_value(dataset, "HighBit", name) is not None
-    high_bit = read_count(dataset, "HighBit", name) if has_high_bit else stored - 1
-    if not stored - 1 <= high_bit < allocated:
-        raise ImageError(
-            f"{name}: damaged, HighBit is {high_bit}; expected {stored - 1} to {allocated - 1}"
-        )
+    allocated = _find_bits_allocated(dataset, height * width * (frames or 1) * expected, name)
+    stored, high_bit = _find_bits_stored(dataset, allocated, name)
     signed = read_count(dataset, "PixelRepresentation", name)
     if signed > 1:
         raise ImageError(f"{name}: damaged, PixelRepresentation is {signed}, expected 0 or 1")
@@ -130,6 +110,46 @@ def describe_pixels(dataset: Dataset, name: str) -> PixelDescription:
     )
     _complete(dataset, described, name)
     return described
+
+
+def _find_bits_allocated(dataset: Dataset, values: int, name: str) -> int:
+    """Return the bits per value in the file, which follow from its bytes where it does not say.
+
+    Args:
+        dataset: the elements of the file.
+        values: number of values of all frames.
+        name: name of the file, for error messages.
+
+    Returns:
+        The number of bits.
+    """
+    keyword = next(keyword for keyword in PIXEL_ELEMENTS if keyword in dataset)
+    content = read_value(dataset, keyword, name)
+    if not isinstance(content, bytes | bytearray):
+        raise ImageError(f"{name}: damaged, {keyword} holds no bytes")
+    allocated = _FLOATS.get(keyword) or read_count(dataset, "BitsAllocated", name)
+    if not allocated:
+        allocated = {1: 8, 2: 16}.get(math.floor(len(content) / max(1, values)), 0)
+        if not allocated or dataset.file_meta.TransferSyntaxUID.is_compressed:
+            raise ImageError(f"{name}: lacks BitsAllocated, and its pixels do not tell; add it")
+    return allocated
+
+
+def _find_bits_stored(dataset: Dataset, allocated: int, name: str) -> tuple[int, int]:
+    """Return how many bits of a value count, and the highest of these."""
+    stored = read_count(dataset, "BitsStored", name) or allocated
+    if stored > allocated or (allocated != 1 and allocated % 8) or allocated > 64:
+        raise ImageError(
+            f"{name}: damaged, BitsStored is {stored} and BitsAllocated {allocated}; expected "
+            "1, 8, 16 or 32 bits allocated, and no more stored"
+        )
+    has_high_bit = read_value(dataset, "HighBit", name) is not None
+    high_bit = read_count(dataset, "HighBit", name) if has_high_bit else stored - 1
+    if not stored - 1 <= high_bit < allocated:
+        raise ImageError(
+            f"{name}: damaged, HighBit is {high_bit}; expected {stored - 1} to {allocated - 1}"
+        )
+    return stored, high_bit
 
 
 def _complete(dataset: Dataset, pixels: PixelDescription, name: str) -> None:
