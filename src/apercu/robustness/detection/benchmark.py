@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,12 +190,13 @@ class DetectionBenchmark:
         """
         training = self._extract_features(TRAINING_TITLE, None, self.sample.tune, folder, progress)
         clean = self._extract_features(CLEAN_TITLE, None, self.sample.test, folder, progress)
-        pairs = [(look, name) for look in self.extractors for name in self.detectors]
+        pairs = list(product(self.extractors, self.detectors))
         fitted = {}
-        for number, (look, name) in enumerate(pairs):
+        for number, (extractor, detector) in enumerate(pairs):
             progress(FITTING_TITLE, number, len(pairs))
-            detector = self.detectors[name]
-            fitted[look, name] = CalibratedDetector.fit(detector, training[look], clean[look])
+            fitted[extractor, detector] = CalibratedDetector.fit(
+                self.detectors[detector], training[extractor], clean[extractor]
+            )
         progress(FITTING_TITLE, len(pairs), len(pairs))
         rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
@@ -203,9 +205,9 @@ class DetectionBenchmark:
             fooled = attacked[FOOLED].bool()
             if not fooled.any():
                 continue
-            for (look, detector_name), calibrated in fitted.items():
-                key = name, epsilon, look, detector_name
-                rows += make_rows(key, calibrated, attacked[look][fooled], self.seed)
+            for (extractor, detector), calibrated in fitted.items():
+                key = name, epsilon, extractor, detector
+                rows += make_rows(key, calibrated, attacked[extractor][fooled], self.seed)
         return rows
 
     def count_without_class(self, folder: Path) -> int:
@@ -215,9 +217,7 @@ class DetectionBenchmark:
         """
         if not self.classifier.decision.is_multiple:
             return 0
-        clean = self._extract_features(
-            CLEAN_TITLE, None, self.sample.test, folder, lambda title, count, total: None
-        )
+        clean = self._extract_features(CLEAN_TITLE, None, self.sample.test, folder, ignore_progress)
         return int(clean[NO_CLASS].sum())
 
     def _extract_features(
@@ -280,10 +280,10 @@ class DetectionBenchmark:
 
     def define_names(self) -> dict[str, str]:
         """Return what the names of attacks, features and detectors stand for in this benchmark."""
-        looks = self.describe_extractors().items()
+        extractors = self.describe_extractors().items()
         return {
             **{f"attack {name} {budget}": repr(a) for (name, budget), a in self.attacks.items()},
-            **{f"look {name}": " ".join(texts) for name, texts in looks},
+            **{f"look {name}": " ".join(texts) for name, texts in extractors},
             **{f"detector {name}": repr(each) for name, each in self.detectors.items()},
         }
 
