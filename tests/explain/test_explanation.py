@@ -208,6 +208,33 @@ def test_several_explanations_share_a_folder(
     assert [entry["image"] for entry in images] == ["dog.png", "cat.png"]
 
 
+def test_pages_and_files_of_one_stem_keep_files_of_their_own(
+    explainer: MaskExplainer, photo: Path, tmp_path: Path
+) -> None:
+    """Page 3 had written over the files of page 2, and both stood in explain.json."""
+    page = Image.open(photo).convert("RGB")
+    scan = tmp_path / "scan.tif"
+    page.save(scan, save_all=True, append_images=[page.rotate(90), page.rotate(180)])
+    for suffix in (".png", ".bmp"):
+        page.save(tmp_path / f"scan{suffix}")
+    names = [f"{scan}#2", f"{scan}#3", tmp_path / "scan.png", tmp_path / "scan.bmp", f"{scan}#2"]
+    for name in names:
+        explainer.explain(name).save(tmp_path / "o")
+    images = json.loads((tmp_path / "o" / "explain.json").read_text())["images"]
+    maps = {entry["image"]: entry["answers"][0]["files"]["map"] for entry in images}
+    assert maps == {
+        "scan.tif#2": "scan-2.map.npy",
+        "scan.tif#3": "scan-3.map.npy",
+        "scan.png": "scan.map.npy",
+        "scan.bmp": "scan-4.map.npy",
+    }
+    for name in (f"{scan}#3", f"{scan}#2"):
+        stored = np.load(tmp_path / "o" / maps[Path(name).name])
+        assert np.array_equal(stored, explainer.explain(name).map.numpy().astype(stored.dtype))
+    with pytest.raises(ImageError, match=r"got 3; name one of them as .*scan.tif#ID"):
+        explainer.explain(scan)
+
+
 def test_counterparts_show_the_image_as_the_runner_up(
     changing: TrainedExplainer[Any, Any], classifier: Classifier, photo: Path, tmp_path: Path
 ) -> None:

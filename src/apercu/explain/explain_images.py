@@ -169,7 +169,8 @@ def read_image(image: ImageLike, input: InputSpec) -> StoredImage:
     if isinstance(image, str | Path):
         refs = select_images([image], input)
         if len(refs) != 1:
-            raise ImageError(f"{image}: expected one image, got {len(refs)}; name a single file")
+            hint = f"one of them as {image}#ID" if Path(image).is_file() else "a single file"
+            raise ImageError(f"{image}: expected one image, got {len(refs)}; name {hint}")
         return refs[0].read_image()
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) == 1:
         image = image[0]

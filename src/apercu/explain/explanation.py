@@ -17,7 +17,9 @@ from apercu import render
 from apercu.classifiers.names import ClassNames
 from apercu.explain.files import (
     build_secondary_capture,
+    choose_stem,
     describe_image,
+    list_stems,
     read_other_images,
     write_record,
 )
@@ -183,7 +185,7 @@ class Explanation(ABC):
 
     def sheet(self) -> Image.Image:
         """Draw the image and what explains it, side by side with captions."""
-        return render.draw_contact_sheet([self.make_tiles(Path(self.stored.name).stem)])
+        return render.draw_contact_sheet([self.make_tiles(choose_stem(self.stored.name, set()))])
 
     def save(self, folder: str | Path) -> Path:
         """Write the map, all pictures and `explain.json`, as `apercu explain` does.
@@ -197,8 +199,9 @@ class Explanation(ABC):
             OutputError: the folder cannot be written.
         """
         folder = Path(folder)
-        entry = describe_image(self.stored, [self.write_files(folder, Path(self.stored.name).stem)])
         others = read_other_images(folder, self.explainer_record, self.stored.name)
+        stem = choose_stem(self.stored.name, list_stems(others))
+        entry = describe_image(self.stored, [self.write_files(folder, stem)])
         write_record(folder, self.explainer_record, [*others, entry])
         return folder
 

@@ -8,7 +8,7 @@ in from the study.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -169,17 +169,30 @@ def read_other_images(
     return images if same else []
 
 
+def list_stems(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the stems of the maps that `explain.json` lists, in lower case."""
+    answers = (answer for entry in entries for answer in entry.get("answers", ()))
+    maps = (str(answer.get("files", {}).get("map", "")) for answer in answers)
+    return {name.removesuffix(".map.npy").casefold() for name in maps}
+
+
 def choose_stem(name: str, stems: set[str]) -> str:
     """Return a file's name without its ending, with a number where it is taken.
 
     Args:
-        name: the name of the file.
+        name: the name of the file, or of a page of it, whose number is then in the stem.
         stems: the stems that are taken, in lower case; the new one is added.
 
     Returns:
         The stem.
+
+    >>> [choose_stem(name, set()) for name in ("a/c#1.png", "scan.tif#1", "scan.tif#3")]
+    ['c#1', 'scan', 'scan-3']
     """
-    first = shorten_name(Path(name).stem)
+    file, _, page = name.rpartition("#")
+    is_page = bool(file) and page.isdecimal()
+    first = shorten_name(Path(file if is_page else name).stem)
+    first += f"-{page}" if is_page and page != "1" else ""
     stem, number = first, 2
     while stem.casefold() in stems:
         stem, number = f"{first}-{number}", number + 1
