@@ -112,6 +112,20 @@ def test_a_module_in_memory_has_a_filter() -> None:
         open_classifier(_make_linear(), size=(4, 5), filter="jpg")
 
 
+def test_a_module_in_memory_has_a_temperature(tmp_path: Path) -> None:
+    module, images = _make_linear(), _images()
+    plain = open_classifier(module, size=(4, 5))
+    scaled = open_classifier(module, size=(4, 5), temperature=2.5)
+    expected = (plain(images) / 2.5).softmax(1)
+    torch.testing.assert_close(scaled.predict_probabilities(images), expected)
+    again = open_classifier(save_classifier(scaled, tmp_path / "saved"))
+    torch.testing.assert_close(again.predict_probabilities(images), expected)
+    with pytest.raises(ClassifierError, match="temperature: input should be greater than 0"):
+        open_classifier(module, size=(4, 5), temperature=0.0)
+    with pytest.raises(ClassifierError, match="temperature can be given for a module in memory"):
+        open_classifier(str(tmp_path / "saved"), temperature=2.0)
+
+
 def write_guard(folder: Path) -> Path:
     """Files of a guard, as far as they can be copied without being opened."""
     folder.mkdir(parents=True)

@@ -70,6 +70,19 @@ def test_a_changed_classifier_keeps_no_guard(apercu, tiny_card, tmp_path, option
         assert (content["guard"], lines) == ("guard", [])
 
 
+def test_a_card_with_a_temperature(apercu, tiny_card, tmp_path) -> None:
+    path = tmp_path / "card.json"
+    words = ("card", tiny_card, "--out", path)
+    for temperature in (2.5, 1.5):  # the second one replaces the first without a warning
+        result = apercu(*words, "--temperature", temperature)
+        assert result.code == 0 and "temperature" not in result.err
+        assert json.loads(path.read_text())["temperature"] == temperature
+        words = ("card", path, "--out", path, "--trust")
+    result = apercu("card", tiny_card, "--temperature", 0)
+    assert (result.code, result.out) == (2, "")
+    assert "temperature: input should be greater than 0" in result.err
+
+
 def test_the_help_names_the_page(apercu) -> None:
     result = apercu("card", "--help")
     assert result.code == 0

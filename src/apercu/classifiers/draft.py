@@ -88,6 +88,7 @@ def make_card(
     output_name: str | None = None,
     value_range: Sequence[float | int] | None = None,
     resize: int | None = None,
+    temperature: float | None = None,
     filter: str | None = None,
     weights: str | Path | None = None,
     trust: bool = False,
@@ -105,6 +106,7 @@ def make_card(
         output_name: which of several tensors holds the numbers.
         value_range: a low and a high value of a regression.
         resize: length of the short side before a centre crop, pixels.
+        temperature: number by which logits are divided, so that probabilities are calibrated.
         filter: filter in front of the network, such as `floyd_steinberg` or `jpeg:quality=75`.
         weights: a safetensors file with the weights.
         trust: whether a card may name a factory, or files outside its folder.
@@ -126,6 +128,7 @@ def make_card(
         "output": output,
         "output_name": output_name,
         "value_range": value_range,
+        "temperature": temperature,
         "filter": filter,
         "weights": None if weights is None else str(weights),
         "classes": str(classes) if isinstance(classes, Path) else classes,
@@ -186,7 +189,7 @@ def _list_changes(
             f"guard {Path(original.guard).name} is left out, as {options} makes another classifier "
             "of the one that it guards; fit a guard for the new card (apercu guard fit)"
         )
-    if original.temperature is not None:
+    if original.temperature is not None and "temperature" not in given:
         condition = f"before {options}"
         if card.filter is not None and original.filter is None:
             condition = f"without the filter {card.filter}"

@@ -64,6 +64,7 @@ def open_classifier(
     output_name: str | int | None = None,
     value_range: Sequence[float | int | np.generic] | ArrayNumbers | None = None,
     resize: int | None = None,
+    temperature: float | None = None,
     filter: str | None = None,
     copy: bool | None = None,
     trust: bool = False,
@@ -103,6 +104,7 @@ def open_classifier(
             field or a position.
         value_range: a low and a high value of a regression.
         resize: length of the short side before a centre crop, pixels.
+        temperature: number by which logits are divided, so that probabilities are calibrated.
         filter: filter in front of the network, such as `floyd_steinberg` or `jpeg:quality=75`. It
             becomes a part of the classifier.
         copy: whether to use a copy of a module, as is the default. The module itself would be put
@@ -135,6 +137,7 @@ def open_classifier(
         "output_name": output_name,
         "value_range": value_range,
         "resize": resize,
+        "temperature": temperature,
         "filter": filter,
     }
     description = {

@@ -56,6 +56,12 @@ def card(
         str | None,
         typer.Option(metavar="LOW,HIGH", help="A low and a high value of a regression."),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T", help="Number by which logits are divided, to calibrate probabilities."
+        ),
+    ] = None,
     filter: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +98,7 @@ def card(
         output_name=output_name,
         value_range=_read_numbers("value-range", value_range),
         resize=resize,
+        temperature=temperature,
         filter=filter,
         weights=weights,
     )

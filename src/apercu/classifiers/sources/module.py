@@ -144,7 +144,7 @@ def open_in_memory(
         content["output"] = description["output"]
     elif output := read_output_attribute(forward, source):
         content["output"] = output
-    stated = ("output_name", "value_range", "filter")
+    stated = ("output_name", "value_range", "temperature", "filter")
     content |= {k: description[k] for k in stated if k in description}
     card = validate(ClassifierCard, content, f"classifier {source}")
     forward = unwrap_module(forward)
