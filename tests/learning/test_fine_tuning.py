@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from apercu import open_classifier
 from apercu.errors import ConfigError
-from apercu.learning.network import LearningNetwork
+from apercu.learning.network import LearningNetwork, make_network
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
 from apercu.learning.recipes.domain_adaptation import DomainAdaptation
 from apercu.learning.recipes.final_batch_norm import FinalBatchNorm
@@ -177,6 +179,31 @@ def test_a_final_batch_norm_learns_where_the_others_keep_theirs(
     assert len(kept) == len(norms) - 1
     (learning,) = (norm for norm in norms if id(norm) not in kept)
     assert learning.training and learning.running_mean.abs().max() > 0
+
+
+def test_batch_norms_without_parameters_belong_to_the_layers_before_them() -> None:
+    """They belonged to no group, so that their statistics changed in frozen layers, too."""
+    body = nn.Sequential(
+        nn.BatchNorm2d(3, affine=False),
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    network = make_network(open_classifier(body, size=16, classes=["a", "b"]), 2, 0, scratch=False)
+    groups, layers = network.list_groups(), list(network.body.children())
+
+    def find_group(kind: str, member: object) -> int:
+        return next(i for i, g in enumerate(groups) if id(member) in map(id, getattr(g, kind)))
+
+    assert find_group("norms", layers[0]) == 0
+    assert find_group("norms", layers[2]) == find_group("parameters", layers[1].weight)
+    assert find_group("norms", layers[4]) == find_group("parameters", layers[4].weight)
+    assert not groups[-1].norms
 
 
 def test_kept_norms_need_pretrained_weights_and_no_recipe_that_adapts_them(

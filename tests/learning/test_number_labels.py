@@ -13,9 +13,15 @@ from apercu import find_similar, open_classifier, open_images
 from apercu.classifiers import Classifier
 from apercu.errors import TargetError
 from apercu.evaluation.sample import EvalSample, draw_sample
+from apercu.guard.observe import find_labels
+from apercu.images.stream import SkippingReader
 from apercu.learning.labelling import choose_images_to_label
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, split_images
+from apercu.progress import ignore_progress
+from apercu.robustness.backdoors.parts import PartReader
+from apercu.robustness.unknown.reading import read_images
+from apercu.training.data import LabelTarget
 
 COLOURS = ("red", "green", "blue")
 
@@ -48,14 +54,24 @@ def test_labels_that_begin_at_one_are_the_classes_that_they_name(
     classifier: Classifier, objects: ModuleType, tmp_path: Path
 ) -> None:
     """1 was taken for the second class, and 3 for none."""
-    table = write_parquet(tmp_path / "t.parquet", objects, [row % 3 + 1 for row in range(12)])
+    table = write_parquet(tmp_path / "t.parquet", objects, [row % 3 + 1 for row in range(42)])
     source = open_images(table)
     sample = draw_sample(classifier, source, seed=0, limit=None)
-    assert list_targets(sample) == {row: row % 3 for row in range(12)}
+    assert list_targets(sample) == {row: row % 3 for row in range(42)}
     cases = find_similar(classifier, objects.draw_object("red", 0, 50), source, count=4)
     assert cases.predicted is not None and cases.predicted.name == "1"
     assert cases.by_region is not None
     assert [case.label for case in cases.by_region] == ["1"] * 4
+    assert find_labels(classifier, source, [3, 1, 9, None]) == [2, 0, -1, -1]
+    images = read_images(
+        classifier, SkippingReader(source), None, 0, ignore_progress, needs_classes=True
+    )
+    assert images.labels is not None and images.labels.tolist() == [0, 1, 2] * 14
+    assert LabelTarget(classifier.names)(0, source[5]) == 2
+    reader = PartReader(classifier, None, 0, ignore_progress)
+    parts = reader.read(source, None, None, None, needs_labels=True)
+    assert parts.test.labels is not None
+    assert parts.test.labels.tolist() == [int(name[4:]) % 3 for name in parts.test.names]
     with pytest.raises(TargetError, match="no class is called 0"):
         classifier.names.find_label(0)
     digits = open_classifier(objects.ColourNetwork(3), size=objects.SIDE, classes=["2", "0", "1"])

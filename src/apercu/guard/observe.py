@@ -133,7 +133,7 @@ def find_labels(
     found = []
     for label in labels:
         try:
-            found.append(-1 if label is None else classifier.index_of(label))
+            found.append(-1 if label is None else classifier.names.find_label(label))
         except TargetError:  # a folder that is no class, such as a day
             found.append(-1)
     return found

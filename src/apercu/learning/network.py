@@ -154,23 +154,30 @@ class LearningNetwork(nn.Module):
         used = {each for _, members in groups for each in members}
         rest = [name for name, _ in self.named_parameters() if name not in used]
         groups.append(("head", rest))
-        return [self._make_group(name, members) for name, members in groups if members]
+        groups = [(name, members) for name, members in groups if members]
+        norms = self._assign_norms([members for _, members in groups])
+        return [
+            ParameterGroup(name, tuple(map(self.get_parameter, members)), tuple(own))
+            for (name, members), own in zip(groups, norms, strict=True)
+        ]
 
-    def _make_group(self, name: str, members: Sequence[str]) -> ParameterGroup:
-        """Return the group of the parameters with some names, and of the batch norms they are of.
+    def _assign_norms(self, groups: Sequence[Sequence[str]]) -> list[list[_BatchNorm]]:
+        """Return the batch norms of each group of parameters.
 
-        Args:
-            name: name of the group.
-            members: names of its parameters.
-
-        Returns:
-            The group.
+        Batch norms without parameters belong to the group of the layers before them.
         """
-        owners = sorted({each.rpartition(".")[0] for each in members})
-        layers = [self.get_submodule(owner) for owner in owners]
-        norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
-        parameters = tuple(self.get_parameter(each) for each in members)
-        return ParameterGroup(name, parameters, tuple(norms))
+        group_of = {
+            member.rpartition(".")[0]: index
+            for index, members in enumerate(groups)
+            for member in members
+        }
+        norms: list[list[_BatchNorm]] = [[] for _ in groups]
+        current = 0
+        for name, layer in self.named_modules():
+            current = group_of.get(name, current)
+            if isinstance(layer, _BatchNorm):
+                norms[current].append(layer)
+        return norms
 
     def to_classifier(
         self, classes: Sequence[str], decision: Decision, temperature: float | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from apercu.classifiers.distillation_data import PreparedImages
+from apercu.classifiers.names import ClassNames
 from apercu.classifiers.preprocessing import FitMode
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource, Item
@@ -52,16 +53,16 @@ class LabelTarget:
     """Returns the class of each image from its label.
 
     Args:
-        names: a classifier or names whose `index_of` turns labels into classes.
+        names: the names of the classes.
     """
 
-    names: Any
+    names: ClassNames
 
     def __call__(self, index: int, item: Item) -> int:
         """Return the class of an image; raises ImagesError where it has no label."""
         if item.label is None:
             raise ImagesError(f"{item.name}: has no label")
-        return int(self.names.index_of(item.label))
+        return self.names.find_label(item.label)
 
 
 class TrainingImages(Dataset[Any]):

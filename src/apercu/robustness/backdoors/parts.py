@@ -179,7 +179,7 @@ class PartReader:
     def _find_class(self, source: ImageSource, label: str | int | None) -> int:
         """Return the class of a label."""
         try:
-            return self.classifier.index_of("" if label is None else label)
+            return self.classifier.names.find_label("" if label is None else label)
         except TargetError as error:
             raise ImagesError(
                 f"{source.name}: the label {label!r} is no class of the classifier ({error}); "

@@ -76,7 +76,7 @@ class DefenceTraining(TrainingModule):
         preparing = classifier.without_filter() if self.defence.has_filters else classifier
         self.normalise = preparing.normalise
         if settings.wanted == "labels":
-            self.target_of = LabelTarget(classifier)
+            self.target_of = LabelTarget(classifier.names)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         generator = self.step_generator()

@@ -106,7 +106,7 @@ def read_images(
 
 def _find_class(classifier: Classifier, source: ImageSource, label: str | int | None) -> int:
     try:
-        return classifier.index_of("" if label is None else label)
+        return classifier.names.find_label("" if label is None else label)
     except TargetError as error:
         raise ImagesError(
             f"{source.name}: the label {label!r} is no class of the classifier ({error}); expected "
