@@ -328,12 +328,12 @@ def test_one_image_of_a_file_is_named_by_its_id(tmp_path: Path) -> None:
         assert item.name == name
         whole = open_images(spec.partition("#")[0], channels=1)
         assert torch.equal(item.picture, whole[index].picture)
-    with pytest.raises(ImagesError, match="no image '4', it holds scan.tif#1 to scan.tif#3"):
+    with pytest.raises(ImagesError, match=r"no image '4', it holds scan\.tif#1 to scan\.tif#3"):
         open_images(f"{scan}#4", channels=1)
-    with pytest.raises(ImagesError, match="no image '1', it holds a.png alone"):
+    with pytest.raises(ImagesError, match=r"no image '1', it holds a\.png alone"):
         open_images(tmp_path / "a.png#1")
     assert open_images(tmp_path / "b#1.png").names == ("b#1.png",)
-    with pytest.raises(ImagesError, match="missing.tif#2: no such file"):
+    with pytest.raises(ImagesError, match=r"missing\.tif#2: no such file"):
         open_images(tmp_path / "missing.tif#2")
 
 
