@@ -21,7 +21,12 @@ from apercu.errors import ClassifierError, UntrustedError
 from apercu.weights import FORMER_FACTORIES
 
 OWN_FACTORIES = frozenset(
-    {*FORMER_FACTORIES, *FORMER_FACTORIES.values(), "apercu.classifiers.colour:Coloured"}
+    {
+        *FORMER_FACTORIES,
+        *FORMER_FACTORIES.values(),
+        "apercu.classifiers.colour:Coloured",
+        "apercu.learning.recipes.graph_interpolation:build_graph_network",
+    }
 )
 """Factories of this package, which every card may name."""
 

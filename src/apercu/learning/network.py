@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,37 @@ class ParameterGroup:
     name: str
     parameters: tuple[nn.Parameter, ...]
     norms: tuple[_BatchNorm, ...]
+
+
+class DescribedHead(nn.Module, ABC):
+    """A last layer that is not linear, of a network that a function of this package builds."""
+
+    @abstractmethod
+    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
+        """Return how a card builds the network with this last layer.
+
+        Args:
+            source: how it builds the network with a linear one.
+            name: name of the last layer in the network.
+
+        Returns:
+            The function of this package, with its options; None where it builds no such network.
+        """
+
+    @abstractmethod
+    def find_plain_source(self, network: Network) -> NetworkSource:
+        """Return how a card builds a network with a linear layer in the place of this one.
+
+        Args:
+            network: the network with this last layer.
+
+        Returns:
+            The name of the library, with its options.
+        """
+
+    @abstractmethod
+    def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
+        """Add a number to the logit of each class."""
 
 
 class LearningNetwork(nn.Module):
@@ -119,8 +151,11 @@ class LearningNetwork(nn.Module):
         return self.body.get_submodule(self.head_name)
 
     def set_head(self, head: nn.Module) -> None:
-        """Put another last layer into the body; no SPEC builds one that is not linear."""
-        if not isinstance(head, nn.Linear | nn.Conv2d):
+        """Put another last layer into the body; no SPEC builds one that nothing describes."""
+        if isinstance(head, DescribedHead):
+            source = self.source
+            self.source = source and head.describe_source(source, self.head_name)
+        elif not isinstance(head, nn.Linear | nn.Conv2d):
             self.source = None
         parent, _, last = self.head_name.rpartition(".")
         setattr(self.body.get_submodule(parent), last, head)
@@ -129,9 +164,11 @@ class LearningNetwork(nn.Module):
     def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
         """Add a number to the logit of each class, in the last layer where it has a bias."""
         head = self.head
-        is_last = isinstance(self.tail, nn.Identity) and isinstance(head, SCORING_LAYERS)
-        if is_last and isinstance(head.bias, Tensor):
+        is_last = isinstance(self.tail, nn.Identity)
+        if is_last and isinstance(head, SCORING_LAYERS) and isinstance(head.bias, Tensor):
             head.bias += summands
+        elif is_last and isinstance(head, DescribedHead):
+            head.add_to_logits(summands)
         else:
             self.tail = nn.Sequential(self.tail, LogitShift(summands))
 
@@ -266,6 +303,7 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
     Raises:
         ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
     """
+    start = _restore_plain_head(start, seed)
     grey = torch.full((start.channels, *start.size), 0.5)
     source = find_source(start.network, classes)
     if start.network.source.startswith(TIMM_PREFIX):
@@ -303,6 +341,27 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
     network = LearningNetwork(body.requires_grad_(True), probe, head, layers.features)
     network.source = source
     return network
+
+
+def _restore_plain_head(start: Classifier, seed: int) -> Classifier:
+    """Return a classifier with a new linear layer where its last one is a described one."""
+    module = start.module
+    layers = [] if module is None else list(module.named_modules())
+    found = [(name, layer) for name, layer in layers if isinstance(layer, DescribedHead)]
+    if module is None or not found:
+        return start
+    ((name, head),) = found
+    source = head.find_plain_source(start.network)
+    body, weights = source.build(seed), module.state_dict()
+    kept = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
+    body.load_state_dict(body.state_dict() | kept)
+    network = replace(
+        start.network,
+        source=source.source,
+        options=dict(source.options),
+        forward=body.to(start.device).eval(),
+    )
+    return Classifier(network, spec=start.spec)
 
 
 def _replace_last_layer(start: Classifier, image: Tensor, classes: int, seed: int) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,19 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from apercu.classifiers import Network
+from apercu.classifiers.card import InputSpec
+from apercu.classifiers.reinitialise import NetworkSource
+from apercu.errors import ClassifierError
+from apercu.learning.network import DescribedHead
 from apercu.learning.recipes.base import Recipe, Task
 from apercu.types import Logits
 
 Features = Float[Tensor, "images features"]
+FACTORY = "apercu.learning.recipes.graph_interpolation:build_graph_network"
+"""What a card names as the source of a network with this last layer."""
+LIBRARIES = ("timm", "torchvision")
+"""Libraries whose networks the function builds."""
 SPREAD = 10.0
 """Mean difference of the logits of two classes at their own means, before calibration."""
 
@@ -75,7 +85,8 @@ class GraphInterpolation(Recipe):
         return InterpolatedMeans((centre, places, values), (present, absent), count, self.own)
 
 
-class InterpolatedMeans(nn.Module):
+@final
+class InterpolatedMeans(DescribedHead):
     """Mixes features with those of their neighbours; the logits fall with distances to class means.
 
     Args:
@@ -92,6 +103,8 @@ class InterpolatedMeans(nn.Module):
     values: Float[Tensor, "nodes features"]
     present: Float[Tensor, "classes features"]
     absent: Float[Tensor, "classes features"]
+    factor: Float[Tensor, ""]
+    shift: Float[Tensor, " classes"]
 
     def __init__(
         self,
@@ -108,7 +121,36 @@ class InterpolatedMeans(nn.Module):
         self.register_buffer("absent", torch.zeros(0) if absent is None else absent)
         self.neighbours, self.own = neighbours, own
         other = torch.pdist(present) if absent is None else (present - absent).norm(dim=1)
-        self.factor = SPREAD / max(float(other.square().mean()), 1e-6)
+        self.register_buffer("factor", SPREAD / other.square().mean().clamp(min=1e-6))
+        self.register_buffer("shift", torch.zeros(len(present)))
+
+    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
+        library, _, model = source.source.partition("/")
+        if library not in LIBRARIES:  # transformers: a configuration may name files
+            return None
+        nodes, features = self.places.shape
+        options = {
+            "library": library,
+            "model": model,
+            "options": dict(source.options),
+            "size": list(source.input.size),
+            "head": name,
+            "nodes": nodes,
+            "features": features,
+            "classes": len(self.present),
+            "several": bool(self.absent.numel()),
+            "neighbours": self.neighbours,
+            "own": self.own,
+        }
+        return NetworkSource(FACTORY, options, source.input)
+
+    def find_plain_source(self, network: Network) -> NetworkSource:
+        described = network.options
+        source = f"{described['library']}/{described['model']}"
+        return NetworkSource(source, described["options"], network.input)
+
+    def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
+        self.shift += summands
 
     def forward(self, features: Tensor) -> Logits:
         """Return logits of features, `batch × features`, or of maps of one position."""
@@ -119,7 +161,61 @@ class InterpolatedMeans(nn.Module):
         logits = -_square_distances(mixed, self.present)
         if self.absent.numel():
             logits = logits + _square_distances(mixed, self.absent)
-        return self.factor * logits
+        return self.factor * logits + self.shift
+
+
+def build_graph_network(
+    library: str,
+    model: str,
+    options: Mapping[str, Any],
+    size: Sequence[int],
+    head: str,
+    nodes: int,
+    features: int,
+    classes: int,
+    several: bool,
+    neighbours: int,
+    own: float,
+) -> nn.Module:
+    """Build a network whose last layer are interpolated means, as a card describes it.
+
+    Args:
+        library: `timm` or `torchvision`.
+        model: name of the model in the library.
+        options: options of the model.
+        size: height and width of the images.
+        head: name of the last layer.
+        nodes: number of nodes of the graph.
+        features: number of features.
+        classes: number of classes.
+        several: whether an image may have several classes.
+        neighbours: number of neighbours of each image.
+        own: weight of an image's own features.
+
+    Returns:
+        The network, whose weights are those of nothing yet.
+
+    Raises:
+        ClassifierError: the library is unknown, has no such model, or refuses the options.
+    """
+    if library not in LIBRARIES:
+        raise ClassifierError(
+            f"classifier {FACTORY}: expected a library out of {', '.join(LIBRARIES)}, got {library}"
+        )
+    height, width = size
+    input = InputSpec(channels=options.get("in_chans", 3), size=(height, width))
+    network = NetworkSource(f"{library}/{model}", options, input).build(0)
+    empty = torch.zeros(nodes, features)
+    means = torch.zeros(classes, features)
+    last = InterpolatedMeans(
+        (torch.zeros(features), empty, empty.clone()),
+        (means, means.clone() if several else None),
+        neighbours,
+        own,
+    )
+    parent, _, name = head.rpartition(".")
+    setattr(network.get_submodule(parent), name, last)
+    return network
 
 
 def mix_neighbours(
