@@ -11,6 +11,7 @@ from PIL import Image
 
 from apercu import find_similar, open_classifier, open_images
 from apercu.classifiers import Classifier
+from apercu.classifiers.names import ClassNames
 from apercu.errors import TargetError
 from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.guard.observe import find_labels
@@ -77,6 +78,29 @@ def test_labels_that_begin_at_one_are_the_classes_that_they_name(
     digits = open_classifier(objects.ColourNetwork(3), size=objects.SIDE, classes=["2", "0", "1"])
     assert digits.names.find_label(2) == 2  # a number from 0 counts the classes, as before
     assert classifier.index_of(2) == 2  # a target is an index, whatever classes are called
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "classes"),
+    [
+        (["1", "2", "5", "7"], ["5", 5, "1", "3", 3], [2, 2, 0, None, None]),
+        (["00", "01", "02"], [1, "1", "01"], [1, 1, 1]),
+        (["1.0", "2.0", "3.0"], [1, "1", "2.0", "2"], [0, 0, 1, 1]),
+        (["-2", "-1", "0", "1", "2"], [0, "0", -2, "2"], [2, 2, 0, 4]),
+        (["1", "0"], [0, "0", "1"], [0, 1, 0]),
+        (["a", "b"], [1, "1", "b"], [1, 1, 1]),
+    ],
+)
+def test_numbers_name_classes_in_any_spelling(
+    names: list[str], labels: list[object], classes: list[int | None]
+) -> None:
+    """A text that named no class counted them, so that "3" was 7; so did 1 where pandas wrote 1.0."""
+    for label, expected in zip(labels, classes, strict=True):
+        if expected is None:
+            with pytest.raises(TargetError, match="no class is called 3"):
+                ClassNames.of(names).find_label(label)
+        else:
+            assert ClassNames.of(names).find_label(label) == expected
 
 
 @pytest.mark.parametrize(

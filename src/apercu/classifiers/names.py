@@ -177,21 +177,33 @@ class ClassNames:
         """Return the index of the class that the label of an image names.
 
         A whole number counts the classes from 0, unless they are called by other numbers: then it
-        is a name.
+        is a name, written in any way. As text it is a name wherever classes are called by numbers.
 
         Raises:
             TargetError: as in `find_index`; or classes are called by numbers, and none by this one.
 
         >>> ClassNames.of(["1", "2", "5"]).find_label(5), ClassNames.of(["a", "b"]).find_label(1)
         (2, 1)
+        >>> ClassNames.of(["1.0", "2.0"]).find_label("1")  # as pandas wrote it before
+        0
         """
-        word, numbers = read_class_word(label), set(map(str, range(len(self.names))))
-        is_name = all(map(str.isdecimal, self.names)) and set(self.names) != numbers
-        if not isinstance(word, int) or not is_name:
+        word, by_number = read_class_word(label), self._by_number
+        if isinstance(word, str) and len(self.find_by_name(word)) == 1:
             return self.find_index(word)
-        if str(word) not in self.names:
+        number = read_whole_number(str(word))
+        counts = isinstance(word, int) and by_number.keys() == set(range(len(self.names)))
+        if not by_number or number is None or counts:
+            return self.find_index(word)
+        if number not in by_number:
             raise TargetError(f"target: no class is called {word}")
-        return self.names.index(str(word))
+        return by_number[number]
+
+    @cached_property
+    def _by_number(self) -> dict[int, int]:
+        """The index of each class by the number it is called by; empty if any is called else."""
+        numbers = [read_whole_number(name) for name in self.names]
+        by_number = {number: i for i, number in enumerate(numbers) if number is not None}
+        return by_number if len(by_number) == len(self.names) else {}
 
     def find_by_name(self, word: str) -> list[int]:
         """Return the classes with this whole name or identifier, else those with this synonym.
@@ -228,6 +240,16 @@ def read_class_word(word: object) -> str | int:
     if not isinstance(word, str):
         raise TargetError(f"target: expected a class name or index, got {shorten(word)}")
     return word
+
+
+def read_whole_number(word: str) -> int | None:
+    """Return the whole number that a text is, such as `2`, `02` or `2.0`; None for other texts.
+
+    >>> read_whole_number("2.0"), read_whole_number("-1"), read_whole_number("2.5")
+    (2, -1, None)
+    """
+    is_whole = re.fullmatch(r"-?[0-9]{1,9}(\.0+)?", word.strip())
+    return int(word.partition(".")[0]) if is_whole else None
 
 
 def read_id2label(config: object) -> ClassNames | None:
