@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,11 @@ def test_pages_of_a_file_stay_in_one_part(tmp_path: Path) -> None:
     parts = split_images(LearningSettings(), LearningInputs(tmp_path / "classes"), open_source, 0)
     assert [len(part) for part in parts[:3]] == [4, 4, 4]
     assert all(len(set(part.units)) == 2 for part in parts[:3])
+    with redirect_warnings(lines.append):  # test images may be called as those to train on
+        inputs = LearningInputs(tmp_path / "classes", test=tmp_path / "test")
+        shutil.copytree(tmp_path / "classes", tmp_path / "test")
+        parts = split_images(LearningSettings(), inputs, open_source, 0)
+    assert len(parts.test) == 12 and len(lines) == 1
     one = LearningInputs(write_scans(tmp_path / "one", 2, 9), whole)
     with pytest.raises(ImagesError, match="class x has 1 file, expected at least 3"):
         split_images(LearningSettings(), one, open_source, 0)

@@ -16,7 +16,7 @@ from torch import Generator
 from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.images import ImageSource, Item
-from apercu.images.folder import find_files, list_files
+from apercu.images.folder import find_files
 from apercu.images.label_tables import LABELS_FILE, SEVERAL
 from apercu.images.source import ChosenImages, normalise_index
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
@@ -232,14 +232,14 @@ class LearningParts(NamedTuple):
         """Return one line about files whose pages are in several parts; empty without any."""
         if self.training.groups is not None:
             return ""
-        parts = [set(list_files(part.source) or ()) for part in self[:3]]
+        parts = [find_files(part.source) for part in (self.training, self.calibration, self.test)]
         shared = set.union(*(one & other for one, other in combinations(parts, 2)))
         if not shared:
             return ""
         return (
             f"{self.training.source.name}: the pages of {len(shared)} files are in several parts, "
-            f"such as those of {min(shared)}, as each has a label of its own; if they show one "
-            "object, give the table a column that names it, and --group"
+            f"such as those of {min(shared).name}, as each has a label of its own; if they show "
+            "one object, give the table a column that names it, and --group"
         )
 
     def describe_unknown(self) -> str:
