@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from apercu import open_classifier, train_classifier
@@ -505,3 +507,50 @@ def test_a_network_that_ends_in_a_graph_is_built_again(
     torch.testing.assert_close(outputs.features, features)
     assert outputs.logits.shape == (12, 5)
     assert again.to_classifier(tuple("abcde"), ONE_CLASS).network.source == start.network.source
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nodes": 10**9}, "more numbers than its file of weights can hold"),
+        ({"classes": 10**8}, "more numbers than its file of weights can hold"),
+        ({"neighbours": 0}, "neighbours from 1 to the 4 nodes, got 0.5 and 0"),
+        ({"neighbours": 5}, "neighbours from 1 to the 4 nodes, got 0.5 and 5"),
+        ({"own": -1.0}, "own from 0 to 1 .* got -1.0 and 3"),
+        ({"library": "hf"}, "expected a library out of timm, torchvision, got hf"),
+    ],
+)
+def test_a_card_with_a_graph_takes_no_memory_that_its_weights_do_not_need(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """A graph of 10⁹ nodes was made before its numbers were counted."""
+    described = {
+        "library": "timm",
+        "model": "test_resnet",
+        "options": {"num_classes": 2},
+        "size": [16, 16],
+        "head": "fc",
+        **{"nodes": 4, "features": 64, "classes": 2, "several": False},
+        **{"neighbours": 3, "own": 0.5},
+    }
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
+    content = {"source": FACTORY, "options": described | options, "weights": "w.safetensors"}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps(content | {"input": {"size": [16, 16]}}), encoding="utf-8")
+    with pytest.raises(ClassifierError, match=message):
+        open_classifier(card)
+
+
+def test_a_graph_in_a_network_that_nothing_describes_is_replaced_as_any_layer(
+    backbone: Classifier, tmp_path: Path
+) -> None:
+    network = make_network(backbone, 2, 0, scratch=False).eval()
+    images = torch.rand(6, 3, *backbone.size, generator=_generator())
+    task = _make_task(backbone, images, torch.arange(6) % 2, tmp_path)
+    with torch.no_grad():
+        features = network.compute_outputs(backbone.normalise(images)).features
+    network.set_head(GraphInterpolation(neighbours=3).build_head(features, task.targets, task))
+    network.source = None
+    start = network.to_classifier(("a", "b"), ONE_CLASS)
+    with pytest.raises(ClassifierError, match="before its last layer"):
+        make_network(start, 3, 0, scratch=False)

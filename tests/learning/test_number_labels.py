@@ -94,7 +94,7 @@ def test_labels_that_begin_at_one_are_the_classes_that_they_name(
 def test_numbers_name_classes_in_any_spelling(
     names: list[str], labels: list[object], classes: list[int | None]
 ) -> None:
-    """A text that named no class counted them, so that "3" was 7; so did 1 where pandas wrote 1.0."""
+    """A text that named no class counted them: "3" was 7, and 1 was 2.0."""
     for label, expected in zip(labels, classes, strict=True):
         if expected is None:
             with pytest.raises(TargetError, match="no class is called 3"):

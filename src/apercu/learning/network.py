@@ -74,14 +74,14 @@ class DescribedHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def find_plain_source(self, network: Network) -> NetworkSource:
+    def find_plain_source(self, network: Network) -> NetworkSource | None:
         """Return how a card builds a network with a linear layer in the place of this one.
 
         Args:
             network: the network with this last layer.
 
         Returns:
-            The name of the library, with its options.
+            The name of the library, with its options; None where nothing describes the network.
         """
 
     @abstractmethod
@@ -350,8 +350,10 @@ def _restore_plain_head(start: Classifier, seed: int) -> Classifier:
     found = [(name, layer) for name, layer in layers if isinstance(layer, DescribedHead)]
     if module is None or not found:
         return start
-    ((name, head),) = found
+    name, head = found[0]
     source = head.find_plain_source(start.network)
+    if source is None:
+        return start
     body, weights = source.build(seed), module.state_dict()
     kept = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
     body.load_state_dict(body.state_dict() | kept)

@@ -144,7 +144,9 @@ class InterpolatedMeans(DescribedHead):
         }
         return NetworkSource(FACTORY, options, source.input)
 
-    def find_plain_source(self, network: Network) -> NetworkSource:
+    def find_plain_source(self, network: Network) -> NetworkSource | None:
+        if network.source != FACTORY:
+            return None
         described = network.options
         source = f"{described['library']}/{described['model']}"
         return NetworkSource(source, described["options"], network.input)
@@ -196,23 +198,32 @@ def build_graph_network(
         The network, whose weights are those of nothing yet.
 
     Raises:
-        ClassifierError: the library is unknown, has no such model, or refuses the options.
+        ClassifierError: the library is unknown, has no such model, or refuses the options; or the
+            graph has too few nodes.
     """
     if library not in LIBRARIES:
         raise ClassifierError(
             f"classifier {FACTORY}: expected a library out of {', '.join(LIBRARIES)}, got {library}"
         )
+    if not (0 <= own <= 1 and 1 <= neighbours <= nodes):
+        raise ClassifierError(
+            f"classifier {FACTORY}: expected options.own from 0 to 1 and options.neighbours from 1 "
+            f"to the {nodes} nodes, got {own} and {neighbours}"
+        )
     height, width = size
     input = InputSpec(channels=options.get("in_chans", 3), size=(height, width))
     network = NetworkSource(f"{library}/{model}", options, input).build(0)
-    empty = torch.zeros(nodes, features)
-    means = torch.zeros(classes, features)
-    last = InterpolatedMeans(
-        (torch.zeros(features), empty, empty.clone()),
-        (means, means.clone() if several else None),
-        neighbours,
-        own,
-    )
+    with torch.device("meta"):  # takes no memory before the numbers are counted
+        places, means = torch.zeros(nodes, features), torch.zeros(classes, features)
+        last = InterpolatedMeans(
+            (torch.zeros(features), places, places.clone()),
+            (means, means.clone() if several else None),
+            neighbours,
+            own,
+        )
+    last.to_empty(device="cpu")
+    for values in last.buffers():
+        values.zero_()
     parent, _, name = head.rpartition(".")
     setattr(network.get_submodule(parent), name, last)
     return network
