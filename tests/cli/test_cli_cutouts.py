@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from apercu.errors import ConfigError
 from apercu.images import open_images
+from apercu.images.catalogue.cutouts import write_stamps
 from apercu.images.folder import FolderImages
+from apercu.learning.labels import read_label_rows
 
 
 @pytest.fixture
@@ -67,8 +70,8 @@ def test_pixels_count_from_one(apercu, survey: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--x", "x"), "--x and --y: expected both, without --ra and --dec"),
-        (("--x", "x", "--y", "y", "--ra", "ra"), "--x and --y: expected both, without --ra"),
+        (("--x", "x"), "x and y: expected both, without ra and dec"),
+        (("--x", "x", "--y", "y", "--ra", "ra"), "x and y: expected both, without ra"),
         (("--ra", "rra"), "no column rra, got name, ra, dec, x, y, kind; did you mean ra?"),
         (("--label", "knd"), "no column knd, got name, ra, dec, x, y, kind; did you mean kind?"),
         (("--id", "kind"), "expected each kind once, got star in rows 1 and 4"),
@@ -92,14 +95,34 @@ def test_labels_of_another_time_are_not_mixed_in(apercu, survey: Path) -> None:
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "objects.csv")
     assert apercu(*words, "--label", "kind", "--size", "5", "--out", survey / "s").code == 0
     result = apercu(*words, "--size", "5", "--out", survey / "s")
-    assert result.code == 2 and "has a labels.csv already; give --label, or another" in result.err
+    assert result.code == 2 and "has a labels.csv already; give a label, or another" in result.err
+
+
+def test_python_writes_the_same_and_groups_are_kept(apercu, survey: Path) -> None:
+    frame, table = survey / "frame.fits", survey / "objects.csv"
+    words = ("cutouts", frame, "--catalogue", table, "--id", "name", "--label", "kind")
+    result = apercu(*words, "--group", "x", "--size", "5", "--out", survey / "typed")
+    summary = write_stamps(
+        [frame], table, survey / "called", 5, ids="name", label="kind", group="x"
+    )
+    assert result.out == f"{summary}: {survey / 'typed'}\n"
+    typed, called = sorted((survey / "typed").iterdir()), sorted((survey / "called").iterdir())
+    assert [path.read_bytes() for path in typed] == [path.read_bytes() for path in called]
+    header, *rows = (survey / "called" / "labels.csv").read_text().splitlines()
+    assert header == "file,class,x" and len(rows) == summary.labelled
+    labels = read_label_rows(survey / "called" / "labels.csv", group="x")
+    assert set(labels.groups) == {row.split(",")[0] for row in rows}
+    with pytest.raises(ConfigError, match="group: is written beside the classes"):
+        write_stamps([frame], table, survey / "other", group="x")
 
 
 def test_ids_that_would_be_one_file(apercu, survey: Path) -> None:
     (survey / "two.csv").write_text("id,ra,dec\na/b,10,0\na b,10,0\n")
     words = ("cutouts", survey / "frame.fits", "--catalogue", survey / "two.csv", "--id", "id")
     result = apercu(*words, "--out", survey / "s")
-    assert result.code == 2 and "--id: 2 ids give the file a_b.fits; choose another" in result.err
+    assert (
+        result.code == 2 and "ids: 2 of them give the file a_b.fits; choose another" in result.err
+    )
 
 
 def test_frames_that_cannot_be_used_are_named_and_counted(apercu, survey: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,10 +14,17 @@ from numpy.typing import NDArray
 
 from apercu.errors import ConfigError, ImageError, ImagesError, InputError
 from apercu.images.catalogue.frames import Band, cut_band, encode_fits, locate_in_bands, read_fields
-from apercu.images.catalogue.match import find_rows_by_id
+from apercu.images.catalogue.match import find_rows_by_id, read_classes
 from apercu.images.catalogue.sky import Wcs, pixel_to_sky
-from apercu.images.catalogue.table import Catalogue
+from apercu.images.catalogue.table import Catalogue, read_catalogue
+from apercu.images.names import make_file_stem
+from apercu.io import create_folder, format_csv_rows, write_file
+from apercu.log import warn
+from apercu.progress import ProgressCallback, ignore_progress
+from apercu.run_record import lock_output
 
+LABELS = "labels.csv"
+"""Table of the classes of the stamps."""
 MAX_MISSING_FRACTION = 0.5
 """Largest fraction of the pixels of a stamp that may be missing."""
 
@@ -28,6 +36,36 @@ class CutoutStatus(StrEnum):
     OUTSIDE = "outside"
     MISSING = "mostly without pixels"
     UNKNOWN_POSITION = "without a position"
+
+
+@dataclass(frozen=True)
+class StampSummary:
+    """What became of the objects of a catalogue.
+
+    Attributes:
+        statuses: the status of each object.
+        labelled: number of stamps in `labels.csv`; None where no column of classes was named.
+        errors: why frames were left out.
+    """
+
+    statuses: tuple[CutoutStatus, ...]
+    labelled: int | None
+    errors: tuple[InputError, ...]
+
+    @property
+    def cut(self) -> int:
+        """Return how many stamps were cut."""
+        return self.statuses.count(CutoutStatus.CUT)
+
+    def __str__(self) -> str:
+        counts = Counter(str(each) for each in self.statuses if each is not CutoutStatus.CUT)
+        text = f"{self.cut} stamp{'s' * (self.cut != 1)}, {counts.total()} skipped"
+        if counts:
+            text += f" ({', '.join(f'{n} {status}' for status, n in sorted(counts.items()))})"
+        if self.labelled is not None:
+            is_whole = self.labelled == self.cut
+            text += ", labelled" if is_whole else f", {self.labelled} of them in {LABELS}"
+        return text
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +176,108 @@ def cut_stamps(
             f"none of {len(frames)} frames can be used, the first because {errors[0]}"
         )
     return statuses
+
+
+def write_stamps(
+    frames: Sequence[str | Path],
+    catalogue: str | Path,
+    out: str | Path,
+    size: int = 63,
+    *,
+    ra: str | None = None,
+    dec: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    ids: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> StampSummary:
+    """Cut a stamp around each object of a catalogue, and write a folder of images with labels.
+
+    A frame that cannot be used is left out with a warning, while there are others.
+
+    Args:
+        frames: FITS files, each with one image per band.
+        catalogue: the objects, CSV, Parquet or a FITS table.
+        out: folder for one FITS file per stamp, and for `labels.csv`.
+        size: side of a stamp in pixels.
+        ra: column of the right ascension in degrees; `ra` when None.
+        dec: column of the declination in degrees; `dec` when None.
+        x: column of the pixel along a row, of which the first is 1, instead of `ra` and `dec`.
+        y: column of the row of pixels, of which the first is 1.
+        ids: column of the names of the stamps; the numbers of the rows when None.
+        label: column of the classes, which are written to `labels.csv`.
+        group: column whose values say which stamps belong together, such as a field or a night. It
+            is written to `labels.csv` under its own name, so that a training can keep them apart.
+        progress: receives how many objects are done.
+
+    Returns:
+        What became of the objects.
+
+    Raises:
+        ConfigError: a column is missing, two ids give the same file, or the folder has labels
+            already, and none are asked for.
+        ImageError: the only frame is damaged.
+        ImagesError: no stamp can be cut.
+        OutputError: the folder cannot be written.
+        RunError: another process writes it.
+    """
+    if label is None and group is not None:
+        raise ConfigError("group: is written beside the classes; name their column as label, too")
+    columns, in_pixels = _choose_columns((ra, dec), (x, y))
+    folder, table = Path(out), read_catalogue(Path(catalogue))
+    objects = read_objects(table, columns, in_pixels=in_pixels, ids=ids)
+    texts = [read_classes(table, column) for column in (label, group) if column is not None]
+    files = _make_file_names(objects.ids)
+    if label is None and (folder / LABELS).exists():
+        raise ConfigError(f"{folder}: has a {LABELS} already; give a label, or another folder")
+    errors: list[InputError] = []
+    with create_folder(folder), lock_output(folder):
+        statuses = cut_stamps(
+            [Path(frame) for frame in frames],
+            objects,
+            size,
+            lambda index, stamp: write_file(folder / files[index], stamp),
+            lambda done, total: progress("objects", done, total),
+            errors.append,
+        )
+        for error in errors:
+            warn(str(error))
+        cut = [index for index, status in enumerate(statuses) if status is CutoutStatus.CUT]
+        if not cut:
+            raise ImagesError(
+                f"{catalogue}: {StampSummary(tuple(statuses), None, ())}; check that these columns "
+                "hold positions in these frames"
+            )
+        labelled = [index for index in cut if label is not None and texts[0][index] is not None]
+        if label is not None:
+            rows = [
+                (files[index], *(column[index] or "" for column in texts)) for index in labelled
+            ]
+            titles = ("file", "class", *([] if group is None else [group]))
+            write_file(folder / LABELS, format_csv_rows([titles, *rows]))
+    return StampSummary(tuple(statuses), None if label is None else len(labelled), tuple(errors))
+
+
+def _choose_columns(
+    sky: tuple[str | None, str | None], pixels: tuple[str | None, str | None]
+) -> tuple[tuple[str, str], bool]:
+    """Return the two columns of the positions, and whether they are pixels."""
+    if any(pixels):
+        if any(sky) or not all(pixels):
+            raise ConfigError("x and y: expected both, without ra and dec")
+        return (str(pixels[0]), str(pixels[1])), True
+    return (sky[0] or "ra", sky[1] or "dec"), False
+
+
+def _make_file_names(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a file name for each id; raise ConfigError if two ids give the same."""
+    files = tuple(f"{make_file_stem(id)}.fits" for id in ids)
+    name, times = Counter(file.casefold() for file in files).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"ids: {times} of them give the file {name}; choose another column")
+    return files
 
 
 class _FieldSearch(NamedTuple):
