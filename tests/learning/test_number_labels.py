@@ -12,13 +12,14 @@ from PIL import Image
 from apercu import find_similar, open_classifier, open_images
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import ClassNames
-from apercu.errors import TargetError
+from apercu.errors import ImagesError, TargetError
 from apercu.evaluation.sample import EvalSample, draw_sample
 from apercu.guard.observe import find_labels
 from apercu.images.stream import SkippingReader
 from apercu.learning.labelling import choose_images_to_label
 from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, split_images
+from apercu.log import redirect_warnings
 from apercu.progress import ignore_progress
 from apercu.robustness.backdoors.parts import PartReader
 from apercu.robustness.unknown.reading import read_images
@@ -127,3 +128,19 @@ def test_rows_without_a_label(
     sample = draw_sample(classifier, open_images(table), seed=0, limit=None)
     assert list_targets(sample) == {row: row % 3 for row in range(1, 12)}
     assert len(sample.left_out) == 1
+
+
+def test_a_table_may_begin_with_many_rows_without_a_label(
+    classifier: Classifier, objects: ModuleType, tmp_path: Path
+) -> None:
+    """They were taken for images that cannot be read, of which 16 in a row are an error."""
+    labels = [None] * 48 + [str(row % 3 + 1) for row in range(12)]
+    table = write_parquet(tmp_path / "t.parquet", objects, labels)
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        sample = draw_sample(classifier, open_images(table), seed=0, limit=None)
+    assert list_targets(sample) == {row: row % 3 for row in range(48, 60)}
+    assert lines == [f"{table}: 48 of 60 images have no label and are left out"]
+    table = write_parquet(tmp_path / "u.parquet", objects, [*labels[:20], float("nan")])
+    with pytest.raises(ImagesError, match="no image that can be read has a label"):
+        draw_sample(classifier, open_images(table), seed=0, limit=None)

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from apercu.classifiers import Classifier
-from apercu.errors import ImageError, ImagesError, NotFiniteError, TargetError
+from apercu.errors import ImagesError, NotFiniteError, TargetError
 from apercu.images import Batch, ImageSource, batches
-from apercu.images.stream import SkippingReader
+from apercu.images.stream import SkippingReader, list_names
+from apercu.log import warn
 from apercu.methods import TrueBox
 from apercu.metrics import Metric
 from apercu.metrics.pointing import true_regions
@@ -154,11 +155,13 @@ def draw_sample(
             f"{source.name}: expected at least 2 images (half choose thresholds), got {len(source)}"
         )
     has_labels = source.labelled and not predicted
+    unlabelled: set[int] = set()
     digest = hashlib.sha256()
     records: dict[int, SampleRecord] = {}
     reader = SkippingReader(source)
     while True:
-        tune, test = split_indices(len(source), limit, seed, halves=halves, left_out=reader.errors)
+        left_out = unlabelled | set(reader.errors)
+        tune, test = split_indices(len(source), limit, seed, halves=halves, left_out=left_out)
         unread = [index for index in tune + test if index not in records]
         if not unread:
             break
@@ -166,7 +169,7 @@ def draw_sample(
         report(READING_TITLE, len(records), total)
         for read in reader.read_batches(classifier.prepare, 16, indices=unread):
             if has_labels:
-                read = _leave_out_unlabelled(read, reader)
+                read = _leave_out_unlabelled(read, unlabelled)
             if not read.names or (classified := _classify(classifier, read, reader)) is None:
                 continue
             batch, top = classified
@@ -176,11 +179,13 @@ def draw_sample(
                 digest.update(record.digest_text.encode() + content)
             records |= {record.index: record for record in new}
             report(READING_TITLE, len(records), total)
-    if halves and reader.errors and reader.readable and not (tune and test):
-        first = next(iter(reader.errors.values()))
+    if unlabelled:
+        _report_unlabelled(source, unlabelled, len(records))
+    if halves and left_out and reader.readable and not (tune and test):
+        reason = next(iter(reader.errors.values()), "the others have no label")
         raise ImagesError(
             f"{source.name}: expected at least 2 images that can be read, as half choose "
-            f"thresholds, got {len(records)}; {first}"
+            f"thresholds, got {len(records)}; {reason}"
         )
     reader.warn_left_out()
     return EvalSample(
@@ -189,7 +194,7 @@ def draw_sample(
         test=tuple(records[index] for index in test),
         digest=digest.hexdigest(),
         has_labels=has_labels,
-        left_out=reader.left_out,
+        left_out=list_names(source, left_out),
     )
 
 
@@ -264,12 +269,22 @@ def split_indices(
     return [], sorted([*first, *second, *spare[: count - len(first) - len(second)]])
 
 
-def _leave_out_unlabelled(batch: Batch, reader: SkippingReader) -> Batch:
-    """Return the images of a batch that have a label, as some rows of a table may have none."""
+def _leave_out_unlabelled(batch: Batch, unlabelled: set[int]) -> Batch:
+    """Return the images of a batch that have a label, as some rows of a table may have none.
+
+    The indices of the others are added to `unlabelled`.
+    """
     rows = [row for row, label in enumerate(batch.labels) if label is not None]
-    for row in set(range(len(batch.names))).difference(rows):
-        reader.leave_out(batch.indices[row], ImageError(f"{batch.names[row]} has no label"))
+    unlabelled.update(set(batch.indices).difference(batch.indices[row] for row in rows))
     return batch if len(rows) == len(batch.names) else batch.choose(rows)
+
+
+def _report_unlabelled(source: ImageSource, unlabelled: Collection[int], labelled: int) -> None:
+    """Warn of images without a label; raises ImagesError where there are no others."""
+    if not labelled:
+        raise ImagesError(f"{source.name}: no image that can be read has a label")
+    tried = len(unlabelled) + labelled
+    warn(f"{source.name}: {len(unlabelled)} of {tried} images have no label and are left out")
 
 
 def _classify(
