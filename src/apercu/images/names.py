@@ -112,6 +112,8 @@ def match_names(
 
     >>> match_names(["a.png", "b/c.png"], ["c", "a"], Path("t"))
     {0: ['a'], 1: ['c']}
+    >>> match_names(["a#1.png"], ["films/a#1.png"], Path("t"), folder=Path("films"))
+    {0: ['films/a#1.png']}
     >>> match_names(["a.png"], ["D:\\\\films\\\\a.png"], Path("t"), folder=Path("films"))
     {0: ['D:\\\\films\\\\a.png']}
     """
@@ -135,8 +137,9 @@ def match_names(
 
 
 def _strip_page(name: str) -> str:
-    """Return the file of an image; `scan.tif` of `scan.tif#2`."""
-    return name.rpartition("#")[0] or name
+    """Return the file of an image; `scan.tif` of `scan.tif#2`, but all of `a#1.png`."""
+    file, _, page = name.rpartition("#")
+    return file if file and page.isdecimal() else name
 
 
 def _list_paths(name: str, folder: Path, table: Path) -> Iterator[str]:
