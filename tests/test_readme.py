@@ -312,6 +312,11 @@ def make_sky(folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / "alerts.parquet")
     stack = np.zeros((4, 3, 8, 8), np.float32)
     np.savez(folder / "alerts.npz", x=stack, candid=np.array(columns["candid"]))
+    sky = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 51, "CRPIX2": 51})
+    sky.update({"CRVAL1": 10.0, "CRVAL2": 5.0, "CDELT1": -0.001, "CDELT2": 0.001})
+    fits.PrimaryHDU(np.ones((100, 100), np.float32), sky).writeto(folder / "frame.fits")
+    rows = ("candid,ra,dec,kind,field", "7,10,5,star,A", "8,10.01,5,galaxy,B", "9,50,5,star,A")
+    (folder / "objects.csv").write_text("\n".join(rows))
 
 
 def make_unlabelled(folder: Path) -> None:
@@ -406,6 +411,9 @@ def check_the_catalogue(names: dict[str, Any], folder: Path) -> None:
     assert len(names["labelled"]) == 4
     assert names["matched"].rows.tolist() == [0, 1, 2, 3]
     assert np.isnan(names["magnitudes"]).tolist() == [False, True, False, True]
+    assert str(names["summary"]) == "2 stamps, 1 skipped (1 outside), labelled"
+    table = (folder / "cut" / "labels.csv").read_text().splitlines()
+    assert table == ["file,class,field", "7.fits,star,A", "8.fits,galaxy,B"]
 
 
 def check_the_rounds(names: dict[str, Any], folder: Path) -> None:
