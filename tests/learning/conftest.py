@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
 from apercu import open_images
 from apercu.classifiers import Classifier, InputSpec
@@ -94,3 +95,24 @@ def objects() -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def write_images(folder: Path, names: list[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
+
+
+def write_table(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def open_source(spec: object) -> object:
+    return open_images(str(spec))
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "films", [f"{number}.png" for number in range(6)])

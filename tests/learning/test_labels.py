@@ -27,26 +27,7 @@ from apercu.learning.settings import LearningSettings
 from apercu.learning.splits import LearningInputs, LearningParts, split_by_class, split_images
 from apercu.log import redirect_warnings
 
-
-def write_images(folder: Path, names: list[str]) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(folder / name)
-    return folder
-
-
-def write_table(path: Path, *rows: str) -> Path:
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
-def open_source(spec: object) -> object:
-    return open_images(str(spec))
-
-
-@pytest.fixture
-def films(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "films", [f"{number}.png" for number in range(6)])
+from .conftest import open_source, write_images, write_table
 
 
 def test_one_class_per_image_and_images_without_labels(films: Path, tmp_path: Path) -> None:
