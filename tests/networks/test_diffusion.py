@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.ndimage import label
 
 from apercu.explainers.mask.network import combine_fields
-from apercu.networks.gate import (
+from apercu.networks.diffusion import (
     DIFFUSION_STEPS,
     affinity_features,
     connect_to_peak,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
@@ -80,35 +81,14 @@ def compute_strides(stride: int, resolution: int) -> list[int]:
     return strides
 
 
-class Decoder(nn.Module):
-    """A decoder from gated features, coarsest to finest, to the channels of the evidence.
+class EvidenceDecoder(nn.Module, ABC):
+    """A network from feature maps and the gate of a class to the evidence for that class.
 
-    Args:
-        channels: channels of the encoder's feature maps, finest first.
-        strides: strides of the encoder's feature maps, finest first.
-        shape: size and kind of the blocks.
+    Attributes:
+        resolution: pixels of the image per cell of the mask.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], shape: DecoderShape
-    ) -> None:
-        super().__init__()
-        self.shape = shape
-        skips = dict(zip(strides[:-1], channels[:-1], strict=True))
-        self.deepest = build_conv_block(channels[-1], 2 * shape.width, size=1)
-        self.steps = nn.ModuleList()
-        self.strides = compute_strides(strides[-1], shape.resolution)
-        width = 2 * shape.width + 1
-        for number, stride in enumerate(self.strides):
-            outputs = max(16, shape.width // 2**number)
-            self.steps.append(UpStep(width, skips.get(stride, 0), outputs, shape))
-            width = outputs
-        everywhere = shape.gate == "everywhere"
-        self.head = nn.Conv2d(width + everywhere, 4 if everywhere else 2, 1)
-        if everywhere:
-            initialise_as_gate(self.head)
-        else:
-            nn.init.ones_(cast(Tensor, self.head.bias))
+    resolution: int
 
     def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
         """Return the evidence at the mask's resolution.
@@ -125,6 +105,45 @@ class Decoder(nn.Module):
         """
         return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
 
+    @abstractmethod
+    def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
+        """Return the features that are the same for all classes; see `forward`."""
+
+    @abstractmethod
+    def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
+        """Return what `forward` returns, from features that are computed already."""
+
+
+class Decoder(EvidenceDecoder):
+    """A decoder from gated features, coarsest to finest, to the channels of the evidence.
+
+    Args:
+        channels: channels of the encoder's feature maps, finest first.
+        strides: strides of the encoder's feature maps, finest first.
+        shape: size and kind of the blocks.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], shape: DecoderShape
+    ) -> None:
+        super().__init__()
+        self.shape, self.resolution = shape, shape.resolution
+        skips = dict(zip(strides[:-1], channels[:-1], strict=True))
+        self.deepest = build_conv_block(channels[-1], 2 * shape.width, size=1)
+        self.steps = nn.ModuleList()
+        self.strides = compute_strides(strides[-1], shape.resolution)
+        width = 2 * shape.width + 1
+        for number, stride in enumerate(self.strides):
+            outputs = max(16, shape.width // 2**number)
+            self.steps.append(UpStep(width, skips.get(stride, 0), outputs, shape))
+            width = outputs
+        everywhere = shape.gate == "everywhere"
+        self.head = nn.Conv2d(width + everywhere, 4 if everywhere else 2, 1)
+        if everywhere:
+            initialise_as_gate(self.head)
+        else:
+            nn.init.ones_(cast(Tensor, self.head.bias))
+
     def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
         """Return the projections of the feature maps, which do not depend on the class."""
         steps = dict(zip(self.strides, self.steps, strict=True))
@@ -132,7 +151,6 @@ class Decoder(nn.Module):
         return SharedFeatures(self.deepest(deepest), finer)
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        """Return what `forward` returns, from features that were already computed."""
         features = torch.cat([shared.deepest * gate, gate], 1)
         for step, stride in zip(self.steps, self.strides, strict=True):
             features = cast(UpStep, step).forward_projected(

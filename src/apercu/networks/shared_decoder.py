@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from apercu.networks.blocks import build_conv_block
 from apercu.networks.decoder import (
     Evidence,
+    EvidenceDecoder,
     SharedFeatures,
     compute_evidence,
     compute_strides,
@@ -40,7 +41,7 @@ class SharedShape:
     form: Literal["shared"] = "shared"
 
 
-class SharedDecoder(nn.Module):
+class SharedDecoder(EvidenceDecoder):
     """A feature pyramid (Lin et al. 2017), with evidence for each class from its finest map.
 
     The work per class is small: the mean of the deepest features where its gate is open gives the
@@ -56,7 +57,7 @@ class SharedDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], shape: SharedShape) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.resolution = shape, shape.resolution
         skips = dict(zip(strides[:-1], channels[:-1], strict=True))
         width = 2 * shape.width
         self.keys = build_conv_block(channels[-1], 2 * width, size=1)
@@ -73,21 +74,6 @@ class SharedDecoder(nn.Module):
         self.head = nn.Conv2d(2 * shape.filters + 1, 4, 1)
         initialise_as_gate(self.head)
 
-    def forward(self, skips: dict[int, Tensor], deepest: Tensor, gate: Tensor) -> Evidence:
-        """Return the evidence at the mask's resolution.
-
-        The features of one image may have many gates.
-
-        Args:
-            skips: feature maps by stride, without the deepest.
-            deepest: deepest feature map, `batch × channels × height × width`.
-            gate: class gate on the deepest map, `batch × 1 × height × width`.
-
-        Returns:
-            Extent and core, `batch × rows × columns`.
-        """
-        return self.apply_gate(self.compute_shared_features(skips, deepest), gate)
-
     def compute_shared_features(self, skips: dict[int, Tensor], deepest: Tensor) -> SharedFeatures:
         """Return the keys and the finest features, which are nearly all of the work."""
         features = keys = self.keys(deepest)
@@ -98,7 +84,6 @@ class SharedDecoder(nn.Module):
         return SharedFeatures(keys, {self.shape.resolution: features})
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        """Return what `forward` returns, from features that are computed already."""
         keys, features = shared.deepest, shared.finer[self.shape.resolution]
         fine_gate = upsample_bilinear(gate, features.shape[2:])
         filtered = self._apply_class_filters(features, fine_gate, self._pool_keys(keys, gate))

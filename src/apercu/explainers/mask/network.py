@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from apercu.networks.decoder import Decoder, DecoderShape, Evidence, SharedFeatures
-from apercu.networks.encoder import Encoder
-from apercu.networks.gate import (
-    GatedNetwork,
-    GateKind,
-    affinity_features,
-    connect_to_peak,
-    diffuse,
-    diffuse_finely,
+from apercu.networks.decoder import (
+    Decoder,
+    DecoderShape,
+    Evidence,
+    EvidenceDecoder,
+    SharedFeatures,
 )
+from apercu.networks.diffusion import affinity_features, connect_to_peak, diffuse, diffuse_finely
+from apercu.networks.encoder import Encoder
+from apercu.networks.gate import GatedNetwork, GateKind
 from apercu.networks.shared_decoder import SharedDecoder, SharedShape
 from apercu.types import Images, LogOdds, Maps, Targets
 
@@ -85,7 +85,7 @@ class MaskNetwork(GatedNetwork):
         )
         self.two_fields = two_fields
         self.refinement = refinement
-        self.decoder: Decoder | SharedDecoder
+        self.decoder: EvidenceDecoder
         if isinstance(shape, SharedShape):
             self.decoder = SharedDecoder(encoder.channels, encoder.strides, shape)
         else:

@@ -90,7 +90,7 @@ class MaskTraining(TrainingModule):
                 f"{self.classifier.spec} takes images of its own size only, so masks are scored at "
                 f"{rows} × {columns} pixels, not at {format_shape(self.scored_size)}"
             )
-        resolution, stride = self.network.decoder.shape.resolution, self.network.encoder.strides[-1]
+        resolution, stride = self.network.decoder.resolution, self.network.encoder.strides[-1]
         if resolution != self.settings.decoder.resolution:
             say(
                 f"decoder.resolution: {resolution}, not {self.settings.decoder.resolution}, "
