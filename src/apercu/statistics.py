@@ -1,4 +1,4 @@
-"""Intervals of means, fractions and medians; paired tests; rank correlation; Gaussians.
+"""Intervals of means, fractions and medians; AUROC; paired tests; rank correlation; Gaussians.
 
 Also a division that is safe where the divisor is 0.
 """
@@ -22,6 +22,8 @@ from apercu.types import Scores
 
 RESAMPLES = 2000
 """Resampled means behind a bootstrap interval."""
+AUROC_RESAMPLES = 1000
+"""Resampled areas behind the interval of an AUROC."""
 MAX_DRAWS = 1_000_000
 """Values that are drawn at a time, to bound the memory."""
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
@@ -62,6 +64,32 @@ def wilson_interval(values: Float[np.ndarray, " images"]) -> tuple[float, float]
     middle = (fraction + weight / 2) / (1 + weight)
     reach = sqrt(weight * (fraction * (1 - fraction) + weight / 4)) / (1 + weight)
     return max(0.0, min(fraction, middle - reach)), min(1.0, max(fraction, middle + reach))
+
+
+def auroc(usual: Float[np.ndarray, " images"], other: Float[np.ndarray, " others"]) -> float:
+    """Return the probability that an image of another kind has a higher score than a usual one.
+
+    Equal scores count half.
+
+    >>> auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+    0.875
+    """
+    order = np.sort(usual)
+    below = np.searchsorted(order, other, "left") + np.searchsorted(order, other, "right")
+    return float(below.mean() / 2 / len(usual))
+
+
+def bootstrap_auroc(
+    usual: Float[np.ndarray, " images"], other: Float[np.ndarray, " others"], seed: int
+) -> tuple[float, float]:
+    """Return the bootstrapped 95 % interval of `auroc`; both kinds of images are drawn again."""
+    generator = np.random.default_rng(seed)
+    areas = [
+        auroc(generator.choice(usual, len(usual)), generator.choice(other, len(other)))
+        for _ in range(AUROC_RESAMPLES)
+    ]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def median_interval(values: Float[np.ndarray, " images"]) -> tuple[float, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Weights of modules: their identity, and the files that hold them."""
+"""Weights of modules and functions: their identity, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,25 @@ def digest_module(module: nn.Module, source: str, options: Mapping[str, Any]) ->
     if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "code"):
         sha.update(module.code.encode())
     return sha.hexdigest()
+
+
+def digest_function(function: object, source: str, options: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the source of a function, and of its attribute `fingerprint`.
+
+    The attribute is a text that changes with the weights. A function without it is identified by
+    its source and options alone.
+
+    Args:
+        function: the function, which holds weights that cannot be seen.
+        source: source of the function, as in a card.
+        options: options with which the source built it.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    text = str(getattr(function, "fingerprint", ""))
+    description = json.dumps([source, options, text], sort_keys=True, default=str)
+    return hashlib.sha256(description.encode()).hexdigest()
 
 
 def _update(sha: Any, name: str, value: Any) -> None:

@@ -30,12 +30,12 @@ from apercu.robustness.detection import (
     StabilityFeatures,
 )
 from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks, make_rows
-from apercu.robustness.detection.calibration import (
+from apercu.robustness.detection.detectors.calibrated import (
     CalibratedDetector,
-    auroc,
     cross_validated_scores,
 )
 from apercu.robustness.detection.features import FeatureExtractor, parse_extractors
+from apercu.statistics import auroc
 
 TRAINING = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
 EVERY: tuple[Detector, ...] = (Autoencoder(steps=200), OneClassSvm(), Mahalanobis())

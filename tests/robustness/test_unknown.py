@@ -17,7 +17,6 @@ from torch import Tensor
 from apercu import open_classifier
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, ImageError, ImagesError, RunError
-from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import (
     UNKNOWN_METHODS,
     AnomalyMapScorer,
@@ -35,7 +34,7 @@ from apercu.robustness.unknown import (
 )
 from apercu.robustness.unknown.base import ScorerState
 from apercu.robustness.unknown.mahalanobis import LayerGaussians, find_chi_square_quantile
-from apercu.statistics import build_gaussian, shrink_covariance
+from apercu.statistics import auroc, build_gaussian, shrink_covariance
 
 SIDE = 16
 DrawFn = Callable[..., tuple[Tensor, Tensor]]

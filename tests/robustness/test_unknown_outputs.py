@@ -13,7 +13,6 @@ from apercu import open_classifier, open_images
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError
 from apercu.log import redirect_warnings
-from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import (
     UNKNOWN_METHODS,
     KnownImages,
@@ -24,6 +23,7 @@ from apercu.robustness.unknown import (
     measure_unknown,
     save_scorer,
 )
+from apercu.statistics import auroc
 
 DrawFn = Callable[..., tuple[Tensor, Tensor]]
 WrapFn = Callable[..., Classifier]

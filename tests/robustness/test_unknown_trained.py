@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, ImagesError
-from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import KnownImages, UnknownMethod, load_scorer, save_scorer
 from apercu.robustness.unknown.boundary_samples import (
     BoundarySamples,
@@ -35,6 +34,7 @@ from apercu.robustness.unknown.on_manifold import Manifold, OnManifold
 from apercu.robustness.unknown.one_class import OneClassRepresentation, OneClassScorer
 from apercu.robustness.unknown.stain_noise import AXES, StainNoise, add_stains, draw_stains
 from apercu.robustness.unknown.training import CopiedNetwork, TrainingPlan, make_seeded
+from apercu.statistics import auroc
 
 DrawFn = Callable[..., tuple[Tensor, Tensor]]
 WrapFn = Callable[..., Classifier]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
 from apercu.errors import ClassifierError, ConfigError, ImagesError
-from apercu.robustness.detection.calibration import auroc
 from apercu.robustness.unknown import KnownImages, UnknownMethod, load_scorer, save_scorer
 from apercu.robustness.unknown.deep_ensemble import DeepEnsemble, DeepEnsembleScorer
 from apercu.robustness.unknown.monte_carlo_dropout import (
@@ -28,6 +27,7 @@ from apercu.robustness.unknown.openmax import (
     measure_distances,
 )
 from apercu.robustness.unknown.training import TrainingPlan, augment_images
+from apercu.statistics import auroc
 
 DrawFn = Callable[..., tuple[Tensor, Tensor]]
 WrapFn = Callable[..., Classifier]

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from apercu.classifiers.card import RAW_COUNTS
-from apercu.classifiers.fingerprint import compute_fingerprint
 from apercu.classifiers.names import ClassNames, ClassWord
 from apercu.classifiers.network import Network
 from apercu.classifiers.output_checks import resolve_output
@@ -86,7 +85,7 @@ class Classifier:
             self.gradient_fault = self._adapt_to_network()
         self.output = self.network.meaning
         self.decision = self.output.decision
-        self.fingerprint = compute_fingerprint(self.network)
+        self.fingerprint = self.network.compute_fingerprint()
         self.names = self._resolve_names()
         self.differentiable = network.differentiable and not self.gradient_fault
 
@@ -204,7 +203,7 @@ class Classifier:
         bare = copy.copy(self)
         bare.filter = bare._filter_layer = None
         bare.network = replace(self.network, filter=None, guard=None)
-        bare.fingerprint = compute_fingerprint(bare.network)
+        bare.fingerprint = bare.network.compute_fingerprint()
         bare.queries = 0
         return bare
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -19,10 +21,14 @@ from apercu.classifiers.outputs import (
     list_tensors,
 )
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
+from apercu.filters import parse_filter
+from apercu.filters.base import format_cache_key
 from apercu.types import Logits
 
 IN_MEMORY = "memory/"
 """Beginning of the source of networks that no SPEC can build again."""
+_OPTIONAL_KEYS = ("bands", "stretch")
+"""Keys of the input that a fingerprint leaves out where they have no value, as older ones do."""
 
 
 @runtime_checkable
@@ -86,6 +92,24 @@ class Network:
         if self.resolved_output is not None:
             return self.resolved_output
         return Output(name=self.output, value_range=self.value_range, temperature=self.temperature)
+
+    def compute_fingerprint(self) -> str:
+        """Return the SHA-256 of the digest, the preprocessing, the output and the filter.
+
+        The output must be resolved: the same weights and meaning have the same fingerprint.
+        """
+        pixels = {
+            name: value
+            for name, value in self.input.model_dump(mode="json").items()
+            if value or name not in _OPTIONAL_KEYS
+        }
+        parts: list[Any] = [self.digest, pixels, self.meaning.name]
+        parts += [part for part in (self.output_name, self.value_range) if part is not None]
+        if self.temperature is not None:
+            parts.append({"temperature": self.temperature})
+        if self.filter is not None:
+            parts.append({"filter": format_cache_key(parse_filter(self.filter))})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def pick_tensor(self, raw: object) -> Tensor:
         """Return the tensor that holds the numbers, from all that the network returned.

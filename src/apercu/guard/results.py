@@ -11,8 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers.calibration import Reliability, measure_reliability
 from apercu.guard.guard import Guard
-from apercu.robustness.detection.calibration import auroc, bootstrap_auroc
-from apercu.statistics import wilson_interval
+from apercu.statistics import auroc, bootstrap_auroc, wilson_interval
 from apercu.verdicts import COLUMNS, QUESTIONS
 
 HONEST: Final = "honest"

@@ -16,13 +16,12 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, validate
-from apercu.classifiers.fingerprint import digest_function
 from apercu.classifiers.names import ClassNames, read_id2label
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
 from apercu.errors import ClassifierError, first_line
 from apercu.log import warn
-from apercu.weights import digest_module
+from apercu.weights import digest_function, digest_module
 
 PROBLEM_TYPES: dict[str, OutputName] = {
     "multi_label_classification": "sigmoid",

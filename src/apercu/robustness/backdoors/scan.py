@@ -56,8 +56,9 @@ from apercu.robustness.backdoors.selection import (
     parse_backdoor_methods,
 )
 from apercu.robustness.backdoors.strip import Strip
-from apercu.robustness.detection.calibration import FALSE_ALARMS, auroc
+from apercu.robustness.detection.detectors.calibrated import FALSE_ALARMS
 from apercu.run_record import lock_folder
+from apercu.statistics import auroc
 from apercu.types import Images, Scores, Targets
 
 DEFAULT_LIMIT = 400

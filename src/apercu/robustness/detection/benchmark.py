@@ -24,15 +24,13 @@ from apercu.images import ImageSource
 from apercu.io import write_file, write_json
 from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
 from apercu.robustness.attacks import Attack
-from apercu.robustness.detection.calibration import (
+from apercu.robustness.detection.detectors import Detector
+from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
+from apercu.robustness.detection.detectors.calibrated import (
     FALSE_ALARMS,
     FOLDS,
     CalibratedDetector,
-    auroc,
-    bootstrap_auroc,
 )
-from apercu.robustness.detection.detectors import Detector
-from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
 from apercu.robustness.detection.features import (
     FeatureExtractor,
     MethodMapFeatures,
@@ -42,7 +40,7 @@ from apercu.robustness.jobs import AttackKey, format_budget
 from apercu.robustness.objectives import Untargeted
 from apercu.robustness.results import read_earlier_rows
 from apercu.run_record import lock_folder
-from apercu.statistics import wilson_interval
+from apercu.statistics import auroc, bootstrap_auroc, wilson_interval
 from apercu.weights import digest_module
 
 RESULTS = "detection.json"

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from apercu.statistics import auroc
+
 RESAMPLES = 200
 """Resamples of a bootstrap interval."""
 
@@ -58,13 +60,11 @@ def compute_curves(
     >>> compute_curves(np.array([0.0, 1.0]), np.array([1.0, 2.0])).auroc
     0.875
     """
-    order = np.sort(known)
-    below = np.searchsorted(order, unknown, "left") + np.searchsorted(order, unknown, "right")
     scores = np.concatenate([known, unknown])
     is_unknown = np.arange(len(scores)) >= len(known)
-    limit = order[int(np.ceil(0.95 * len(order))) - 1]
+    limit = np.sort(known)[int(np.ceil(0.95 * len(known))) - 1]
     return CurveValues(
-        float(below.mean() / 2 / len(known)),
+        auroc(known, unknown),
         compute_mean_precision(-scores, ~is_unknown),
         compute_mean_precision(scores, is_unknown),
         float((unknown <= limit).mean()),

@@ -1,4 +1,4 @@
-"""A detector with a threshold that 5 % of clean images exceed, and how well it separates."""
+"""A fitted detector with a threshold that 5 % of clean images exceed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from apercu.robustness.detection.detectors import Detector
-from apercu.robustness.detection.detectors.base import AnomalyScore, Features
+from apercu.robustness.detection.detectors.base import AnomalyScore, Detector, Features
 
 FALSE_ALARMS = 0.05
 """Fraction of clean images that may be taken for attacked ones."""
 FOLDS = 3
 """Number of folds of the cross-validation that finds the threshold."""
-RESAMPLES = 1000
-"""Number of resamples of a bootstrap interval."""
 
 
 class CalibratedDetector(NamedTuple):
@@ -65,29 +62,3 @@ def cross_validated_scores(clean: Features, detector: Detector) -> Float[np.ndar
         score_anomaly = detector.fit(clean[folds != fold])
         scores[(folds == fold).numpy()] = score_anomaly(clean[folds == fold]).double().numpy()
     return scores
-
-
-def auroc(clean: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"]) -> float:
-    """Return the probability that an attacked image has a higher score than a clean one.
-
-    Equal scores count half.
-
-    >>> auroc(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
-    0.875
-    """
-    order = np.sort(clean)
-    below = np.searchsorted(order, attacked, "left") + np.searchsorted(order, attacked, "right")
-    return float(below.mean() / 2 / len(clean))
-
-
-def bootstrap_auroc(
-    clean: Float[np.ndarray, " images"], attacked: Float[np.ndarray, " attacks"], seed: int
-) -> tuple[float, float]:
-    """Return the bootstrapped 95 % interval of the AUROC."""
-    generator = np.random.default_rng(seed)
-    areas = [
-        auroc(generator.choice(clean, len(clean)), generator.choice(attacked, len(attacked)))
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(areas, [0.025, 0.975])
-    return float(low), float(high)
