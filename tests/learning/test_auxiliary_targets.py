@@ -81,7 +81,7 @@ def test_groups_decide_where_they_are_combined(
         if combine:
             expected = expected + branch(outputs.features) @ branch.members.T
         torch.testing.assert_close(network(images), expected)
-        assert network.is_plain is not combine
+        assert (network.kept_source is None) is combine
         if combine:
             exported = torch.export.export(network.body, (images,)).module()
             torch.testing.assert_close(exported(images), expected)

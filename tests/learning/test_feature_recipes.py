@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
-from apercu import open_classifier, train_classifier
+from apercu import methods, open_classifier, train_classifier
 from apercu.classifiers import Classifier, InputSpec, Network, save_classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.classifiers.reinitialise import NetworkSource
@@ -22,6 +24,7 @@ from apercu.learning.network import make_network
 from apercu.learning.recipes.background_exchange import BackgroundExchange
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
 from apercu.learning.recipes.colouring import FILE, Colouring
+from apercu.learning.recipes.described import BUILDERS, find_inner
 from apercu.learning.recipes.explanation_guided import ExplanationGuided, compute_relevance
 from apercu.learning.recipes.fine_tuning import Frozen
 from apercu.learning.recipes.graph_interpolation import FACTORY, GraphInterpolation
@@ -31,8 +34,6 @@ from apercu.learning.train import prepare_training
 from apercu.learning.training import LearningTraining
 from apercu.pretraining.backbone import open_backbone
 from apercu.training.augment import RandomViews
-
-from .conftest import PLANTED
 
 SIDE = 16
 PLAIN = LearningSettings(views=RandomViews(whole=1.0, mirror=0.0))
@@ -415,7 +416,7 @@ def test_colours_show_grey_images_to_a_network_of_colours(tmp_path: Path) -> Non
     coloured = _train(classifier, task, [Frozen(), Colouring()], 80)
     assert _accuracy(coloured, images, labels) > 0.9
     coloured.recipes[1].fold_network(coloured.network)
-    assert not coloured.network.is_plain
+    assert coloured.network.kept_source is None
     other, truth = _grey(32, 5)
     second = _make_task(classifier, other, truth, tmp_path / "second")
     kept = Colouring(start=str(tmp_path), learnt=False)
@@ -443,37 +444,133 @@ def test_colouring_refuses_what_it_cannot_colour(tmp_path: Path) -> None:
 # --- what is left ---------------------------------------------------------------------------------
 
 
+GRAPH = "graph_interpolation:neighbours=3"
+
+
+@pytest.fixture(scope="module")
+def classifier_of_three() -> Classifier:
+    """A tiny network of timm with classes, and several positions in its last map."""
+    spec = InputSpec(size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = make_network(open_backbone("timm/test_resnet", spec, 0), 3, 0, scratch=False)
+    return network.to_classifier(("a", "b", "c"), ONE_CLASS)
+
+
+@pytest.fixture(scope="module")
+def grey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve grey images of two classes."""
+    folder = tmp_path_factory.mktemp("grey")
+    for number in range(24):
+        (folder / "ab"[number % 2]).mkdir(exist_ok=True)
+        values = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
+        Image.fromarray(values).save(folder / "ab"[number % 2] / f"{number}.png")
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("recipes", "with_classes", "source"),
+    ("recipes", "names"),
     [
-        (["frozen", "graph_interpolation:neighbours=3"], False, FACTORY),
+        (["frozen", GRAPH], ["graph_interpolation"]),
         (
             ["spatial_attention", "explanation_guided", "background_exchange"],
-            True,
-            "classifier.pt2",
+            ["spatial_attention"],
+        ),
+        (["colouring"], ["colouring"]),
+        (
+            ["frozen", "colouring", "spatial_attention", GRAPH],
+            ["colouring", "graph_interpolation", "spatial_attention"],
         ),
     ],
 )
 def test_the_run_computes_what_was_trained(
     recipes: list[str],
-    with_classes: bool,
-    source: str,
+    names: list[str],
     tmp_path: Path,
-    backbone: Classifier,
+    classifier_of_three: Classifier,
+    grey_folder: Path,
 ) -> None:
-    start = backbone
-    if with_classes:  # large enough for several positions in the last map
-        spec = InputSpec(size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
-        network = make_network(open_backbone("timm/test_resnet", spec, 0), 3, 0, scratch=False)
-        start = network.to_classifier(("a", "b", "c"), ONE_CLASS)
+    """Its network is built again from the card, shows its layers, and can be trained further."""
+    start = classifier_of_three
     trained = train_classifier(
-        PLANTED, start, tmp_path / "run", recipes=recipes, steps=3, batch=8, unlabelled=PLANTED
+        grey_folder, start, tmp_path / "run", recipes=recipes, steps=3, batch=8
     )
     images = torch.rand(2, 3, *start.size, generator=_generator())
     opened = open_classifier(tmp_path / "run" / "card.json")
-    torch.testing.assert_close(opened(images), trained.classifier(images), rtol=1e-3, atol=1e-4)
+    assert torch.equal(opened(images), trained.classifier(images))
     assert opened.fingerprint == trained.classifier.fingerprint
-    assert Path(opened.network.source).name == Path(source).name
+    described = NetworkSource(opened.network.source, opened.network.options, opened.network.input)
+    for name in names:
+        assert described.source == BUILDERS[name]
+        described = find_inner(described)
+    assert described.source == "timm/test_resnet"
+    maps = methods.get("grad_cam")(opened, images, opened(images).argmax(1))
+    assert maps.isfinite().all()
+
+    again = make_network(opened, 5, 0, scratch=False).eval()
+    before = make_network(trained.classifier, 5, 0, scratch=False).eval()
+    with torch.no_grad():
+        features = again.compute_outputs(start.normalise(images)).features
+        expected_features = before.compute_outputs(start.normalise(images)).features
+    torch.testing.assert_close(features, expected_features)
+    kept = [name for name in names if name != "graph_interpolation"]
+    source = again.kept_source
+    for name in kept:
+        assert source is not None and source.source == BUILDERS[name]
+        source = find_inner(source)
+    assert source is not None and source.source == "timm/test_resnet"
+    assert source.options["num_classes"] == 5
+    new = make_network(opened, 5, 0, scratch=True)
+    assert new.kept_source == again.kept_source
+    card = save_classifier(again.to_classifier(tuple("abcde"), ONE_CLASS), tmp_path / "again")
+    assert open_classifier(card)(images).shape == (2, 5)
+
+
+def test_a_colouring_goes_on_where_it_was(
+    tmp_path: Path, classifier_of_three: Classifier, grey_folder: Path
+) -> None:
+    """A second training with the recipe put another colouring in front of the first."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    options: dict[str, Any] = {"steps": 3, "batch": 8}
+    train_classifier(grey_folder, classifier_of_three, first, recipes=["colouring"], **options)
+    train_classifier(
+        grey_folder,
+        str(first / "card.json"),
+        second,
+        recipes=["frozen", "colouring:learnt=false,start=" + str(first)],
+        **options,
+    )
+    trained = open_classifier(second / "card.json").network
+    assert find_inner(trained).source == "timm/test_resnet"
+    weights = [load_file(folder / FILE) for folder in (first, second)]
+    assert weights[0]["2.weight"].abs().max() > 0
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("colouring", {"library": "hf"}, "expected a library out of timm, torchvision, got hf"),
+        ("colouring", {"library": "apercu", "model": "x"}, "expected a model out of colouring, "),
+        ("spatial_attention", {"layer": "x"}, "timm/test_resnet has no layer x"),
+        ("spatial_attention", {"scored": 10**8}, "more numbers than its file of weights can hold"),
+    ],
+)
+def test_a_card_that_describes_no_network_is_refused(
+    name: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    described: dict[str, Any] = {
+        "library": "timm",
+        "model": "test_resnet",
+        "options": {"num_classes": 2},
+        "size": [16, 16],
+    }
+    if name == "spatial_attention":
+        described |= {"layer": "layer4", "scored": 3, "channels": 64, "power": 1.0}
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
+    content = {"source": BUILDERS[name], "options": described | options, "weights": "w.safetensors"}
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps(content | {"input": {"size": [16, 16]}}), encoding="utf-8")
+    with pytest.raises(ClassifierError, match=message):
+        open_classifier(card)
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

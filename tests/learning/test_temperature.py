@@ -160,11 +160,11 @@ def test_the_shift_is_in_the_last_layer(build_network: Callable[[], LearningNetw
     network, shift = build_network().eval(), torch.tensor([0.5, -1.0, 2.0])
     before = network(IMAGES)
     network.add_to_logits(shift)
-    assert network.is_plain
+    assert network.kept_source is not None
     torch.testing.assert_close(network(IMAGES), before + shift)
     network.set_head(torch.nn.Sequential(network.head))
     network.add_to_logits(shift)
-    assert not network.is_plain
+    assert network.kept_source is None
     torch.testing.assert_close(network(IMAGES), before + 2 * shift)
 
 

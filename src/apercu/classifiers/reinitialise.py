@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,9 @@ from apercu.classifiers.network import Network
 from apercu.classifiers.sources.hf import HF_PREFIX, build_hf
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.classifiers.sources.torchvision import TORCHVISION_PREFIX, build_torchvision
+from apercu.classifiers.trust import OWN_FACTORIES
 from apercu.errors import ClassifierError
+from apercu.own_code import import_attribute
 from apercu.types import Images
 from apercu.weights import digest_module
 
@@ -94,7 +96,7 @@ class NetworkSource:
     """What a card says of how its network is built.
 
     Args:
-        source: source of the network, which is a name of a library.
+        source: source of the network, which is a name of a library, or a function of this package.
         options: options with which the source builds it.
         input: what it expects of its images.
     """
@@ -117,6 +119,9 @@ class NetworkSource:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.source in OWN_FACTORIES:
+                build = import_attribute(self.source, "classifier", search_here=False)
+                return cast(nn.Module, build(**self.options))
             if self.source.startswith(HF_PREFIX):
                 return build_hf(self.source, self.options)
             if self.source.startswith(TORCHVISION_PREFIX):

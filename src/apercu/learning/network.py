@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,9 +17,17 @@ from apercu.classifiers.decisions import Decision
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import IN_MEMORY
 from apercu.classifiers.outputs import Output, OutputName
-from apercu.classifiers.reinitialise import NetworkSource, copy_trainable, find_source
+from apercu.classifiers.reinitialise import NetworkSource, copy_trainable
 from apercu.classifiers.sources.timm import TIMM_PREFIX
 from apercu.errors import ClassifierError
+from apercu.learning.recipes.described import (
+    BUILDERS,
+    DescribedFront,
+    DescribedHead,
+    FrontedNetwork,
+    find_inner,
+    find_source_with_classes,
+)
 from apercu.methods.hooks import attach_hook
 from apercu.methods.layers import SCORING_LAYERS, find_head, find_target_layers
 from apercu.pretraining.heads.fine_tuning import replace_head
@@ -56,37 +64,6 @@ class ParameterGroup:
     name: str
     parameters: tuple[nn.Parameter, ...]
     norms: tuple[_BatchNorm, ...]
-
-
-class DescribedHead(nn.Module, ABC):
-    """A last layer that is not linear, of a network that a function of this package builds."""
-
-    @abstractmethod
-    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
-        """Return how a card builds the network with this last layer.
-
-        Args:
-            source: how it builds the network with a linear one.
-            name: name of the last layer in the network.
-
-        Returns:
-            The function of this package, with its options; None where it builds no such network.
-        """
-
-    @abstractmethod
-    def find_plain_source(self, network: Network) -> NetworkSource | None:
-        """Return how a card builds a network with a linear layer in the place of this one.
-
-        Args:
-            network: the network with this last layer.
-
-        Returns:
-            The name of the library, with its options; None where nothing describes the network.
-        """
-
-    @abstractmethod
-    def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
-        """Add a number to the logit of each class."""
 
 
 class LearningNetwork(nn.Module):
@@ -173,10 +150,13 @@ class LearningNetwork(nn.Module):
             self.tail = nn.Sequential(self.tail, LogitShift(summands))
 
     @property
-    def is_plain(self) -> bool:
-        """Whether nothing but the body is left, and its source builds such a body."""
-        added = (self.front, self.tail)
-        return self.source is not None and all(isinstance(each, nn.Identity) for each in added)
+    def kept_source(self) -> NetworkSource | None:
+        """How a card builds front, body and tail; None where no SPEC can build them."""
+        if self.source is None or not isinstance(self.tail, nn.Identity):
+            return None
+        if isinstance(self.front, DescribedFront):
+            return self.front.describe_source(self.source, "")
+        return self.source if isinstance(self.front, nn.Identity) else None
 
     def list_groups(self) -> list[ParameterGroup]:
         """Return all layers in groups, from the input to the last layer.
@@ -230,10 +210,12 @@ class LearningNetwork(nn.Module):
             The classifier, which `save_classifier` can write.
         """
         source, options, digest = f"{IN_MEMORY}LearningNetwork", dict[str, Any](), ""
-        forward: nn.Module = self.body if self.is_plain else Folded(self)
-        if self.is_plain and self.source is not None:
-            source, options = self.source.source, dict(self.source.options)
-            digest = self.source.digest(forward)
+        kept, front = self.kept_source, self.front
+        forward: nn.Module = Folded(self)
+        if kept is not None:
+            forward = front.join(self.body) if isinstance(front, DescribedFront) else self.body
+            source, options = kept.source, dict(kept.options)
+            digest = kept.digest(forward)
         output: OutputName = "sigmoid" if decision.is_multiple else "logits"
         opened = Network(
             source=source,
@@ -303,9 +285,10 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
     Raises:
         ClassifierError: the network cannot be trained, or its last layer cannot be replaced.
     """
+    front, start = _take_off_front(start)
     start = _restore_plain_head(start, seed)
     grey = torch.full((start.channels, *start.size), 0.5)
-    source = find_source(start.network, classes)
+    source = find_source_with_classes(start.network, classes)
     if start.network.source.startswith(TIMM_PREFIX):
         body: Any = copy_trainable(start, reinitialise=scratch, seed=seed)
         with torch.random.fork_rng(devices=[]):
@@ -340,22 +323,36 @@ def make_network(start: Classifier, classes: int, seed: int, *, scratch: bool) -
     head = find_head(probe, grey[None].to(start.device))
     network = LearningNetwork(body.requires_grad_(True), probe, head, layers.features)
     network.source = source
+    if front is not None:
+        network.front = (type(front)() if scratch else front).requires_grad_(True)
     return network
+
+
+def _take_off_front(start: Classifier) -> tuple[DescribedFront | None, Classifier]:
+    """Return a copy of the layer in front of a network, and the classifier without it."""
+    module = start.module
+    if not (isinstance(module, FrontedNetwork) and start.network.source in BUILDERS.values()):
+        return None, start
+    inner = find_inner(start.network)
+    network = replace(
+        start.network,
+        source=inner.source,
+        options=dict(inner.options),
+        forward=module.network,
+    )
+    return copy.deepcopy(module.front), Classifier(network, spec=start.spec)
 
 
 def _restore_plain_head(start: Classifier, seed: int) -> Classifier:
     """Return a classifier with a new linear layer where its last one is a described one."""
     module = start.module
     layers = [] if module is None else list(module.named_modules())
-    found = [(name, layer) for name, layer in layers if isinstance(layer, DescribedHead)]
-    if module is None or not found:
+    heads = [name for name, layer in layers if isinstance(layer, DescribedHead)]
+    if module is None or not heads or start.network.source not in BUILDERS.values():
         return start
-    name, head = found[0]
-    source = head.find_plain_source(start.network)
-    if source is None:
-        return start
+    source = find_inner(start.network)
     body, weights = source.build(seed), module.state_dict()
-    kept = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
+    kept = {key: value for key, value in weights.items() if not key.startswith(f"{heads[0]}.")}
     body.load_state_dict(body.state_dict() | kept)
     network = replace(
         start.network,

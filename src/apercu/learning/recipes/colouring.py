@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from safetensors import SafetensorError
@@ -11,13 +12,23 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from apercu.classifiers.colour import build_colours
+from apercu.classifiers.reinitialise import NetworkSource
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task
+from apercu.learning.recipes.described import (
+    BUILDERS,
+    DescribedFront,
+    FrontedNetwork,
+    build_inner,
+    describe_inner,
+)
 from apercu.types import Images
 
 FILE = "colouring.safetensors"
 """File of a run folder with the weights of its colouring."""
+FACTORY = BUILDERS["colouring"]
+"""What a card names as the source of a network with a colouring in front."""
 CHECKED = 16
 """Images that are looked at for colours."""
 LARGEST_TINT = 0.02
@@ -34,7 +45,8 @@ class Colouring(Recipe):
     on another.
 
     Ours: the module is two convolutions, added to the grey image, which it is at the start. Its
-    weights stay in the run folder; another training starts from them with `start`.
+    weights stay in the run folder; another training starts from them with `start`. A network that
+    has a colouring already goes on with it.
 
     Attributes:
         start: run folder of a training with this recipe, whose colouring is the start; empty for a
@@ -59,20 +71,19 @@ class Colouring(Recipe):
         if not (self.start or self.learnt):
             raise ConfigError("recipe: colouring: learnt=false needs start=RUN")
         if self.start:
-            self._load(ColouringLayer(task.folder))
+            self._load(ColouringLayer())
 
     def change_network(self, network: LearningNetwork, task: Task) -> None:
-        layer = ColouringLayer(task.folder)
+        layer = network.front if isinstance(network.front, ColouringLayer) else ColouringLayer()
         if self.start:
             self._load(layer)
         layer.requires_grad_(self.learnt)
-        before = network.front
-        network.front = layer if isinstance(before, nn.Identity) else nn.Sequential(before, layer)
+        layer.folder = task.folder
+        network.front = layer
 
     def fold_network(self, network: LearningNetwork) -> None:
-        for layer in network.front.modules():
-            if isinstance(layer, ColouringLayer):
-                layer.save()
+        if isinstance(network.front, ColouringLayer):
+            network.front.save()
 
     def _load(self, layer: ColouringLayer) -> None:
         """Load the weights of the run folder `start`."""
@@ -85,17 +96,25 @@ class Colouring(Recipe):
             ) from None
 
 
-class ColouringLayer(nn.Module):
+@final
+class ColouringLayer(DescribedFront):
     """Adds learnt colours to normalised grey images.
 
-    Args:
-        folder: run folder that gets the weights.
+    Attributes:
+        folder: run folder that gets the weights; None for none.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder: Path | None = None
         self.colours = build_colours()
+
+    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
+        named = describe_inner(source)
+        return None if named is None else NetworkSource(FACTORY, named, source.input)
+
+    def join(self, network: nn.Module) -> FrontedNetwork:
+        return FrontedNetwork(self, network)
 
     def forward(self, images: Images) -> Images:
         """Return images with colours, `batch × 3 × height × width`."""
@@ -103,8 +122,30 @@ class ColouringLayer(nn.Module):
         return coloured
 
     def save(self) -> None:
-        """Write the weights into the run folder."""
+        """Write the weights into the run folder, if there is one."""
+        if self.folder is None:
+            return
         weights = {
             name: value.contiguous().cpu() for name, value in self.colours.state_dict().items()
         }
         save_file(weights, self.folder / FILE)
+
+
+def build_coloured_network(
+    library: str, model: str, options: Mapping[str, Any], size: Sequence[int]
+) -> FrontedNetwork:
+    """Build a network with a colouring in front, as a card describes it.
+
+    Args:
+        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
+        model: name of the model in the library, or of that recipe.
+        options: options of the model.
+        size: height and width of the images.
+
+    Returns:
+        The network, whose weights are those of nothing yet.
+
+    Raises:
+        ClassifierError: the library is unknown, has no such model, or refuses the options.
+    """
+    return ColouringLayer().join(build_inner(FACTORY, library, model, options, size))

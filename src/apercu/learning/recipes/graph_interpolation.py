@@ -11,19 +11,15 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from apercu.classifiers import Network
-from apercu.classifiers.card import InputSpec
 from apercu.classifiers.reinitialise import NetworkSource
 from apercu.errors import ClassifierError
-from apercu.learning.network import DescribedHead
 from apercu.learning.recipes.base import Recipe, Task
+from apercu.learning.recipes.described import BUILDERS, DescribedHead, build_inner, describe_inner
 from apercu.types import Logits
 
 Features = Float[Tensor, "images features"]
-FACTORY = "apercu.learning.recipes.graph_interpolation:build_graph_network"
+FACTORY = BUILDERS["graph_interpolation"]
 """What a card names as the source of a network with this last layer."""
-LIBRARIES = ("timm", "torchvision")
-"""Libraries whose networks the function builds."""
 SPREAD = 10.0
 """Mean difference of the logits of two classes at their own means, before calibration."""
 
@@ -125,15 +121,11 @@ class InterpolatedMeans(DescribedHead):
         self.register_buffer("shift", torch.zeros(len(present)))
 
     def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
-        library, _, model = source.source.partition("/")
-        if library not in LIBRARIES:  # transformers: a configuration may name files
+        named = describe_inner(source)
+        if named is None:
             return None
         nodes, features = self.places.shape
-        options = {
-            "library": library,
-            "model": model,
-            "options": dict(source.options),
-            "size": list(source.input.size),
+        options = named | {
             "head": name,
             "nodes": nodes,
             "features": features,
@@ -143,13 +135,6 @@ class InterpolatedMeans(DescribedHead):
             "own": self.own,
         }
         return NetworkSource(FACTORY, options, source.input)
-
-    def find_plain_source(self, network: Network) -> NetworkSource | None:
-        if network.source != FACTORY:
-            return None
-        described = network.options
-        source = f"{described['library']}/{described['model']}"
-        return NetworkSource(source, described["options"], network.input)
 
     def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
         self.shift += summands
@@ -182,8 +167,8 @@ def build_graph_network(
     """Build a network whose last layer are interpolated means, as a card describes it.
 
     Args:
-        library: `timm` or `torchvision`.
-        model: name of the model in the library.
+        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
+        model: name of the model in the library, or of that recipe.
         options: options of the model.
         size: height and width of the images.
         head: name of the last layer.
@@ -201,18 +186,12 @@ def build_graph_network(
         ClassifierError: the library is unknown, has no such model, or refuses the options; or the
             graph has too few nodes.
     """
-    if library not in LIBRARIES:
-        raise ClassifierError(
-            f"classifier {FACTORY}: expected a library out of {', '.join(LIBRARIES)}, got {library}"
-        )
     if not (0 <= own <= 1 and 1 <= neighbours <= nodes):
         raise ClassifierError(
             f"classifier {FACTORY}: expected options.own from 0 to 1 and options.neighbours from 1 "
             f"to the {nodes} nodes, got {own} and {neighbours}"
         )
-    height, width = size
-    input = InputSpec(channels=options.get("in_chans", 3), size=(height, width))
-    network = NetworkSource(f"{library}/{model}", options, input).build(0)
+    network = build_inner(FACTORY, library, model, options, size)
     with torch.device("meta"):  # takes no memory before the numbers are counted
         places, means = torch.zeros(nodes, features), torch.zeros(classes, features)
         last = InterpolatedMeans(

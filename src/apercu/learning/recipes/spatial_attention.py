@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.reinitialise import NetworkSource
 from apercu.errors import ClassifierError, ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task
+from apercu.learning.recipes.described import BUILDERS, DescribedLayer, build_inner, describe_inner
 from apercu.methods.layers import SCORING_LAYERS, find_head, get_layer
 
+FACTORY = BUILDERS["spatial_attention"]
+"""What a card names as the source of a network with such weights."""
 SMALLEST_WEIGHT = 1e-3
 
 
@@ -68,12 +73,13 @@ class SpatialAttention(Recipe):
                 "recipe: spatial_attention: expected a network whose last layer takes the mean of "
                 "its last feature map"
             )
-        layer = network.body.get_submodule(network.maps_name)
-        network.body.set_submodule(network.maps_name, AttendedMaps(layer, weight, bias, self.power))
-        network.source = None  # no SPEC builds such a body
+        attended = attend_layer(network.body, network.maps_name, weight, bias, self.power)
+        source = network.source
+        network.source = source and attended.describe_source(source, network.maps_name)
 
 
-class AttendedMaps(nn.Module):
+@final
+class AttendedMaps(DescribedLayer):
     """A layer whose feature map is weighted by how certain the scores of its positions are.
 
     Args:
@@ -93,6 +99,19 @@ class AttendedMaps(nn.Module):
         self.register_buffer("bias", bias)
         self.power = power
 
+    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
+        named = describe_inner(source)
+        if named is None:
+            return None
+        scored, channels = self.weight.shape
+        options = named | {
+            "layer": name,
+            "scored": scored,
+            "channels": channels,
+            "power": self.power,
+        }
+        return NetworkSource(FACTORY, options, source.input)
+
     def forward(self, inputs: Tensor) -> Float[Tensor, "batch channels rows columns"]:
         """Return the weighted map; the mean of the weights of an image is 1."""
         maps: Tensor = self.layer(inputs)
@@ -108,6 +127,68 @@ class AttendedMaps(nn.Module):
         certain = (1 - entropy / math.log(len(self.bias))).clamp(min=SMALLEST_WEIGHT)
         weights = certain**self.power
         return weights / weights.mean((2, 3), keepdim=True)
+
+
+def attend_layer(
+    network: nn.Module, name: str, weight: Tensor, bias: Tensor, power: float
+) -> AttendedMaps:
+    """Put `AttendedMaps` in the place of a layer of a network, which it changes.
+
+    Args:
+        network: the network.
+        name: name of the layer that gives the feature map.
+        weight: weights of a last layer, `classes × channels`.
+        bias: bias of that layer, one number per class.
+        power: power of the weights.
+
+    Returns:
+        The new layer, which holds the old one.
+    """
+    attended = AttendedMaps(network.get_submodule(name), weight, bias, power)
+    network.set_submodule(name, attended)
+    return attended
+
+
+def build_attended_network(
+    library: str,
+    model: str,
+    options: Mapping[str, Any],
+    size: Sequence[int],
+    layer: str,
+    scored: int,
+    channels: int,
+    power: float,
+) -> nn.Module:
+    """Build a network whose feature map is weighted by the scores of its positions.
+
+    Args:
+        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
+        model: name of the model in the library, or of that recipe.
+        options: options of the model.
+        size: height and width of the images.
+        layer: name of the layer that gives the feature map.
+        scored: number of classes whose scores give the weights.
+        channels: number of channels of the feature map.
+        power: power of the weights.
+
+    Returns:
+        The network, whose weights are those of nothing yet.
+
+    Raises:
+        ClassifierError: the library is unknown, has no such model, or refuses the options; or the
+            network has no such layer.
+    """
+    network = build_inner(FACTORY, library, model, options, size)
+    with torch.device("meta"):  # takes no memory before the numbers are counted
+        weight, bias = torch.zeros(scored, channels), torch.zeros(scored)
+    try:
+        attended = attend_layer(network, layer, weight, bias, power)
+    except AttributeError:
+        raise ClassifierError(
+            f"classifier {FACTORY}: {library}/{model} has no layer {layer}"
+        ) from None
+    attended.weight, attended.bias = torch.zeros(scored, channels), torch.zeros(scored)
+    return network
 
 
 def _read_last_layer(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
