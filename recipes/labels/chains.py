@@ -17,7 +17,8 @@ class Chain:
     """One way from few labels to a classifier.
 
     Args:
-        start: the network: `imagenet`, `pretraining`, `scratch` or `small`.
+        start: the network: `imagenet` (EfficientNet-Lite0), `mobilenetv2` (also of ImageNet),
+            `pretraining`, `scratch` or `small`.
         recipes: recipes as people type them.
         frozen: whether the network does not change, but for its last layer.
         size: side of the images in pixels; that of the network when None.
@@ -52,6 +53,7 @@ def list_chains() -> dict[str, Chain]:
     scratch = Chain("scratch", frozen=False, size=64)
     chains = {
         "imagenet": imagenet,
+        "mobilenetv2": replace(imagenet, start="mobilenetv2"),
         "pretraining": pretraining,
         "small": small,
         "scratch": scratch,
@@ -73,6 +75,7 @@ def list_chains() -> dict[str, Chain]:
     for name, recipe in added.items():
         chains[f"imagenet + {name}"] = replace(imagenet, recipes=(recipe,))
         chains[f"pretraining + {name}"] = replace(pretraining, recipes=(recipe,))
+    chains["mobilenetv2 + graph"] = replace(chains["mobilenetv2"], recipes=(added["graph"],))
     chains["imagenet + attention"] = replace(imagenet, recipes=(ATTENTION,))
     further = {
         "small": {"static": static, "unsupervised": "unsupervised_loss"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from chains import Chain
-from tasks import CLASSES, ELSEWHERE, NIH, open_task, open_unlabelled
+from tasks import CLASSES, DATA, ELSEWHERE, NIH, open_task, open_unlabelled
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -51,6 +51,7 @@ class Laboratory:
         """Return the network that a chain begins with, and all images as it takes them."""
         spec = {
             "imagenet": "ready:efficientnet_lite0",
+            "mobilenetv2": str(DATA / "models" / "mobilenetv2_100.json"),
             "pretraining": str(self.find_pretraining()),
             "scratch": "timm/resnet10t",
             "small": str(Path(__file__).with_name("low_complexity.json")),

@@ -50,7 +50,13 @@ def make_table(out: Path, tasks: Sequence[str], shares: Sequence[float], seeds: 
     print("\n".join(lines))
 
 
-REFERENCES = {"scratch": "S", "small": "K", "imagenet": "I", "pretraining": "P"}
+REFERENCES = {
+    "scratch": "S",
+    "small": "K",
+    "imagenet": "I",
+    "mobilenetv2": "M",
+    "pretraining": "P",
+}
 """The chains that all others are compared with, and their letters in the table."""
 FIGURES = ("auroc", "balanced_accuracy")
 
