@@ -22,7 +22,7 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.errors import ClassifierError, ImageError, TargetError
+from apercu.errors import ClassifierError, ImageError, ImagesError, TargetError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.filters import BitDepth, Jpeg
 from apercu.io import HASHES, write_hashes
@@ -322,3 +322,15 @@ def test_opening_and_classifying_change_neither_images_nor_global_randomness() -
     _open(module)(images)
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_images_are_opened_with_the_channels_of_the_classifier() -> None:
+    grey = _open(
+        nn.Sequential(nn.Flatten(), nn.Linear(20, 4)),
+        input=InputSpec(channels=1, size=(4, 5), mean=(0.5,), std=(0.5,)),
+    )
+    images = grey.open_images("planted:size=16,images=2")
+    assert images[0].picture.shape == (1, 16, 16)
+    assert grey.open_images(images) is images
+    with pytest.raises(ImagesError, match="no such file or folder of images"):
+        grey.open_images("nowhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,9 @@ from apercu.errors import ClassifierError, first_line
 from apercu.filters import FilterLayer, parse_filter
 from apercu.log import warn
 from apercu.types import Images, Logits, Picture
+
+if TYPE_CHECKING:
+    from apercu.images import ImageSource
 
 
 @final
@@ -103,6 +106,24 @@ class Classifier:
     def guard_folder(self) -> Path | None:
         """The folder of the guard that the card names, or None; see `apercu.guard`."""
         return None if self.network.guard is None else Path(self.network.guard)
+
+    def open_images(self, images: str | Path | ImageSource) -> ImageSource:
+        """Open images as the classifier takes them: with its channels, and the bands of its card.
+
+        Args:
+            images: a folder, a file or another SPEC; a source that is open already is returned.
+
+        Returns:
+            The source of the images.
+
+        Raises:
+            ImagesError: there are no such images, or they have other channels.
+        """
+        from apercu.images import ImageSource, open_images
+
+        if isinstance(images, ImageSource):
+            return images
+        return open_images(images, channels=self.channels, bands=self.bands)
 
     @property
     def exposes_layers(self) -> bool:

@@ -29,7 +29,7 @@ from apercu.evaluation.settings import (
     ThresholdsFrom,
     WholeMaps,
 )
-from apercu.images import ImageSource, check_images, open_images
+from apercu.images import ImageSource, check_images
 from apercu.io import check_writable
 from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
@@ -72,6 +72,7 @@ def compare(
 
     >>> from torch import nn
     >>> from apercu.classifiers import ClassifierCard, InputSpec, wrap_module
+    >>> from apercu.images import open_images
     >>> from apercu.methods import CentreBox
     >>> module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> names = open_images("planted:classes=3").class_names
@@ -161,13 +162,11 @@ def compare(
     if out is not None:
         check_writable(Path(out))
     check_explainers(explainers, methods)
-    if not isinstance(images, ImageSource):
-        check_images(images)
+    check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, device=device, trust=trust)
     classifier.require_classes()
-    if not isinstance(images, ImageSource):
-        images = open_images(images, channels=classifier.channels, bands=classifier.bands)
+    images = classifier.open_images(images)
     with trust_files(trust):
         opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)

@@ -29,7 +29,7 @@ from apercu.explainers.student import (
     use_distilled_student,
     use_student,
 )
-from apercu.images import ImageSource, check_images, open_images
+from apercu.images import ImageSource, check_images
 from apercu.io import check_writable
 from apercu.networks.gate import GatedNetwork
 from apercu.option_strings import check_seed
@@ -192,13 +192,10 @@ def _open_inputs(
     classifier: Classifier | str | Path, images: ImageSource | str | Path, *, trust: bool
 ) -> tuple[Classifier, ImageSource]:
     """Open what is not open yet; a wrong path of images is found before the classifier opens."""
-    if not isinstance(images, ImageSource):
-        check_images(images)
+    check_images(images)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, trust=trust)
-    if not isinstance(images, ImageSource):
-        images = open_images(images, channels=classifier.channels, bands=classifier.bands)
-    return classifier, images
+    return classifier, classifier.open_images(images)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError, ImagesError
-from apercu.images import ImageSource, open_images
+from apercu.images import ImageSource
 from apercu.images.source import Item, normalise_index
 from apercu.images.stream import describe_left_out
 from apercu.log import warn
@@ -188,4 +188,4 @@ def open_kind(text: str, honest: ImageSource, classifier: Classifier) -> ImageSo
         return NoiseImages(classifier.channels, classifier.size)
     if text == BACKGROUNDS:
         return Backgrounds(honest)
-    return open_images(text, channels=classifier.channels, bands=classifier.bands)
+    return classifier.open_images(text)

@@ -95,16 +95,19 @@ def open_images(
     return open_file(path, channels, bands)
 
 
-def check_images(*specs: str | Path) -> None:
+def check_images(*specs: str | Path | ImageSource | None) -> None:
     """Check that what specifications name is there, before something large is loaded for it.
 
     Args:
-        specs: the folders and files, named as for `open_images`.
+        specs: the folders and files, named as for `open_images`; sources that are open already,
+            and None, need no check.
 
     Raises:
         ImagesError: there is no such file or folder.
     """
     for spec in specs:
+        if spec is None or isinstance(spec, ImageSource):
+            continue
         check_path("images", spec)
         path = split_id(spec)[0]
         if not path.exists():

@@ -15,7 +15,7 @@ from apercu.classifiers import Classifier
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nearest
 from apercu.evaluation.cost import describe_environment
-from apercu.images import ImageSource, open_images
+from apercu.images import ImageSource
 from apercu.images.catalogue import label_images, match_by_id, read_catalogue
 from apercu.images.folder import find_files
 from apercu.images.stream import describe_left_out
@@ -149,7 +149,7 @@ class FeatureEvaluation:
         progress: ProgressCallback,
     ) -> ImageSource:
         """Open the labelled images that can be read; the names of the others are added."""
-        source = open_images(spec, channels=classifier.channels, bands=classifier.bands)
+        source = classifier.open_images(spec)
         labelled = self.add_labels(source)
         check_labelled(labelled)
         usable, errors, names = find_readable(

@@ -66,7 +66,7 @@ def train(
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
     from apercu.classifiers import open_classifier
-    from apercu.images import check_images, open_images
+    from apercu.images import check_images
     from apercu.robustness.backdoors.poisoning import PoisonedImages, parse_trigger
     from apercu.robustness.defences.settings import DEFENCES
     from apercu.robustness.defences.training import train_defence
@@ -77,7 +77,7 @@ def train(
     check_images(images)
     trigger = None if poison is None else parse_trigger(poison)
     opened = open_classifier(classifier)
-    source = open_images(images, channels=opened.channels, bands=opened.bands)
+    source = opened.open_images(images)
     fraction = poison_fraction if poison_share is None else poison_share
     if poison is not None and trigger is not None:
         trigger.check_classifier(opened)
