@@ -329,8 +329,8 @@ def test_images_are_opened_with_the_channels_of_the_classifier() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(20, 4)),
         input=InputSpec(channels=1, size=(4, 5), mean=(0.5,), std=(0.5,)),
     )
-    images = grey.open_images("planted:size=16,images=2")
-    assert images[0].picture.shape == (1, 16, 16)
+    images = grey.open_images("planted:size=32,images=2")
+    assert images[0].picture.shape == (1, 32, 32)
     assert grey.open_images(images) is images
     with pytest.raises(ImagesError, match="no such file or folder of images"):
         grey.open_images("nowhere")
