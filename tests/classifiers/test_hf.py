@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apercu import make_card, open_classifier
 from apercu.classifiers import save_classifier
+from apercu.classifiers.sources.hf import read_processor
 from apercu.errors import ClassifierError, MissingExtraError, UntrustedError
 from apercu.log import redirect_warnings
 from apercu.methods import Gradient
@@ -182,6 +183,37 @@ def test_the_input_is_what_the_image_processor_does(tmp_path: Path, name: str) -
             expected = model(pixel_values=values.float()).logits
         images = classifier.prepare(_as_tensor(picture)[0])[None]
         torch.testing.assert_close(classifier(images), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (438, 384), (255, 224), (97, 96), (9, 8)])
+def test_the_short_side_is_exact(tmp_path: Path, resize: int, crop: int) -> None:
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": resize}, crop_size={"height": crop, "width": crop}
+    )
+    processor.save_pretrained(tmp_path)
+    location = {"pretrained_model_name_or_path": str(tmp_path)}
+    spec, _ = read_processor(location, "hf/x", transformers.ResNetConfig())
+    assert (spec.size, spec.resize) == ((crop, crop), resize)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "match"),
+    [
+        ("resnet", {"do_resize": False, "do_center_crop": False}, "does not resize images to one"),
+        ("resnet", {"do_resize": False, "do_center_crop": True}, "crops"),
+        ("vit", {"do_resize": False, "do_center_crop": False}, None),
+    ],
+)
+def test_a_processor_that_keeps_the_size_of_an_image(
+    tmp_path: Path, family: str, changes: dict[str, Any], match: str | None
+) -> None:
+    sides = {"height": 300, "width": 300}
+    _write(tmp_path, family, transformers.CLIPImageProcessor(crop_size=sides, **changes))
+    if match is None:  # the configuration of the model says the size
+        assert open_classifier(f"hf/{tmp_path}").size == (32, 32)
+        return
+    with pytest.raises(ClassifierError, match=f"{match}.*write a card with `input`"):
+        open_classifier(f"hf/{tmp_path}")
 
 
 def test_weights_that_are_missing_are_not_random(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ HF_PREFIX = "hf/"
 _HUB = "https://huggingface.co"
 _LOCAL_KEYS = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype")
 """Keys of a configuration that say where a model comes from, and not what it is."""
-_SIDE = 512
-"""Side of the images that an image processor is asked for."""
+_SIDE, _SMALL_SIDE = 512, 384
+"""Sides of the images that an image processor gets; what it makes must not depend on them."""
 
 
 class HfOptions(BaseModel):
@@ -272,12 +272,23 @@ def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tup
     red = ((probe["red"].mean((1, 2)) - low) / scale).round().tolist()
     is_reversed = channels == 3 and red == [0, 0, 1]
     order = slice(None, None, -1) if is_reversed else slice(None)
-    height, width = probe["ramp"].shape[1:]
+    height, width = probe["black"].shape[1:]
     resize = None
-    if height == width > 1:
+    if probe["black"].shape != probe["small"].shape:
+        height, width = _read_own_size(config, source)
+    elif height == width > 1:
         with catch_errors(source, "its image processor crops too much; write a card with `input`"):
-            ramp = (probe["ramp"] - low[:, None, None]) / scale[:, None, None]
-            resize = _measure_resize(ramp)
+            lines = {
+                name: ((probe[name] - low[:, None, None]) / scale[:, None, None]).mean((0, 1))
+                for name in ("near", "far", "small near", "small far")
+            }
+            resize = _measure_resize(lines["near"], lines["far"])
+            other = _measure_resize(lines["small near"], lines["small far"])
+        if abs(resize - other) > 0.1 * resize:
+            raise ClassifierError(
+                f"classifier {source}: its image processor crops images without resizing them; "
+                "write a card with `input`"
+            )
     spec = make_input(
         f"classifier {source}: its image processor",
         channels=channels,
@@ -287,6 +298,22 @@ def read_processor(location: Mapping[str, Any], source: str, config: Any) -> tup
         std=tuple(_round(value) for value in (1 / scale).tolist()[order]),
     )
     return spec, is_reversed
+
+
+def _read_own_size(config: Any, source: str) -> tuple[int, int]:
+    """Return the size in the configuration of a model whose image processor keeps any size.
+
+    Raises:
+        ClassifierError: the configuration says no size.
+    """
+    size = getattr(config, "image_size", None)
+    sides = [size, size] if isinstance(size, int) else size
+    if isinstance(sides, list | tuple) and len(sides) == 2 and all(type(s) is int for s in sides):
+        return sides[0], sides[1]
+    raise ClassifierError(
+        f"classifier {source}: its image processor does not resize images to one size, and its "
+        "config.json has no image_size; write a card with `input`"
+    )
 
 
 @contextmanager
@@ -311,18 +338,24 @@ def catch_errors(source: str, advice: str = "") -> Iterator[None]:
 
 
 def _make_images(channels: int) -> dict[str, Any]:
-    """Return square images as PIL images: of one colour each, and a ramp from left to right."""
+    """Return square images as PIL images: of one colour each, or black and white from a column on.
+
+    That column is at three or at five eighths of the side.
+    """
     import numpy as np
     from PIL import Image
 
-    def make(values: Any) -> Any:
-        image = np.zeros((_SIDE, _SIDE, 3), np.uint8)
-        image[:] = values
+    def make(colour: Any, side: int = _SIDE, column: int = 0) -> Any:
+        image = np.zeros((side, side, 3), np.uint8)
+        image[:, column:] = colour
         return Image.fromarray(image[..., 0] if channels == 1 else image)
 
-    ramp = np.round(np.arange(_SIDE) * 255 / (_SIDE - 1)).astype(np.uint8)[None, :, None]
-    colours = {"black": 0, "white": 255, "grey": 128, "red": (255, 0, 0), "ramp": ramp}
-    return {name: make(values) for name, values in colours.items()}
+    colours = {"black": 0, "white": 255, "grey": 128, "red": (255, 0, 0)}
+    images = {name: make(colour) for name, colour in colours.items()}
+    for prefix, side in (("", _SIDE), ("small ", _SMALL_SIDE)):
+        images[f"{prefix}near"] = make(255, side, 3 * side // 8)
+        images[f"{prefix}far"] = make(255, side, 5 * side // 8)
+    return images | {"small": make(0, _SMALL_SIDE)}
 
 
 def _process(processor: Any, image: Any) -> Tensor:
@@ -333,21 +366,24 @@ def _process(processor: Any, image: Any) -> Tensor:
     return values[0].double()
 
 
-def _measure_resize(ramp: Tensor) -> int:
-    """Return the side to which a square ramp was resized before its centre was cut out.
+def _measure_resize(near: Tensor, far: Tensor) -> int:
+    """Return the side to which square images were resized before their centres were cut out.
+
+    The two edges are a quarter of the side apart, whatever is cut off.
 
     Args:
-        ramp: the ramp, whose values are from 0 to 1, `channels × height × width`.
+        near: values of a row of the image that is white from three eighths on, from 0 to 1.
+        far: the same of the image that is white from five eighths on.
 
     Returns:
         The side in pixels.
+
+    Raises:
+        ValueError: an edge is cut off.
     """
-    line = ramp.mean((0, 1))
-    line = line[len(line) // 8 : len(line) - len(line) // 8]
-    steps = torch.arange(len(line), dtype=line.dtype)
-    steps = steps - steps.mean()
-    slope = (steps * line).sum() / (steps * steps).sum()
-    return round(_SIDE / ((_SIDE - 1) * slope.item()))
+    if max(near[0], far[0]) > 0.5 or min(near[-1], far[-1]) < 0.5:
+        raise ValueError("less than the middle third of an image is left")
+    return round(4 * (near.sum() - far.sum()).item())
 
 
 def _round(value: float) -> float:
