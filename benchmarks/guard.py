@@ -34,8 +34,7 @@ from trials.server_process import ServerProcess, run_server
 from apercu.deploy.inference import open_engine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.explainers.run_folder import load_explainer
-from apercu.guard import Guard
-from apercu.guard.use import fit_guard
+from apercu.guard import Guard, fit_guard
 from apercu.images.planted import Planted
 from apercu.render import save_image, to_image
 

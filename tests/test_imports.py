@@ -23,10 +23,11 @@ LAYERS = (
     ("networks", "metrics"),
     ("training",),
     ("explainers",),
-    ("methods", "explain"),
+    ("methods", "guard"),
+    ("explain",),
     ("evaluation", "interop"),
     ("robustness", "pretraining"),
-    ("learning", "guard"),
+    ("learning",),
     ("deploy.export",),
     ("deploy.inference",),
     ("deploy.batch", "deploy.serving", "deploy.video"),
@@ -35,9 +36,8 @@ LAYERS = (
 )
 """From the bottom up; a part imports from lower layers only, never from its neighbours."""
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
-UPWARD = {("explainers", "explain"), ("explain", "guard")}
-"""`explainer.explain(…)` imports what it returns when it is called; explaining imports a guard
-where the card of the classifier names one."""
+UPWARD = {("explainers", "explain")}
+"""`explainer.explain(…)` imports what it returns when it is called."""
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 

@@ -41,12 +41,11 @@ if TYPE_CHECKING:
     from apercu.explainers.shapley.explainer import ShapleySettings as ShapleySettings
     from apercu.explainers.train import train as train
     from apercu.guard import Guard as Guard
-    from apercu.guard.measure import measure_guard as measure_guard
-    from apercu.guard.use import attach_guard as attach_guard
-    from apercu.guard.use import check_files as check_files
-    from apercu.guard.use import fit_guard as fit_guard
-    from apercu.guard.use import load_guard as load_guard
-    from apercu.guard.use import open_guard as open_guard
+    from apercu.guard import attach_guard as attach_guard
+    from apercu.guard import check_files as check_files
+    from apercu.guard import fit_guard as fit_guard
+    from apercu.guard import load_guard as load_guard
+    from apercu.guard import open_guard as open_guard
     from apercu.images import open_images as open_images
     from apercu.images import read_picture as read_picture
     from apercu.learning import TrainedClassifier as TrainedClassifier
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from apercu.pretraining import evaluate_features as evaluate_features
     from apercu.pretraining import pretrain_backbone as pretrain_backbone
     from apercu.robustness import run_stress_test as run_stress_test
+    from apercu.robustness.guards.measure import measure_guard as measure_guard
 
 __version__ = "0.2.0"
 
@@ -76,8 +76,8 @@ _HOMES = {
     "ShapleyExplainer": "apercu.explainers.shapley.explainer",
     "ShapleySettings": "apercu.explainers.shapley.explainer",
     "TrainedClassifier": "apercu.learning",
-    "attach_guard": "apercu.guard.use",
-    "check_files": "apercu.guard.use",
+    "attach_guard": "apercu.guard",
+    "check_files": "apercu.guard",
     "choose_images_to_label": "apercu.learning.labelling",
     "compare": "apercu.evaluation.compare",
     "distil": "apercu.classifiers",
@@ -86,13 +86,13 @@ _HOMES = {
     "explain_video": "apercu.deploy.video.explain_video",
     "export": "apercu.deploy.export.export_run",
     "find_similar": "apercu.learning.retrieval",
-    "fit_guard": "apercu.guard.use",
+    "fit_guard": "apercu.guard",
     "load_explainer": "apercu.explainers.run_folder",
-    "load_guard": "apercu.guard.use",
+    "load_guard": "apercu.guard",
     "make_card": "apercu.classifiers",
-    "measure_guard": "apercu.guard.measure",
+    "measure_guard": "apercu.robustness.guards.measure",
     "open_classifier": "apercu.classifiers",
-    "open_guard": "apercu.guard.use",
+    "open_guard": "apercu.guard",
     "open_images": "apercu.images",
     "pretrain_backbone": "apercu.pretraining",
     "read_picture": "apercu.images",

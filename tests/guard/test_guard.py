@@ -19,15 +19,9 @@ from apercu import open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, wrap_module
 from apercu.classifiers.calibration import fit_temperature
 from apercu.errors import ConfigError, ImageError, ImagesError, RunError
-from apercu.guard import Guard, GuardSettings, fit_guard, load_guard
-from apercu.guard.aware import Evasion, find_limits
-from apercu.guard.fit import PARTS
-from apercu.guard.kinds import NoiseImages, find_background, open_kind
-from apercu.guard.measure import GuardMeasurement, run_measurement
+from apercu.guard import Guard, fit_guard, load_guard
 from apercu.guard.network import NORMAL_QUARTILE, GuardNetwork
-from apercu.guard.observe import Observer
-from apercu.guard.report import draw_curves
-from apercu.guard.results import Verdicts, find_alarms
+from apercu.guard.observe import PARTS, Observer
 from apercu.guard.signals import COLOUR_NOISE, DEEP_FEATURES, ENERGY, NOISE, fit_signal
 from apercu.guard.summaries import (
     FIFTH_ORDER,
@@ -42,7 +36,11 @@ from apercu.guard.summaries import (
 from apercu.images.source import ChosenImages
 from apercu.log import redirect_warnings
 from apercu.robustness.attacks import Fgsm, Pgd
-from apercu.robustness.objectives import Untargeted
+from apercu.robustness.guards.kinds import NoiseImages, find_background, open_kind
+from apercu.robustness.guards.measure import GuardMeasurement, run_measurement
+from apercu.robustness.guards.report import draw_curves
+from apercu.robustness.guards.results import Verdicts, find_alarms
+from apercu.robustness.objectives import GuardEvasion, Untargeted
 from apercu.verdicts import COLUMNS, QUESTIONS, VerdictFormat
 from apercu_runtime.manifest import _parse_guard
 
@@ -203,11 +201,11 @@ def test_who_knows_of_the_guard_gets_a_smaller_total(guard: Guard) -> None:
 
     def compute_excess(attacked: Tensor) -> float:
         standardised = network(guard.observer(attacked))[:, len(COLUMNS) :]
-        limits = find_limits(network, 0.05)
+        limits = network.find_limits(0.05)
         return float((network.combine(standardised) - limits).clamp(min=0).detach().sum())
 
     plain = Pgd(8 / 255, steps=20)(Untargeted(classifier, predicted), images)
-    aware = Pgd(8 / 255, steps=20)(Evasion(guard, predicted), images)
+    aware = Pgd(8 / 255, steps=20)(GuardEvasion(guard, predicted), images)
     assert compute_excess(aware) < 0.7 * compute_excess(plain)
 
 
@@ -227,7 +225,7 @@ def test_all_places_raise_the_same_alarms_and_never_too_many(
     verdicts[:, 0] = verdicts[:, 1] = ranks
     measured = find_alarms(other, verdicts, "tampered").tolist()
     assert measured == ["tampered" in trust.alarms for trust in other.read_verdicts(verdicts)]
-    assert measured == (totals > find_limits(network, false_alarms)[0]).tolist()
+    assert measured == (totals > network.find_limits(false_alarms)[0]).tolist()
     content = other.verdict_format.model_dump(mode="json")
     exported, older = _parse_guard(content), _parse_guard(content | {"held_out": None})
     assert exported is not None and older is not None
@@ -263,7 +261,7 @@ def test_an_interrupted_fit_goes_on(
     blobs: Classifier, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_images(photographs, channels=3)
-    monkeypatch.setattr("apercu.guard.fit.PART", 40)
+    monkeypatch.setattr("apercu.guard.observe.PART", 40)
     fitted = fit_guard(blobs, source, tmp_path / "whole")
 
     def stop(title: str, done: int, total: int) -> None:
@@ -296,18 +294,17 @@ def test_images_that_changed_are_looked_at_again(blobs: Classifier, tmp_path: Pa
             write_folder(tmp_path / "images", images, torch.zeros(60))
         return open_images(tmp_path / "images", channels=3)
 
-    settings = GuardSettings(seed=1)
     first = write(30)
     with torch.no_grad():
         right = float(
             (blobs(torch.stack([i.picture for i in first])).argmax(1) == 0).float().mean()
         )
     assert right > 0.2  # enough for honest images
-    before = fit_guard(blobs, first, tmp_path / "guard", settings=settings)
+    before = fit_guard(blobs, first, tmp_path / "guard", seed=1)
     noise = NoiseImages(3, (SIDE, SIDE))
     measured = run_measurement(GuardMeasurement(before, first, {"noise": noise}), tmp_path / "out")
     changed = write(31)
-    after = fit_guard(blobs, changed, tmp_path / "guard", settings=settings)
+    after = fit_guard(blobs, changed, tmp_path / "guard", seed=1)
     assert after.digest != before.digest
     again = run_measurement(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "out")
     fresh = run_measurement(GuardMeasurement(before, changed, {"noise": noise}), tmp_path / "fresh")
@@ -506,9 +503,9 @@ def test_what_cannot_be_judged_is_said(guard: Guard) -> None:
 def test_bad_images_and_settings(blobs: Classifier, photographs: Path, tmp_path: Path) -> None:
     source = open_images(photographs, channels=3)
     with pytest.raises(ImagesError, match=r"expected at least 60 honest images .* got 20"):
-        fit_guard(blobs, source, tmp_path / "few", settings=GuardSettings(limit=20))
+        fit_guard(blobs, source, tmp_path / "few", limit=20)
     with pytest.raises(ConfigError, match=r"false_alarms: 0.01 cannot be measured with 40 images"):
-        fit_guard(blobs, source, tmp_path / "few", settings=GuardSettings(false_alarms=0.01))
+        fit_guard(blobs, source, tmp_path / "few", false_alarms=0.01)
     assert not (tmp_path / "few").exists()
 
 
@@ -558,8 +555,7 @@ def test_the_guard_of_another_classifier_is_not_overwritten(
         fit_guard(other, source, tmp_path / "guard")
     assert (tmp_path / "guard" / "guard.json").read_bytes() == before
     (tmp_path / "guard" / "guard.safetensors").write_bytes(b"damaged")
-    settings = GuardSettings(false_alarms=0.2)
-    again = fit_guard(blobs, source, tmp_path / "guard", settings=settings)  # its own
+    again = fit_guard(blobs, source, tmp_path / "guard", false_alarms=0.2)  # its own
     assert load_guard(tmp_path / "guard", blobs).record == again.record != guard.record
 
 
@@ -656,4 +652,4 @@ def test_images_that_cannot_be_read_are_left_out(
             run()
     few = damage_images(ChosenImages(source, tuple(range(60))), {5})
     with pytest.raises(ImagesError, match=r"at least 60 honest images .* got 59"):
-        fit_guard(blobs, few, tmp_path / "few", settings=GuardSettings(false_alarms=0.2))
+        fit_guard(blobs, few, tmp_path / "few", false_alarms=0.2)

@@ -38,10 +38,10 @@ from apercu.explainers.mask.explainer import MaskExplainer
 from apercu.explainers.mask.kind import build_mask_network
 from apercu.explainers.mask.settings import MASK_PRESETS
 from apercu.explainers.run_folder import load_explainer
-from apercu.guard.kinds import NoiseImages
 from apercu.guard.observe import Observer
 from apercu.guard.use import attach_guard, check_files, choose_guard, open_guard
 from apercu.networks.graph_encoder import GraphEncoder
+from apercu.robustness.guards.kinds import NoiseImages
 from apercu.types import Images
 from apercu.verdicts import CANNOT_JUDGE, COLUMNS, SignalWords, Trust, VerdictFormat
 

@@ -93,7 +93,7 @@ def fit(
 
     Example: apercu guard fit runs/films/card.json --images films/ --out runs/films/guard --attach
     """
-    from apercu.guard.use import fit_guard
+    from apercu.guard import fit_guard
 
     interruptible = on_interrupt(f"{out} keeps what was observed; the same command goes on")
     with interruptible, show_progress() as report:
@@ -144,7 +144,8 @@ def check(
 
     Example: apercu guard check runs/films/card.json new/ --guard runs/films/guard
     """
-    from apercu.guard.use import check_files, open_guard, raise_unread
+    from apercu.errors import ImagesError
+    from apercu.guard import check_files, open_guard
 
     opened = open_guard(card, guard, explainer, device=device.resolve(), trust=trust)
     failed = total = 0
@@ -157,7 +158,8 @@ def check(
             warn(image.line)
         else:
             say(image.line)
-    raise_unread(failed, total)
+    if failed:
+        raise ImagesError(f"{failed} of {total} images could not be checked; the others are above")
 
 
 @app.command("measure")
@@ -210,7 +212,7 @@ def measure(
 
     Example: apercu guard measure card.json --images val/ --guard guard --unknown noise --out out
     """
-    from apercu.guard.measure import measure_guard
+    from apercu.robustness.guards.measure import measure_guard
 
     interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with interruptible, show_progress(lines=True) as report:

@@ -3,108 +3,108 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.devices import enable_gradients
-from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt, name_images
-from apercu.explainers.base import TrainedExplainer
+from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.explainers.run_folder import digest_run
 from apercu.guard.guard import Guard, GuardRecord, read_guard_record
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import (
-    BATCH,
     FEWEST_LABELS,
+    PARTS,
     Classified,
+    ObservedImages,
     Observer,
     classify_images,
-    digest_batches,
-    digest_images,
-    find_labels,
+    observe_images,
 )
-from apercu.guard.signals import DEEP_FEATURES, SignalKind, fit_signal, list_kinds
-from apercu.guard.summaries import Observation
-from apercu.images import Batch, ImageSource
+from apercu.guard.signals import DEEP_FEATURES, fit_signal
+from apercu.guard.use import AnyExplainer, check_attachable, name_in_card, open_both
+from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
-from apercu.io import check_writable, write_file
+from apercu.io import check_writable
 from apercu.log import warn
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
 
-PARTS: Final = "observed"
-"""Folder of what was observed, which makes an interrupted fit go on."""
-DIGESTS: Final = "digests"
-"""Name of the digests of images in a file in `PARTS`."""
-PART: Final = 128
-"""Images of one file in `PARTS`."""
 FEWEST: Final = 60
 """Smallest number of honest images."""
 HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
-TITLE: Final = "honest images"
 LEAST_ACCURACY: Final = 0.1
 """Accuracy, or chance where that is larger, below which images are not honest."""
 
 
-class GuardSettings(BaseModel):
+class GuardSettings(NamedTuple):
     """How a guard is fitted.
 
     Attributes:
-        false_alarms: fraction of honest images that may raise an alarm, for each question.
-        limit: largest number of images, drawn at random.
+        false_alarms: fraction of clean images that may raise an alarm, for each question.
+        limit: largest number of images, drawn at random; None for all.
         seed: seed of the draw and of the split.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    false_alarms: float = Field(0.05, gt=0, lt=0.5)
-    limit: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, le=MAX_SEED)
-
-
-DEFAULT_SETTINGS: Final = GuardSettings()
+    false_alarms: float
+    limit: int | None
+    seed: int
 
 
 @enable_gradients()
 def fit_guard(
-    classifier: Classifier,
-    source: ImageSource,
+    classifier: Classifier | str | Path,
+    images: ImageSource | str | Path,
     out: str | Path,
     *,
-    explainer: TrainedExplainer[Any, Any] | None = None,
-    calibration: ImageSource | None = None,
-    settings: GuardSettings = DEFAULT_SETTINGS,
+    explainer: AnyExplainer | str | Path | None = None,
+    calibration: ImageSource | str | Path | None = None,
+    false_alarms: float = 0.05,
+    limit: int | None = None,
+    seed: int = 0,
+    attach: bool = False,
+    device: str = "cpu",
+    trust: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Guard:
-    """Learn from honest images alone what is usual for a classifier, and write it to a folder.
+    """Learn from clean images alone what is usual for a classifier, as `apercu guard fit` does.
 
     Two thirds of the images fit the signals; the others, which no signal was fitted to, say what
     is usual, set the thresholds, and with labels the temperature of the confidence; without
     labels the confidence is that of the card's temperature, where the card has one. A classifier
-    is too sure of images that it was trained on, so their temperature is too low: where `source`
-    holds such images, others can set it. What was observed is kept, so that the same call after an
+    is too sure of images that it was trained on, so their temperature is too low: where `images`
+    are such images, others can set it. What was observed is kept, so that the same call after an
     interruption goes on.
 
+    >>> import apercu
+    >>> guard = apercu.fit_guard(  # doctest: +SKIP
+    ...     "runs/films/card.json", "films/", "runs/films/guard", attach=True
+    ... )
+    >>> guard.check([picture])[0].alarms  # doctest: +SKIP
+    ()
+
     Args:
-        classifier: the classifier that is guarded.
-        source: honest images; labels are used for the confidence where there are any.
+        classifier: the classifier or its SPEC.
+        images: clean images, at least 60; labels are used for the confidence where there are any.
         out: folder of the guard.
-        explainer: an explainer that was trained for the classifier. Its encoder is observed, and
-            its masks of the predicted classes are a further signal.
-        calibration: images with labels that the classifier was not trained on, which alone set the
-            temperature; None for those of `source` that no signal is fitted to.
-        settings: how many false alarms there may be, and which images are used.
+        explainer: an explainer of masks that was trained for the classifier, or its run folder. Its
+            encoder is observed, and its masks of the predicted classes are a further signal.
+        calibration: images with labels that the classifier was not trained on, which alone
+            calibrate the confidence; None for those of `images` that no signal is fitted to.
+        false_alarms: fraction of clean images that may raise an alarm, for each question.
+        limit: largest number of images, drawn at random; None for all.
+        seed: seed of the draw and of the split.
+        attach: whether the card of the classifier names the guard from now on.
+        device: where the classifier computes.
+        trust: whether a card or a run may name a factory, whose code is run.
         progress: receives a title, the number of finished images, and that of all; None shows it
             in notebooks only.
 
@@ -116,30 +116,51 @@ def fit_guard(
         ImagesError: there are too few images, or too few labels to calibrate with, or labels show
             that the classifier is wrong on almost all images, as on attacked ones. Without labels
             nothing shows this.
-        ConfigError: there are too few images for so few false alarms.
+        ConfigError: a number is out of range, there are too few images for so few false alarms, or
+            the guard is not in the folder of the card.
         RunError: the explainer was trained for another classifier, another process works in the
             folder, or it holds the guard of another classifier.
         OutputError: the folder cannot be written.
     """
-    classifier.require_classes()
-    out = Path(out)
+    settings, out = _make_settings(false_alarms, limit, seed), Path(out)
+    check_images(images, calibration)
+    card = check_attachable(classifier, out) if attach else None
+    opened, explainer = open_both(classifier, explainer, device, trust)
+    source = opened.open_images(images)
+    others = None if calibration is None else opened.open_images(calibration)
+    opened.require_classes()
     chosen = _choose_images(len(source), source.name, settings)
     check_writable(out)
-    _check_own_folder(out, classifier)
-    observer = Observer(classifier, explainer)
+    _check_own_folder(out, opened)
+    observer = Observer(opened, explainer)
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
     with kept, lock_folder(out), show_in_notebook(progress) as report:
         run = None if explainer is None else digest_run(explainer)
-        key = f"{classifier.fingerprint} {run}"
-        readers = [SkippingReader(each) for each in (source, calibration) if each is not None]
-        known = None if calibration is None else _classify(observer, readers[1], report)
-        observed = _observe_all(observer, readers[0], chosen, out / PARTS, key, report)
+        key = f"{opened.fingerprint} {run}"
+        readers = [SkippingReader(each) for each in (source, others) if each is not None]
+        known = None if others is None else _classify(observer, readers[1], report)
+        observed = observe_images(observer, readers[0], chosen, out / PARTS, key, report)
         _check_count(len(observed.images.labels), source.name, settings)
-        _check_honest(observed, source)
+        _check_clean(observed, source)
         guard = _fit(observer, observed, readers, settings, run, known)
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
+    if card is not None:
+        name_in_card(card, out)
     return guard
+
+
+def _make_settings(false_alarms: float, limit: int | None, seed: int) -> GuardSettings:
+    """Return the settings of a fit; raise ConfigError for a number that is out of range."""
+    if not 0 < false_alarms < 0.5:
+        raise ConfigError(
+            f"false_alarms: expected a fraction above 0 and below 0.5, got {false_alarms:g}"
+        )
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: expected at least 1 image, got {limit}")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed: expected a number from 0 to {MAX_SEED}, got {seed}")
+    return GuardSettings(false_alarms=false_alarms, limit=limit, seed=seed)
 
 
 def _check_own_folder(out: Path, classifier: Classifier) -> None:
@@ -165,14 +186,6 @@ def _classify(observer: Observer, reader: SkippingReader, report: ProgressCallba
             f"class of the classifier, to calibrate with, got {known}"
         )
     return classified
-
-
-class _Observed(NamedTuple):
-    """Summaries of all signals, and what is known of the images, in their random order."""
-
-    kinds: list[SignalKind]
-    summaries: list[Tensor]
-    images: Classified
 
 
 def _choose_images(count: int, name: str, settings: GuardSettings) -> list[int]:
@@ -201,7 +214,7 @@ def _count_fitted(count: int) -> int:
     return count - int(count * HELD_OUT)
 
 
-def _check_honest(observed: _Observed, source: ImageSource) -> None:
+def _check_clean(observed: ObservedImages, source: ImageSource) -> None:
     """Raise ImagesError if labels show that the classifier is wrong on almost all images.
 
     A warning says how much cannot be judged: labels that are no classes, and layers.
@@ -228,76 +241,9 @@ def _check_honest(observed: _Observed, source: ImageSource) -> None:
         )
 
 
-def _observe_all(
-    observer: Observer,
-    reader: SkippingReader,
-    chosen: Sequence[int],
-    folder: Path,
-    key: str,
-    report: ProgressCallback,
-) -> _Observed:
-    """Observe images part by part; parts that are in the folder are not observed again."""
-    kinds: list[SignalKind] = []
-    parts: list[dict[str, Tensor]] = []
-    report(TITLE, 0, len(chosen))
-    for start in range(0, len(chosen), PART):
-        indices = chosen[start : start + PART]
-        prepare = observer.classifier.prepare
-        if not (read := list(reader.read_batches(prepare, BATCH, indices=indices))):
-            continue
-        path = folder / f"{digest_batches(read, key)}.safetensors"
-        if not kinds:
-            kinds = list_kinds(observer(read[0].images[:1]), observer.classifier.network)
-        part = _load_part(path, kinds)
-        if part is None:
-            part = _observe_part(observer, reader.source, read, kinds)
-            write_file(path, save(part))
-        parts.append(part)
-        report(TITLE, start + len(indices), len(chosen))
-    reader.warn_left_out()
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    summaries = [joined[kind.name] for kind in kinds]
-    images = Classified(joined["logits"], joined["labels"], joined[DIGESTS])
-    return _Observed(kinds, summaries, images)
-
-
-def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
-    """Return what was observed before; None where there is nothing, or not all signals."""
-    try:
-        part = load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError):
-        return None
-    return part if {DIGESTS, *(kind.name for kind in kinds)} <= part.keys() else None
-
-
-def _observe_part(
-    observer: Observer, source: ImageSource, read: Sequence[Batch], kinds: Sequence[SignalKind]
-) -> dict[str, Tensor]:
-    classifier, numbers = observer.classifier, dict[str, list[Tensor]]()
-    labels: list[int] = []
-    for batch in read:
-        with name_images(batch.names):
-            observation = observer(batch.images)
-        for name, values in _summarise(observation, kinds):
-            numbers.setdefault(name, []).append(values.float().cpu())
-        labels += find_labels(classifier, source, batch.labels)
-    part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
-    digests = torch.cat([digest_images(batch.images) for batch in read])
-    return part | {"labels": torch.tensor(labels), DIGESTS: digests}
-
-
-def _summarise(
-    observation: Observation, kinds: Sequence[SignalKind]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the numbers of each signal by its name, and the logits."""
-    for kind in kinds:
-        yield kind.name, kind.summarise(observation)
-    yield "logits", observation.logits
-
-
 def _fit(
     observer: Observer,
-    observed: _Observed,
+    observed: ObservedImages,
     readers: Sequence[SkippingReader],
     settings: GuardSettings,
     run: str | None,
@@ -330,7 +276,7 @@ def _fit(
 
 
 def _fit_network(
-    observed: _Observed, source: ImageSource, classifier: Classifier, fitted: int
+    observed: ObservedImages, source: ImageSource, classifier: Classifier, fitted: int
 ) -> GuardNetwork:
     """Fit each signal to the first images, and learn from the others which values are usual."""
     pairs = list(zip(observed.kinds, observed.summaries, strict=True))

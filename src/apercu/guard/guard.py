@@ -237,6 +237,56 @@ class Guard(PassJudge):
             )
         return "the confidence is not calibrated, as the images have no labels that are classes"
 
+    @classmethod
+    @enable_gradients()
+    def load(
+        cls,
+        folder: str | Path,
+        classifier: Classifier,
+        explainer: TrainedExplainer[Any, Any] | None = None,
+    ) -> Guard:
+        """Open the folder of a guard for a classifier that is open.
+
+        Args:
+            folder: folder that `fit_guard` wrote.
+            classifier: the classifier that it guards.
+            explainer: the explainer whose encoder it observes, where it was fitted with one.
+
+        Returns:
+            The guard.
+
+        Raises:
+            RunError: the folder is no guard, is damaged, or belongs to another classifier or
+                explainer.
+        """
+        folder = Path(folder)
+        record = read_guard_record(folder)
+        if record.fingerprint != classifier.fingerprint:
+            raise RunError(
+                f"{folder}: guards {record.classifier} (fingerprint {record.fingerprint[:12]}), "
+                f"not {classifier.spec} ({classifier.fingerprint[:12]}); fit a guard for it"
+            )
+        if record.run is None:
+            explainer = None
+        elif explainer is None:
+            raise RunError(
+                f"{folder}: was fitted with an explainer, whose encoder it observes; give the "
+                "same one"
+            )
+        elif digest_run(explainer) != record.run:
+            raise RunError(
+                f"{folder}: was fitted with another explainer; fit a guard with this one"
+            )
+        try:
+            tensors = load_file(folder / TENSORS)
+            check_finite(tensors, folder / TENSORS)
+            digests = tensors.pop(DIGESTS, None)
+            network = GuardNetwork.restore(tensors, record.signals, classifier.decision)
+        except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
+            reason = first_line(error)
+            raise RunError(f"{folder}: the guard is damaged ({reason}); fit it again") from error
+        return cls(record, network, Observer(classifier, explainer), digests)
+
     def save(self, folder: str | Path) -> Path:
         """Write `guard.json` and `guard.safetensors`, and their hashes last.
 
@@ -263,51 +313,6 @@ class Guard(PassJudge):
 
     def __repr__(self) -> str:
         return f"Guard({self.record.classifier}, {len(self.record.signals)} signals)"
-
-
-@enable_gradients()
-def load_guard(
-    folder: str | Path,
-    classifier: Classifier,
-    explainer: TrainedExplainer[Any, Any] | None = None,
-) -> Guard:
-    """Open the folder of a guard.
-
-    Args:
-        folder: folder that `fit_guard` wrote.
-        classifier: the classifier that it guards.
-        explainer: the explainer whose encoder it observes, where it was fitted with one.
-
-    Returns:
-        The guard.
-
-    Raises:
-        RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
-    """
-    folder = Path(folder)
-    record = read_guard_record(folder)
-    if record.fingerprint != classifier.fingerprint:
-        raise RunError(
-            f"{folder}: guards {record.classifier} (fingerprint {record.fingerprint[:12]}), not "
-            f"{classifier.spec} ({classifier.fingerprint[:12]}); fit a guard for it"
-        )
-    if record.run is None:
-        explainer = None
-    elif explainer is None:
-        raise RunError(
-            f"{folder}: was fitted with an explainer, whose encoder it observes; give the same one"
-        )
-    elif digest_run(explainer) != record.run:
-        raise RunError(f"{folder}: was fitted with another explainer; fit a guard with this one")
-    try:
-        tensors = load_file(folder / TENSORS)
-        check_finite(tensors, folder / TENSORS)
-        digests = tensors.pop(DIGESTS, None)
-        network = GuardNetwork.restore(tensors, record.signals, classifier.decision)
-    except (OSError, SafetensorError, LookupError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise RunError(f"{folder}: the guard is damaged ({reason}); fit it again") from error
-    return Guard(record, network, Observer(classifier, explainer), digests)
 
 
 def read_guard_record(folder: str | Path) -> GuardRecord:

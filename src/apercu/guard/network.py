@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -13,7 +14,7 @@ from apercu.classifiers.decisions import Decision
 from apercu.guard.signals import KINDS, GaussianSignal, PlainSignal, Signal
 from apercu.guard.summaries import Observation
 from apercu.types import Logits, Scores
-from apercu.verdicts import QUESTIONS, Question
+from apercu.verdicts import QUESTIONS, Question, count_below_alarm
 
 NORMAL_QUARTILE = 0.6744897501960817
 """Upper quartile of the standard normal distribution."""
@@ -123,6 +124,21 @@ class GuardNetwork(nn.Module):
     def find_columns(self, question: Question) -> list[int]:
         """Return the positions of the signals of a question."""
         return [index for index, kind in enumerate(self.kinds) if kind.question == question]
+
+    def find_limits(self, false_alarms: float) -> Float[Tensor, " questions"]:
+        """Return the total of each question above which there is an alarm.
+
+        Args:
+            false_alarms: fraction of clean images that may raise an alarm, for each question.
+
+        Returns:
+            One number per question.
+        """
+        held_out = self.ranks.shape[1]
+        exceeded = count_below_alarm(false_alarms, held_out)
+        if exceeded > held_out:  # too few images for any alarm
+            return torch.full_like(self.ranks[:, 0], math.inf)
+        return self.ranks[:, exceeded - 1]
 
     def forward(self, observation: Observation) -> Float[Tensor, "batch columns"]:
         """Return the verdict on each image.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Int64
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -17,9 +20,11 @@ from apercu.errors import NoFeatureMapsError, TargetError, name_images
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.explainer import MaskExplainer
+from apercu.guard.signals import SignalKind, list_kinds
 from apercu.guard.summaries import Observation
 from apercu.images import Batch, ImageSource
 from apercu.images.stream import SkippingReader
+from apercu.io import write_file
 from apercu.networks.graph_encoder import open_feature_maps
 from apercu.progress import ProgressCallback
 from apercu.types import Images, Logits, Maps, Targets
@@ -30,7 +35,14 @@ FEWEST_LABELS: Final = 20
 """Smallest number of images with labels that set a temperature."""
 DIGEST_BYTES: Final = 8
 """Bytes of the digest of one image."""
+FITTED_TITLE: Final = "honest images"
 CALIBRATION_TITLE: Final = "calibration images"
+PARTS: Final = "observed"
+"""Folder of what was observed, inside that of the guard, until the guard is fitted."""
+PART: Final = 128
+"""Images of one file in `PARTS`."""
+DIGESTS: Final = "digests"
+"""Name of the digests of images in a file in `PARTS`."""
 
 
 class Observer:
@@ -191,6 +203,102 @@ def classify_images(
     report(CALIBRATION_TITLE, len(source), len(source))
     reader.warn_left_out()
     return Classified(torch.cat(logits), torch.tensor(labels), torch.cat(digests))
+
+
+class ObservedImages(NamedTuple):
+    """Summaries of all signals, and what is known of the images, in their random order.
+
+    Attributes:
+        kinds: kinds of the signals.
+        summaries: the numbers that each signal is fitted to, one row per image.
+        images: logits, labels and digests of the images.
+    """
+
+    kinds: list[SignalKind]
+    summaries: list[Tensor]
+    images: Classified
+
+
+def observe_images(
+    observer: Observer,
+    reader: SkippingReader,
+    chosen: Sequence[int],
+    folder: Path,
+    key: str,
+    report: ProgressCallback,
+) -> ObservedImages:
+    """Observe images part by part; parts that are in the folder are not observed again.
+
+    Args:
+        observer: makes the passes.
+        reader: reads the images; a warning names those that it cannot read.
+        chosen: indices of the images, in the order in which they are observed.
+        folder: folder of the parts, which makes an interrupted fit go on.
+        key: what the parts depend on besides the images.
+        report: receives a title, the number of finished images, and that of all.
+
+    Returns:
+        The summaries of all signals.
+
+    Raises:
+        ImageError: no image can be read.
+    """
+    kinds: list[SignalKind] = []
+    parts: list[dict[str, Tensor]] = []
+    report(FITTED_TITLE, 0, len(chosen))
+    for start in range(0, len(chosen), PART):
+        indices = chosen[start : start + PART]
+        prepare = observer.classifier.prepare
+        if not (read := list(reader.read_batches(prepare, BATCH, indices=indices))):
+            continue
+        path = folder / f"{digest_batches(read, key)}.safetensors"
+        if not kinds:
+            kinds = list_kinds(observer(read[0].images[:1]), observer.classifier.network)
+        part = _load_part(path, kinds)
+        if part is None:
+            part = _observe_part(observer, reader.source, read, kinds)
+            write_file(path, save(part))
+        parts.append(part)
+        report(FITTED_TITLE, start + len(indices), len(chosen))
+    reader.warn_left_out()
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    summaries = [joined[kind.name] for kind in kinds]
+    images = Classified(joined["logits"], joined["labels"], joined[DIGESTS])
+    return ObservedImages(kinds, summaries, images)
+
+
+def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
+    """Return what was observed before; None where there is nothing, or not all signals."""
+    try:
+        part = load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return part if {DIGESTS, *(kind.name for kind in kinds)} <= part.keys() else None
+
+
+def _observe_part(
+    observer: Observer, source: ImageSource, read: Sequence[Batch], kinds: Sequence[SignalKind]
+) -> dict[str, Tensor]:
+    classifier, numbers = observer.classifier, dict[str, list[Tensor]]()
+    labels: list[int] = []
+    for batch in read:
+        with name_images(batch.names):
+            observation = observer(batch.images)
+        for name, values in _summarise(observation, kinds):
+            numbers.setdefault(name, []).append(values.float().cpu())
+        labels += find_labels(classifier, source, batch.labels)
+    part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
+    digests = torch.cat([digest_images(batch.images) for batch in read])
+    return part | {"labels": torch.tensor(labels), DIGESTS: digests}
+
+
+def _summarise(
+    observation: Observation, kinds: Sequence[SignalKind]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the numbers of each signal by its name, and the logits."""
+    for kind in kinds:
+        yield kind.name, kind.summarise(observation)
+    yield "logits", observation.logits
 
 
 def digest_batches(read: Sequence[Batch], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Fit, open, attach and use guards by what people name: SPECs, folders, and files."""
+"""Open, attach and use guards by what people name: SPECs, folders, and files."""
 
 from __future__ import annotations
 
@@ -13,97 +13,18 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.card import CARD_FILE, read_card
-from apercu.errors import ClassifierError, ConfigError, ImagesError, InputError, RunError
-from apercu.explain.explain_images import ImageRef, select_images
+from apercu.errors import ClassifierError, ConfigError, InputError, RunError
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.run_folder import check_run, digest_run, load_explainer
-from apercu.guard import fit as fitting
-from apercu.guard import guard as folders
-from apercu.guard.fit import GuardSettings
 from apercu.guard.guard import Guard, read_guard_record
 from apercu.guard.observe import BATCH
-from apercu.images import ImageSource, check_images, open_images
+from apercu.images import ImageSource
 from apercu.io import is_inside, parse_json, write_file
-from apercu.option_strings import MAX_SEED
-from apercu.progress import ProgressCallback
+from apercu.log import warn
 from apercu.verdicts import LEAVE_OUT, NO_GUARD, GuardChoice, Trust
 
 AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
-
-
-def fit_guard(
-    classifier: Classifier | str | Path,
-    images: ImageSource | str | Path,
-    out: str | Path,
-    *,
-    explainer: AnyExplainer | str | Path | None = None,
-    calibration: ImageSource | str | Path | None = None,
-    false_alarms: float = 0.05,
-    limit: int | None = None,
-    seed: int = 0,
-    attach: bool = False,
-    device: str = "cpu",
-    trust: bool = False,
-    progress: ProgressCallback | None = None,
-) -> Guard:
-    """Learn from honest images alone what is usual for a classifier, as `apercu guard fit` does.
-
-    >>> import apercu
-    >>> guard = apercu.fit_guard(  # doctest: +SKIP
-    ...     "runs/films/card.json", "films/", "runs/films/guard", attach=True
-    ... )
-    >>> guard.check([picture])[0].alarms  # doctest: +SKIP
-    ()
-
-    Args:
-        classifier: the classifier or its SPEC.
-        images: honest images, at least 60; labels are used for the confidence where there are any.
-        out: folder of the guard.
-        explainer: an explainer of masks that was trained for the classifier, or its run folder.
-        calibration: images with labels that the classifier was not trained on, which alone
-            calibrate the confidence; None for a part of `images`.
-        false_alarms: fraction of honest images that may raise an alarm, for each question.
-        limit: largest number of images, drawn at random; None for all.
-        seed: seed of the draw and of the split.
-        attach: whether the card of the classifier names the guard from now on.
-        device: where the classifier computes.
-        trust: whether a card or a run may name a factory, whose code is run.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
-
-    Returns:
-        The guard.
-
-    Raises:
-        ImagesError: there are too few images, or they look tampered with.
-        ConfigError: a number is out of range, or the guard is not in the folder of the card.
-        RunError: the explainer was trained for another classifier.
-        OutputError: the folder cannot be written.
-    """
-    settings = _make_settings(false_alarms, limit, seed)
-    for each in (images, calibration):
-        if each is not None and not isinstance(each, ImageSource):
-            check_images(each)
-    if attach:
-        _check_attachable(classifier, Path(out))
-    opened, observed = _open_both(classifier, explainer, device, trust)
-    if not isinstance(images, ImageSource):
-        images = open_images(images, channels=opened.channels, bands=opened.bands)
-    if calibration is not None and not isinstance(calibration, ImageSource):
-        calibration = open_images(calibration, channels=opened.channels, bands=opened.bands)
-    guard = fitting.fit_guard(
-        opened,
-        images,
-        out,
-        explainer=observed,
-        calibration=calibration,
-        settings=settings,
-        progress=progress,
-    )
-    if attach:
-        _name_in_card(_check_attachable(classifier, Path(out)), Path(out))
-    return guard
 
 
 def load_guard(
@@ -134,7 +55,7 @@ def load_guard(
         RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
     """
     read_guard_record(guard)
-    return folders.load_guard(guard, *_open_both(classifier, explainer, device, trust))
+    return Guard.load(guard, *open_both(classifier, explainer, device, trust))
 
 
 def open_guard(
@@ -169,7 +90,7 @@ def open_guard(
         read_guard_record(guard)
     if isinstance(guard, Guard) and explainer is None:
         explainer = guard.observer.explainer
-    opened, observed = _open_both(classifier, explainer, device, trust)
+    opened, observed = open_both(classifier, explainer, device, trust)
     chosen = choose_guard(guard or opened.guard_folder, opened, observed)
     if chosen is None:
         raise ConfigError(
@@ -206,7 +127,7 @@ def choose_guard(
             "it; give --classifier SPEC"
         )
     if isinstance(guard, str | Path):
-        return folders.load_guard(guard, classifier, explainer)
+        return Guard.load(guard, classifier, explainer)
     if not isinstance(guard, Guard):
         raise ConfigError(f"guard: expected a Guard or its folder, got {type(guard).__name__}")
     own = guard.observer.classifier.fingerprint
@@ -228,7 +149,7 @@ def _open_own_guard(classifier: Classifier, explainer: AnyExplainer | None) -> G
     if classifier.guard_folder is None:
         return None
     try:
-        return folders.load_guard(classifier.guard_folder, classifier, explainer)
+        return Guard.load(classifier.guard_folder, classifier, explainer)
     except RunError as error:
         raise RunError(f"{classifier.spec}: guard {error}; or {LEAVE_OUT}") from error
 
@@ -249,11 +170,11 @@ def attach_guard(card: str | Path, guard: str | Path, *, trust: bool = False) ->
         RunError: the folder is no guard, or guards another classifier.
         OutputError: the card cannot be written.
     """
-    path = _check_attachable(card, Path(guard))
+    path = check_attachable(card, Path(guard))
     record = read_guard_record(guard)
     if record.fingerprint != open_classifier(path, trust=trust).fingerprint:
         raise RunError(f"{guard}: guards {record.classifier}, not the classifier of {path}")
-    return _name_in_card(path, Path(guard))
+    return name_in_card(path, Path(guard))
 
 
 @dataclass(frozen=True)
@@ -300,10 +221,12 @@ def check_files(guard: Guard, images: Sequence[str | Path]) -> Iterator[CheckedI
     Raises:
         ImagesError: a file or folder is missing, or holds no images.
     """
-    info = ClassifierInfo.from_classifier(guard.observer.classifier)
-    refs = select_images(images, info.input)
-    for start in range(0, len(refs), BATCH):
-        pictures = [_read_prepared(ref, info) for ref in refs[start : start + BATCH]]
+    classifier = guard.observer.classifier
+    info = ClassifierInfo.from_classifier(classifier)
+    sources = [classifier.open_images(spec) for spec in images]
+    places = [(source, index) for source in sources for index in range(len(source))]
+    for start in range(0, len(places), BATCH):
+        pictures = [_read_prepared(*place, info) for place in places[start : start + BATCH]]
         whole = [image for _, image in pictures if isinstance(image, Tensor)]
         results = iter(guard.classify_each(torch.stack(whole)) if whole else ())
         for name, image in pictures:
@@ -314,43 +237,43 @@ def check_files(guard: Guard, images: Sequence[str | Path]) -> Iterator[CheckedI
                 yield CheckedImage(name, info.classes[result[0]], result[1])
 
 
-def raise_unread(failed: int, total: int) -> None:
-    """Raise ImagesError if some images could not be classified."""
-    if failed:
-        raise ImagesError(f"{failed} of {total} images could not be checked; the others are above")
-
-
-def _read_prepared(ref: ImageRef, info: ClassifierInfo) -> tuple[str, Tensor | str]:
+def _read_prepared(
+    source: ImageSource, index: int, info: ClassifierInfo
+) -> tuple[str, Tensor | str]:
     """Return the name of an image, and its pixels or why there are none."""
     try:
-        stored = ref.read_image()
-        image = info.prepare(stored.picture)
+        item = source[index]
+        if item.moves:
+            warn(f"{item.name}: this picture moves; its first frame is judged")
+        image = info.prepare(item.picture)
         info.check_images(image[None])
     except InputError as error:
-        return ref.name, str(error)
-    return stored.name, image
+        return f"image {index + 1} of {source.name}", str(error)
+    return item.name, image
 
 
-def _make_settings(false_alarms: float, limit: int | None, seed: int) -> GuardSettings:
-    """Return the settings of a fit; raise ConfigError for a number that is out of range."""
-    if not 0 < false_alarms < 0.5:
-        raise ConfigError(
-            f"false_alarms: expected a fraction above 0 and below 0.5, got {false_alarms:g}"
-        )
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: expected at least 1 image, got {limit}")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed: expected a number from 0 to {MAX_SEED}, got {seed}")
-    return GuardSettings(false_alarms=false_alarms, limit=limit, seed=seed)
-
-
-def _open_both(
+def open_both(
     classifier: Classifier | str | Path,
     explainer: AnyExplainer | str | Path | None,
     device: str,
     trust: bool,
 ) -> tuple[Classifier, AnyExplainer | None]:
-    """Open a classifier, and the explainer where one is named; the explainer is checked first."""
+    """Open a classifier, and the explainer where one is named; the explainer is checked first.
+
+    Args:
+        classifier: the classifier or its SPEC.
+        explainer: an explainer of it, or its run folder; None for none.
+        device: where they compute.
+        trust: whether a card or a run may name a factory, whose code is run.
+
+    Returns:
+        Both.
+
+    Raises:
+        ClassifierError: the classifier cannot be opened.
+        RunError: the folder is no run, or is damaged.
+        UntrustedError: a card or a run could run code, and is not trusted.
+    """
     if isinstance(explainer, str | Path):
         check_run(explainer, trust=trust)
     if not isinstance(classifier, Classifier):
@@ -360,8 +283,19 @@ def _open_both(
     return classifier, explainer
 
 
-def _check_attachable(card: Classifier | str | Path, guard: Path) -> Path:
-    """Return the path of a card; raise ConfigError where it cannot name the folder of a guard."""
+def check_attachable(card: Classifier | str | Path, guard: Path) -> Path:
+    """Return the path of a card that can name the folder of a guard.
+
+    Args:
+        card: the card of the classifier, or its folder.
+        guard: folder of the guard, inside the folder of the card.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ConfigError: there is no card, or the folder is not inside that of the card.
+    """
     if isinstance(card, Classifier):
         raise ConfigError("attach: expected the path of a card, got a classifier")
     path = Path(card) / CARD_FILE if Path(card).is_dir() else Path(card)
@@ -381,8 +315,19 @@ def _check_attachable(card: Classifier | str | Path, guard: Path) -> Path:
     return path
 
 
-def _name_in_card(card: Path, guard: Path) -> Path:
-    """Write the folder of a guard into a card, relative to the folder of the card."""
+def name_in_card(card: Path, guard: Path) -> Path:
+    """Write the folder of a guard into a card, relative to the folder of the card.
+
+    Args:
+        card: path of the card.
+        guard: folder of the guard.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        OutputError: the card cannot be written.
+    """
     content = parse_json(card.read_text(encoding="utf-8-sig"))
     content["guard"] = guard.resolve().relative_to(card.parent.resolve()).as_posix()
     return write_file(card, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,19 @@ from apercu.devices import copy_inference
 from apercu.statistics import spearman
 from apercu.types import Images, Logits, LogitsFn, Maps, Scores, Targets
 
+if TYPE_CHECKING:
+    from apercu.guard import Guard
+
 BatchFlags: TypeAlias = Bool[Tensor, " batch"]
 
 TARGET_MARGIN = 1.0
 """Margin that the logit of a class should keep while its map is moved."""
 MARGIN_WEIGHT = 10.0
 """Weight of a margin that is too small, relative to the distance of the maps."""
+EVASION_WEIGHT = 1.0
+"""Weight of the logarithm of what is above a guard's limits, beside the margin in logits."""
+FULL_MARGIN = 3.0
+"""Margin of another class beyond which only the guard matters."""
 
 
 class AttackObjective(ABC):
@@ -176,6 +183,40 @@ class ExpectationOverTransforms(AttackObjective):
 
     def is_adversarial(self, images: Images) -> BatchFlags:
         return self.objective.is_adversarial(images)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GuardEvasion(AttackObjective):
+    """Any class except the predicted one, without an alarm of a guard: the attacker knows of it.
+
+    Args:
+        guard: the guard.
+        labels: classes that are predicted for the clean images.
+    """
+
+    guard: Guard
+    labels: Targets
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", copy_inference(self.labels))
+
+    def score(self, images: Images) -> Scores:
+        observation = self.guard.observer.observe(images)
+        network = self.guard.network.to(images.device)
+        decision = self.guard.observer.classifier.decision
+        margin = -decision.margin(observation.logits, self.labels)
+        standardised = (network.measure(observation) - network.centre) / network.spread
+        limits = network.find_limits(self.guard.record.false_alarms)
+        excess = (network.combine(standardised) - limits).clamp(min=0)
+        return margin.clamp(max=FULL_MARGIN) - EVASION_WEIGHT * excess.log1p().sum(1)
+
+    @torch.no_grad()
+    def is_adversarial(self, images: Images) -> BatchFlags:
+        """Whether another class is predicted; an alarm does not make the attack fail."""
+        decision = self.guard.observer.classifier.decision
+        observation = self.guard.observer.observe(images)
+        return ~decision.is_predicted(observation.logits, self.labels)
 
 
 def _correlate_maps(first: Maps, second: Maps) -> Scores:

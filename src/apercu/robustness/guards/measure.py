@@ -20,11 +20,8 @@ from apercu.errors import ConfigError, ImagesError, describe_interrupt, name_ima
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
 from apercu.filters import NONE
-from apercu.guard.aware import Evasion
 from apercu.guard.guard import Guard
-from apercu.guard.kinds import open_kind
 from apercu.guard.observe import BATCH, digest_batches, digest_images, find_labels
-from apercu.guard.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.guard.use import AnyExplainer, open_guard
 from apercu.images import ImageSource, check_images, open_images
 from apercu.images.stream import SkippingReader, list_left_out
@@ -34,8 +31,10 @@ from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
+from apercu.robustness.guards.kinds import open_kind
+from apercu.robustness.guards.results import HONEST, GuardRows, Verdicts, compute_rows
 from apercu.robustness.jobs import AttackKey, expand_budgets
-from apercu.robustness.objectives import AttackObjective, BatchFlags, Untargeted
+from apercu.robustness.objectives import AttackObjective, BatchFlags, GuardEvasion, Untargeted
 from apercu.robustness.plan import adapt_attacks, parse_epsilons
 from apercu.robustness.unknown.results import name_image_sets
 from apercu.run_record import lock_folder
@@ -183,7 +182,7 @@ def run_measurement(
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
-    from apercu.guard.report import write_guard_report
+    from apercu.robustness.guards.report import write_guard_report
 
     out = Path(out)
     _check_count(measurement, len(_choose(measurement, measurement.honest)))
@@ -382,7 +381,7 @@ def _attack(
     has_class = classifier.decision.is_predicted(logits, predicted)
     untargeted = Untargeted(classifier, predicted)
     is_aware = key[0].startswith(AWARE)
-    objective: AttackObjective = Evasion(guard, predicted) if is_aware else untargeted
+    objective: AttackObjective = GuardEvasion(guard, predicted) if is_aware else untargeted
     attacked = measurement.attacks[key](objective, images)
     attacked = (255 * attacked).round() / 255
     return attacked, (has_class & untargeted.is_adversarial(attacked)).cpu()

@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from apercu.classifiers.calibration import CHANCE_FACTOR, GOOD_CALIBRATION
 from apercu.guard.guard import Guard
-from apercu.guard.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.guard.signals import KINDS
 from apercu.io import write_file
 from apercu.pages import Finding, FindingLine, Mark, count_noun, render_page
 from apercu.pages.charts import draw_lines
+from apercu.robustness.guards.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.verdicts import QUESTIONS
 
 REPORT = "report.html"
@@ -42,7 +42,7 @@ def write_guard_report(
         The path of the report.
     """
     page = render_page(
-        (files("apercu.guard") / "guard.html").read_text(encoding="utf-8"),
+        (files("apercu.robustness.guards") / "guard.html").read_text(encoding="utf-8"),
         finding=write_finding(guard, rows, verdicts.fitted),
         record=guard.record,
         signals=[KINDS[name] for name in guard.record.signals],
