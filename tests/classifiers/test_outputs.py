@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 import apercu
 from apercu.classifiers import Classifier, ClassNames, open_classifier, save_classifier
@@ -134,6 +136,11 @@ def test_both_targets_of_one_number_have_gradients() -> None:
         (3, None, lambda z: 100 * z.softmax(1), ["percentages", "output: probabilities"]),
         (2, "logits", lambda z: z[:, :, None, None].expand(-1, -1, 4, 4), ["averages each map"]),
         (3, None, lambda z: z / 0, ["no number"]),
+        (3, None, lambda z: z.argmax(1), ["one whole number", "predicted class", "argmax"]),
+        (3, "sigmoid", lambda z: z.argmax(1), ["one whole number", "argmax"]),
+        (3, "probability", lambda z: z.argmax(1, keepdim=True), ["one whole number", "argmax"]),
+        (3, None, lambda z: torch.complex(z, z), ["real numbers", "complex"]),
+        (3, None, lambda z: z.to_sparse(), ["real numbers", "sparse"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_words_that_would_be_right(
@@ -265,11 +272,15 @@ class Auxiliary(NamedTuple):
         lambda z: Auxiliary(z, 2 * z),
         lambda z: (z.repeat(1, 5), {"head": z}),
         lambda z: z[:, :, None, None],
+        lambda z: z[:, None, :],
+        lambda z: (z[:, None, :, None], z.repeat(1, 2)),
+        lambda z: SimpleNamespace(logits=z, features=z.repeat(1, 2), name="net"),
+        lambda z: Categorical(logits=z),
     ],
 )
 def test_the_logits_are_found_among_what_a_network_returns(wrap: Callable[[Tensor], Any]) -> None:
     classifier = opened(3, None, wrap, classes=["a", "b", "c"])
-    torch.testing.assert_close(classifier(IMAGES), numbers(3))
+    torch.testing.assert_close(classifier(IMAGES).softmax(1), numbers(3).softmax(1))
 
 
 def test_a_position_chooses_among_names() -> None:

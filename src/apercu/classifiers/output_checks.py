@@ -58,7 +58,9 @@ def resolve_output(
     """
     raw = run(images)
     network = replace(network, resolved_tensor=find_tensor(network, raw, len(images), spec))
-    numbers = check_numbers(network.pick_tensor(raw).float(), network.meaning, len(images), spec)
+    picked = network.pick_tensor(raw)
+    _check_kind(picked, network.output, len(images), spec)
+    numbers = check_numbers(picked.float(), network.meaning, len(images), spec)
     _check_finite(numbers, spec)
     if network.resolved_output is not None:  # other weights in a network that is open already
         return network
@@ -180,7 +182,27 @@ def _may_be_classes(values: Tensor, count: int) -> bool:
     """Return whether these may be numbers of classes: floats, a row for each image."""
     if values.ndim < 1 or len(values) != count or not values.is_floating_point():
         return False
-    return values.ndim <= 2 or values[:1].numel() == values.shape[1]
+    return values.ndim <= 2 or values[:1].numel() == max(values.shape[1:])
+
+
+def _check_kind(values: Tensor, output: str, count: int, spec: str) -> None:
+    """Refuse tensors of other kinds than real numbers, and the whole number of a predicted class."""
+    kinds = {
+        "complex": values.is_complex(),
+        "nested": values.is_nested,
+        "sparse": values.layout not in (torch.strided, torch.jagged),
+    }
+    if kind := next((kind for kind, holds in kinds.items() if holds), None):
+        raise ClassifierError(
+            f"classifier {spec}: expected real numbers in a dense tensor as its output, got a "
+            f"{kind} one; wrap it in a module that converts it"
+        )
+    is_whole = not values.is_floating_point()
+    if is_whole and values.numel() == count and output != "value":
+        raise ClassifierError(
+            f"classifier {spec}: it gives one whole number per image, as if it were the predicted "
+            "class; expected a number for each class: let it return the logits before the argmax"
+        )
 
 
 def _check_finite(numbers: Tensor, spec: str) -> None:

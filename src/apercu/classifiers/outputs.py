@@ -224,7 +224,7 @@ def check_numbers(raw: Tensor, output: Output, count: int, spec: str) -> Tensor:
     numbers = raw[:, None] if raw.ndim == 1 and len(raw) == count else raw
     if count == 1 and raw.ndim < 2:  # the axis of the batch was dropped
         numbers = raw.reshape(1, -1)
-    if numbers.ndim > 2 and numbers.shape[2:].numel() == 1:
+    if numbers.ndim > 2 and numbers.shape[1:].numel() == max(numbers.shape[1:]):
         numbers = numbers.flatten(1)
     columns = 1 if output.name in ("probability", "value") else output.columns
     wrong = numbers.ndim != 2 or len(numbers) != count
@@ -265,8 +265,8 @@ def list_tensors(raw: object, prefix: str = "") -> dict[str, Tensor]:
     """Return all tensors that a network returns, by their names: keys, fields or positions.
 
     Args:
-        raw: output of a network: a tensor, an array, or a tuple, list, dictionary, dataclass or
-            `ModelOutput` of them.
+        raw: output of a network: a tensor, an array, a tuple, list, dictionary, dataclass or
+            `ModelOutput` of them, or another object that holds tensors.
         prefix: beginning of their names.
 
     Returns:
@@ -294,7 +294,8 @@ def _list_parts(raw: object) -> dict[str, Any]:
         return {str(position): value for position, value in enumerate(raw)}
     if is_dataclass(raw) and not isinstance(raw, type):
         return {field.name: getattr(raw, field.name) for field in fields(raw)}
-    return {}
+    attributes = getattr(raw, "__dict__", {})
+    return {name: value for name, value in attributes.items() if isinstance(value, Tensor)}
 
 
 def _is_numbers(row: object) -> bool:
