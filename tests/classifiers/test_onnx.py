@@ -199,6 +199,73 @@ def test_one_of_several_outputs(tmp_path: Path) -> None:
         open_classifier(_write_card(path, output_name="scorse"))
 
 
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["hen", "cat", "ant"], ("ant", "cat", "hen")),
+        ([2, 0, 1], ("class 0", "class 1", "class 2")),
+        ([5, 1, 3], ("1", "3", "5")),
+    ],
+)
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_maps_from_classes_to_numbers(
+    tmp_path: Path, keys: list[Any], names: tuple[str, ...], batch: Any
+) -> None:
+    """As scikit-learn's converter and cloud services export: the class, and a map per image."""
+    path = _export(tmp_path / "net.onnx", label=True, batch=batch)
+    model = onnx.load(path)
+    is_text = isinstance(keys[0], str)
+    labels = {"classlabels_strings" if is_text else "classlabels_int64s": keys}
+    graph = model.graph
+    node = helper.make_node("ZipMap", ["scores"], ["map"], domain="ai.onnx.ml", **labels)
+    graph.node.append(node)
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    kind = helper.make_map_type_proto(TensorProto.STRING if is_text else TensorProto.INT64, number)
+    del graph.output[1]
+    graph.output.append(helper.make_value_info("map", helper.make_sequence_type_proto(kind)))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(model, path)
+    classifier = open_classifier(path)
+    assert classifier.classes == names
+    order = np.argsort(keys)
+    torch.testing.assert_close(classifier(_images()), _expected(_images())[:, order])
+
+
+def test_a_graph_that_gives_the_class_alone(tmp_path: Path) -> None:
+    path = _export(tmp_path / "net.onnx", label=True)
+    model = onnx.load(path)
+    del model.graph.output[1]
+    onnx.save(model, path)
+    for output in ("logits", "sigmoid", "probability"):
+        with pytest.raises(ClassifierError, match=r"one whole number per image.* argmax"):
+            open_classifier(_write_card(path, output=output))
+
+
+def test_a_graph_that_leaves_its_shape_open(tmp_path: Path) -> None:
+    path = _export(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with pytest.raises(ClassifierError, match=r"does not say the shape.*set input\.size and"):
+        open_classifier(path)
+    classifier = open_classifier(_write_card(path, input={"channels": 2, "size": SIZE}))
+    torch.testing.assert_close(classifier(_images()), _expected(_images()))
+
+
+def test_a_graph_that_fails_is_told_once_with_its_layout(tmp_path: Path, capfd: Any) -> None:
+    path = _export(tmp_path / "net.onnx", layout="nhwc", sides=("c", "h", "w"))
+    model = onnx.load(path)
+    flat = next(node for node in model.graph.node if node.op_type == "Flatten")
+    kernel = numpy_helper.from_array(np.zeros((2, 2, 1, 1), np.float32), "kernel")
+    model.graph.initializer.append(kernel)
+    model.graph.node.insert(2, helper.make_node("Conv", [flat.input[0], "kernel"], ["same"]))
+    flat.input[0] = "same"
+    onnx.save(model, path)
+    with pytest.raises(ClassifierError, match=r"set options\.layout to nhwc in the card of"):
+        open_classifier(_write_card(path, input={"channels": 2, "size": SIZE}))
+    assert capfd.readouterr().err == ""
+
+
 def test_weights_in_another_file_belong_to_the_fingerprint(tmp_path: Path) -> None:
     plain = _export(tmp_path / "plain.onnx")
     path = tmp_path / "net.onnx"

@@ -314,7 +314,10 @@ def test_a_network_that_fails_is_told_in_one_line() -> None:
                 raise ValueError("one image at a time\nplease")
             return super().forward(images)
 
-    with pytest.raises(ClassifierError, match=r"cannot classify 2 images .*: one image at a time;"):
+    advice = r"it takes one image at a time; wrap it .* torch\.cat\(\[network\(image\) for image"
+    with pytest.raises(
+        ClassifierError, match=rf"cannot classify 2 images .*: one image at a time; .*{advice}"
+    ):
         _open(OneOnly)
     with pytest.raises(ClassifierError, match="cannot be moved to cuda"):
         if torch.cuda.is_available():

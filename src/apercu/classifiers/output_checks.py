@@ -186,7 +186,7 @@ def _may_be_classes(values: Tensor, count: int) -> bool:
 
 
 def _check_kind(values: Tensor, output: str, count: int, spec: str) -> None:
-    """Refuse tensors of other kinds than real numbers, and the whole number of a predicted class."""
+    """Refuse tensors of no real numbers, and the whole number of a predicted class."""
     kinds = {
         "complex": values.is_complex(),
         "nested": values.is_nested,

@@ -113,8 +113,10 @@ class NetworkProbe:
         given = self.layout.normalise(images, self.input)
         bytes_given = (images * 255).round().byte()
         trials = {
-            "it takes images with the channels last; wrap it in a module that calls it with "
-            "images.permute(0, 2, 3, 1)": given.permute(0, 2, 3, 1),
+            "it takes images with the channels last; set options.layout to nhwc in the card of an "
+            "ONNX file, or wrap it in a module that calls it with images.permute(0, 2, 3, 1)": (
+                given.permute(0, 2, 3, 1)
+            ),
             "it takes bytes; wrap it in a module that calls it with "
             "(images * 255).round().byte()": bytes_given,
             "it takes bytes with the channels last; wrap it in a module that calls it with "
@@ -131,6 +133,12 @@ class NetworkProbe:
                 tensors = list_tensors(self.forward(trial.contiguous()))
                 if tensors and all(_has_numbers(each, len(images)) for each in tensors.values()):
                     return f": {text}"
+        with suppress(Exception):
+            if len(images) > 1 and list_tensors(self.forward(given[:1].contiguous())):
+                return (
+                    ": it takes one image at a time; wrap it in a module that returns "
+                    "torch.cat([network(image) for image in images.split(1)])"
+                )
         return ""
 
     def choose_layout(self, module: nn.Module | None) -> TensorLayout:

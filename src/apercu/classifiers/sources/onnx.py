@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from apercu.classifiers.card import ClassifierCard, InputSpec, make_input, validate
+from apercu.classifiers.names import ClassNames
 from apercu.classifiers.network import BlackBox, Network
 from apercu.errors import ClassifierError, first_line
 from apercu.extras import require_extra
@@ -33,6 +34,8 @@ _DTYPES = {
     "tensor(uint8)": np.uint8,
 }
 """Numbers that a graph may take; bytes are from 0 to 255."""
+_MAPS = "seq(map("
+"""Beginning of the type of an output that holds a map from classes to numbers for each image."""
 _CHANNELS = (1, 3, 4)
 """Lengths of an axis that is taken for channels."""
 
@@ -108,18 +111,27 @@ def open_onnx(card: ClassifierCard) -> Network:
     graph_input, dtype = _read_input(session.get_inputs(), card)
     name, outputs = session.get_inputs()[0].name, _choose_outputs(session.get_outputs(), card)
 
-    def run(images: Tensor) -> dict[str, Tensor]:
+    def run(images: Tensor) -> dict[str, Any]:
         if dtype is np.uint8:
             images = (images * 255).round().clamp(0, 255)
         values = session.run(outputs, {name: np.ascontiguousarray(images.numpy().astype(dtype))})
-        return {key: torch.from_numpy(value) for key, value in zip(outputs, values, strict=True)}
+        return dict(zip(outputs, values, strict=True))
 
+    def read(images: Tensor) -> dict[str, Tensor]:
+        return {key: _read_numbers(value) for key, value in run(images).items()}
+
+    spec = graph_input.spec
+    names = None
+    if any(str(output.type).startswith(_MAPS) for output in session.get_outputs()):
+        grey = torch.full((1, spec.channels, *spec.size), 0.5)
+        names = _read_keys(graph_input.run(run, grey))
     return Network(
         source=card.source,
-        forward=BlackBox(lambda images: graph_input.run(run, images), card.source),
+        forward=BlackBox(lambda images: graph_input.run(read, images), card.source),
         digest=digest,
-        input=graph_input.spec,
+        input=spec,
         output=card.output,
+        names=names,
         options=card.options,
         differentiable=False,
     )
@@ -143,6 +155,13 @@ def resolve_input(
             size.
     """
     name = f"classifier {card.source}"
+    if not shape and card.input is not None:  # a graph that leaves the shape open
+        shape = [None] * 4
+    if not shape:
+        raise ClassifierError(
+            f"{name}: the file does not say the shape of its images; set input.size and "
+            "input.channels in a classifier card"
+        )
     if len(shape) != 4:
         raise ClassifierError(
             f"{name}: expected an input batch × channels × height × width, "
@@ -225,9 +244,30 @@ def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput
 
 
 def _choose_outputs(outputs: Sequence[Any], card: ClassifierCard) -> list[str]:
-    """Return the names of the outputs that are tensors, or the one that the card names."""
-    names = [output.name for output in outputs if str(output.type).startswith("tensor(")]
+    """Return the names of the outputs that hold numbers, or the one that the card names."""
+    kinds = {output.name: str(output.type) for output in outputs}
+    names = [
+        name
+        for name, kind in kinds.items()
+        if kind.startswith(("tensor(", _MAPS)) and kind != "tensor(string)"
+    ]
+    if any(kinds[name].startswith(_MAPS) for name in names):  # the class stands beside its scores
+        names = [name for name in names if kinds[name] != "tensor(int64)"]
     return [name for name in names if name == card.output_name] or names
+
+
+def _read_numbers(value: Any) -> Tensor:
+    """Return an output as a tensor; a list of maps from classes to numbers as a row for each."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return torch.tensor([list(row.values()) for row in value])
+
+
+def _read_keys(values: Mapping[str, Any]) -> ClassNames | None:
+    """Return the keys of the maps from classes to numbers as names; None where they are indices."""
+    rows = [value[0] for value in values.values() if isinstance(value, list | tuple) and value]
+    keys = list(rows[0]) if len(rows) == 1 else []
+    return None if keys == list(range(len(keys))) else ClassNames.of(map(str, keys))
 
 
 def _digest_graph(path: Path) -> str:
@@ -292,7 +332,7 @@ def _open_session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     # between two calls the cores are free for other work
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
