@@ -27,7 +27,7 @@ from apercu.explain.files import (
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, TargetSelector
-from apercu.explainers.base import MaskingExplainer, TrainedExplainer
+from apercu.explainers.base import AnyExplainer, MaskingExplainer
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
 from apercu.images.folder import FolderImages
@@ -35,7 +35,6 @@ from apercu.images.reader import convert_picture
 from apercu.log import warn
 from apercu.verdicts import GuardChoice
 
-AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 AnyExplanation: TypeAlias = MaskExplanation | CounterpartExplanation
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 """A file, a Pillow image, an array `height × width × channels`, or a tensor with channels first."""

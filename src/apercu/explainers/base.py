@@ -290,6 +290,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return resolve_targets(self.classifier_info.names, target, count).to(self.device)
 
 
+AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
+"""A trained explainer of any kind."""
+
+
 class MaskingExplainer(TrainedExplainer[GN, S], ABC):
     """A trained explainer that explains by masks, from features that serve all classes."""
 

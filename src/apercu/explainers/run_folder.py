@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from apercu.classifiers import open_classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.trust import is_trusting, limit_network
 from apercu.devices import enable_gradients
@@ -35,7 +35,7 @@ from apercu.errors import (
     UntrustedError,
     format_shape,
 )
-from apercu.explainers.base import E, TrainedExplainer
+from apercu.explainers.base import AnyExplainer, E, TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts, find_kind
 from apercu.explainers.ready import resolve_run
@@ -158,6 +158,38 @@ def read_classifier_info(run: str | Path, *, trust: bool = False) -> ClassifierI
         return ClassifierInfo.model_validate(_read_json(folder / CLASSIFIER))
     except _DAMAGE as error:
         raise _damage_error(folder, error) from error
+
+
+def open_both(
+    classifier: Classifier | str | Path,
+    explainer: AnyExplainer | str | Path | None = None,
+    *,
+    device: str = "cpu",
+    trust: bool = False,
+) -> tuple[Classifier, AnyExplainer | None]:
+    """Open a classifier, and the explainer where one is named; the explainer is checked first.
+
+    Args:
+        classifier: the classifier or its SPEC.
+        explainer: an explainer of it, or its run folder; None for none.
+        device: where a classifier that is opened here computes; the explainer follows it.
+        trust: whether a card or a run may name a factory, whose code is run.
+
+    Returns:
+        Both.
+
+    Raises:
+        ClassifierError: the classifier cannot be opened.
+        RunError: the folder is no run, or is damaged.
+        UntrustedError: a card or a run could run code, and is not trusted.
+    """
+    if isinstance(explainer, str | Path):
+        check_run(explainer, trust=trust)
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier, device=device, trust=trust)
+    if isinstance(explainer, str | Path):
+        explainer = load_explainer(explainer, classifier.device, trust=trust)
+    return classifier, explainer
 
 
 def _damage_error(folder: Path, error: Exception) -> RunError:

@@ -14,7 +14,8 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
-from apercu.explainers.run_folder import digest_run
+from apercu.explainers.base import AnyExplainer
+from apercu.explainers.run_folder import digest_run, open_both
 from apercu.guard.guard import Guard, GuardRecord, read_guard_record
 from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import (
@@ -27,7 +28,7 @@ from apercu.guard.observe import (
     observe_images,
 )
 from apercu.guard.signals import DEEP_FEATURES, fit_signal
-from apercu.guard.use import AnyExplainer, check_attachable, name_in_card, open_both
+from apercu.guard.use import check_attachable, name_in_card
 from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable
@@ -125,7 +126,7 @@ def fit_guard(
     settings, out = _make_settings(false_alarms, limit, seed), Path(out)
     check_images(images, calibration)
     card = check_attachable(classifier, out) if attach else None
-    opened, explainer = open_both(classifier, explainer, device, trust)
+    opened, explainer = open_both(classifier, explainer, device=device, trust=trust)
     source = opened.open_images(images)
     others = None if calibration is None else opened.open_images(calibration)
     opened.require_classes()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +14,15 @@ from torch import Tensor
 from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.card import CARD_FILE, read_card
 from apercu.errors import ClassifierError, ConfigError, InputError, RunError
-from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.base import AnyExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
-from apercu.explainers.run_folder import check_run, digest_run, load_explainer
+from apercu.explainers.run_folder import digest_run, open_both
 from apercu.guard.guard import Guard, read_guard_record
 from apercu.guard.observe import BATCH
 from apercu.images import ImageSource
 from apercu.io import is_inside, parse_json, write_file
 from apercu.log import warn
 from apercu.verdicts import LEAVE_OUT, NO_GUARD, GuardChoice, Trust
-
-AnyExplainer: TypeAlias = TrainedExplainer[Any, Any]
 
 
 def load_guard(
@@ -55,7 +53,7 @@ def load_guard(
         RunError: the folder is no guard, is damaged, or belongs to another classifier or explainer.
     """
     read_guard_record(guard)
-    return Guard.load(guard, *open_both(classifier, explainer, device, trust))
+    return Guard.load(guard, *open_both(classifier, explainer, device=device, trust=trust))
 
 
 def open_guard(
@@ -90,7 +88,7 @@ def open_guard(
         read_guard_record(guard)
     if isinstance(guard, Guard) and explainer is None:
         explainer = guard.observer.explainer
-    opened, observed = open_both(classifier, explainer, device, trust)
+    opened, observed = open_both(classifier, explainer, device=device, trust=trust)
     chosen = choose_guard(guard or opened.guard_folder, opened, observed)
     if chosen is None:
         raise ConfigError(
@@ -250,37 +248,6 @@ def _read_prepared(
     except InputError as error:
         return f"image {index + 1} of {source.name}", str(error)
     return item.name, image
-
-
-def open_both(
-    classifier: Classifier | str | Path,
-    explainer: AnyExplainer | str | Path | None,
-    device: str,
-    trust: bool,
-) -> tuple[Classifier, AnyExplainer | None]:
-    """Open a classifier, and the explainer where one is named; the explainer is checked first.
-
-    Args:
-        classifier: the classifier or its SPEC.
-        explainer: an explainer of it, or its run folder; None for none.
-        device: where they compute.
-        trust: whether a card or a run may name a factory, whose code is run.
-
-    Returns:
-        Both.
-
-    Raises:
-        ClassifierError: the classifier cannot be opened.
-        RunError: the folder is no run, or is damaged.
-        UntrustedError: a card or a run could run code, and is not trusted.
-    """
-    if isinstance(explainer, str | Path):
-        check_run(explainer, trust=trust)
-    if not isinstance(classifier, Classifier):
-        classifier = open_classifier(classifier, device=device, trust=trust)
-    if isinstance(explainer, str | Path):
-        explainer = load_explainer(explainer, device, trust=trust)
-    return classifier, explainer
 
 
 def check_attachable(card: Classifier | str | Path, guard: Path) -> Path:

@@ -40,6 +40,25 @@ def format_budget(epsilon: float | None) -> str:
     return "" if epsilon is None else f"{255 * epsilon:g}/255"
 
 
+def name_attack(key: AttackKey) -> str:
+    """Return the name of an attack with its budget in steps of 8 bit.
+
+    >>> name_attack(("pgd", 4 / 255)), name_attack(("deepfool", None))
+    ('pgd 4/255', 'deepfool')
+    """
+    name, epsilon = key
+    return name if epsilon is None else f"{name} {format_budget(epsilon)}"
+
+
+def describe_attack(name: str, epsilon: float | None) -> str:
+    """Return an attack at its budget, as a part of a sentence.
+
+    >>> describe_attack("pgd", 4 / 255), describe_attack("deepfool", None)
+    ('pgd at 4/255', 'deepfool')
+    """
+    return name if epsilon is None else f"{name} at {format_budget(epsilon)}"
+
+
 class Job(NamedTuple):
     """One attack on one target: the bare classifier, or the classifier behind a filter.
 
@@ -68,9 +87,7 @@ class Job(NamedTuple):
     @property
     def title(self) -> str:
         """The job in a few words, for the progress of a stress test."""
-        words = [self.name]
-        if self.epsilon is not None:
-            words.append(format_budget(self.epsilon))
+        words = [name_attack((self.name, self.epsilon))]
         if self.known_filter is not None:
             words.append(f"through {self.known_filter}")
         if self.on_surrogate:

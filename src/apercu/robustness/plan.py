@@ -12,12 +12,19 @@ from apercu.classifiers import Classifier
 from apercu.classifiers.trust import check_spec_of_file
 from apercu.errors import ClassifierError, ConfigError
 from apercu.filters import NONE, parse_filter
+from apercu.log import warn
 from apercu.option_strings import MAX_SEED, parse_named, parse_value, split_names
 from apercu.robustness.attacks import ATTACKS, Attack
 from apercu.training.config import ConfigPresets
 
+CLASS_ATTACKS = "fgsm,pgd"
+"""Attacks that detectors and guards are measured with, where none are named."""
+DEFAULT_EPSILONS = "2/255,4/255,8/255"
+"""Budgets of attacks, where none are named."""
 WITHOUT_GRADIENTS = "sparse_evo"
 """Attack that replaces the default attacks where a classifier has no gradients."""
+DECISIONS_ONLY = "{} has no gradients, so it is attacked through its decisions only"
+"""Warning about attacks that were replaced, with the SPEC of the classifier."""
 
 ObjectiveName: TypeAlias = Literal["class", "map", "expected", "margin"]
 
@@ -122,6 +129,27 @@ def adapt_attacks(names: Sequence[str], classifier: Classifier, *, chosen: bool)
     return (WITHOUT_GRADIENTS,)
 
 
+def adapt_plan(plan: StressPlan, classifier: Classifier) -> StressPlan:
+    """Adapt a plan to a classifier: its attacks, and the filter in front of it.
+
+    Args:
+        plan: the plan; attacks that it does not name are the default ones.
+        classifier: classifier that is attacked.
+
+    Returns:
+        The plan; a warning says where default attacks were replaced.
+
+    Raises:
+        ClassifierError: an attack that the plan names needs gradients, and there are none.
+    """
+    is_chosen = "attacks" in plan.model_fields_set
+    allowed = adapt_attacks(plan.attacks, classifier, chosen=is_chosen)
+    if allowed != plan.attacks:
+        warn(DECISIONS_ONLY.format(classifier.spec))
+        plan = plan.model_copy(update={"attacks": allowed})
+    return plan.with_filter_of(classifier)
+
+
 def _parse_number(value: object) -> object:
     """Parse a fraction such as 8/255 as a number."""
     try:
@@ -151,7 +179,7 @@ class StressPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     attacks: tuple[str, ...] = ("fgsm", "i_fgsm", "pgd")
     filters: tuple[str, ...] = (NONE,)
-    epsilons: tuple[Epsilon, ...] = (2 / 255, 4 / 255, 8 / 255)
+    epsilons: tuple[Epsilon, ...] = tuple(parse_epsilons(DEFAULT_EPSILONS))
     knowledge: tuple[AttackerKnowledge, ...] = ("naive", "adaptive")
     limit: int | None = Field(None, ge=1)
     batch: int = Field(16, ge=1)
@@ -198,8 +226,12 @@ class StressSettings(StressPlan):
 
     @property
     def plan(self) -> StressPlan:
-        """The plan without the classifier, the images and the explainers."""
-        return StressPlan(**self.model_dump(include=set(StressPlan.model_fields)))
+        """The plan without the classifier, the images and the explainers.
+
+        What nobody named stays unset, so that default attacks may be replaced.
+        """
+        named = self.model_dump(include=set(StressPlan.model_fields), exclude_unset=True)
+        return StressPlan(**named)
 
 
 def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> StressSettings:
@@ -231,4 +263,4 @@ def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> Stres
     for name in ("classifier", "surrogate"):
         if name not in changes:
             check_spec_of_file(getattr(planned, name) or "", f"{path}: {name}")
-    return presets.parse({**planned.model_dump(), **changes}, "stress")
+    return presets.parse({**planned.model_dump(exclude_unset=True), **changes}, "stress")

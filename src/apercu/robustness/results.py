@@ -17,7 +17,7 @@ from apercu.io import parse_json, write_json
 from apercu.log import warn
 from apercu.robustness.curves import AccuracyCurve, compute_curves
 from apercu.robustness.false_security import find_false_security
-from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job, format_budget
+from apercu.robustness.jobs import KNOWLEDGE, AttackResult, Job, describe_attack
 from apercu.run_record import RunRecord
 from apercu.statistics import bootstrap_interval, median_interval, wilson_interval
 
@@ -173,7 +173,7 @@ def format_attack(row: StressRow) -> str:
     """
     if row.attack == NONE:
         return "no attack"
-    return row.attack if row.epsilon is None else f"{row.attack} at {format_budget(row.epsilon)}"
+    return describe_attack(row.attack, row.epsilon)
 
 
 def format_situation(row: StressRow) -> str:

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.devices import enable_gradients
 from apercu.errors import RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
-from apercu.explainers.base import TrainedExplainer
+from apercu.explainers.base import AnyExplainer
+from apercu.explainers.run_folder import open_both
 from apercu.filters import parse_filter
-from apercu.images import ImageSource
+from apercu.images import ImageSource, check_images
 from apercu.io import parse_json
 from apercu.log import warn
 from apercu.progress import ProgressCallback, show_in_notebook
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.jobs import format_budget
-from apercu.robustness.plan import StressPlan, parse_attack
+from apercu.robustness.plan import StressPlan, adapt_plan, parse_attack
 from apercu.robustness.report import write_report
 from apercu.robustness.results import RESULTS, StressResults, summarise
 from apercu.run_record import lock_folder
@@ -28,17 +29,25 @@ DEFAULT_PLAN = StressPlan()
 
 @enable_gradients()
 def run_stress_test(
-    classifier: Classifier,
-    source: ImageSource,
-    out: Path,
+    classifier: Classifier | str | Path,
+    source: ImageSource | str | Path,
+    out: str | Path,
     plan: StressPlan = DEFAULT_PLAN,
     *,
-    explainer: TrainedExplainer[Any, Any] | None = None,
-    surrogate: Classifier | None = None,
+    explainer: AnyExplainer | str | Path | None = None,
+    surrogate: Classifier | str | Path | None = None,
+    device: str = "cpu",
+    trust: bool = False,
     progress: ProgressCallback | None = None,
     command: str = "",
 ) -> StressResults:
     """Attack a classifier with each attack at each budget, bare and behind each filter.
+
+    >>> import apercu
+    >>> plan = apercu.robustness.StressPlan(filters=("none", "jpeg"))
+    >>> results = apercu.run_stress_test(  # doctest: +SKIP
+    ...     "timm/resnet50", "val/", "stress", plan
+    ... )
 
     A filter in front of the classifier is one of the tested filters, and `none` is its network
     alone. Results that are in the folder already are not computed again; `results.json` and the
@@ -46,13 +55,18 @@ def run_stress_test(
     names plays no part, which the results say; `measure_guard` attacks a classifier with its guard.
 
     Args:
-        classifier: classifier that is attacked.
-        source: images with labels; without labels, the predicted classes count as true.
+        classifier: classifier that is attacked, or its SPEC.
+        source: images with labels, or their SPEC; without labels, the predicted classes count as
+            true.
         out: folder of the results.
-        plan: attacks, filters, budgets and sample.
-        explainer: explainer that was trained for this classifier; how far its maps move is
-            measured, too.
-        surrogate: another classifier; the classifier is also tested with images made against it.
+        plan: attacks, filters, budgets and sample. Attacks that it does not name are replaced, with
+            a warning, where the classifier has no gradients.
+        explainer: explainer that was trained for this classifier, or its run folder; how far its
+            maps move is measured, too.
+        surrogate: another classifier, or its SPEC; the classifier is also tested with images made
+            against it.
+        device: where a classifier that is opened here computes.
+        trust: whether a card or a run may name a factory, whose code is run.
         progress: receives the title of a job, the number of finished images, and that of all; None
             shows it in notebooks only.
         command: command line that the results and the report name.
@@ -66,10 +80,20 @@ def run_stress_test(
         RunError: the folder holds results of another command, or another process works there.
         OutputError: the folder cannot be written.
     """
+    out = Path(out)
+    for name in plan.filters:  # misspelt names are found before the classifier opens
+        parse_filter(name)
+    for name in plan.attacks:
+        parse_attack(name)
+    check_images(source)
+    classifier, explainer = open_both(classifier, explainer, device=device, trust=trust)
     classifier.require_classes()
-    plan = plan.with_filter_of(classifier)
+    plan = adapt_plan(plan, classifier)
     attacks = {name: parse_attack(name, plan.seed) for name in plan.attacks}
     filters = {name: parse_filter(name) for name in plan.filters}
+    source = classifier.open_images(source)
+    if surrogate is not None and not isinstance(surrogate, Classifier):
+        surrogate = open_classifier(surrogate, device=classifier.device, trust=trust)
     about: dict[str, Any] = {
         "classifier": classifier.spec,
         "fingerprint": classifier.fingerprint,

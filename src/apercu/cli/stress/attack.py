@@ -101,13 +101,8 @@ def stress(
     if context.invoked_subcommand is not None:
         check_no_options(context)
         return
-    from apercu.classifiers import open_classifier
     from apercu.errors import ConfigError
-    from apercu.explainers.run_folder import check_run, load_explainer
-    from apercu.filters import parse_filter
-    from apercu.images import check_images, open_images
-    from apercu.io import check_writable
-    from apercu.robustness.plan import StressPlan, adapt_attacks, parse_attack, read_stress_settings
+    from apercu.robustness.plan import read_stress_settings
     from apercu.robustness.results import format_warning
     from apercu.robustness.stress import run_stress_test
 
@@ -116,37 +111,18 @@ def stress(
     for name, value in required.items():
         if value is None:
             raise ConfigError(f"--{name} is missing; see apercu stress --help")
-    test_plan, folder = settings.plan, Path(str(out))
-    for name in test_plan.filters:
-        parse_filter(name)
-    for name in test_plan.attacks:
-        parse_attack(name)
-    check_images(str(settings.images))
-    if settings.explainer:
-        check_run(settings.explainer)
-    opened = open_classifier(str(settings.classifier), device=device.resolve())
-    chosen = test_plan.attacks != StressPlan().attacks or attacks is not None
-    allowed = adapt_attacks(test_plan.attacks, opened, chosen=chosen)
-    if allowed != test_plan.attacks:
-        warn(f"{opened.spec} has no gradients, so it is attacked through its decisions only")
-        test_plan = test_plan.model_copy(update={"attacks": allowed})
-    source = open_images(str(settings.images), channels=opened.channels, bands=opened.bands)
-    run = None
-    if settings.explainer:
-        run = load_explainer(Path(settings.explainer)).to(opened.device)
-    other = None
-    if settings.surrogate:
-        other = open_classifier(settings.surrogate, device=device.resolve())
-    check_writable(folder)
+    folder = Path(str(out))
     interruptible = on_interrupt(f"{folder} keeps what is finished; the same command continues")
     with interruptible, show_progress(lines=True) as report:
         results = run_stress_test(
-            opened,
-            source,
+            str(settings.classifier),
+            str(settings.images),
             folder,
-            test_plan,
-            explainer=run,
-            surrogate=other,
+            settings.plan,
+            explainer=settings.explainer,
+            surrogate=settings.surrogate,
+            device=device.resolve(),
+            trust=trust,
             progress=report,
             command=read_command(),
         )

@@ -19,11 +19,12 @@ from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, describe_interrupt, name_images
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import split_indices
+from apercu.explainers.base import AnyExplainer
 from apercu.filters import NONE
 from apercu.guard.guard import Guard
 from apercu.guard.observe import BATCH, digest_batches, digest_images, find_labels
-from apercu.guard.use import AnyExplainer, open_guard
-from apercu.images import ImageSource, check_images, open_images
+from apercu.guard.use import open_guard
+from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable, write_file, write_json
 from apercu.log import warn
@@ -33,9 +34,14 @@ from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
 from apercu.robustness.guards.kinds import open_kind
 from apercu.robustness.guards.results import HONEST, GuardRows, Verdicts, compute_rows
-from apercu.robustness.jobs import AttackKey, expand_budgets
+from apercu.robustness.jobs import AttackKey, expand_budgets, name_attack
 from apercu.robustness.objectives import AttackObjective, BatchFlags, GuardEvasion, Untargeted
-from apercu.robustness.plan import adapt_attacks, parse_epsilons
+from apercu.robustness.plan import (
+    CLASS_ATTACKS,
+    DEFAULT_EPSILONS,
+    adapt_attacks,
+    parse_epsilons,
+)
 from apercu.robustness.unknown.results import name_image_sets
 from apercu.run_record import lock_folder
 from apercu.types import Images, Logits
@@ -45,10 +51,6 @@ VERDICTS: Final = "verdicts"
 """Folder of what the guard said of each image, which makes an interrupted measurement go on."""
 FEWEST: Final = 10
 """Smallest number of honest images."""
-EPSILONS: Final = "2/255,4/255,8/255"
-"""Budgets of the attacks, where none are named."""
-ATTACKS: Final = "fgsm,pgd"
-"""Attacks of a classifier with gradients, where none are named."""
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
 
@@ -87,7 +89,7 @@ def measure_guard(
     explainer: AnyExplainer | str | Path | None = None,
     unknown: Sequence[str] | Mapping[str, ImageSource | str] = (),
     attacks: str | None = None,
-    epsilons: str = EPSILONS,
+    epsilons: str = DEFAULT_EPSILONS,
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -135,23 +137,21 @@ def measure_guard(
     named: Mapping[AttackKey, Attack] = {}
     if attacks != NONE:
         budgets = parse_epsilons(epsilons)
-        named = parse_guard_attacks(ATTACKS if attacks is None else attacks, budgets, seed)
+        named = parse_guard_attacks(CLASS_ATTACKS if attacks is None else attacks, budgets, seed)
     kinds = unknown if isinstance(unknown, Mapping) else name_image_sets(unknown)
-    if not isinstance(images, ImageSource):
-        check_images(images)
+    check_images(images)
     chosen = open_guard(classifier, guard, explainer, device=device, trust=trust)
     opened = chosen.observer.classifier
     bare = tuple(dict.fromkeys(name.removeprefix(AWARE) for name, _ in named))
     if adapt_attacks(bare, opened, chosen=attacks is not None) != bare:
         warn(f"{opened.spec} has no gradients, so it is not attacked; choose attacks")
         named = {}
-    if not isinstance(images, ImageSource):
-        images = open_images(images, channels=opened.channels, bands=opened.bands)
+    source = opened.open_images(images)
     sources = {
-        name: kind if isinstance(kind, ImageSource) else open_kind(kind, images, opened)
+        name: kind if isinstance(kind, ImageSource) else open_kind(kind, source, opened)
         for name, kind in kinds.items()
     }
-    measurement = GuardMeasurement(chosen, images, sources, named, limit, seed)
+    measurement = GuardMeasurement(chosen, source, sources, named, limit, seed)
     return run_measurement(measurement, out, progress=progress, command=command)
 
 
@@ -288,16 +288,6 @@ def _digest_kind(
         if name == HONEST:
             image_digests.append(digest_images(batch.images))
     return sha.hexdigest()[:20], image_digests
-
-
-def name_attack(key: AttackKey) -> str:
-    """Return the name of an attack with its budget in steps of 8 bit.
-
-    >>> name_attack(("pgd", 4 / 255))
-    'pgd 4/255'
-    """
-    name, epsilon = key
-    return name if epsilon is None else f"{name} {255 * epsilon:g}/255"
 
 
 def parse_guard_attacks(text: str, epsilons: Sequence[float], seed: int) -> dict[AttackKey, Attack]:
