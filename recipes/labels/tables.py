@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from chains import list_chains
-from tasks import open_task
+from tasks import ELSEWHERE, NIH, open_task
 from torch import Tensor
 
 from apercu.io import write_file
@@ -45,6 +46,7 @@ def make_table(out: Path, tasks: Sequence[str], shares: Sequence[float], seeds: 
                     for facts in [{"labels": results[name][0]["labels"], "seeds": seeds}]
                 ]
                 lines += format_table(task, results, measured)
+    lines += format_shares(rows, shares)
     write_file(out / "results.json", json.dumps(rows, indent=1) + "\n")
     write_file(out / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -59,11 +61,20 @@ REFERENCES = {
 }
 """The chains that all others are compared with, and their letters in the table."""
 FIGURES = ("auroc", "balanced_accuracy")
+TITLES = {
+    "ztf-real": "alerts, real or bogus",
+    "galaxies": "stars and galaxies",
+    "films": "chest films",
+    "ztf-star": "alerts, star or galaxy",
+    NIH: "films of the NIH",
+    ELSEWHERE: "films of the NIH, learnt from others",
+}
+"""Names of the tasks in the table by share."""
 
 
 def compare_chains(
     results: dict[str, list[dict[str, object]]], test: LabelledSet
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Return the figures of each chain with intervals, and its differences from the references.
 
     Seeds and objects of the test are resampled together for all chains.
@@ -84,7 +95,7 @@ def compare_chains(
             [members[i] for i in generator.integers(0, len(members), len(members))]
         )
         draws.append((generator.integers(0, seeds, seeds), rows))
-    measured: dict[str, dict[str, object]] = {name: {} for name in results}
+    measured: dict[str, dict[str, Any]] = {name: {} for name in results}
     for figure in FIGURES:
         measure = MEASURES[figure][0]
         resampled = {}
@@ -122,7 +133,7 @@ def predict(probabilities: object, targets: Tensor) -> Predictions:
 def format_table(
     task: str,
     results: dict[str, list[dict[str, object]]],
-    measured: dict[str, dict[str, object]],
+    measured: dict[str, dict[str, Any]],
 ) -> list[str]:
     """Return the lines of one table."""
     labels = next(iter(results.values()))[0]["labels"]
@@ -136,17 +147,49 @@ def format_table(
     for name, figures in measured.items():
         cells = [name]
         for figure, factor, digits in (("auroc", 1, 3), ("balanced_accuracy", 100, 1)):
-            each = figures[figure]
-            low, high = (f"{factor * end:.{digits}f}" for end in each["ci95"])  # type: ignore[index]
-            cells.append(f"{factor * each['value']:.{digits}f} ({low} to {high})")  # type: ignore[index]
-            marks = []
-            for reference, letter in REFERENCES.items():
-                difference = figures.get(f"{figure} - {reference}")
-                if difference is not None:
-                    low_end, high_end = difference[1:]  # type: ignore[index]
-                    mark = "▲" if low_end > 0 else "▼" if high_end < 0 else ""
-                    marks += [f"{letter}{mark}"] if mark else []
-            cells.append(" ".join(marks))
+            cells += [format_interval(figures[figure], factor, digits), mark_chain(figures, figure)]
         seconds = np.mean([each["seconds"] for each in results[name]])  # type: ignore[arg-type]
         lines.append("| " + " | ".join([*cells, f"{seconds:.1f}"]) + " |")
     return lines
+
+
+def format_shares(rows: Sequence[dict[str, Any]], shares: Sequence[float]) -> list[str]:
+    """Return the lines of a table of the AUROC by share, of chains with several shares."""
+    found = {(row["task"], row["chain"], row["share"]): row for row in rows}
+    lines = [
+        "",
+        "AUROC by share of the labels:",
+        "",
+        "| task, chain | " + " | ".join(f"{100 * share:g} %" for share in sorted(shares)) + " |",
+        "|---|" + "---|" * len(shares),
+    ]
+    for task, name in dict.fromkeys((row["task"], row["chain"]) for row in rows):
+        cells = []
+        for share in sorted(shares):
+            row = found.get((task, name, share))
+            if row is None:
+                cells.append("–")
+                continue
+            marks = mark_chain(row, "auroc")
+            cells.append(format_interval(row["auroc"], 1, 3) + (f" {marks}" if marks else ""))
+        if cells.count("–") < len(cells) - 1:
+            lines.append(f"| {TITLES[task]}: {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def format_interval(figure: dict[str, Any], factor: float, digits: int) -> str:
+    """Return a figure with its interval."""
+    low, high = (f"{factor * end:.{digits}f}" for end in figure["ci95"])
+    return f"{factor * figure['value']:.{digits}f} ({low} to {high})"
+
+
+def mark_chain(figures: dict[str, Any], figure: str) -> str:
+    """Return the letters of the references from which a chain differs beyond chance."""
+    marks = []
+    for reference, letter in REFERENCES.items():
+        difference = figures.get(f"{figure} - {reference}")
+        if difference is not None and difference[1] > 0:
+            marks.append(f"{letter}▲")
+        elif difference is not None and difference[2] < 0:
+            marks.append(f"{letter}▼")
+    return " ".join(marks)
