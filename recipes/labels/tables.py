@@ -148,7 +148,7 @@ def format_table(
         cells = [name]
         for figure, factor, digits in (("auroc", 1, 3), ("balanced_accuracy", 100, 1)):
             cells += [format_interval(figures[figure], factor, digits), mark_chain(figures, figure)]
-        seconds = np.mean([each["seconds"] for each in results[name]])  # type: ignore[arg-type]
+        seconds = np.mean([each["seconds"] for each in results[name]])
         lines.append("| " + " | ".join([*cells, f"{seconds:.1f}"]) + " |")
     return lines
 
