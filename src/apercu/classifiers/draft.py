@@ -108,7 +108,7 @@ def make_card(
         resize: length of the short side before a centre crop, pixels.
         temperature: number by which logits are divided, so that probabilities are calibrated.
         filter: filter in front of the network, such as `floyd_steinberg` or `jpeg:quality=75`.
-        weights: a safetensors file with the weights.
+        weights: a safetensors file with the weights, or a checkpoint of `torch.save`.
         trust: whether a card may name a factory, or files outside its folder.
 
     Returns:

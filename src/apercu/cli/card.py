@@ -72,7 +72,8 @@ def card(
         str | None, typer.Option(metavar="FILE", help="File with one class name per line.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A safetensors file with the weights.")
+        str | None,
+        typer.Option(metavar="FILE", help="A safetensors file with the weights, or a checkpoint."),
     ] = None,
     trust: TrustOption = False,
     debug: DebugOption = False,
