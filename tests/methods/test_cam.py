@@ -80,6 +80,31 @@ def test_other_endings_are_refused(
         Cam()(opened(network), images, targets)
 
 
+@pytest.mark.parametrize(
+    ("layers", "is_one"),
+    [
+        ([nn.Conv2d(3, 8, 3, stride=32), nn.ReLU()], True),
+        ([nn.Conv2d(3, 8, 3, stride=4), nn.MaxPool2d((6, 8))], True),
+        ([nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1)], False),
+    ],
+    ids=["convolution", "maximum", "convolution after the mean"],
+)
+def test_a_last_map_of_one_position_is_the_reason(
+    layers: list[nn.Module],
+    is_one: bool,
+    opened: Callable[[nn.Module], Classifier],
+    images: torch.Tensor,
+    targets: torch.Tensor,
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 3, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    reason = r"tests:network is 1 × 1 for images of 24 × 32 pixels: choose grad_cam"
+    with pytest.raises(ClassifierError, match=reason if is_one else "ends otherwise"):
+        Cam()(opened(network), images, targets)
+
+
 class TwoHeads(nn.Module):
     """Two layers read the same mean: their mean is the output, or each is one of two outputs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -39,7 +40,7 @@ class Cam(Method):
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
         layers = find_target_layers(classifier, images)
         if layers.head is None:
-            raise _ending_error(classifier)
+            raise _ending_error(classifier, images)
         head = get_layer(classifier, layers.head)
         outputs: dict[str, Tensor] = {}
 
@@ -66,16 +67,40 @@ class Cam(Method):
             or weights.shape[1] != features.shape[1]
             or not gives_logits(outputs["scores"], logits, classifier)
         ):
-            raise _ending_error(classifier)
+            raise _ending_error(classifier, images)
         maps = torch.einsum("bc,bchw->bhw", weights[targets], features)
         return resize_maps(maps, (images.shape[2], images.shape[3]))
 
 
-def _ending_error(classifier: Classifier) -> ClassifierError:
+def _ending_error(classifier: Classifier, images: Images) -> ClassifierError:
+    """Return the error of a classifier without a linear ending, or of a map without positions."""
+    if _shrinks_to_one_position(classifier, images):
+        height, width = images.shape[2:]
+        return ClassifierError(
+            f"cam needs a last feature map of several positions; that of {classifier.spec} is "
+            f"1 × 1 for images of {height} × {width} pixels: choose grad_cam, which takes an "
+            "earlier one"
+        )
     return ClassifierError(
         "cam needs a classifier that ends in a mean over all positions and one linear "
         f"layer; {classifier.spec} ends otherwise: choose grad_cam"
     )
+
+
+def _shrinks_to_one_position(classifier: Classifier, images: Images) -> bool:
+    """Return whether a convolution or a maximum of windows, no mean, leaves one position."""
+    shrinks: list[bool] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        is_one = output.ndim == 4 and output.shape[2:].numel() == 1
+        shrinks.append(is_one and is_feature_map(inputs[0].shape))
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer in get_open_module(classifier).modules():
+            if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+                hooks.enter_context(attach_hook(layer, keep))
+        classifier(images[:1])
+    return any(shrinks)
 
 
 def _read_class_weights(head: nn.Module, output: Output) -> Tensor | None:
