@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -69,6 +70,8 @@ SHORT = {
 }
 """Methods with few queries, as here it is only seen whether they run."""
 NEEDS_BOXES = ("true_box",)
+FOLDER_OF_CARD = re.compile(r"[^\s\"']*/(?=card\.json)")
+"""The path of a card up to its name, which is of this call alone."""
 
 
 def main() -> int:
@@ -135,7 +138,7 @@ def _attempt(row: Row, name: str, work: Any, *arguments: Any) -> Any:
 
 def _describe_error(error: Exception) -> str:
     """Return one line; a fault, unlike what the package tells, is marked, with its type."""
-    line = " ".join(str(error).split())[:300]
+    line = FOLDER_OF_CARD.sub("", " ".join(str(error).split()))[:300]
     return line if isinstance(error, ApercuError) else f"{FAULT} {type(error).__name__}: {line}"
 
 

@@ -73,3 +73,10 @@ def test_wrong_maps_are_faults_and_no_refusals(
         assert table.is_fault(row.explained)
     assert "1 of 4 methods, 2 faults" in table.describe(row)
     assert "1 of 4, 2 faults" in table.render_page({"Tiny": row})
+
+
+def test_what_was_measured_names_no_folder_of_one_machine() -> None:
+    stored = (BENCHMARKS.parent / "docs" / "reference" / table.RESULTS).read_text("utf-8")
+    assert "card.json" in stored and "/card.json" not in stored and "/tmp" not in stored
+    error = ValueError("/some/where/card.json\nhas none")
+    assert families._describe_error(error) == f"{table.FAULT} ValueError: card.json has none"
