@@ -219,6 +219,81 @@ def test_colours_of_words_in_separate_planes(packed: bool, order: str) -> None:
     torch.testing.assert_close(picture, torch.from_numpy(values.astype(np.float32) / 65535))
 
 
+EXTRA_SAMPLES = 338
+ANYTHING, ASSOCIATED, ALPHA = 0, 1, 2
+
+
+def _encode_bands(
+    values: np.ndarray,
+    photometric: int,
+    extra: int | None,
+    *,
+    planar: bool,
+    order: str,
+    packed: bool,
+) -> bytes:
+    """A TIFF of unsigned integers, `64 × 40 × samples`."""
+    samples, bits = values.shape[2], 8 * values.itemsize
+    tags: list[Tag] = [
+        (258, SHORT, (bits,) * samples),
+        (262, SHORT, (photometric,)),
+        (277, SHORT, (samples,)),
+        (284, SHORT, (2 if planar else 1,)),
+        (259, SHORT, (DEFLATE if packed else 1,)),
+    ]
+    if extra is not None:
+        count = samples - (3 if photometric == 2 else 1)
+        tags.append((EXTRA_SAMPLES, SHORT, (extra, *[ANYTHING] * (count - 1))))
+    ordered = values.astype(f"{order}u{values.itemsize}")
+    parts = np.moveaxis(ordered, 2, 0) if planar else ordered[None]
+    strips = [zlib.compress(part.tobytes()) if packed else part.tobytes() for part in parts]
+    return encode_tiff(strips, 64, *tags, order=order)
+
+
+BANDS = np.random.default_rng(3).integers(0, 65536, (64, 40, 13)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_bands_without_a_meaning_are_channels(
+    bits: int, planar: bool, order: str, packed: bool
+) -> None:
+    values = BANDS if bits == 16 else (BANDS >> 8).astype(np.uint8)
+    for samples, photometric in ((2, 1), (3, 1), (4, 1), (4, 2), (5, 2), (13, 1), (3, 2)):
+        extra = None if (samples, photometric) == (3, 2) else ANYTHING
+        part = values[..., :samples]
+        data = _encode_bands(part, photometric, extra, planar=planar, order=order, packed=packed)
+        expected = torch.from_numpy(np.moveaxis(part / (2**bits - 1), 2, 0)).float()
+        torch.testing.assert_close(read_picture(data, channels=samples), expected)
+        torch.testing.assert_close(read_picture(data, channels=None), expected)
+        if (samples, photometric) in ((2, 1), (4, 2)):  # one more than the colours
+            colours = expected[: samples - 1]
+            torch.testing.assert_close(read_picture(data, channels=len(colours)), colours)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("photometric", [0, 1, 2])
+@pytest.mark.parametrize("extra", [ASSOCIATED, ALPHA])
+def test_transparency_of_a_tiff_is_over_white(
+    bits: int, planar: bool, photometric: int, extra: int
+) -> None:
+    full, samples = 2**bits - 1, 4 if photometric == 2 else 2
+    values = (BANDS[..., :samples] >> (16 - bits)).astype(np.uint16 if bits == 16 else np.uint8)
+    if extra == ASSOCIATED:  # colours are multiplied by the alpha already
+        values[..., :-1] = values[..., :-1].astype(np.uint64) * values[..., -1:] // full
+    data = _encode_bands(values, photometric, extra, planar=planar, order="<", packed=False)
+    colours, alpha = values[..., :-1] / full, values[..., -1:] / full
+    if photometric == 0:
+        colours = (alpha if extra == ASSOCIATED else 1) - colours
+    shown = (colours if extra == ASSOCIATED else colours * alpha) + 1 - alpha
+    picture = read_picture(data, channels=None)
+    expected = torch.from_numpy(np.moveaxis(shown, 2, 0)).float()
+    torch.testing.assert_close(picture, expected, atol=0.012 if bits == 8 else 1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("samples", [3, 5])
 def test_bands_of_floats(samples: int, packed: bool) -> None:

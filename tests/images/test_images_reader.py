@@ -129,6 +129,61 @@ def test_sixteen_bits(form: str) -> None:
     assert_close(read_picture(encode(values, form=form), channels=1), values[None] / 65535)
 
 
+def _write_png(values: np.ndarray, depth: int, colour: int, transparency: bytes = b"") -> bytes:
+    """Write a PNG of unsigned integers of a depth, `height × width × samples`."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    height, width = values.shape[:2]
+    if depth < 8:
+        bits = (values[..., None] >> np.arange(depth)[::-1] & 1).reshape(height, -1)
+        rows = [np.packbits(row.astype(np.uint8)).tobytes() for row in bits]
+    else:
+        rows = [row.astype(f">u{depth // 8}").tobytes() for row in values]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", content), chunk(b"IEND", b"")]
+    if transparency:
+        parts.insert(1, chunk(b"tRNS", transparency))
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts])
+
+
+def _over_white(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values * alpha + 1 - alpha, 2, 0)
+
+
+DEEP = np.random.default_rng(5).integers(0, 65536, (6, 9, 4), dtype=np.uint16)
+
+
+@pytest.mark.parametrize(("colour", "samples"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_keep_all_of_them(colour: int, samples: int) -> None:
+    values = DEEP[..., :samples] / 65535
+    alpha = values[..., -1:] if samples in (2, 4) else np.ones((6, 9, 1))
+    base = values[..., :-1] if samples in (2, 4) else values
+    picture = read_picture(_write_png(DEEP[..., :samples], 16, colour), channels=None)
+    np.testing.assert_allclose(picture, _over_white(base, alpha), atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("clear", [0, 1])
+def test_a_transparent_grey_is_white_at_every_depth(depth: int, clear: int) -> None:
+    values = np.arange(54).reshape(6, 9, 1) % 2 ** min(depth, 5)
+    data = _write_png(values, depth, 0, struct.pack(">H", clear))
+    expected = np.where(values == clear, 1, values / (2**depth - 1))
+    np.testing.assert_allclose(read_picture(data, channels=1), expected[..., 0][None], atol=1e-6)
+
+
+def test_a_transparent_colour_of_16_bits_is_white() -> None:
+    values = DEEP[..., :3].copy()
+    values[0, 1] = values[0, 0] ^ 1  # differs in the lower byte alone
+    data = _write_png(values, 16, 2, struct.pack(">HHH", *values[0, 0].tolist()))
+    picture = read_picture(data)
+    assert picture[:, 0, 0].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(picture[:, 0, 1], values[0, 1] / 65535, atol=1e-6)
+
+
 def test_integers_of_32_bits() -> None:
     values = np.array([[0, 65535], [256, 32768]], dtype=np.int32)
     assert_close(read_picture(encode(values, form="TIFF"), channels=1), values[None] / 65535)

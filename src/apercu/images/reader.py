@@ -191,7 +191,7 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
         frame = decode_dicom(stream, name, options.frame)
         decoded = DecodedPicture(frame.pixels, aspect=frame.aspect, frames=frame.frames)
     elif is_tiff(start):
-        decoded = decode_pillow(stream, name, options.frame)
+        decoded = decode_pillow(stream, name, options.frame, options.channels)
     else:
         _check_first(options.frame, name)
         is_array = start.startswith(NPY_MAGIC)

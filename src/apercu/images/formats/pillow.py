@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 from apercu.errors import ImageError, InputError
 from apercu.extras import require_extra
 from apercu.images.formats.decoder_errors import DECODER_ERRORS, silence_warnings
+from apercu.images.formats.deep_colour import decode_deep_colour, find_deep_mode
 from apercu.images.formats.jpeg import (
     JPEG_MAGIC,
     check_scans,
@@ -29,10 +30,10 @@ from apercu.images.formats.tiff import (
     UNSIGNED,
     TiffPage,
     check_page,
-    decode_page,
     is_tiff,
     read_pages,
 )
+from apercu.images.formats.tiff_decoder import decode_page
 from apercu.images.limits import MAX_PIXELS, check_density, check_size
 from apercu.images.resizing import UPRIGHT
 from apercu.log import warn
@@ -44,6 +45,8 @@ ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 _DIRECT_MODES = {"1", "L", "RGB", "F"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 _OPAQUE = 255
+_PNG_DEPTH = 24
+"""Position of the bits of a value in a PNG file."""
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -67,16 +70,19 @@ class DecodedPicture(NamedTuple):
     moves: bool = False
 
 
-def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) -> DecodedPicture:
+def decode_pillow(
+    stream: BytesIO | BufferedReader, name: str, page: int = 0, channels: int | None = None
+) -> DecodedPicture:
     """Decode the first frame of a picture, or a page of a TIFF file.
 
-    Transparency is composited over white, and CMYK and palettes become RGB. Of the extra bands of
-    a TIFF file Pillow drops a fourth.
+    Transparency is composited over white, and CMYK and palettes become RGB. A TIFF file may have
+    further bands, which are channels; one alone is left out where grey or colours are wanted.
 
     Args:
         stream: the bytes of the file.
         name: name of the file, for error messages.
         page: index of the page of a TIFF file.
+        channels: the number of channels that is wanted; None for all of the file.
 
     Returns:
         The pixels, the EXIF orientation and the shape of a pixel.
@@ -92,22 +98,28 @@ def decode_pillow(stream: BytesIO | BufferedReader, name: str, page: int = 0) ->
         pages = read_pages(stream, name) if is_tiff(start) else []
         tiff = _select_page(pages, page, stream, name) if pages else None
         frames = max(1, len(pages))
-        if tiff is not None and tiff.needs_own_decoder:
+        if tiff is not None and tiff.needs_own_decoder(channels):
             orientation = min(8, max(1, tiff.first(ORIENTATION, UPRIGHT)))
-            pixels = decode_page(tiff, stream, name)
+            pixels = decode_page(tiff, stream, name, channels)
             return DecodedPicture(pixels, orientation, orientation, tiff.aspect, frames)
         with _open(stream, name, start, tiff) as image:
             if tiff is not None:
                 image.seek(tiff.number)
             turned_by_pillow = _read_orientation(image) if tiff is not None else UPRIGHT
             aspect = _read_aspect(image) if tiff is None else tiff.aspect
+            deep_mode = find_deep_mode(image)
+            _scale_transparency(image, stream)
             _load(image, stream, name, start)
             pending = _read_orientation(image)
             if turned_by_pillow >= 5:
                 aspect = 1 / aspect
-            pixels = _read_pixels(image, name, tiff)
             orientation = max(turned_by_pillow, pending)
             moves = tiff is None and _is_animated(image)
+            if deep_mode is None:
+                pixels = _read_pixels(image, name, tiff)
+            else:
+                page = 0 if tiff is None else tiff.number
+                pixels = decode_deep_colour(image, deep_mode, stream, page)
             return DecodedPicture(pixels, orientation, pending, aspect, frames, moves)
 
 
@@ -256,6 +268,18 @@ def _load(image: Image.Image, stream: BytesIO | BufferedReader, name: str, start
             raise cut
 
 
+def _scale_transparency(image: Image.Image, stream: BytesIO | BufferedReader) -> None:
+    """Bring the transparent grey of a PNG of few bits to the scale of its pixels, 0 to 255."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("1", "L") or not isinstance(key, int):
+        return
+    position = stream.tell()
+    stream.seek(_PNG_DEPTH)
+    largest = 2 ** stream.read(1)[0] - 1
+    stream.seek(position)
+    image.info["transparency"] = min(key, largest) * 255 // largest
+
+
 def _last_pixel(image: Image.Image) -> Any:
     """Return the value or values of the pixel at the lower right."""
     return image.getpixel((image.width - 1, image.height - 1))
@@ -285,6 +309,8 @@ def _read_pixels(image: Image.Image, name: str, tiff: TiffPage | None) -> NDArra
         if values.dtype == np.int32 and _is_unsigned(image):  # Pillow takes them for signed ones
             values = values.view(np.uint32)
         pixels = _scale_integers(values, name, 2**bits - 1)
+        if (key := image.info.get("transparency")) is not None:  # is shown over white
+            pixels[values[None] == key] = 1
         return 1 - pixels if tiff is not None and tiff.is_white_zero else pixels
     if _is_transparent(image):
         image = _composite_over_white(image)

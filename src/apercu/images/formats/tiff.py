@@ -1,4 +1,4 @@
-"""The pages of a TIFF file, checked before a decoder reads them; and those Pillow cannot read."""
+"""The pages of a TIFF file, checked before a decoder reads them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from apercu.errors import ImageError
 from apercu.images.formats.jpeg import check_scans, read_codestream
-from apercu.images.limits import check_density, check_size, inflate
+from apercu.images.limits import check_density, check_size
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PAGES = 1000
@@ -25,20 +22,21 @@ _MAX_TAGS, _SIGNED = 4096, 2
 UNSIGNED = 1
 """Value of SampleFormat."""
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
-_NONE, _DEFLATES, _JPEGS = 1, (8, 32946), (6, 7)  # values of Compression
+ASSOCIATED, UNASSOCIATED = 1, 2  # values of ExtraSamples
+NOT_COMPRESSED, DEFLATES, _JPEGS = 1, (8, 32946), (6, 7)  # values of Compression
 _TILE_PIXELS = 16_000_000  # a tile may have so many pixels, or as many as the picture
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 274, 277, 278, 279
 X_RESOLUTION, Y_RESOLUTION, PLANAR, PREDICTOR = 282, 283, 284, 317
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT = 322, 323, 324, 325, 339
-SUBFILE_TYPE = 254
+SUBFILE_TYPE, EXTRA_SAMPLES = 254, 338
 
 
 _WANTED = frozenset(
     (SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, ORIENTATION,
      SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, X_RESOLUTION, Y_RESOLUTION, PLANAR, PREDICTOR,
-     TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT)
+     TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, SAMPLE_FORMAT, EXTRA_SAMPLES)
 )  # fmt: skip
 
 
@@ -99,18 +97,53 @@ class TiffPage(NamedTuple):
         return float((x[0] / x[1]) / (y[0] / y[1]))
 
     @property
-    def needs_own_decoder(self) -> bool:
-        """Whether Pillow cannot read the values, or reads others.
+    def colours(self) -> int:
+        """The values of a pixel that are its grey or colours; 0 of palettes and other spaces."""
+        return {0: 1, 1: 1, 2: 3}.get(self.first(PHOTOMETRIC, 1), 0)
 
-        It reads floats only as one of 32 bits, and takes words in separate planes for bytes.
+    @property
+    def alpha(self) -> int:
+        """The kind of transparency: 0 for none, 1 where colours are multiplied by it already."""
+        kind = self.first(EXTRA_SAMPLES, 0)
+        is_last = self.colours and self.samples == self.colours + 1
+        return kind if is_last and kind in (ASSOCIATED, UNASSOCIATED) else 0
+
+    def drops_last(self, channels: int | None) -> bool:
+        """Whether a last band without a meaning is not wanted: where grey or colours are."""
+        has_one_more = bool(self.colours) and self.samples == self.colours + 1 and not self.alpha
+        return has_one_more and channels in (1, 3)
+
+    def needs_own_decoder(self, channels: int | None) -> bool:
+        """Return whether Pillow cannot read the values, or reads others.
+
+        It reads floats only as one of 32 bits, takes words in separate planes for bytes, and drops
+        a band after the colours.
+
+        Args:
+            channels: the number of channels that is wanted; None for all of the file.
         """
         if self.is_float:
             return (self.bits, self.samples) != (32, 1)
-        if self.bits == 16 and self.samples > 1 and self.first(PLANAR, 1) == 2:
+        if self.bits not in (8, 16):
+            return False
+        is_planar, is_word = self.first(PLANAR, 1) == 2, self.bits == 16
+        if self.samples == 1:
+            return is_word and self.is_white_zero and self.order == ">"
+        if not self.colours:
+            return self.samples > 4 or (is_word and is_planar)
+        if is_planar and (is_word or self.samples != 3):
             return True
-        if self.bits == 16 and self.samples == 1 and self.is_white_zero and self.order == ">":
-            return True
-        return self.samples > 4 and self.bits in (8, 16)
+        if self.alpha:
+            is_multiplied = self.alpha == ASSOCIATED and self._is_simple
+            return (is_word and (self.colours == 1 or is_multiplied)) or self.is_white_zero
+        if self.drops_last(channels):
+            return is_word and (self.colours == 1 or self._is_simple)
+        return self.samples != 3 or self.colours == 1
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether the page is compressed in no way, or in one that is read without Pillow."""
+        return self.first(COMPRESSION, NOT_COMPRESSED) in (NOT_COMPRESSED, *DEFLATES)
 
 
 def is_tiff(start: bytes) -> bool:
@@ -202,7 +235,7 @@ def _unpack(stream: BytesIO | BufferedReader, form: str) -> tuple[Any, ...]:
     return struct.unpack(form, content)
 
 
-class _Segments(NamedTuple):
+class Segments(NamedTuple):
     """The strips or tiles of a page: where they are, and the size of each but the last ones."""
 
     offsets: tuple[int, ...]
@@ -236,8 +269,8 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
         raise ImageError(f"{name}: a TIFF of signed bytes, expected unsigned; convert it")
     channels = -(-page.samples * page.bits // 32)
     check_size(name, page.height, page.width, channels)
-    segments = _find_segments(page, name)
-    compression = page.first(COMPRESSION, _NONE)
+    segments = find_segments(page, name)
+    compression = page.first(COMPRESSION, NOT_COMPRESSED)
     rows = -(-page.height // segments.height)
     for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
         if not count or not offset or offset + count > length:
@@ -261,7 +294,7 @@ def check_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> N
     stream.seek(0)
 
 
-def _find_segments(page: TiffPage, name: str) -> _Segments:
+def find_segments(page: TiffPage, name: str) -> Segments:
     """Return the strips or tiles that a page needs; raise ImageError if some are not listed."""
     planes = page.samples if page.first(PLANAR, 1) == 2 else 1
     per_pixel = page.samples // planes * page.bits
@@ -284,7 +317,9 @@ def _find_segments(page: TiffPage, name: str) -> _Segments:
         raise ImageError(
             f"{name}: damaged or cut short, expected {needed} {kind} of pixels, got {len(offsets)}"
         )
-    if page.first(COMPRESSION, _NONE) == _NONE:  # the counts of some writers are wrong
+    if (
+        page.first(COMPRESSION, NOT_COMPRESSED) == NOT_COMPRESSED
+    ):  # the counts of some writers are wrong
         sizes = []
         for number in range(needed):
             last = not is_tiled and number % rows == rows - 1
@@ -294,74 +329,4 @@ def _find_segments(page: TiffPage, name: str) -> _Segments:
     elif len(counts) < needed:
         raise ImageError(f"{name}: damaged, the sizes of its strips are missing")
     numbers = [tuple(int(each) for each in values[:needed]) for values in (offsets, counts)]
-    return _Segments(numbers[0], numbers[1], height, width, is_tiled)
-
-
-def decode_page(page: TiffPage, stream: BytesIO | BufferedReader, name: str) -> NDArray[np.float32]:
-    """Decode a page that Pillow cannot read: uncompressed or deflated, in strips or tiles.
-
-    Args:
-        page: the page, after `check_page`.
-        stream: the bytes of the file.
-        name: name of the file, for error messages.
-
-    Returns:
-        Pixels, `channels × height × width`; whole numbers are scaled to [0, 1].
-
-    Raises:
-        ImageError: the page is damaged, or compressed in another way.
-    """
-    compression, predictor = page.first(COMPRESSION, _NONE), page.first(PREDICTOR, 1)
-    kind = "f" if page.is_float else "u"
-    if compression not in (_NONE, *_DEFLATES) or predictor not in (1, 2, 3):
-        raise ImageError(
-            f"{name}: a TIFF of {page.samples} × {page.bits} bits in compression {compression}, "
-            "expected none or deflate; convert it"
-        )
-    if (kind, page.bits) not in (("f", 16), ("f", 32), ("f", 64), ("u", 8), ("u", 16)):
-        raise ImageError(f"{name}: a TIFF of {page.bits} bits per value, expected 8, 16, 32 or 64")
-    segments = _find_segments(page, name)
-    is_planar = page.first(PLANAR, 1) == 2
-    planes, depth = (page.samples, 1) if is_planar else (1, page.samples)
-    dtype = np.dtype(f"{page.order}{kind}{page.bits // 8}")
-    rows, columns = -(-page.height // segments.height), -(-page.width // segments.width)
-    canvas = np.empty((planes, page.height, page.width, depth), np.float32)
-    for number, (offset, count) in enumerate(zip(segments.offsets, segments.counts, strict=True)):
-        plane, index = divmod(number, rows * columns)
-        top, left = (index // columns) * segments.height, (index % columns) * segments.width
-        bottom = min(page.height, top + segments.height)
-        high = segments.height if segments.is_tiled else bottom - top
-        stream.seek(offset)
-        content = stream.read(count)
-        expected = high * segments.width * depth * dtype.itemsize
-        if compression in _DEFLATES:
-            content = inflate(content, name, 15, expected + 1024).getvalue()
-        if len(content) < expected:
-            raise ImageError(f"{name}: cut short, expected {expected} bytes in a strip of pixels")
-        block = _undo_predictor(content[:expected], dtype, (high, segments.width, depth), predictor)
-        right = min(page.width, left + segments.width)
-        canvas[plane, top:bottom, left:right] = block[: bottom - top, : right - left]
-    pixels = canvas[..., 0] if is_planar else np.moveaxis(canvas[0], 2, 0)
-    full_scale = 1.0 if page.is_float else float(2**page.bits - 1)
-    pixels = pixels / np.float32(full_scale)
-    return 1 - pixels if page.is_white_zero and page.samples == 1 else pixels
-
-
-def _undo_predictor(
-    content: bytes, dtype: np.dtype[Any], shape: tuple[int, int, int], predictor: int
-) -> NDArray[Any]:
-    """Undo the differences between neighbours (2), or of the bytes of floats (3)."""
-    high, width, depth = shape
-    if predictor == 3:
-        rows = np.frombuffer(content, np.uint8).reshape(high, -1)
-        rows = np.cumsum(rows.reshape(high, -1, depth), axis=1, dtype=np.uint8).reshape(high, -1)
-        by_byte = rows.reshape(high, dtype.itemsize, width * depth)
-        ordered = np.ascontiguousarray(by_byte.transpose(0, 2, 1))
-        return ordered.view(f">{dtype.kind}{dtype.itemsize}").reshape(shape)
-    values = np.frombuffer(content, dtype).reshape(shape)
-    if predictor == 2:
-        unsigned = values.view(f"{dtype.str[0]}u{dtype.itemsize}")
-        native = f"u{dtype.itemsize}"
-        summed = np.cumsum(unsigned.astype(native), axis=1, dtype=native)
-        return summed.view(f"{dtype.kind}{dtype.itemsize}")
-    return values
+    return Segments(numbers[0], numbers[1], height, width, is_tiled)
