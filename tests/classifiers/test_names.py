@@ -174,6 +174,82 @@ def test_names_without_an_order_are_refused(classes: Any, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+THREE = ("ant", "bee, honey bee", "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "0: ant\n1: bee, honey bee\n2: cat\n"),
+        ("a.txt", "0:ant\r\n1:bee, honey bee\r\n2:cat\r\n"),
+        ("a.txt", "2 cat\n0 ant\n\n1 bee, honey bee\n"),
+        ("a.txt", "2\tcat\n0\tant\n1\tbee, honey bee\n"),
+        ("a.txt", "n00000001 ant\nn00000002 bee, honey bee\nn00000003 cat\n"),
+        ("a.txt", "{0: 'ant',\n 1: 'bee, honey bee',\n 2: \"cat\"}"),
+        ("a.txt", "['ant', 'bee, honey bee', 'cat']"),
+        ("a.csv", 'index,name\n0,ant\n1,"bee, honey bee"\n2,cat\n'),
+        ("a.csv", 'Name;Count;Class ID\ncat;5;2\nant;5;0\n"bee, honey bee";5;1\n'),
+        ("a.csv", '1,"bee, honey bee"\n0,ant\n2,cat\n'),
+        ("a.csv", '"bee, honey bee",1\nant,0\ncat,2\n'),
+        ("a.csv", 'class\nant\n"bee, honey bee"\ncat\n'),
+        ("a.json", '{"id2label": {"1": "bee, honey bee", "0": "ant", "2": "cat"}, "size": 8}'),
+        ("a.json", '{"label2id": {"cat": 2, "bee, honey bee": 1, "ant": 0}}'),
+        ("a.json", '{"names": ["ant", "bee, honey bee", "cat"], "nc": 3}'),
+        (
+            "a.json",
+            '{"categories": [{"id": 1, "name": "bee, honey bee"}, {"id": 0, "name": "ant"}, '
+            '{"id": 2, "name": "cat", "supercategory": "pet"}]}',
+        ),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_numbers_of_a_file_are_the_order(
+    name: str, content: str, encoding: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, encoding=encoding)
+    names = ClassNames.read(tmp_path / name)
+    assert names.names == THREE
+    names.write(tmp_path / "again.txt")
+    assert ClassNames.read(tmp_path / "again.txt") == names
+    assert names.find_index("honey bee") == 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["tench, Tinca tinca", "goldfish, Carassius"],
+        ["0,5 mm", "1,0 mm"],
+        ["0 people", "2 people", "1 person", "3 people"],
+        ["1 euro", "2 euro"],
+        ["class 1", "class 0"],
+        ["1", "0"],
+        ["name", "label"],
+    ],
+)
+def test_numbers_in_names_are_no_order(lines: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(lines))
+    assert ClassNames.read(path) == ClassNames.of(lines)
+    ClassNames.of(lines).write(path)
+    assert ClassNames.read(path) == ClassNames.of(lines)
+
+
+def test_identifiers_that_are_numbers_in_another_order_are_kept(tmp_path: Path) -> None:
+    names = ClassNames.of(["x", "y", "z"], ["2", "0", "1"])
+    names.write(tmp_path / "classes.txt")
+    assert ClassNames.read(tmp_path / "classes.txt") == names
+
+
+@pytest.mark.parametrize(
+    "content", ["1,a\n2,b\n", "a,1\nb,1\n", "id;name\n1;a\n2;b\n", "index,name\n0,a\nx,b\n"]
+)
+def test_numbers_that_do_not_count_from_0_are_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    match = r"a\.csv: expected the numbers 0 to 1 each once, got \w, \w; number the classes in"
+    with pytest.raises(ClassifierError, match=match):
+        ClassNames.read(tmp_path / "a.csv")
+
+
 def test_files_like_json(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("[unknown]\n{cat}\n")

@@ -57,29 +57,21 @@ class ClassNames:
 
     @classmethod
     def read(cls, path: str | Path) -> ClassNames:
-        """Read one class per line, `name` or `identifier<TAB>name`, in the order of the logits.
+        """Read the names of a file, in the order of the logits.
 
-        A JSON file may hold what `collect` takes: a list of names, or a dictionary.
+        One class per line: `name`, `identifier<TAB>name`, or a number from 0 on and a name, in any
+        order; also as CSV. A JSON file may hold what `collect` takes: a list, or a dictionary.
 
         Raises:
             ClassifierError: the file is missing, no text or empty, only some lines have a tab, or
-                it is JSON that says no order of the classes.
+                it says no order of the classes.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            is_binary = isinstance(error, UnicodeDecodeError)
-            reason = "no UTF-8 text" if is_binary else getattr(error, "strerror", None) or error
-            raise ClassifierError(f"classes {path}: {reason}; expected one name per line") from None
-        if (content := _parse_names(text, f"classes {path}")) is not None:
+        from apercu.images.formats.class_list import ClassRow, read_class_list
+
+        content = read_class_list(path)
+        if not (isinstance(content, list) and content and isinstance(content[0], ClassRow)):
             return cls.collect(content, f"classes {path}")
-        rows = [line.split("\t", 1) for line in text.splitlines() if line.strip()]
-        if not rows or len({len(row) for row in rows}) > 1:
-            raise ClassifierError(
-                f"classes {path}: expected one class per line, all `name` or all "
-                "`identifier<TAB>name`"
-            )
-        return cls.of((row[-1].strip() for row in rows), (row[0].strip() for row in rows))
+        return cls.of((row.name for row in content), (row.identifier for row in content))
 
     @classmethod
     def collect(cls, classes: Iterable[Any], subject: str) -> ClassNames:
@@ -111,9 +103,16 @@ class ClassNames:
         return cls.of((name for _, name in pairs), (identifier for identifier, _ in pairs))
 
     def write(self, path: str | Path) -> None:
-        """Write `identifier<TAB>name`, one class per line."""
-        rows = zip(self.identifiers, self.names, strict=True)
-        Path(path).write_text("".join(f"{i}\t{n}\n" for i, n in rows), encoding="utf-8")
+        """Write `identifier<TAB>name`, one class per line; as JSON where it would be sorted."""
+        from apercu.images.formats.class_list import find_order
+
+        rows = list(zip(self.identifiers, self.names, strict=True))
+        order = find_order(self.identifiers)
+        if order in (None, sorted(order or [])):
+            text = "".join(f"{identifier}\t{name}\n" for identifier, name in rows)
+        else:
+            text = json.dumps(rows, ensure_ascii=False)
+        Path(path).write_text(text, encoding="utf-8")
 
     @property
     def has_identifiers(self) -> bool:
@@ -260,21 +259,6 @@ def read_id2label(config: object) -> ClassNames | None:
     names = ClassNames.collect(labels, "id2label of its configuration")
     numbered = tuple(f"LABEL_{index}" for index in range(len(labels)))
     return None if names.names == numbered else names
-
-
-def _parse_names(text: str, subject: str) -> Any:
-    """Return the list or dictionary in a JSON file; None where the text is no JSON."""
-    if not text.lstrip().startswith(("[", "{")):
-        return None
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.split(maxsplit=1)[0] in ("[", "{") or subject.endswith(".json"):
-            raise ClassifierError(f"{subject}: broken JSON ({error})") from None
-        return None
-    if not content:
-        raise ClassifierError(f"{subject}: it holds no names")
-    return content
 
 
 def _sort_by_index(classes: Mapping[Any, Any], subject: str) -> list[Any]:
