@@ -62,6 +62,8 @@ def silent(): return nn.Flatten()
 def failing(): raise RuntimeError("no luck")
 def number(): return 7
 constant = 7
+instance = open_module()
+def predict(images): return images
 """
 
 
@@ -205,6 +207,43 @@ def test_a_callable_from_a_factory_is_a_black_box() -> None:
     assert not classifier.differentiable
 
 
+@pytest.mark.usefixtures("factories")
+def test_a_module_is_opened_as_what_a_factory_returns() -> None:
+    classifier = open_classifier("my_nets:instance")
+    expected = open_classifier("my_nets:open_module")(_images())
+    torch.testing.assert_close(classifier(_images()), expected)
+    module = sys.modules["my_nets"].instance
+    assert module.training and next(module.parameters()).requires_grad
+
+
+@pytest.mark.parametrize("batch", [torch.export.Dim.AUTO, 1])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float64])
+def test_an_exported_program_gets_the_numbers_that_it_takes(
+    tmp_path: Path, dtype: torch.dtype, batch: Any
+) -> None:
+    class Converting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _module()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images.float() / (255 if dtype == torch.uint8 else 1))
+
+    images = (_images(3 if batch != 1 else 1) * 255).round() / 255
+    given = (images * 255 if dtype == torch.uint8 else images).to(dtype)
+    shapes = None if batch == 1 else ({0: batch},)
+    program = torch.export.export(Converting().eval(), (given,), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "net.pt2")
+    classifier = open_classifier(tmp_path / "net.pt2")
+    torch.testing.assert_close(classifier(images), _module()(images), atol=1e-3, rtol=0)
+    assert classifier.differentiable == (dtype != torch.uint8)
+    if dtype == torch.uint8:
+        content = {"source": "net.pt2", "input": {"channels": 2, "size": SIZE, "mean": 0.5}}
+        (tmp_path / "card.json").write_text(json.dumps(content))
+        with pytest.raises(ClassifierError, match="takes bytes and normalises them itself"):
+            open_classifier(tmp_path / "card.json")
+
+
 def test_former_names_of_factories_open_with_the_same_fingerprint(tmp_path: Path) -> None:
     options = {"channels": 2, "classes": 3, "size": list(SIZE), "width": 4}
     spec = {"channels": 2, "size": list(SIZE)}
@@ -245,6 +284,11 @@ def test_the_fingerprint_of_a_former_name_is_that_of_older_versions(tmp_path: Pa
         ("my_nets:failing", "the factory fails: RuntimeError\\('no luck'\\)"),
         ("my_nets:number", "a callable from the factory, got int"),
         ("my_nets:constant", "constant cannot be called"),
+        (
+            "my_nets:predict",
+            r"TypeError\(.*images.*; expected a function that .* returns the network",
+        ),
+        ("NET.ONNX", "write its ending in small letters"),
         ("timn/resnet18", "expected timm/NAME.* got 'timn/resnet18'; did you mean timm"),
         ("net.pth", "write a card with `source` and `weights`"),
         ("timm/resnet81", "timm has no such model; did you mean resnet"),

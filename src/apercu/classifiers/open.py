@@ -362,8 +362,10 @@ def _unknown_source_error(source: str) -> ClassifierError:
         hint = f"; name the function in it that returns the module: {source}:FUNCTION"
     elif source.startswith(IN_MEMORY):
         hint = "; it was a module in memory: pass the module, or save it by save_classifier"
+    elif source.lower().endswith((*FILE_ENDINGS, ".json")):
+        hint = "; write its ending in small letters"
     elif is_file(Path(source)):
-        hint = "; the file is of another kind"
+        hint = "; the file is of another kind: convert it to ONNX, or give a function of your own"
     else:
         hint = suggest_nearest(source.partition("/")[0], ("timm", "torchvision", "clip"))
     return ClassifierError(
@@ -379,7 +381,10 @@ def _describe_folder(folder: Path) -> str:
         settings = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "; name a card, or its folder"
-    if isinstance(settings, dict) and {"model_type", "architectures"} & settings.keys():
+    if (
+        isinstance(settings, dict)
+        and {"model_type", "architectures", "architecture"} & settings.keys()
+    ):
         return f"; a model of transformers is opened as hf/{folder}"
     if is_file(folder / "weights.safetensors"):
         return "; it is the run of an explainer: name the card of its classifier"

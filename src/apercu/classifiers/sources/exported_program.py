@@ -23,7 +23,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.network import Network
 from apercu.classifiers.probe import find_dtype
 from apercu.classifiers.sources.archive import copy_checked_archive
-from apercu.classifiers.sources.onnx import GraphInput, resolve_input
+from apercu.classifiers.sources.onnx import GraphInput, check_bytes, resolve_input
 from apercu.classifiers.trust import is_trusting
 from apercu.errors import ClassifierError, first_line
 from apercu.io import digest_file, is_file
@@ -52,13 +52,19 @@ class ExportedNetwork:
     Args:
         program: the program.
         graph_input: the batch and the layout that the program fixes.
+        dtype: the kind of numbers that it takes: floats, or bytes from 0 to 255.
         strides: strides of the feature maps that follow the logits.
     """
 
     def __init__(
-        self, program: ExportedProgram, graph_input: GraphInput, strides: tuple[int, ...] = ()
+        self,
+        program: ExportedProgram,
+        graph_input: GraphInput,
+        dtype: torch.dtype = torch.float32,
+        strides: tuple[int, ...] = (),
     ) -> None:
         self.program = program
+        self.dtype = dtype
         self.strides = strides
         self.device = torch.device("cpu")
         self._graph_input = graph_input
@@ -69,7 +75,9 @@ class ExportedNetwork:
 
     def run(self, images: Tensor) -> Any:
         """Return all outputs of the program for normalised images."""
-        return self._graph_input.run(self.module, images)
+        if self.dtype == torch.uint8:
+            images = (images * 255).round().clamp(0, 255)
+        return self._graph_input.run(self.module, images.to(self.dtype))
 
     def to(self, device: torch.device) -> None:
         """Move the program to a device."""
@@ -112,10 +120,10 @@ def open_exported(card: ClassifierCard) -> Network:
             f"classifier {path}: torch {torch.__version__} cannot read it ({reason}); "
             "export it again with this version, or use ONNX"
         ) from error
-    graph_input = _read_input(program, card)
+    graph_input, dtype = _read_input(program, card)
     return Network(
         source=card.source,
-        forward=ExportedNetwork(program, graph_input, options.strides),
+        forward=ExportedNetwork(program, graph_input, dtype, options.strides),
         digest=(options.sha256 and options.digest) or digest,
         input=graph_input.spec,
         output=card.output,
@@ -179,12 +187,23 @@ def _build_module(program: ExportedProgram) -> Any:
     return module
 
 
-def _read_input(program: ExportedProgram, card: ClassifierCard) -> GraphInput:
+def _read_input(program: ExportedProgram, card: ClassifierCard) -> tuple[GraphInput, torch.dtype]:
+    """Return the input of a program, and the kind of its numbers."""
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
-    shapes = [node.meta["val"].shape for node in nodes if node.name in names]
-    if len(shapes) != 1:
+    values = [node.meta["val"] for node in nodes if node.name in names]
+    if len(values) != 1:
         raise ClassifierError(
-            f"classifier {card.source}: expected one input, images, got {len(shapes)}"
+            f"classifier {card.source}: expected one input, images, got {len(values)}"
         )
-    return resolve_input([s if isinstance(s, int) else None for s in shapes[0]], card)
+    dtype: torch.dtype = values[0].dtype
+    if not (dtype.is_floating_point or dtype == torch.uint8):
+        raise ClassifierError(
+            f"classifier {card.source}: expected an input of floats or bytes, got "
+            f"{str(dtype).removeprefix('torch.')}; export it with one of them"
+        )
+    shape = [side if isinstance(side, int) else None for side in values[0].shape]
+    graph_input = resolve_input(shape, card)
+    if dtype == torch.uint8:
+        check_bytes(graph_input.spec, card.source)
+    return graph_input, dtype

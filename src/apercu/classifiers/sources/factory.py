@@ -3,16 +3,17 @@
 A module is searched in the working directory first, since the factory was typed, or the file that
 names it is trusted.
 
-The factory is called with the card's options. It returns an `nn.Module`, or any callable from
-images to outputs, which gives no gradients. What the card does not say is read from attributes of
-the returned object: `input` (an `InputSpec` or a dictionary like a card's; needed), `classes`
-(a list of names), `output` (a word as in a card) and, for a plain callable, `fingerprint` (a text
-that changes with its weights; without it, the name of the factory and its options are the
-identity).
+The factory is called with the card's options; in place of one, a module may be named, which is
+copied. It returns an `nn.Module`, or any callable from images to outputs, which gives no gradients.
+What the card does not say is read from attributes of the returned object: `input` (an `InputSpec`
+or a dictionary like a card's; needed), `classes` (a list of names), `output` (a word as in a card)
+and, for a plain callable, `fingerprint` (a text that changes with its weights; without it, the name
+of the factory and its options are the identity).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -75,9 +76,16 @@ def _build(card: ClassifierCard) -> Callable[..., Any]:
     if is_random:
         torch.manual_seed(0)
     try:
-        built = _import_factory(card.source)(**card.options)
+        factory = _import_factory(card.source)
+        is_module = isinstance(factory, nn.Module) and not card.options
+        built = copy.deepcopy(factory) if is_module else factory(**card.options)
     except ClassifierError:
         raise
+    except TypeError as error:
+        raise ClassifierError(
+            f"classifier {card.source}: the factory fails: {error!r}; expected a function that "
+            "takes the options of the card, if any, and returns the network"
+        ) from error
     except Exception as error:
         raise ClassifierError(f"classifier {card.source}: the factory fails: {error!r}") from error
     if not callable(built):

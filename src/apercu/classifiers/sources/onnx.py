@@ -234,13 +234,22 @@ def _read_input(inputs: Sequence[Any], card: ClassifierCard) -> tuple[GraphInput
         )
     shape = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
     graph_input, dtype = resolve_input(shape, card, options.layout), _DTYPES[inputs[0].type]
-    spec = graph_input.spec
-    if dtype is np.uint8 and (spec.mean or spec.std or spec.normalise):
+    if dtype is np.uint8:
+        check_bytes(graph_input.spec, card.source)
+    return graph_input, dtype
+
+
+def check_bytes(spec: InputSpec, source: str) -> None:
+    """Refuse a normalisation of images that become bytes.
+
+    Raises:
+        ClassifierError: the input has a mean, a std or a rule.
+    """
+    if spec.mean or spec.std or spec.normalise:
         raise ClassifierError(
-            f"classifier {card.source}: it takes bytes and normalises them itself; leave mean, std "
+            f"classifier {source}: it takes bytes and normalises them itself; leave mean, std "
             "and normalise out of the input of its card"
         )
-    return graph_input, dtype
 
 
 def _choose_outputs(outputs: Sequence[Any], card: ClassifierCard) -> list[str]:
