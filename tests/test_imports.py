@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -126,6 +127,15 @@ def test_opening_a_run_needs_no_training_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("package", ["", "robustness", "pretraining"])
+def test_names_that_are_imported_late_are_those_that_types_are_checked_with(package: str) -> None:
+    tree = ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {each.name for node in checked.body for each in getattr(node, "names", ())}
+    module = importlib.import_module(f"apercu.{package}".rstrip("."))
+    assert imported == {*module._HOMES, *getattr(module, "_MODULES", ())}
 
 
 def test_every_public_name_is_there() -> None:

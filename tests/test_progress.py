@@ -77,3 +77,29 @@ def test_a_terminal_gets_a_bar_and_a_log_file_lines(
     with show_progress() as report:  # a name of a folder is no markup
         report("reading a[bold]b[/] :cat:", 1, 1)
     assert re.search(r"reading a\[bold\]b\[/\] :cat:.*1/1", capsys.readouterr().err)
+
+
+def test_the_caller_of_a_function_chooses_how_its_progress_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    calls: list[tuple[str, int, int]] = []
+    with progress.open_progress(lambda *done: calls.append(done)) as report:
+        report("images", 1, 2)
+    assert calls == [("images", 1, 2)]
+    for silent in (None, False):
+        with progress.open_progress(silent) as report:
+            report("images", 2, 2)
+        assert capsys.readouterr().err == ""
+    with progress.open_progress(True) as report:
+        report("images", 1, 4)
+    assert re.search(r"images.*1/4", capsys.readouterr().err)
+    counts: list[tuple[int, int]] = []
+    with progress.open_progress(
+        progress.name_progress(lambda *done: counts.append(done))
+    ) as report:
+        report("frames", 3, 4)
+    assert counts == [(3, 4)]
+    assert progress.name_progress(False) is False and progress.name_progress(None) is None

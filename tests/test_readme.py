@@ -333,13 +333,13 @@ def make_unlabelled(folder: Path) -> None:
     save_classifier(open_backbone("timm/test_resnet", spec, 0), folder / "runs" / "stamps")
 
 
-def make_honest(folder: Path) -> None:
+def make_clean(folder: Path) -> None:
     """Pictures that nobody has changed, as many as a guard needs."""
     from apercu.images import open_images
     from apercu.render import save_image, to_image
 
     for number, item in enumerate(open_images("planted:size=32,images=60,classes=3,difficulty=0")):
-        save_image(folder / "honest" / f"{number}.png", to_image(item.picture))
+        save_image(folder / "clean" / f"{number}.png", to_image(item.picture))
     others = "planted:size=32,images=16,classes=3,difficulty=0,seed=1"
     for number, item in enumerate(open_images(others)):
         for name in ("new", "others", "films"):
@@ -348,7 +348,7 @@ def make_honest(folder: Path) -> None:
 
 PREPARED: dict[str, Callable[[Path], None]] = {
     "docs/howto/batch.md": make_batch,
-    "docs/howto/believe-an-answer.md": make_honest,
+    "docs/howto/believe-an-answer.md": make_clean,
     "docs/howto/few-labels.md": make_backbone,
     "docs/howto/label-images.md": make_unlabelled,
     "docs/howto/sky-surveys.md": make_sky,

@@ -71,9 +71,9 @@ class VerdictFormat:
     Attributes:
         signals: the question and the phrase of each signal, in the order of the columns after the
             first three.
-        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        false_alarms: fraction of clean images that may raise an alarm, for each question.
         calibrated: whether confidences were calibrated.
-        held_out: number of honest images that ranks are fractions of; None in older exports.
+        held_out: number of clean images that ranks are fractions of; None in older exports.
     """
 
     signals: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ class VerdictFormat:
             row: a rank for each question, the confidence, and the standardised signals.
 
         Returns:
-            `tampered` and `unknown`, the fractions of honest images that look less so, and the
+            `tampered` and `unknown`, the fractions of clean images that look less so, and the
             `confidence`, all None where a signal is no finite number; `alarms`, and a phrase `why`.
         """
         if not np.isfinite(row).all():
@@ -110,7 +110,7 @@ class VerdictFormat:
             **verdict,
             "confidence": verdict["confidence"] if self.calibrated else None,
             "alarms": alarms,
-            "why": "; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the honest images",
+            "why": "; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the clean images",
         }
 
     def _name_reason(self, question: str, row: NDArray[np.float32]) -> str:

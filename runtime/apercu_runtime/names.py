@@ -1,4 +1,8 @@
-"""Class names, found by the words that people type, and one class per image."""
+"""Class names, found by the words that people type, and one class per image.
+
+The rules and the messages are those of `apercu.classifiers.names`, which needs PyTorch; the tests of
+apercu compare both.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,6 @@ TOP = -1
 
 Target: TypeAlias = int | str | Sequence[int | str] | NDArray[Any] | None
 """A class for all images (index, name or identifier), one per image, or None for the top class."""
-
-
 _WORDS = {
     "all": "; only apercu explain takes all classes of an image at once",
     "predicted": "; only apercu explain and the server take all predicted classes",

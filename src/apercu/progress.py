@@ -14,6 +14,11 @@ from typing import TypeAlias
 
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of the work, how much of it is done, and how much there is: 0 if unknown."""
+CountCallback: TypeAlias = Callable[[int, int], None]
+"""Called with how much is done, and how much there is."""
+ProgressOption: TypeAlias = ProgressCallback | bool | None
+"""What the caller of a function gives as `progress`: a function that receives it, or whether a bar
+is shown on a terminal or in a notebook, and lines elsewhere; None shows a bar in notebooks only."""
 
 FIRST_LINE = 5.0
 """Seconds of a piece of work before its first line."""
@@ -208,17 +213,18 @@ def is_notebook() -> bool:
     return getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None
 
 
-def name_progress(count: Callable[[int, int], object] | None) -> ProgressCallback | None:
+def name_progress(count: CountCallback | bool | None) -> ProgressOption:
     """Return a `ProgressCallback` that calls a function of two numbers, without the name.
 
     Args:
-        count: called with how much is done, and how much there is; None if none was given.
+        count: called with how much is done, and how much there is; or one of the other values of a
+            `ProgressOption`, which are returned.
 
     Returns:
-        The function; None if none was given.
+        The function, or what was given.
     """
-    if count is None:
-        return None
+    if not callable(count):
+        return count
 
     def report(name: str, done: int, total: int) -> None:
         count(done, total)
@@ -227,22 +233,23 @@ def name_progress(count: Callable[[int, int], object] | None) -> ProgressCallbac
 
 
 @contextmanager
-def show_in_notebook(report: ProgressCallback | None) -> Iterator[ProgressCallback]:
-    """Show the progress of a call in Python by itself where a notebook runs it.
+def open_progress(progress: ProgressOption) -> Iterator[ProgressCallback]:
+    """Show the progress of a call in Python as its caller wants.
 
     Args:
-        report: the function that the caller gave, which is used instead; None if none was given.
+        progress: a function that receives it, or whether it is shown; None shows it in notebooks
+            only.
 
     Yields:
         A function that reports the progress.
     """
-    if report is not None:
-        yield report
-    elif not is_notebook():
-        yield ignore_progress
-    else:
+    if callable(progress):
+        yield progress
+    elif is_notebook() if progress is None else progress:
         with show_progress() as show:
             yield show
+    else:
+        yield ignore_progress
 
 
 @contextmanager

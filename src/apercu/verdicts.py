@@ -44,10 +44,10 @@ class Trust(BaseModel):
     """Whether the answer on one image may be believed.
 
     Attributes:
-        tampered: fraction of honest images that look less tampered with, in [0, 1]; None where the
+        tampered: fraction of clean images that look less tampered with, in [0, 1]; None where the
             guard cannot judge.
-        unknown: fraction of honest images that look less unknown to the classifier.
-        confidence: calibrated probability that the prediction is right, if the image is honest;
+        unknown: fraction of clean images that look less unknown to the classifier.
+        confidence: calibrated probability that the prediction is right, if the image is clean;
             None for a regression, and where neither labels nor a temperature on the card
             calibrated it.
         alarms: the questions whose fraction is above the threshold, `VerdictFormat.limit`.
@@ -103,14 +103,14 @@ class SignalWords(BaseModel):
 
 
 def count_below_alarm(false_alarms: float, held_out: int) -> int:
-    """Return how many honest images an image must exceed in order to raise an alarm.
+    """Return how many clean images an image must exceed in order to raise an alarm.
 
-    A further honest image exceeds each number of them, from none to all, with the same probability,
+    A further clean image exceeds each number of them, from none to all, with the same probability,
     1 / (`held_out` + 1); so it raises an alarm with a probability of at most `false_alarms`.
 
     Args:
-        false_alarms: fraction of honest images that may raise an alarm.
-        held_out: number of honest images that were held out.
+        false_alarms: fraction of clean images that may raise an alarm.
+        held_out: number of clean images that were held out.
 
     Returns:
         The number of images.
@@ -126,9 +126,9 @@ class VerdictFormat(BaseModel):
 
     Attributes:
         signals: the signals, in the order of the columns after `COLUMNS`.
-        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        false_alarms: fraction of clean images that may raise an alarm, for each question.
         calibrated: whether confidences were calibrated, by labels or by the card's temperature.
-        held_out: number of honest images that ranks are fractions of; None in older exports.
+        held_out: number of clean images that ranks are fractions of; None in older exports.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,7 +166,7 @@ class VerdictFormat(BaseModel):
             unknown=ranks["unknown"],
             confidence=ranks["confidence"] if self.calibrated else None,
             alarms=alarms,
-            why="; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the honest images",
+            why="; ".join(reasons) or f"like {1 - self.false_alarms:.0%} of the clean images",
         )
 
     def _name_reason(self, question: Question, row: Sequence[float]) -> str:

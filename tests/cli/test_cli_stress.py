@@ -354,7 +354,7 @@ def test_an_attack_that_never_fools_is_warned_of(apercu, tiny_card: Path, tmp_pa
     budgets = ("--epsilons", "1/25500,200/255")
     result = apercu(*words, "--attacks", "fgsm", *budgets, "--looks", "deep")
     assert result.code == 0, result.err
-    assert "fgsm fools the classifier with none of the images at 0.01/255" in result.err
+    assert "fgsm at 0.01/255 fools the classifier with none of the images" in result.err
     rows = json.loads((tmp_path / "detection.json").read_text())["rows"]
     assert {row["epsilon"] for row in rows} == {200 / 255}
     assert {row["detector"] for row in rows} == {"autoencoder", "one_class_svm", "mahalanobis"}

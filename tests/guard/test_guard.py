@@ -218,7 +218,7 @@ def test_all_places_raise_the_same_alarms_and_never_too_many(
     network.ranks = torch.arange(1.0, held_out + 1).repeat(len(QUESTIONS), 1)
     record = guard.record.model_copy(update={"false_alarms": false_alarms})
     other = Guard(record, network, guard.observer)
-    totals = torch.arange(held_out + 1.0) + 0.5  # exceeds none of the honest images, one, … all
+    totals = torch.arange(held_out + 1.0) + 0.5  # exceeds none of the clean images, one, … all
     ranks = (totals[:, None] > network.ranks[:1]).float().mean(1)
     columns = len(COLUMNS) + len(record.signals)
     verdicts = torch.zeros(held_out + 1, columns)
@@ -231,7 +231,7 @@ def test_all_places_raise_the_same_alarms_and_never_too_many(
     assert exported is not None and older is not None
     rows = verdicts.numpy()
     assert measured == ["tampered" in exported.read(row)["alarms"] for row in rows]
-    expected = sum(measured) / (held_out + 1)  # each rank is as probable for an honest image
+    expected = sum(measured) / (held_out + 1)  # each rank is as probable for a clean image
     assert false_alarms - 1 / (held_out + 1) < expected <= false_alarms + 1e-9
     without = VerdictFormat.model_validate(content | {"held_out": None})
     counted = ["tampered" in without.read(row).alarms for row in verdicts.tolist()]
@@ -299,7 +299,7 @@ def test_images_that_changed_are_looked_at_again(blobs: Classifier, tmp_path: Pa
         right = float(
             (blobs(torch.stack([i.picture for i in first])).argmax(1) == 0).float().mean()
         )
-    assert right > 0.2  # enough for honest images
+    assert right > 0.2  # enough for clean images
     before = fit_guard(blobs, first, tmp_path / "guard", seed=1)
     noise = NoiseImages(3, (SIDE, SIDE))
     measured = run_measurement(GuardMeasurement(before, first, {"noise": noise}), tmp_path / "out")
@@ -412,8 +412,8 @@ def test_a_measurement_counts_the_images_that_the_guard_was_fitted_to(
     claim = "that nothing was fitted to"
     fitted, page = measure(opened, mixed, "a")
     assert fitted == 7 and claim not in page
-    assert "The guard was fitted to 7 of these 25 honest images" in page
-    assert "the guard was fitted to 7 of the 25 honest images" in caplog.text
+    assert "The guard was fitted to 7 of these 25 clean images" in page
+    assert "the guard was fitted to 7 of the 25 clean images" in caplog.text
     fitted, page = measure(opened, fresh, "b")
     assert fitted == 0 and claim in page and "was fitted to 0" not in page and not caplog.text
     older = replace(opened, digests=None)
@@ -470,9 +470,7 @@ def test_images_of_an_unknown_kind_have_the_bands_of_the_classifier(
 
 def test_too_few_honest_images_are_refused(guard: Guard, photographs: Path, tmp_path: Path) -> None:
     measurement = GuardMeasurement(guard, open_images(photographs, channels=3), limit=9)
-    with pytest.raises(
-        ImagesError, match=r"expected at least 10 honest images to measure .* got 9"
-    ):
+    with pytest.raises(ImagesError, match=r"expected at least 10 clean images to measure .* got 9"):
         run_measurement(measurement, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -502,7 +500,7 @@ def test_what_cannot_be_judged_is_said(guard: Guard) -> None:
 
 def test_bad_images_and_settings(blobs: Classifier, photographs: Path, tmp_path: Path) -> None:
     source = open_images(photographs, channels=3)
-    with pytest.raises(ImagesError, match=r"expected at least 60 honest images .* got 20"):
+    with pytest.raises(ImagesError, match=r"expected at least 60 clean images .* got 20"):
         fit_guard(blobs, source, tmp_path / "few", limit=20)
     with pytest.raises(ConfigError, match=r"false_alarms: 0.01 cannot be measured with 40 images"):
         fit_guard(blobs, source, tmp_path / "few", false_alarms=0.01)
@@ -582,7 +580,7 @@ def test_a_measurement_compares_kinds_and_goes_on(
     content = json.loads((tmp_path / "guard_results.json").read_text())
     assert len(content["rows"]) == len(rows) and content["environment"]["seed"] == 0
     page = (tmp_path / "report.html").read_text()
-    assert "honest images raise an alarm" in page and "fgsm 8/255" in page
+    assert "clean images raise an alarm" in page and "fgsm 8/255" in page
     assert "noise" in str(rows) and "<table" in rows._repr_html_()
     asked: list[str] = []
     again = run_measurement(measurement, tmp_path, progress=lambda title, *_: asked.append(title))
@@ -651,5 +649,5 @@ def test_images_that_cannot_be_read_are_left_out(
         with pytest.raises(ImageError, match=r"png: damaged or cut short$"):
             run()
     few = damage_images(ChosenImages(source, tuple(range(60))), {5})
-    with pytest.raises(ImagesError, match=r"at least 60 honest images .* got 59"):
+    with pytest.raises(ImagesError, match=r"at least 60 clean images .* got 59"):
         fit_guard(blobs, few, tmp_path / "few", false_alarms=0.2)

@@ -109,7 +109,7 @@ def test_a_signal_of_equal_numbers_does_not_drown_the_others() -> None:
     assert network.spread[2].item() == pytest.approx(16.6e-5)
     standardised = (torch.tensor([-16.6, 80.0, 16.6]) - network.centre) / network.spread
     total = network.combine(standardised[None])[0, 1]
-    assert total > network.ranks[1, -1]  # the texture is far from that of all honest images
+    assert total > network.ranks[1, -1]  # the texture is far from that of all clean images
 
 
 @pytest.mark.parametrize(

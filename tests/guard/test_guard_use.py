@@ -103,7 +103,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 def test_numbers_become_an_answer() -> None:
     usual = FORMAT.read([0.4, 0.95, 0.8, 1.0, 2.0, 3.0])
     assert usual == Trust(
-        tampered=0.4, unknown=0.95, confidence=0.8, why="like 95% of the honest images"
+        tampered=0.4, unknown=0.95, confidence=0.8, why="like 95% of the clean images"
     )
     assert usual.is_good
     alarm = FORMAT.read([0.99, 0.96, 0.8, 1.0, 2.0, 3.0])
@@ -166,7 +166,7 @@ def test_fit_on_the_command_line_says_what_it_did(
     assert not (tmp_path / "elsewhere" / "guard.json").exists()
     code, out, err = run(*words, "--out", card.parent / "mine", "--false-alarms", "0.1")
     assert code == 0
-    assert "fitted to 50 honest images, thresholds from 25 others" in out
+    assert "fitted to 50 clean images, thresholds from 25 others" in out
     assert "explanation" in out
     assert open_classifier(card).guard_folder == card.parent / "mine"
     code, out, err = run("guard", "check", card, "planted:size=32,images=2")
@@ -180,7 +180,7 @@ def test_fit_on_the_command_line_says_what_it_did(
     [
         (("--false-alarms", "0"), "false_alarms: expected a fraction above 0 and below 0.5"),
         (("--false-alarms", "0.7"), "false_alarms: expected a fraction above 0 and below 0.5"),
-        (("--limit", "59"), "expected at least 60 honest images to learn what is usual, got 59"),
+        (("--limit", "59"), "expected at least 60 clean images to learn what is usual, got 59"),
         (("--false-alarms", "0.01"), "0.01 cannot be measured with 25 images"),
         (("--explainer", "nowhere"), "nowhere"),
     ],
@@ -438,9 +438,9 @@ def test_a_page_for_browsers_is_written_without_one(guarded_card: Path) -> None:
 
 def test_an_image_that_the_classifier_refuses_stays_an_error(guarded_card: Path) -> None:
     guard = open_guard(guarded_card)
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match=r"expected pixels in \[0, 1\], got \[nan, nan\]"):
         guard.check(torch.full((1, 3, 32, 32), float("nan")))
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match="expected batch × 3 × 32 × 32, got 1 × 1 × 32 × 32"):
         guard.check(torch.rand(1, 1, 32, 32))
 
 
@@ -578,7 +578,7 @@ def test_a_guard_is_measured_in_python_as_on_the_command_line(
     assert [row for row in again if row.images == "made"] == expected
     code, out, err = run(*words, *more[:-1], "9", "--out", tmp_path / "d")
     assert code == 2 and err.count("\n") == 1
-    assert "expected at least 10 honest images to measure false alarms with, got 9" in err
+    assert "expected at least 10 clean images to measure false alarms with, got 9" in err
     with pytest.raises(ConfigError, match="attacks"):
         apercu.measure_guard(guarded_card, honest, tmp_path / "d", attacks="")
 

@@ -29,7 +29,8 @@ from apercu.robustness.detection import (
     OneClassSvm,
     StabilityFeatures,
 )
-from apercu.robustness.detection.benchmark import DetectionBenchmark, detect_attacks, make_rows
+from apercu.robustness.detection.benchmark import DetectionBenchmark, make_rows
+from apercu.robustness.detection.detect import detect_attacks
 from apercu.robustness.detection.detectors.calibrated import (
     CalibratedDetector,
     cross_validated_scores,

@@ -11,7 +11,7 @@ import pytest
 import apercu.pretraining
 import apercu.robustness
 from apercu import open_classifier
-from apercu.errors import RunError
+from apercu.errors import ClassifierError, ImagesError, RunError
 from apercu.images import open_images
 from apercu.log import redirect_warnings
 from apercu.methods import Cam, Gradient
@@ -28,6 +28,7 @@ from apercu.robustness import (
 )
 from apercu.robustness.detection import MethodMapFeatures
 from apercu.robustness.detection.benchmark import DetectionRows
+from apercu.robustness.plan import adapt_plan
 
 
 @pytest.mark.parametrize("module", [apercu.robustness, apercu.pretraining])
@@ -60,6 +61,27 @@ def test_a_stress_test_from_python(tiny_card: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"cost": []}')
     with pytest.raises(RunError, match="results of another command; choose another --out"):
         run_stress_test(open_classifier(tiny_card), source, tmp_path, later)
+
+
+def test_a_stress_test_is_named_by_specs(tiny_card: Path, tmp_path: Path) -> None:
+    black_box = open_classifier(
+        lambda images: images.mean((2, 3)), size=32, mean=[0] * 3, std=[1] * 3, classes=[*"abc"]
+    )
+    source = "planted:size=32,images=2,classes=3"
+    plan = StressPlan(attacks=("fgsm",), epsilons=(8 / 255,))
+    rows = run_stress_test(tiny_card, source, str(tmp_path / "named"), plan).rows
+    opened = run_stress_test(
+        open_classifier(tiny_card), open_images(source), tmp_path / "open", plan
+    )
+    assert rows == opened.rows
+    with pytest.raises(ClassifierError, match=r"fgsm need gradients, .* use sparse_evo"):
+        run_stress_test(black_box, source, tmp_path / "box", plan)
+    with pytest.raises(ImagesError, match="no such file or folder of images"):
+        run_stress_test(black_box, "nowhere", tmp_path / "box")
+    assert adapt_plan(StressPlan(), black_box).attacks == ("sparse_evo",)
+    named = StressPlan(attacks=StressPlan().attacks)
+    with pytest.raises(ClassifierError, match="fgsm, i_fgsm, pgd need gradients"):
+        adapt_plan(named, black_box)
 
 
 def test_a_stress_test_leaves_out_what_cannot_be_read(tiny_card: Path, tmp_path: Path) -> None:

@@ -456,7 +456,7 @@ def test_a_mark_says_whether_to_believe_the_classes(
     page = visit(listen(worker=ImageWorker(open_explainer(setup), 1_000_000)))
     bring(page, picture)
     said = page.inner_text("#trust")
-    assert "Do not rely on this: the guard finds the picture" in said  # noise is no honest image
+    assert "Do not rely on this: the guard finds the picture" in said  # noise is no clean image
     assert page.inner_text("#trust .mark") == "!"
     assert page.get_attribute("#trust", "class") == "alarm"
 
@@ -490,11 +490,11 @@ def test_what_the_mark_says(visit, address) -> None:
     assert usual == {"sign": "✓", "kind": "usual", "words": words}
     alarm = page.evaluate(describe, TRUST | {"alarms": ["tampered"], "tampered": 0.98})
     assert (alarm["sign"], alarm["kind"]) == ("!", "alarm")
-    assert "finds the picture tampered, more so than 98 % of the honest images" in alarm["words"]
+    assert "finds the picture tampered, more so than 98 % of the clean images" in alarm["words"]
     both = {"alarms": ["tampered", "unknown"], "tampered": 0.9967, "unknown": 0.57}
     assert (
-        "tampered, more so than 99 % of the honest images, and unknown, more so than 57 % of the "
-        "honest images (as usual)" in page.evaluate(describe, TRUST | both)["words"]
+        "tampered, more so than 99 % of the clean images, and unknown, more so than 57 % of the "
+        "clean images (as usual)" in page.evaluate(describe, TRUST | both)["words"]
     )
     lost = dict.fromkeys(("tampered", "unknown", "confidence"))
     open_mark = page.evaluate(describe, TRUST | lost | {"why": "it cannot be judged: …"})

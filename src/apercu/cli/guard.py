@@ -1,4 +1,4 @@
-"""`apercu guard`: whether an answer may be believed, learnt from honest images, and then asked."""
+"""`apercu guard`: whether an answer may be believed, learnt from clean images, and then asked."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fit(
         float,
         typer.Option(
             metavar="FRACTION",
-            help="Fraction of honest images that may raise an alarm, for each question.",
+            help="Fraction of clean images that may raise an alarm, for each question.",
         ),
     ] = 0.05,
     limit: Annotated[
@@ -83,7 +83,7 @@ def fit(
     trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Learn from honest images alone what is usual for a classifier.
+    """Learn from clean images alone what is usual for a classifier.
 
     Two thirds of the images fit what is looked at: fine noise, features, the mask of an explainer.
     The other third says what is usual, and sets the thresholds; with labels it also calibrates the
@@ -138,8 +138,8 @@ def check(
     """Classify images, and say of each whether the answer may be believed.
 
     Prints a line for each image: its class, whether the guard raises an alarm and why, and the
-    confidence. `tampered` and `unknown` (with --json) are the fractions of honest images that look
-    less tampered with, and less unknown: 0.99 is rarer than 99 of 100 honest images. An image that
+    confidence. `tampered` and `unknown` (with --json) are the fractions of clean images that look
+    less tampered with, and less unknown: 0.99 is rarer than 99 of 100 clean images. An image that
     cannot be classified gets a line with its error, and the exit code is then 2.
 
     Example: apercu guard check runs/films/card.json new/ --guard runs/films/guard
@@ -182,7 +182,7 @@ def measure(
         typer.Option(
             metavar="IMAGES",
             help="Images of another kind, which should be recognised; again for more kinds. noise "
-            "is made; backgrounds are parts of the honest images outside of their boxes.",
+            "is made; backgrounds are parts of the clean images outside of their boxes.",
         ),
     ] = None,
     attacks: Annotated[
@@ -205,9 +205,9 @@ def measure(
     trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how often a guard is wrong on honest images, and what it recognises.
+    """Measure how often a guard is wrong on clean images, and what it recognises.
 
-    The images are honest ones that it was not fitted to; attacks change them. Writes
+    The images are clean ones that it was not fitted to; attacks change them. Writes
     guard_results.json and report.html, with false alarms, curves and every kind of images.
 
     Example: apercu guard measure card.json --images val/ --guard guard --unknown noise --out out
@@ -238,7 +238,7 @@ def measure(
         if row.question == "confidence":
             low, high = row.ci95
             title = row.metric.replace("_", " ")
-            say(f"{title}, honest images: {row.value:.3f} ({low:.3f} to {high:.3f})")
+            say(f"{title}, clean images: {row.value:.3f} ({low:.3f} to {high:.3f})")
     say(f"report: {out / 'report.html'}")
 
 
@@ -246,7 +246,7 @@ def _say_guard(guard: Guard) -> None:
     """Print what the guard was fitted to, and what it looks at."""
     record = guard.record
     say(
-        f"fitted to {record.fitted} honest images, thresholds from {record.held_out} others: "
+        f"fitted to {record.fitted} clean images, thresholds from {record.held_out} others: "
         f"at most {record.false_alarms:.0%} false alarms for each question"
     )
     say(f"looks at: {', '.join(record.signals)}")

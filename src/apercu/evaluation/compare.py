@@ -35,7 +35,7 @@ from apercu.methods import MapExplainer, TrueBox
 from apercu.metrics import Metric
 from apercu.option_strings import check_seed
 from apercu.pages import join_words
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 
 REPORT_FILE = "report.html"
 
@@ -61,7 +61,7 @@ def compare(
     against: str | None = None,
     device: str | torch.device = "cpu",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     command: str = "apercu.compare(…)",
 ) -> ComparisonResults:
     """Measure explainers on the same images, as `apercu compare` does.
@@ -123,8 +123,8 @@ def compare(
             trained explainer, or else the first one of the ranking.
         device: the device of a classifier that is opened here.
         trust: whether a run folder or a card may name a factory, whose code is run.
-        progress: is called with what is done, how much of it, and how much in all; None shows it
-            in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: the command that the report names.
 
     Returns:
@@ -170,7 +170,7 @@ def compare(
     with trust_files(trust):
         opened = open_explainers(explainers, methods, classifier, images, seed)
     folder = None if out is None else Path(out)
-    with show_in_notebook(progress) as report:
+    with open_progress(progress) as report:
         try:
             results = run_comparison(
                 classifier,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -33,7 +32,7 @@ from apercu.images import ImageSource, check_images
 from apercu.io import check_writable
 from apercu.networks.gate import GatedNetwork
 from apercu.option_strings import check_seed
-from apercu.progress import ProgressCallback, ignore_progress, is_notebook, show_progress
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.run_record import RunRecord
 from apercu.training.data import TrainingImages, split_held_out
 from apercu.training.record import find_begun_steps, find_settings
@@ -63,7 +62,7 @@ def train(
     student: StudentSettings | Classifier | str | Path | None = None,
     student_steps: int | None = None,
     trust: bool = False,
-    progress: bool | None = None,
+    progress: ProgressOption = None,
     report: ProgressCallback | None = None,
     say: Callable[[str], None] = print,
 ) -> TrainedExplainer[Any, Any]:
@@ -71,6 +70,10 @@ def train(
 
     No labels are used: the classifier itself teaches the explainer. A classifier without gradients
     is replaced by a student, which is distilled first, where the kind of explainer needs gradients.
+
+    >>> import apercu
+    >>> explainer = apercu.train("timm/resnet50", "photos/", "runs/mine")  # doctest: +SKIP
+    >>> maps = explainer(images, target="tabby")  # doctest: +SKIP
 
     Args:
         classifier: the classifier, or its SPEC.
@@ -95,10 +98,10 @@ def train(
             that stands in, such as the student of an earlier run (`RUN/student/card.json`).
         student_steps: steps of the distillation, where they differ from the settings.
         trust: whether a card or a file of settings may name a factory, whose code is run.
-        progress: whether to show how far the work is: a bar on a terminal or in a notebook, a line
-            every half minute elsewhere; None shows it in notebooks only.
-        report: called with the name of each part of the work, how much of it is done, and how much
-            there is; instead of `progress`.
+        progress: whether to show how far the work is (a bar on a terminal or in a notebook, a line
+            every half minute elsewhere), or a function that receives the name of each part of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
+        report: such a function, as `progress` took none before.
         say: receives one message at a time.
 
     Returns:
@@ -147,8 +150,11 @@ def train(
             )
         settings = options.apply(base)
     consequence = f"{run} keeps what is done; the same call with resume=True goes on"
-    with describe_interrupt(consequence), _open_report(progress, report) as opened_report:
-        trainer = Trainer(classifier, images, run, hardware, seed, say, opened_report)
+    shown = report or progress
+    if not is_main_process() and not callable(shown):
+        shown = False
+    with describe_interrupt(consequence), open_progress(shown) as open_report:
+        trainer = Trainer(classifier, images, run, hardware, seed, say, open_report)
         with _record(trainer, classifier, settings, stand_in).begin(resume=resume):
             if settings.schedule.steps < base.schedule.steps:
                 say(
@@ -196,20 +202,6 @@ def _open_inputs(
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, trust=trust)
     return classifier, classifier.open_images(images)
-
-
-@contextmanager
-def _open_report(
-    is_shown: bool | None, report: ProgressCallback | None
-) -> Iterator[ProgressCallback]:
-    """Yield the callback that was given, or else one that shows the progress where it should."""
-    if report is not None:
-        yield report
-    elif is_main_process() and (is_notebook() if is_shown is None else is_shown):
-        with show_progress() as shown:
-            yield shown
-    else:
-        yield ignore_progress
 
 
 def _build_suited_network(

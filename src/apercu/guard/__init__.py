@@ -1,4 +1,4 @@
-"""Guards: may this answer be believed on this image? Fitted to honest images, asked in one pass."""
+"""Guards: may this answer be believed on this image? Fitted to clean images, asked in one pass."""
 
 from __future__ import annotations
 

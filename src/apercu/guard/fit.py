@@ -1,4 +1,4 @@
-"""Fit a guard to honest images of a classifier, part by part, and keep it in a folder."""
+"""Fit a guard to clean images of a classifier, part by part, and keep it in a folder."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable
 from apercu.log import warn
 from apercu.option_strings import MAX_SEED
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
 
 FEWEST: Final = 60
-"""Smallest number of honest images."""
+"""Smallest number of clean images."""
 HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
 LEAST_ACCURACY: Final = 0.1
@@ -74,7 +74,7 @@ def fit_guard(
     attach: bool = False,
     device: str = "cpu",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Guard:
     """Learn from clean images alone what is usual for a classifier, as `apercu guard fit` does.
 
@@ -106,8 +106,8 @@ def fit_guard(
         attach: whether the card of the classifier names the guard from now on.
         device: where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
 
     Returns:
         The guard.
@@ -135,7 +135,7 @@ def fit_guard(
     _check_own_folder(out, opened)
     observer = Observer(opened, explainer)
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         run = None if explainer is None else digest_run(explainer)
         key = f"{opened.fingerprint} {run}"
         readers = [SkippingReader(each) for each in (source, others) if each is not None]
@@ -201,7 +201,7 @@ def _check_count(count: int, name: str, settings: GuardSettings) -> None:
     """Raise an error if there are too few images, at first of all, then of those that were read."""
     if count < FEWEST:
         raise ImagesError(
-            f"{name}: expected at least {FEWEST} honest images to learn what is usual, got {count}"
+            f"{name}: expected at least {FEWEST} clean images to learn what is usual, got {count}"
         )
     held_out = count - _count_fitted(count)
     if held_out * settings.false_alarms < 1:
@@ -238,7 +238,7 @@ def _check_clean(observed: ObservedImages, source: ImageSource) -> None:
     if wilson_interval(correct)[1] < max(LEAST_ACCURACY, 1 / logits.shape[1]):
         raise ImagesError(
             f"{source.name}: the classifier is right on {correct.mean():.0%} of them only, as "
-            "after an attack; expected honest images that it knows"
+            "after an attack; expected clean images that it knows"
         )
 
 

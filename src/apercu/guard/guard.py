@@ -56,10 +56,10 @@ class GuardRecord(BaseModel):
         fingerprint: fingerprint of that classifier.
         run: SHA-256 of the explainer whose encoder is observed; None for the classifier itself.
         signals: names of the signals, in order.
-        false_alarms: fraction of honest images that may raise an alarm, for each question.
+        false_alarms: fraction of clean images that may raise an alarm, for each question.
         calibrated: whether confidences are calibrated: by labels where `facts` has a temperature,
             else by the temperature of the card.
-        images: SPEC of the honest images.
+        images: SPEC of the clean images.
         fitted, held_out: number of images that signals were fitted to, and of the others.
         facts: what was measured on images that were held out, by name.
         left_out: names of images that could not be read, by the name of their source; not written
@@ -92,7 +92,7 @@ class GuardRecord(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Guard(PassJudge):
-    """What is usual for a classifier, learnt from honest images alone.
+    """What is usual for a classifier, learnt from clean images alone.
 
     Args:
         record: what is written to `guard.json`.

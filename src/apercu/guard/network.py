@@ -30,7 +30,7 @@ ROUNDING = 1e-5
 
 @final
 class GuardNetwork(nn.Module):
-    """Fitted signals, with their values and ranks among honest images that were held out.
+    """Fitted signals, with their values and ranks among clean images that were held out.
 
     The signals of a question are put together as the sum of the squares of the positive
     standardised values: one signal that is far off counts more than several that are a little off.
@@ -38,13 +38,13 @@ class GuardNetwork(nn.Module):
     Args:
         signals: the signals, in the order of the columns.
         decision: how logits become probabilities.
-        images: number of honest images that were held out.
+        images: number of clean images that were held out.
 
     Attributes:
-        centre: median of each signal over honest images.
+        centre: median of each signal over clean images.
         spread: standard deviation of each signal above its median, from the upper quartile; at
             least `LEAST_SPREAD` and `ROUNDING`.
-        ranks: sorted totals of honest images, one row per question.
+        ranks: sorted totals of clean images, one row per question.
         temperature: number by which logits are divided for the confidence.
     """
 
@@ -98,7 +98,7 @@ class GuardNetwork(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, scores: Float[Tensor, "images signals"]) -> None:
-        """Learn what is usual from the signals of honest images that were held out.
+        """Learn what is usual from the signals of clean images that were held out.
 
         Args:
             scores: signals of images to which no signal was fitted.
@@ -147,7 +147,7 @@ class GuardNetwork(nn.Module):
             observation: what one pass gives.
 
         Returns:
-            For each question the fraction of honest images with a smaller total, the confidence in
+            For each question the fraction of clean images with a smaller total, the confidence in
             the predicted class, and the standardised signals; see `VerdictFormat`.
         """
         standardised = (self.measure(observation) - self.centre) / self.spread

@@ -35,7 +35,7 @@ FEWEST_LABELS: Final = 20
 """Smallest number of images with labels that set a temperature."""
 DIGEST_BYTES: Final = 8
 """Bytes of the digest of one image."""
-FITTED_TITLE: Final = "honest images"
+FITTED_TITLE: Final = "clean images"
 CALIBRATION_TITLE: Final = "calibration images"
 PARTS: Final = "observed"
 """Folder of what was observed, inside that of the guard, until the guard is fitted."""

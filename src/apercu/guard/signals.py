@@ -1,4 +1,4 @@
-"""The signals of a guard: each is one number per image, high where it is unlike honest images."""
+"""The signals of a guard: each is one number per image, high where it is unlike clean images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SignalKind:
         summarise: computes its numbers from an observation.
         phrase: what a high value means, as the end of a sentence.
         is_score: whether the one number of the summary is the score itself; else the score is the
-            distance from the numbers of honest images.
+            distance from the numbers of clean images.
     """
 
     name: str
@@ -98,84 +98,84 @@ NOISE = SignalKind(
     "noise",
     "tampered",
     summarise_noise,
-    "its finest noise is unlike that of honest images",
+    "its finest noise is unlike that of clean images",
 )
 COLOUR_NOISE = SignalKind(
     "colour_noise",
     "tampered",
     summarise_colour_noise,
-    "the noise of its colours is unlike that of honest images",
+    "the noise of its colours is unlike that of clean images",
 )
 CERTAINTY = SignalKind(
     "certainty",
     "tampered",
     lambda observation: measure_certainty(observation.logits)[:, None],
-    "the classifier is more certain than of honest images",
+    "the classifier is more certain than of clean images",
     is_score=True,
 )
 DEEP_FEATURES = SignalKind(
     "deep_features",
     "tampered",
     lambda observation: average_features(observation.features[-1]),
-    "its last features are unlike those of honest images",
+    "its last features are unlike those of clean images",
 )
 EXPLANATION = SignalKind(
     "explanation",
     "tampered",
     summarise_explanation,
-    "its explanation is unlike those of honest images",
+    "its explanation is unlike those of clean images",
 )
 ENERGY = SignalKind(
     "energy",
     "unknown",
     lambda observation: measure_energy(observation.logits)[:, None],
-    "the logits of all classes are lower than for honest images",
+    "the logits of all classes are lower than for clean images",
     is_score=True,
 )
 LABEL_CERTAINTY = SignalKind(
     "label_certainty",
     "tampered",
     lambda observation: measure_label_certainty(observation.logits)[:, None],
-    "the classifier is more certain of a class than for honest images",
+    "the classifier is more certain of a class than for clean images",
     is_score=True,
 )
 SHIFTED_VALUE = SignalKind(
     "shifted_value",
     "tampered",
     summarise_value,
-    "its value is unlike those of honest images",
+    "its value is unlike those of clean images",
 )
 UNCERTAINTY = SignalKind(
     "uncertainty",
     "unknown",
     lambda observation: measure_uncertainty(observation.logits)[:, None],
-    "the classifier is less sure than of honest images",
+    "the classifier is less sure than of clean images",
     is_score=True,
 )
 LABEL_UNCERTAINTY = SignalKind(
     "label_uncertainty",
     "unknown",
     lambda observation: measure_label_uncertainty(observation.logits)[:, None],
-    "the classifier is less sure of its classes than for honest images",
+    "the classifier is less sure of its classes than for clean images",
     is_score=True,
 )
 UNUSUAL_VALUE = SignalKind(
     "unusual_value",
     "unknown",
     summarise_value,
-    "its value is unlike those of honest images",
+    "its value is unlike those of clean images",
 )
 FINE_CONTRAST = SignalKind(
     "fine_contrast",
     "unknown",
     lambda observation: summarise_contrast(observation.features[0]),
-    "its finest textures are unlike those of honest images",
+    "its finest textures are unlike those of clean images",
 )
 SECOND_CONTRAST = SignalKind(
     "second_contrast",
     "unknown",
     lambda observation: summarise_contrast(observation.features[1]),
-    "its textures are unlike those of honest images",
+    "its textures are unlike those of clean images",
 )
 KINDS: Mapping[str, SignalKind] = {
     kind.name: kind
@@ -201,7 +201,7 @@ class Signal(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, summary: Float[Tensor, "batch numbers"]) -> Scores:
-        """Return one number per image; higher is less like honest images."""
+        """Return one number per image; higher is less like clean images."""
 
     def forward(self, observation: Observation) -> Scores:
         """Return the number of each image of an observation."""
@@ -218,12 +218,12 @@ class PlainSignal(Signal):
 
 @final
 class GaussianSignal(Signal):
-    """The logarithm of the Mahalanobis distance from the summaries of honest images.
+    """The logarithm of the Mahalanobis distance from the summaries of clean images.
 
     Args:
         kind: what is summarised.
         mean: mean of the summaries.
-        whitening: matrix after which honest summaries have no correlation and variance 1.
+        whitening: matrix after which clean summaries have no correlation and variance 1.
     """
 
     mean: Tensor
@@ -240,7 +240,7 @@ class GaussianSignal(Signal):
 
         Args:
             kind: what is summarised.
-            summaries: summaries of honest images.
+            summaries: summaries of clean images.
 
         Returns:
             The signal.
@@ -259,5 +259,5 @@ class GaussianSignal(Signal):
 
 
 def fit_signal(kind: SignalKind, summaries: Float[Tensor, "images numbers"]) -> Signal:
-    """Return a signal that is fitted to the summaries of honest images."""
+    """Return a signal that is fitted to the summaries of clean images."""
     return PlainSignal(kind) if kind.is_score else GaussianSignal.fit(kind, summaries)

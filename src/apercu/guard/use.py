@@ -155,6 +155,9 @@ def _open_own_guard(classifier: Classifier, explainer: AnyExplainer | None) -> G
 def attach_guard(card: str | Path, guard: str | Path, *, trust: bool = False) -> Path:
     """Write the folder of a guard into the card of its classifier, so that every verb uses it.
 
+    >>> import apercu
+    >>> apercu.attach_guard("runs/films/card.json", "runs/films/guard")  # doctest: +SKIP
+
     Args:
         card: the card of the classifier, or its folder.
         guard: folder of the guard, inside the folder of the card.
@@ -207,6 +210,11 @@ class CheckedImage:
 
 def check_files(guard: Guard, images: Sequence[str | Path]) -> Iterator[CheckedImage]:
     """Classify image files, and say of each whether its class may be believed.
+
+    >>> import apercu
+    >>> guard = apercu.open_guard("runs/films/card.json")  # doctest: +SKIP
+    >>> for image in apercu.check_files(guard, ["new/"]):  # doctest: +SKIP
+    ...     print(image.line)
 
     Args:
         guard: the guard of a classifier.

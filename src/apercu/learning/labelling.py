@@ -22,7 +22,7 @@ from apercu.learning.labels import read_label_rows
 from apercu.learning.retrieval import INDEX_FOLDER, open_cases
 from apercu.learning.similar_cases import draw_case
 from apercu.pages import Figure, embed_image, render_output
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressOption, open_progress
 
 NEXT = "next.csv"
 LABELLED_INDEX = "index-labelled"
@@ -108,9 +108,13 @@ def choose_images_to_label(
     out: str | Path | None = None,
     device: str = "auto",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> ImagesToLabel:
     """Choose the images of a folder whose labels would help a classifier most.
+
+    >>> import apercu
+    >>> chosen = apercu.choose_images_to_label("runs/first", "photos/", batch=50)  # doctest: +SKIP
+    >>> print(chosen.summary)  # doctest: +SKIP
 
     Args:
         source: SPEC or card of a classifier or a pretrained network, or the run folder of a trained
@@ -127,7 +131,8 @@ def choose_images_to_label(
         out: folder for `next.csv`; None writes nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
         trust: whether a card or a folder may name a factory, whose code is run.
-        progress: receives how many images are done.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
 
     Returns:
         The images with reasons; they show themselves in a notebook.
@@ -149,7 +154,7 @@ def choose_images_to_label(
     rows_labelled = find_labelled(opened, labels)
     others = None if labelled is None else open_cases(labelled, encoder)
     kept = None if out is None else Path(out)
-    with show_in_notebook(progress) as report:
+    with open_progress(progress) as report:
         folder = Path(index) if index is not None else kept and kept / INDEX_FOLDER
         cases = build_index(encoder, opened, folder, report)
         extra = None

@@ -30,7 +30,7 @@ from apercu.learning.case_features import (
 from apercu.learning.case_index import CaseIndex, build_index, name_label
 from apercu.learning.labels import LabelRows, find_own_table, read_label_rows
 from apercu.learning.similar_cases import SimilarCase, SimilarCases
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressOption, open_progress
 
 INDEX_FOLDER = "index"
 NO_CLASS = "no class"
@@ -52,13 +52,17 @@ def find_similar(
     out: str | Path | None = None,
     device: str = "auto",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> SimilarCases:
     """Find the images of a folder that are nearest to an image in a classifier's features.
 
     Images are compared twice: by the mean of the deepest feature map, and by its mean over the
     region that speaks for the predicted class. The features of the folder are computed once, where
     they are kept.
+
+    >>> import apercu
+    >>> cases = apercu.find_similar("runs/mine", "cat.jpg", "photos/")  # doctest: +SKIP
+    >>> print(*cases.lines, sep="\\n")  # doctest: +SKIP
 
     Args:
         source: SPEC or card of a classifier, run folder of a trained explainer, or either opened.
@@ -75,7 +79,8 @@ def find_similar(
         out: folder for the report and `similar.json`; None writes nothing.
         device: `auto`, `cpu`, `cuda` or `mps`.
         trust: whether a card or a folder may name a factory, whose code is run.
-        progress: receives how many images are done.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
 
     Returns:
         The nearest cases, which show themselves in a notebook.
@@ -96,7 +101,7 @@ def find_similar(
     opened, rows = open_labelled_cases(among, encoder, labels)
     kept = None if out is None else Path(out) / INDEX_FOLDER
     folder = kept if index is None else Path(index)
-    with show_in_notebook(progress) as report:
+    with open_progress(progress) as report:
         cases = build_index(encoder, opened, folder, report)
     result = CaseFinder(encoder, cases, among=str(opened.name), labels=rows).find(
         stored, count, target, exclude=image if isinstance(image, str | Path) else None

@@ -49,7 +49,7 @@ from apercu.learning.start import open_start
 from apercu.learning.training import LearningTraining
 from apercu.log import redirect_warnings, warn
 from apercu.option_strings import check_seed
-from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
+from apercu.progress import ProgressOption, ignore_progress, open_progress
 from apercu.training.config import CONFIG
 from apercu.training.record import find_begun_steps, find_settings
 from apercu.training.trainer import Hardware, Trainer
@@ -74,7 +74,7 @@ def train_classifier(
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     say: Callable[[str], None] = print,
 ) -> TrainedClassifier:
     """Train a classifier from the labels there are, and calibrate its probabilities.
@@ -102,8 +102,8 @@ def train_classifier(
         resume: whether to continue a training, or a search, that was begun in the folder.
         seed: seed of every draw.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        progress: receives the name of each part of the work, how much is done, and how much there
-            is; None shows it in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         say: receives one line of news at a time.
 
     Returns:
@@ -139,7 +139,7 @@ def train_classifier(
     if unknown := parts.describe_unknown():
         say(unknown)
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
-    with kept, show_in_notebook(progress) as report:
+    with kept, open_progress(progress) as report:
         if search and not is_begun:
             check_classes(parts.training, settings.search.folds)
             result = choose_settings(

@@ -33,7 +33,7 @@ from apercu.pretraining.heads import LabelledFeatures, Learner
 from apercu.pretraining.heads.base import join_features
 from apercu.pretraining.inputs import find_readable
 from apercu.pretraining.report import RANDOM_WEIGHTS, draw_pca_plot, write_report
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
 
@@ -247,7 +247,7 @@ def evaluate_features(
     evaluation: FeatureEvaluation,
     out: Path,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> list[LearningCurveRow]:
     """Run an evaluation, and write `features.json`, `table.md` and `report.html`.
@@ -256,8 +256,8 @@ def evaluate_features(
         evaluation: networks, images and protocol.
         out: folder of the results; curves that are there already are not measured again. The
             results are about this evaluation; a line says which earlier curves they leave out.
-        progress: receives a title, the number of finished parts, and that of all; None shows it in
-            notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results and the report name.
 
     Returns:
@@ -270,7 +270,7 @@ def evaluate_features(
         OutputError: the folder cannot be written.
     """
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         return _write_evaluation(evaluation, out, report, command)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
     from apercu.robustness.defences.training import train_defence as train_defence
     from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark
-    from apercu.robustness.detection.benchmark import detect_attacks as detect_attacks
+    from apercu.robustness.detection.detect import detect_attacks as detect_attacks
+    from apercu.robustness.detection.detect import open_detection as open_detection
     from apercu.robustness.detection.features import parse_detectors as parse_detectors
     from apercu.robustness.detection.features import parse_extractors as parse_extractors
     from apercu.robustness.jobs import expand_budgets as expand_budgets
@@ -36,8 +37,10 @@ _HOMES = {
     "FilterLayer": "apercu.filters",
     "StressPlan": ".plan",
     "StressResults": ".results",
-    "detect_attacks": ".detection.benchmark",
+    "detect_attacks": ".detection.detect",
     "expand_budgets": ".jobs",
+    "find_backdoors": ".backdoors.scan",
+    "open_detection": ".detection.detect",
     "parse_attack": ".plan",
     "parse_detectors": ".detection.features",
     "parse_extractors": ".detection.features",

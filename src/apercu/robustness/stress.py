@@ -16,7 +16,7 @@ from apercu.filters import parse_filter
 from apercu.images import ImageSource, check_images
 from apercu.io import parse_json
 from apercu.log import warn
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressOption, open_progress
 from apercu.robustness.benchmark import StressBenchmark
 from apercu.robustness.jobs import format_budget
 from apercu.robustness.plan import StressPlan, adapt_plan, parse_attack
@@ -38,7 +38,7 @@ def run_stress_test(
     surrogate: Classifier | str | Path | None = None,
     device: str = "cpu",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> StressResults:
     """Attack a classifier with each attack at each budget, bare and behind each filter.
@@ -67,8 +67,8 @@ def run_stress_test(
             against it.
         device: where a classifier that is opened here computes.
         trust: whether a card or a run may name a factory, whose code is run.
-        progress: receives the title of a job, the number of finished images, and that of all; None
-            shows it in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results and the report name.
 
     Returns:
@@ -105,7 +105,7 @@ def run_stress_test(
     if classifier.guard_folder is not None:
         about["guard"] = classifier.guard_folder.name
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         earlier = _warn_of_earlier_results(about, plan, out)
         benchmark = StressBenchmark(
             classifier, source, plan, attacks, filters, explainer, surrogate, report

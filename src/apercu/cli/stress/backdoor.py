@@ -74,36 +74,23 @@ def backdoor(
 
     Example: apercu stress backdoor --classifier card.json --images clean/ --suspects new/ --out out
     """
-    from apercu.classifiers import open_classifier
-    from apercu.explainers.run_folder import check_run
-    from apercu.images import check_images, open_images
-    from apercu.robustness.backdoors.poisoning import read_poison
-    from apercu.robustness.backdoors.scan import find_backdoors
-    from apercu.robustness.backdoors.selection import parse_backdoor_methods
+    from apercu.robustness import find_backdoors
 
-    parsed = None if methods is None else parse_backdoor_methods(methods, seed)
-    record = None if poison is None else read_poison(poison)
-    check_images(*(spec for spec in (images, suspects, poisoned) if spec is not None))
-    if explainer is not None:
-        check_run(explainer)
-    opened = open_classifier(classifier, device=device.resolve())
-    source, to_check, marked = (
-        open_images(spec or images, channels=opened.channels, bands=opened.bands)
-        for spec in (images, suspects, poisoned)
-    )
     interruptible = on_interrupt("nothing is kept of a search that did not end")
     with interruptible, show_progress(lines=True) as report:
         result = find_backdoors(
-            opened,
-            source,
+            classifier,
+            images,
             out,
-            parsed,
-            suspects=to_check if suspects else None,
-            poisoned=marked if poisoned else None,
-            poison=record,
+            methods,
+            suspects=suspects,
+            poisoned=poisoned,
+            poison=poison,
             explainer=explainer,
             limit=limit,
             seed=seed,
+            device=device.resolve(),
+            trust=trust,
             progress=report,
             command=read_command(),
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.names import ClassWord, read_class_word
@@ -30,12 +30,10 @@ from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
 from apercu.extras import require_extra
 from apercu.io import check_writable
-from apercu.progress import name_progress, show_in_notebook
+from apercu.progress import CountCallback, name_progress, open_progress
 from apercu.run_record import RunRecord
 from apercu.verdicts import GuardChoice
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the number of finished images, and the number of all."""
 CLUSTER_WORKERS = Workers(readers=2, threads=1)
 """The threads of each task on a cluster."""
 
@@ -78,7 +76,7 @@ def explain_dataset(
     cluster: str | None = None,
     trust: bool = False,
     guard: GuardChoice = None,
-    progress: Progress | None = None,
+    progress: CountCallback | bool | None = None,
 ) -> BatchSummary:
     """Explain a whole data set into sharded Parquet or Zarr, as `apercu batch` does.
 
@@ -120,8 +118,8 @@ def explain_dataset(
         guard: a guard or its folder: each row then says whether its class may be believed
             (`tampered`, `unknown`, `confidence`, `alarms`). `none` for none; None for the one that
             the card of the classifier names. An export holds its own.
-        progress: is called with the number of finished images, and the number of all; None shows
-            them in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the number of
+            finished images, and that of all; None shows it in notebooks only.
 
     Returns:
         The manifest of the result, and what it took.
@@ -164,13 +162,13 @@ def explain_dataset(
         Workers(workers or usual.readers, threads or usual.threads, device),
     )
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, show_in_notebook(name_progress(progress)) as report:
+    with kept, open_progress(name_progress(progress)) as report:
         count = partial(report, "images")
         return run_batch(request, count, None if cluster is None else RayCluster(cluster))
 
 
 def run_batch(
-    request: BatchRequest, progress: Progress, executor: Executor | None = None
+    request: BatchRequest, progress: CountCallback, executor: Executor | None = None
 ) -> BatchSummary:
     """Explain a data set; what an earlier attempt finished is kept.
 
@@ -208,7 +206,9 @@ def run_batch(
         return _explain_missing(opened, progress, executor or OpenBatch.explain_shards)
 
 
-def _explain_missing(opened: OpenBatch, progress: Progress, executor: Executor) -> BatchSummary:
+def _explain_missing(
+    opened: OpenBatch, progress: CountCallback, executor: Executor
+) -> BatchSummary:
     """Explain what is missing of a result, and write its manifest."""
     work_folder, plan = WorkFolder(opened.request.out), opened.plan
     opened.shard_writer.prepare_output()

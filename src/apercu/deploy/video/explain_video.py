@@ -9,13 +9,13 @@ from typing import Any
 from apercu.classifiers import Classifier, InputSpec
 from apercu.classifiers.names import ClassWord, read_class_word
 from apercu.deploy.inference import InferenceEngine, open_engine
-from apercu.deploy.video.pipeline import Progress, VideoSettings, VideoSummary, write_video
+from apercu.deploy.video.pipeline import VideoSettings, VideoSummary, write_video
 from apercu.deploy.video.source import VideoSource, check_video, open_video
 from apercu.deploy.video.writer import find_format
 from apercu.errors import RunError
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
-from apercu.progress import name_progress, show_in_notebook
+from apercu.progress import CountCallback, name_progress, open_progress
 from apercu.verdicts import GuardChoice
 
 CHANNELS = (1, 3)
@@ -36,7 +36,7 @@ def explain_video(
     device: str = "cpu",
     trust: bool = False,
     guard: GuardChoice = None,
-    progress: Progress | None = None,
+    progress: CountCallback | bool | None = None,
 ) -> VideoSummary:
     """Draw what a classifier looks at over a video, as `apercu video` does.
 
@@ -67,8 +67,8 @@ def explain_video(
         trust: whether the folder or a card may name a factory, whose code is run.
         guard: a guard or its folder, which judges each explained frame; `none` for none, None for
             the one that the card of the classifier names. An export holds its own.
-        progress: is called with the number of frames that are written, and about that of all; None
-            shows them in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the number of
+            frames that are written, and about that of all; None shows it in notebooks only.
 
     Returns:
         What was written, and what it took.
@@ -95,7 +95,7 @@ def explain_video(
         engine = open_video_engine(run, classifier, device, trust=trust, guard=guard)
     if not isinstance(source, VideoSource):
         source = open_video(str(source), live=live)
-    with show_in_notebook(name_progress(progress)) as report:
+    with open_progress(name_progress(progress)) as report:
         return write_video(engine, source, out, settings, partial(report, "frames"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,12 @@ from apercu.deploy.video.source import AudioPacket, VideoItem, VideoPicture, Vid
 from apercu.deploy.video.writer import VideoWriter, find_format
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
+from apercu.progress import CountCallback
 from apercu.run_record import lock_output
 
 QUEUE_SIZE = 8
 """Largest number of frames and packets of sound that wait between two threads."""
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the number of frames that are written, and about that of all: 0 if unknown."""
 _WrittenItem: TypeAlias = AudioPacket | tuple[VideoPicture, OverlayContent]
 """What is ready to be written."""
 
@@ -102,7 +101,7 @@ def write_video(
     source: VideoSource,
     out: Path,
     settings: VideoSettings,
-    progress: Progress = lambda count, total: None,
+    progress: CountCallback = lambda count, total: None,
 ) -> VideoSummary:
     """Write a video with overlays; Ctrl-C ends it early, and leaves a file that plays.
 
@@ -174,7 +173,7 @@ class VideoPipeline:
         frame_explainer: FrameExplainer,
         source: VideoSource,
         settings: VideoSettings,
-        progress: Progress,
+        progress: CountCallback,
     ) -> None:
         self.frame_explainer, self.source = frame_explainer, source
         self.settings, self.progress = settings, progress

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apercu.classifiers import Classifier, save_classifier
+from apercu.classifiers import Classifier, open_classifier, save_classifier
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.open_explainers import ExplainerLike, open_explainer
-from apercu.images import ImageSource
+from apercu.explainers.run_folder import check_run
+from apercu.images import ImageSource, check_images
 from apercu.images.stream import list_left_out
 from apercu.log import warn
 from apercu.methods import MapExplainer, TrueBox
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.robustness.backdoors.antidote import ALARM, Antidote, AntidoteRt, check_samples
 from apercu.robustness.backdoors.base import ScoreFn
 from apercu.robustness.backdoors.evidence import CarriedEvidence
@@ -37,7 +38,12 @@ from apercu.robustness.backdoors.parts import (
     measure_rate,
     predict_classes,
 )
-from apercu.robustness.backdoors.poisoning import PoisonRecord, describe_poison, parse_trigger
+from apercu.robustness.backdoors.poisoning import (
+    PoisonRecord,
+    describe_poison,
+    parse_trigger,
+    read_poison,
+)
 from apercu.robustness.backdoors.removal import BackdoorRemoval, Unlearning
 from apercu.robustness.backdoors.results import (
     BackdoorReport,
@@ -67,18 +73,20 @@ DEFAULT_LIMIT = 400
 
 @enable_gradients()
 def find_backdoors(
-    classifier: Classifier,
-    source: ImageSource,
-    out: Path,
+    classifier: Classifier | str | Path,
+    source: ImageSource | str | Path,
+    out: str | Path,
     methods: Mapping[str, BackdoorMethod] | str | None = None,
     *,
-    suspects: ImageSource | None = None,
-    poisoned: ImageSource | None = None,
-    poison: PoisonRecord | None = None,
+    suspects: ImageSource | str | Path | None = None,
+    poisoned: ImageSource | str | Path | None = None,
+    poison: PoisonRecord | str | Path | None = None,
     explainer: ExplainerLike | None = None,
     limit: int | None = DEFAULT_LIMIT,
     seed: int = 0,
-    progress: ProgressCallback | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> BackdoorReport:
     """Look for backdoors in a classifier, and among images.
@@ -86,20 +94,28 @@ def find_backdoors(
     A quarter of the clean images is learnt from, a quarter chooses thresholds at 5 % false alarms,
     and the other half measures the false alarms.
 
+    >>> from apercu.robustness import find_backdoors
+    >>> report = find_backdoors(  # doctest: +SKIP
+    ...     "card.json", "clean/", "out", suspects="new/"
+    ... )
+
     Args:
-        classifier: classifier that is searched.
-        source: clean images, with labels where a method needs them.
+        classifier: classifier that is searched, or its SPEC.
+        source: clean images, or their SPEC, with labels where a method needs them.
         out: folder of the results.
         methods: methods by name, or as people type them; None for all that are possible.
         suspects: images that are checked; the half of the clean images that measures where None.
         poisoned: images of which it is known that they carry the trigger.
-        poison: how the images of a test bed were poisoned; its trigger marks the clean images, and
-            all methods are measured with them.
+        poison: how the images of a test bed were poisoned, or the run folder that says so; its
+            trigger marks the clean images, and all methods are measured with them.
         explainer: what draws the maps of `evidence`: a trained explainer of this classifier, its
             run folder, or a method.
         limit: largest number of clean images, drawn at random, and of suspects; None for all.
         seed: seed of all draws.
-        progress: receives what is being done, how much is finished, and how much there is.
+        device: where a classifier that is opened here computes.
+        trust: whether a card or a run may name a factory, whose code is run.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results name.
 
     Returns:
@@ -114,11 +130,22 @@ def find_backdoors(
             there.
         OutputError: the folder cannot be written.
     """
-    classifier.require_classes()
-    has_samples = poisoned is not None or poison is not None
+    out = Path(out)
     if isinstance(methods, str):
         methods = parse_backdoor_methods(methods, seed)
-    elif methods is None:
+    if isinstance(poison, str | Path):
+        poison = read_poison(Path(poison))
+    check_images(source, suspects, poisoned)
+    if isinstance(explainer, Path):
+        check_run(explainer, trust=trust)
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier, device=device, trust=trust)
+    classifier.require_classes()
+    source = classifier.open_images(source)
+    suspects = None if suspects is None else classifier.open_images(suspects)
+    poisoned = None if poisoned is None else classifier.open_images(poisoned)
+    has_samples = poisoned is not None or poison is not None
+    if methods is None:
         methods = choose_backdoor_methods(
             classifier, seed, explainer=explainer is not None, poisoned=has_samples
         )
@@ -129,7 +156,7 @@ def find_backdoors(
     trigger = None if poison is None else parse_trigger(poison.trigger)
     needs_labels = any(isinstance(method, BackdoorRemoval) for method in methods.values())
     kept = describe_interrupt("nothing is kept of a search that did not end")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         about: dict[str, Any] = {
             "classifier": classifier.spec,
             "fingerprint": classifier.fingerprint,

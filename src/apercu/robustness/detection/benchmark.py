@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
-from apercu.devices import enable_gradients
-from apercu.errors import describe_interrupt
-from apercu.evaluation.cost import describe_environment
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
-from apercu.io import write_file, write_json
-from apercu.progress import ProgressCallback, ignore_progress, show_in_notebook
+from apercu.io import write_file
+from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
 from apercu.robustness.detection.detectors.base import FEWEST_IMAGES, Features, check_enough
@@ -36,14 +33,11 @@ from apercu.robustness.detection.features import (
     MethodMapFeatures,
     StabilityFeatures,
 )
-from apercu.robustness.jobs import AttackKey, format_budget
+from apercu.robustness.jobs import AttackKey, describe_attack, name_attack
 from apercu.robustness.objectives import Untargeted
-from apercu.robustness.results import read_earlier_rows
-from apercu.run_record import lock_folder
 from apercu.statistics import auroc, bootstrap_auroc, wilson_interval
 from apercu.weights import digest_module
 
-RESULTS = "detection.json"
 FOLDER = "looks"
 """Folder in which the features are kept."""
 TRAINING_TITLE, CLEAN_TITLE = "to learn from", "honest"
@@ -114,7 +108,7 @@ class DetectionRows(list[DetectionRow]):
             subjects.setdefault(key, {})[row.metric] = row
         lines = []
         for (attack, epsilon, look, detector), rows in subjects.items():
-            title = attack if epsilon is None else f"{attack} at {format_budget(epsilon)}"
+            title = describe_attack(attack, epsilon)
             count = next(iter(rows.values())).n
             cells = [_format_fraction(rows[name]) if name in rows else "" for name in heads]
             lines.append((title, look, detector, str(count), *cells))
@@ -198,7 +192,7 @@ class DetectionBenchmark:
         progress(FITTING_TITLE, len(pairs), len(pairs))
         rows: list[DetectionRow] = []
         for (name, epsilon), attack in self.attacks.items():
-            title = name if epsilon is None else f"{name} {format_budget(epsilon)}"
+            title = name_attack((name, epsilon))
             attacked = self._extract_features(title, attack, self.sample.test, folder, progress)
             fooled = attacked[FOOLED].bool()
             if not fooled.any():
@@ -327,66 +321,3 @@ def _estimate_accuracy(
     distances = np.array(intervals) - np.array(fractions)[:, None]
     below, above = np.linalg.norm(distances, axis=0) / 2
     return mean, (mean - float(below), mean + float(above))
-
-
-@enable_gradients()
-def detect_attacks(
-    benchmark: DetectionBenchmark,
-    out: Path,
-    *,
-    progress: ProgressCallback | None = None,
-    command: str = "",
-) -> DetectionRows:
-    """Run a benchmark of detectors, and write `detection.json`.
-
-    Args:
-        benchmark: classifier, images, attacks, features and detectors.
-        out: folder of the results; features that are there already are not computed again, and
-            rows of earlier calls stay, unless their name now belongs to another attack, explainer
-            or detector.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
-        command: command line that the results name.
-
-    Returns:
-        The rows of the results, those of earlier calls in the same folder included; attacks that
-        fool with no image have none.
-
-    Raises:
-        ClassifierError: an attack or extractor needs what the classifier does not give.
-        RunError: the folder holds results of another classifier, other images or another seed, or
-            another process works there.
-        OutputError: the folder cannot be written.
-    """
-    benchmark.classifier.require_classes()
-    kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
-        return _write_detection(benchmark, out, report, command)
-
-
-def _write_detection(
-    benchmark: DetectionBenchmark, out: Path, progress: ProgressCallback, command: str
-) -> DetectionRows:
-    """Run a benchmark in a folder that no other process writes."""
-    classifier, path = benchmark.classifier, out / RESULTS
-    content: dict[str, Any] = {
-        "classifier": classifier.spec,
-        "fingerprint": classifier.fingerprint,
-        "images": benchmark.source.name,
-        "limit": benchmark.limit,
-        "learnt_from": len(benchmark.sample.tune),
-        "images_digest": benchmark.sample.digest,
-    }
-    settings, definitions = {"seed": benchmark.seed, **content}, benchmark.define_names()
-    del settings["classifier"]  # the same one may have another name
-    earlier = read_earlier_rows(path, DetectionRow, settings, definitions, NAMES)
-    rows = DetectionRows(earlier.merge(benchmark.run(out, progress), COLUMNS))
-    content |= {
-        "without_class": benchmark.count_without_class(out),
-        "definitions": {**earlier.get("definitions"), **definitions},
-        "command": command,
-        "rows": [row._asdict() for row in rows],
-        "environment": describe_environment(benchmark.seed, classifier.device),
-    }
-    write_json(path, content)
-    return rows

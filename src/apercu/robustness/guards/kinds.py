@@ -169,23 +169,23 @@ def find_background(boxes: Tensor, size: tuple[int, int]) -> BackgroundSquare | 
     return None
 
 
-def open_kind(text: str, honest: ImageSource, classifier: Classifier) -> ImageSource:
+def open_kind(text: str, clean: ImageSource, classifier: Classifier) -> ImageSource:
     """Open images that a guard should recognise as unknown.
 
     Args:
-        text: `noise`, `backgrounds` (parts of the honest images outside of their boxes), or images
+        text: `noise`, `backgrounds` (parts of the clean images outside of their boxes), or images
             as every verb takes them.
-        honest: the honest images.
+        clean: the clean images.
         classifier: the classifier, whose channels, bands and size the images have.
 
     Returns:
         The images.
 
     Raises:
-        ImagesError: they cannot be opened, or the honest images have no boxes.
+        ImagesError: they cannot be opened, or the clean images have no boxes.
     """
     if text == NOISE:
         return NoiseImages(classifier.channels, classifier.size)
     if text == BACKGROUNDS:
-        return Backgrounds(honest)
+        return Backgrounds(clean)
     return classifier.open_images(text)

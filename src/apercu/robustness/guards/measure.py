@@ -1,4 +1,4 @@
-"""How well a guard recognises attacked and unknown images, and how often it is wrong on honest
+"""How well a guard recognises attacked and unknown images, and how often it is wrong on clean
 ones."""
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable, write_file, write_json
 from apercu.log import warn
 from apercu.option_strings import split_names
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.features import parse_class_attacks
 from apercu.robustness.guards.kinds import open_kind
-from apercu.robustness.guards.results import HONEST, GuardRows, Verdicts, compute_rows
+from apercu.robustness.guards.results import CLEAN, GuardRows, Verdicts, compute_rows
 from apercu.robustness.jobs import AttackKey, expand_budgets, name_attack
 from apercu.robustness.objectives import AttackObjective, BatchFlags, GuardEvasion, Untargeted
 from apercu.robustness.plan import (
@@ -50,18 +50,18 @@ RESULTS: Final = "guard_results.json"
 VERDICTS: Final = "verdicts"
 """Folder of what the guard said of each image, which makes an interrupted measurement go on."""
 FEWEST: Final = 10
-"""Smallest number of honest images."""
+"""Smallest number of clean images."""
 AWARE: Final = "aware_"
 """Beginning of the names of attacks that know of the guard."""
 
 
 @dataclass(frozen=True, eq=False)
 class GuardMeasurement:
-    """A guard, honest images, and the images that it should recognise.
+    """A guard, clean images, and the images that it should recognise.
 
     Args:
         guard: the guard.
-        honest: honest images that it was not fitted to; a warning counts the others.
+        clean: clean images that it was not fitted to; a warning counts the others.
         unknown: images of unknown kinds, by name.
         attacks: attacks by name and budget; names that begin with `aware_` know of the guard.
         limit: largest number of images of each kind, drawn at random.
@@ -69,15 +69,15 @@ class GuardMeasurement:
     """
 
     guard: Guard
-    honest: ImageSource
+    clean: ImageSource
     unknown: Mapping[str, ImageSource] = field(default_factory=dict)
     attacks: Mapping[AttackKey, Attack] = field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if HONEST in self.unknown:
-            raise ConfigError(f"unknown: {HONEST} is the name of the honest images; rename it")
+        if CLEAN in self.unknown:
+            raise ConfigError(f"unknown: {CLEAN} is the name of the clean images; rename it")
 
 
 def measure_guard(
@@ -94,10 +94,10 @@ def measure_guard(
     seed: int = 0,
     device: str = "cpu",
     trust: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> GuardRows:
-    """Measure how often a guard is wrong on honest images, and what it recognises.
+    """Measure how often a guard is wrong on clean images, and what it recognises.
 
     >>> import apercu
     >>> rows = apercu.measure_guard(  # doctest: +SKIP
@@ -106,12 +106,12 @@ def measure_guard(
 
     Args:
         classifier: the classifier or its SPEC.
-        images: honest images that the guard was not fitted to, at least 10.
+        images: clean images that the guard was not fitted to, at least 10.
         out: folder of the results; what is finished there is not measured again.
         guard: a guard or its folder; None for the one that the card names.
         explainer: the explainer that the guard was fitted with, or its run folder.
         unknown: images of other kinds, which should be recognised, as SPECs or by name; `noise` is
-            made, `backgrounds` are parts of the honest images outside of their boxes.
+            made, `backgrounds` are parts of the clean images outside of their boxes.
         attacks: attacks such as `fgsm,aware_pgd:steps=20`, or `none`; None for `fgsm,pgd`, which a
             classifier without gradients is spared.
         epsilons: budgets, for the attacks that have one.
@@ -119,8 +119,8 @@ def measure_guard(
         seed: seed of the draws and of the attacks.
         device: where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results name.
 
     Returns:
@@ -130,7 +130,7 @@ def measure_guard(
         ConfigError: no guard is named, or an attack or a budget is misspelt.
         ClassifierError: an attack that is named needs gradients that are missing.
         ImageError: no image of a kind can be read; some that cannot are left out with a warning.
-        ImagesError: there are too few honest images.
+        ImagesError: there are too few clean images.
         RunError: the guard is damaged, or belongs to another classifier or explainer.
         OutputError: the folder cannot be written.
     """
@@ -160,16 +160,16 @@ def run_measurement(
     measurement: GuardMeasurement,
     out: str | Path,
     *,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> GuardRows:
-    """Ask a guard about honest, attacked and unknown images, and write results and a report.
+    """Ask a guard about clean, attacked and unknown images, and write results and a report.
 
     Args:
         measurement: the guard and the images.
         out: folder of the results; kinds of images that are there already are not measured again.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results name.
 
     Returns:
@@ -178,24 +178,24 @@ def run_measurement(
     Raises:
         ClassifierError: an attack needs gradients that are missing.
         ImageError: no image of a kind can be read; some that cannot are left out with a warning.
-        ImagesError: there are fewer than 10 honest images.
+        ImagesError: there are fewer than 10 clean images.
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
     """
     from apercu.robustness.guards.report import write_guard_report
 
     out = Path(out)
-    _check_count(measurement, len(_choose(measurement, measurement.honest)))
+    _check_count(measurement, len(_choose(measurement, measurement.clean)))
     check_writable(out)
-    readers = {HONEST: SkippingReader(measurement.honest)}
+    readers = {CLEAN: SkippingReader(measurement.clean)}
     readers |= {name: SkippingReader(source) for name, source in measurement.unknown.items()}
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         verdicts = collect_verdicts(measurement, readers, out / VERDICTS, report)
         if verdicts.fitted:
             warn(
-                f"{measurement.honest.name}: the guard was fitted to {verdicts.fitted} of the "
-                f"{verdicts.counts[HONEST]} honest images, so false alarms come out too low; take "
+                f"{measurement.clean.name}: the guard was fitted to {verdicts.fitted} of the "
+                f"{verdicts.counts[CLEAN]} clean images, so false alarms come out too low; take "
                 "other images"
             )
         rows = compute_rows(measurement.guard, verdicts, measurement.seed)
@@ -203,7 +203,7 @@ def run_measurement(
         content: dict[str, Any] = {
             "guard": measurement.guard.record.model_dump(mode="json"),
             "images": {
-                HONEST: measurement.honest.name,
+                CLEAN: measurement.clean.name,
                 **{name: source.name for name, source in measurement.unknown.items()},
             },
             "fitted": verdicts.fitted,
@@ -219,10 +219,10 @@ def run_measurement(
 
 
 def _check_count(measurement: GuardMeasurement, count: int) -> None:
-    """Raise ImagesError for too few honest images, at first of all, then of those that are read."""
+    """Raise ImagesError for too few clean images, at first of all, then of those that are read."""
     if count < FEWEST:
         raise ImagesError(
-            f"{measurement.honest.name}: expected at least {FEWEST} honest images to measure false "
+            f"{measurement.clean.name}: expected at least {FEWEST} clean images to measure false "
             f"alarms with, got {count}"
         )
 
@@ -237,7 +237,7 @@ def collect_verdicts(
 
     Args:
         measurement: the guard and the images.
-        readers: the readers of the images of each kind; attacks change the honest ones.
+        readers: the readers of the images of each kind; attacks change the clean ones.
         folder: folder of the verdicts.
         report: receives a title, the number of finished images, and that of all.
 
@@ -246,15 +246,15 @@ def collect_verdicts(
     """
     rows: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    honest: dict[str, Tensor] = {}
+    clean: dict[str, Tensor] = {}
     digests: list[Tensor] = []
     kinds: dict[str, tuple[SkippingReader, AttackKey | None]]
     kinds = {name: (reader, None) for name, reader in readers.items()}
-    kinds |= {name_attack(key): (readers[HONEST], key) for key in measurement.attacks}
+    kinds |= {name_attack(key): (readers[CLEAN], key) for key in measurement.attacks}
     for name, (reader, key) in kinds.items():
         digest, image_digests = _digest_kind(measurement, reader, key, name)
         reader.warn_left_out()
-        if name == HONEST:
+        if name == CLEAN:
             _check_count(measurement, len(reader.readable))
             digests = image_digests
         path = folder / f"{digest}.safetensors"
@@ -264,28 +264,28 @@ def collect_verdicts(
             part = _ask(measurement, reader, key, name, report)
             write_file(path, save(part))
         fooled = part["fooled"].bool()
-        if name == HONEST:
-            honest = {figure: part[figure] for figure in ("correct", "before")}
+        if name == CLEAN:
+            clean = {figure: part[figure] for figure in ("correct", "before")}
         counts[name] = len(fooled)
         rows[name] = part["verdicts"][fooled] if key is not None else part["verdicts"]
     known = measurement.guard.digests
     fitted = None if known is None else int(torch.isin(torch.cat(digests), known).sum())
-    return Verdicts(rows, counts, honest, tuple(map(name_attack, measurement.attacks)), fitted)
+    return Verdicts(rows, counts, clean, tuple(map(name_attack, measurement.attacks)), fitted)
 
 
 def _digest_kind(
     measurement: GuardMeasurement, reader: SkippingReader, key: AttackKey | None, name: str
 ) -> tuple[str, list[Tensor]]:
-    """Read all images of a kind; return a digest of what is asked, and those of honest images."""
+    """Read all images of a kind; return a digest of what is asked, and those of clean images."""
     attack = None if key is None else measurement.attacks[key]
-    subject = repr((measurement.guard.digest, name == HONEST, key, attack))
+    subject = repr((measurement.guard.digest, name == CLEAN, key, attack))
     sha = hashlib.sha256(subject.encode())
     image_digests: list[Tensor] = []
     chosen = _choose(measurement, reader.source)
     prepare = measurement.guard.observer.classifier.prepare
     for batch in reader.read_batches(prepare, BATCH, indices=chosen):
         sha.update(digest_batches([batch], "").encode())
-        if name == HONEST:
+        if name == CLEAN:
             image_digests.append(digest_images(batch.images))
     return sha.hexdigest()[:20], image_digests
 
@@ -345,7 +345,7 @@ def _ask(
         with torch.no_grad(), name_images(batch.names):
             observation = guard.observer(images)
             verdicts.append(guard.network.to(images.device)(observation).cpu())
-        if title == HONEST:
+        if title == CLEAN:
             correct += _find_correct(classifier, reader.source, batch.labels, observation.logits)
             before.append(classifier.decision.probabilities(observation.logits).amax(1).cpu())
         fooled.append(flags)
@@ -354,7 +354,7 @@ def _ask(
         "verdicts": torch.cat(verdicts).contiguous(),
         "fooled": torch.cat(fooled).to(torch.uint8),
     }
-    if title == HONEST:
+    if title == CLEAN:
         part |= {"correct": torch.tensor(correct), "before": torch.cat(before).contiguous()}
     return part
 

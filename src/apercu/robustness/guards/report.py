@@ -16,7 +16,7 @@ from apercu.guard.signals import KINDS
 from apercu.io import write_file
 from apercu.pages import Finding, FindingLine, Mark, count_noun, render_page
 from apercu.pages.charts import draw_lines
-from apercu.robustness.guards.results import HONEST, GuardRow, GuardRows, Verdicts, score_verdicts
+from apercu.robustness.guards.results import CLEAN, GuardRow, GuardRows, Verdicts, score_verdicts
 from apercu.verdicts import QUESTIONS
 
 REPORT = "report.html"
@@ -75,20 +75,20 @@ def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
     Args:
         guard: the guard.
         rows: the figures.
-        fitted: number of the honest images that the guard was fitted to; None if that is not known.
+        fitted: number of the clean images that the guard was fitted to; None if that is not known.
 
     Returns:
         The sentences.
     """
     alarms = [row for row in rows if row.metric == "alarms" and row.question == "either"]
-    honest = next(row for row in alarms if row.images == HONEST)
-    others = sorted((row for row in alarms if row.images != HONEST), key=lambda row: row.value)
-    headline = f"{honest.value:.0%} of honest images raise an alarm"
+    clean = next(row for row in alarms if row.images == CLEAN)
+    others = sorted((row for row in alarms if row.images != CLEAN), key=lambda row: row.value)
+    headline = f"{clean.value:.0%} of clean images raise an alarm"
     if others:
         headline += f", and {others[0].value:.0%} to {others[-1].value:.0%} of the other kinds."
-    low, high = honest.ci95
+    low, high = clean.ci95
     certainty = (
-        f"{count_noun(honest.n, 'honest image')}{_describe_fitted(fitted)}; the "
+        f"{count_noun(clean.n, 'clean image')}{_describe_fitted(fitted)}; the "
         f"95\u00a0% interval of the false alarms is {low:.0%} to {high:.0%}."
     )
     expected = 1 - (1 - guard.record.false_alarms) ** len(QUESTIONS)
@@ -102,18 +102,18 @@ def write_finding(guard: Guard, rows: GuardRows, fitted: int | None) -> Finding:
     if fitted:
         lines.append(
             FindingLine(
-                f"The guard was fitted to {fitted} of these {honest.n} honest images, so their "
+                f"The guard was fitted to {fitted} of these {clean.n} clean images, so their "
                 "false alarms come out too low; measure with others.",
                 "warning",
             )
         )
     lines += _describe_calibration(rows)
-    lines += [FindingLine(_describe_kind(row), _mark(row, honest)) for row in others]
+    lines += [FindingLine(_describe_kind(row), _mark(row, clean)) for row in others]
     return Finding(headline, certainty, tuple(lines))
 
 
 def _describe_fitted(fitted: int | None) -> str:
-    """Return what is said of honest images by the number of those that the guard was fitted to."""
+    """Return what is said of clean images by the number of those that the guard was fitted to."""
     if fitted is None:
         return " (this guard does not say which images it was fitted to)"
     return "" if fitted else " that nothing was fitted to"
@@ -131,7 +131,7 @@ def _describe_calibration(rows: GuardRows) -> list[FindingLine]:
     limit = max(GOOD_CALIBRATION, 0 if chance is None else CHANCE_FACTOR * chance.value)
     return [
         FindingLine(
-            f"Predictions are right on {cells['accuracy'].value:.0%} of {after.n} honest images; "
+            f"Predictions are right on {cells['accuracy'].value:.0%} of {after.n} clean images; "
             f"the calibration error of the confidence is {after.value:.3f} ({low:.3f} to "
             f"{high:.3f}), of the classifier's own probability {before.value:.3f}{expected}.",
             "plain" if after.value <= limit else "warning",
@@ -144,9 +144,9 @@ def _describe_kind(row: GuardRow) -> str:
     return f"{row.images}: {row.value:.0%} raise an alarm ({low:.0%} to {high:.0%})."
 
 
-def _mark(row: GuardRow, honest: GuardRow) -> Mark:
-    """Return a warning where a kind is no more noticed than honest images are."""
-    return "warning" if row.ci95[0] <= honest.ci95[1] else "plain"
+def _mark(row: GuardRow, clean: GuardRow) -> Mark:
+    """Return a warning where a kind is no more noticed than clean images are."""
+    return "warning" if row.ci95[0] <= clean.ci95[1] else "plain"
 
 
 def draw_curves(guard: Guard, verdicts: Verdicts) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def draw_curves(guard: Guard, verdicts: Verdicts) -> list[dict[str, Any]]:
     Attacks and unknown kinds have charts of their own, each with as many curves as it has colours.
     """
     scores = {name: score_verdicts(guard, rows) for name, rows in verdicts.rows.items()}
-    kinds = [name for name, rows in verdicts.rows.items() if name != HONEST and len(rows)]
+    kinds = [name for name, rows in verdicts.rows.items() if name != CLEAN and len(rows)]
     rates = np.linspace(0, 1, POINTS + 1)
     groups = {
         "attacks": [name for name in kinds if name in verdicts.attacks],
@@ -163,7 +163,7 @@ def draw_curves(guard: Guard, verdicts: Verdicts) -> list[dict[str, Any]]:
     }
     charts = []
     for question, (group, names) in product(QUESTIONS, groups.items()):
-        limits = np.quantile(scores[HONEST][question], 1 - rates)
+        limits = np.quantile(scores[CLEAN][question], 1 - rates)
         parts = [names[start : start + COLOURS] for start in range(0, len(names), COLOURS)]
         for number, part in enumerate(parts, 1):
             curves = {

@@ -1,4 +1,4 @@
-"""The figures of a guard: how often it is wrong on honest images, and what it recognises."""
+"""The figures of a guard: how often it is wrong on clean images, and what it recognises."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from apercu.guard.guard import Guard
 from apercu.statistics import auroc, bootstrap_auroc, wilson_interval
 from apercu.verdicts import COLUMNS, QUESTIONS
 
-HONEST: Final = "honest"
+CLEAN: Final = "honest"
+"""Name of the clean images in rows and files; older files have it, so it never changes."""
 RESAMPLES: Final = 200
 """Resamples of the interval of a calibration error."""
 
@@ -24,9 +25,9 @@ class GuardRow(NamedTuple):
 
     Attributes:
         images: name of the kind of images, with the budget of an attack.
-        question: `tampered`, `unknown` or `either`; `confidence` for honest images with labels.
-        metric: `auroc`, against honest images; `alarms`, the fraction of images above the threshold
-            of the guard, which for honest images are false alarms; `accuracy`, where honest and
+        question: `tampered`, `unknown` or `either`; `confidence` for clean images with labels.
+        metric: `auroc`, against clean images; `alarms`, the fraction of images above the threshold
+            of the guard, which for clean images are false alarms; `accuracy`, where clean and
             other images count the same. Of the confidence: `accuracy` of the predictions,
             `calibration_error`; `calibration_error_before`, of the classifier's probability; and
             `calibration_error_by_chance`, which perfect confidences would have.
@@ -72,7 +73,7 @@ class GuardRows(list[GuardRow]):
         from apercu.pages import render_output
 
         heads, *cells = self.table()
-        note = "AUROC: 1 separates all of these images from honest ones, 0.5 is chance."
+        note = "AUROC: 1 separates all of these images from clean ones, 0.5 is chance."
         return render_output(header=heads, cells=cells, notes=[note])
 
 
@@ -91,26 +92,26 @@ class Verdicts(NamedTuple):
     Attributes:
         rows: the verdicts of each kind by name, `images × columns`.
         counts: number of images of each kind, also of those that an attack did not fool.
-        honest: numbers of honest images: `correct`, 1 or 0, or −1 without a label, and `before`,
+        clean: numbers of clean images: `correct`, 1 or 0, or −1 without a label, and `before`,
             the probability of the predicted class.
         attacks: names of the kinds that are attacks; the others are unknown.
-        fitted: number of the honest images that the guard was fitted to; None where it does not
+        fitted: number of the clean images that the guard was fitted to; None where it does not
             say which those are.
     """
 
     rows: dict[str, Float[Tensor, "images columns"]]
     counts: dict[str, int]
-    honest: dict[str, Tensor]
+    clean: dict[str, Tensor]
     attacks: tuple[str, ...] = ()
     fitted: int | None = None
 
 
 def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
-    """Compare the verdicts on each kind of images with those on honest ones.
+    """Compare the verdicts on each kind of images with those on clean ones.
 
     Args:
         guard: the guard.
-        verdicts: verdicts of all kinds; those of honest images are there.
+        verdicts: verdicts of all kinds; those of clean images are there.
         seed: seed of the bootstrap.
 
     Returns:
@@ -126,13 +127,13 @@ def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
                 continue
             rate, interval = float(alarms.mean()), wilson_interval(alarms)
             alarm_row = GuardRow(name, question, "alarms", rate, interval, count)
-            if name == HONEST:
+            if name == CLEAN:
                 rows.append(alarm_row)
                 continue
-            honest = scores[HONEST][question]
-            area = auroc(honest, values[question])
-            ends = bootstrap_auroc(honest, values[question], seed)
-            passed = 1 - find_alarms(guard, verdicts.rows[HONEST], question)
+            clean = scores[CLEAN][question]
+            area = auroc(clean, values[question])
+            ends = bootstrap_auroc(clean, values[question], seed)
+            passed = 1 - find_alarms(guard, verdicts.rows[CLEAN], question)
             rows += [
                 GuardRow(name, question, "auroc", area, ends, count),
                 alarm_row,
@@ -141,12 +142,12 @@ def compute_rows(guard: Guard, verdicts: Verdicts, seed: int) -> GuardRows:
     return rows
 
 
-def _estimate_accuracy(alarms: GuardRow, passed: Float[np.ndarray, " honest"]) -> GuardRow:
-    """Return how many are judged correctly where honest images and others count the same.
+def _estimate_accuracy(alarms: GuardRow, passed: Float[np.ndarray, " clean"]) -> GuardRow:
+    """Return how many are judged correctly where clean images and others count the same.
 
     Args:
         alarms: alarms of the other images.
-        passed: 1 for each honest image without an alarm, else 0.
+        passed: 1 for each clean image without an alarm, else 0.
 
     Returns:
         The mean of both fractions, and of the ends of both intervals.
@@ -158,17 +159,17 @@ def _estimate_accuracy(alarms: GuardRow, passed: Float[np.ndarray, " honest"]) -
 
 
 def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[GuardRow]:
-    """Return accuracy and calibration error on honest images with labels, before and after."""
-    labelled = verdicts.honest["correct"] >= 0
+    """Return accuracy and calibration error on clean images with labels, before and after."""
+    labelled = verdicts.clean["correct"] >= 0
     count = int(labelled.sum())
     if not (count and guard.record.calibrated):
         return []
-    correct = verdicts.honest["correct"][labelled].double()
-    after = verdicts.rows[HONEST][labelled, COLUMNS.index("confidence")].double()
-    before = verdicts.honest["before"][labelled].double()
+    correct = verdicts.clean["correct"][labelled].double()
+    after = verdicts.rows[CLEAN][labelled, COLUMNS.index("confidence")].double()
+    before = verdicts.clean["before"][labelled].double()
     interval = wilson_interval(correct.numpy())
     accuracy = float(correct.mean())
-    rows = [GuardRow(HONEST, "confidence", "accuracy", accuracy, interval, count)]
+    rows = [GuardRow(CLEAN, "confidence", "accuracy", accuracy, interval, count)]
     draws = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     for name, values in (("calibration_error", after), ("calibration_error_before", before)):
         error = _compare(values, correct).error
@@ -176,10 +177,10 @@ def _compute_calibration(guard: Guard, verdicts: Verdicts, seed: int) -> list[Gu
         errors -= errors.mean() - error  # a smaller number of images has larger errors
         low, high = np.quantile(errors, [0.025, 0.975]).clip(0)
         ends = float(low), float(high)
-        rows.append(GuardRow(HONEST, "confidence", name, error, ends, count))
+        rows.append(GuardRow(CLEAN, "confidence", name, error, ends, count))
     chance = _compare(after, correct).chance_error
     name = "calibration_error_by_chance"
-    rows.append(GuardRow(HONEST, "confidence", name, chance, (chance, chance), count))
+    rows.append(GuardRow(CLEAN, "confidence", name, chance, (chance, chance), count))
     return rows
 
 

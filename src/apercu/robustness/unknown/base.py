@@ -1,6 +1,6 @@
 """What recognises images of unknown kinds: methods that are fitted to known images, and scorers.
 
-A method is a frozen value that prints as its own settings. `fit` takes a classifier with honest
+A method is a frozen value that prints as its own settings. `fit` takes a classifier with clean
 images, and returns a scorer: a higher score is more unknown. A scorer is kept as tensors and
 settings (`UnknownScorer.state`), and `UnknownMethod.restore` makes it again.
 """

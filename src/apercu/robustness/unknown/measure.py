@@ -8,7 +8,7 @@ so that a method or a set of images can be added later.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.classifiers.calibration import measure_reliability
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
-from apercu.images import ImageSource
+from apercu.images import ImageSource, check_images
 from apercu.io import write_file, write_json
-from apercu.progress import ProgressCallback, show_in_notebook
+from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.robustness.results import read_earlier_rows
 from apercu.robustness.unknown.base import (
     AnomalyMapScorer,
@@ -43,7 +43,12 @@ from apercu.robustness.unknown.curves import (
     resample_curves,
 )
 from apercu.robustness.unknown.reading import ImageSets, ReadImages, SetReader
-from apercu.robustness.unknown.registry import load_scorer, save_scorer
+from apercu.robustness.unknown.registry import (
+    choose_unknown_methods,
+    load_scorer,
+    parse_unknown_methods,
+    save_scorer,
+)
 from apercu.robustness.unknown.results import (
     COLUMNS,
     KNOWN,
@@ -51,6 +56,7 @@ from apercu.robustness.unknown.results import (
     NAMES,
     UnknownRow,
     UnknownRows,
+    name_image_sets,
 )
 from apercu.run_record import lock_folder
 from apercu.statistics import bootstrap_interval, wilson_interval
@@ -63,17 +69,19 @@ FALSE_ALARMS = 0.05
 
 @enable_gradients()
 def measure_unknown(
-    classifier: Classifier,
-    known: ImageSource,
-    unknown: Mapping[str, ImageSource],
-    methods: Mapping[str, UnknownMethod],
-    out: Path,
+    classifier: Classifier | str | Path,
+    known: ImageSource | str | Path,
+    unknown: Mapping[str, ImageSource | str | Path] | Sequence[str],
+    methods: Mapping[str, UnknownMethod] | str | None,
+    out: str | Path,
     *,
-    fit: ImageSource | None = None,
+    fit: ImageSource | str | Path | None = None,
     false_alarms: float = FALSE_ALARMS,
     limit: int | None = None,
     seed: int = 0,
-    progress: ProgressCallback | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+    progress: ProgressOption = None,
     command: str = "",
 ) -> UnknownRows:
     """Fit methods to known images, and measure how well they recognise unknown ones.
@@ -81,11 +89,17 @@ def measure_unknown(
     Without `fit`, one half of the known images is fitted to, a quarter chooses thresholds, and a
     quarter is measured; with it, one half chooses thresholds and the other is measured.
 
+    >>> from apercu.robustness.unknown import measure_unknown
+    >>> rows = measure_unknown(  # doctest: +SKIP
+    ...     "card.json", "val/", ["films/"], "energy,mahalanobis", "measured"
+    ... )
+
     Args:
-        classifier: the classifier whose answers are to be believed or not.
+        classifier: the classifier whose answers are to be believed or not, or its SPEC.
         known: known images, labelled where methods or metrics need labels.
-        unknown: images of other kinds, by name.
-        methods: methods by name.
+        unknown: images of other kinds, by name, or as SPECs, which give them their names.
+        methods: methods by name, or as people type them, `a,b:key=value`; None for those of
+            `max_softmax`, `energy` and `mahalanobis` that the classifier allows.
         out: folder of the results; scorers and scores that are there are not computed again, and
             rows of earlier calls stay, unless their name now belongs to another method or to other
             images.
@@ -93,15 +107,18 @@ def measure_unknown(
         false_alarms: fraction of known images that may be taken for unknown ones.
         limit: largest number of images of each set.
         seed: seed of the split and of the intervals.
-        progress: receives a title, the number of finished images, and that of all; None shows it
-            in notebooks only.
+        device: where a classifier that is opened here computes.
+        trust: whether a card may name a factory, whose code is run.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results name.
 
     Returns:
         All rows of the results, those of earlier calls in the same folder included.
 
     Raises:
-        ConfigError: there is no method or no unknown set, or the false-alarm rate is no fraction.
+        ConfigError: there is no such method, none, or no unknown set, or the false-alarm rate is no
+            fraction.
         ImageError: no image of a set can be read; some that cannot are left out with a warning.
         ImagesError: there are too few images, or labels are missing.
         ClassifierError: the classifier does not give what a method needs.
@@ -109,12 +126,24 @@ def measure_unknown(
             settings, or another process works there.
         OutputError: the folder cannot be written.
     """
+    out = Path(out)
+    if isinstance(methods, str):
+        methods = parse_unknown_methods(methods, seed)
+    named = unknown if isinstance(unknown, Mapping) else name_image_sets(unknown)
+    check_images(known, fit, *named.values())
+    if not isinstance(classifier, Classifier):
+        classifier = open_classifier(classifier, device=device, trust=trust)
     classifier.require_classes()
-    _check_request(known if fit is None else fit, unknown, methods, false_alarms)
+    if methods is None:
+        methods = choose_unknown_methods(classifier)
+    known = classifier.open_images(known)
+    fit = None if fit is None else classifier.open_images(fit)
+    others = {name: classifier.open_images(source) for name, source in named.items()}
+    _check_request(known if fit is None else fit, others, methods, false_alarms)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
-    with kept, lock_folder(out), show_in_notebook(progress) as report:
+    with kept, lock_folder(out), open_progress(progress) as report:
         set_reader = SetReader(classifier, limit, seed, report)
-        sets = set_reader.read(known, fit, unknown)
+        sets = set_reader.read(known, fit, others)
         content: dict[str, Any] = {
             "classifier": classifier.spec,
             "fingerprint": classifier.fingerprint,
@@ -136,7 +165,7 @@ def measure_unknown(
         content |= {
             "unknown": {
                 **earlier.get("unknown"),
-                **{name: source.name for name, source in unknown.items()},
+                **{name: source.name for name, source in others.items()},
             },
             "definitions": {**earlier.get("definitions"), **definitions},
             "command": command,

@@ -38,7 +38,7 @@ export function describeTrust(trust) {
   const sure = trust.confidence === null ? "" : ` Calibrated confidence: ${percent(trust.confidence)}.`;
   if (trust.tampered === null) return { sign: "?", kind: "open", words: `The guard cannot say whether to believe this (${trust.why}).` };
   if (!trust.alarms.length) return { sign: "✓", kind: "usual", words: `The guard raises no alarm: ${trust.why}.${sure}` };
-  const found = trust.alarms.map((question) => `${question}, more so than ${wholePercent(trust[question])} of the honest images`);
+  const found = trust.alarms.map((question) => `${question}, more so than ${wholePercent(trust[question])} of the clean images`);
   return { sign: "!", kind: "alarm", words: `Do not rely on this: the guard finds the picture ${found.join(", and ")} (${trust.why}).` };
 }
 
