@@ -1,5 +1,9 @@
 """See what an image classifier looks at, in one forward pass.
 
+>>> import apercu
+>>> explainer = apercu.train("timm/resnet50", "photos/", "runs/mine")  # doctest: +SKIP
+>>> explainer.explain("cat.jpg").save("out")  # doctest: +SKIP
+
 The names below are imported when they are first used, so `import apercu` is cheap.
 """
 

@@ -65,6 +65,10 @@ def load_explainer(
 ) -> TrainedExplainer[Any, Any]:
     """Open the run folder of an explainer of any kind.
 
+    >>> import apercu
+    >>> explainer = apercu.load_explainer("runs/mine")  # doctest: +SKIP
+    >>> explainer.explain("cat.jpg", target="tabby").save("out")  # doctest: +SKIP
+
     Args:
         run: the run folder, or `ready:NAME` for a ready-made explainer.
         device: the device of its network.

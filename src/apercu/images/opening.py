@@ -49,6 +49,10 @@ def open_images(
 ) -> ImageSource:
     """Open a folder, a picture, a Parquet file, a stack, alerts, or the planted set as a source.
 
+    >>> images = open_images("planted:images=2,size=32")
+    >>> len(images), images[0].picture.shape
+    (2, torch.Size([3, 32, 32]))
+
     Args:
         spec: path of the folder or file; or `planted`, or `planted:classes=6,seed=3,…` with the
             fields of `Planted`. A folder named `planted` is opened as `./planted`. A folder with
