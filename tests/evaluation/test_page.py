@@ -89,7 +89,7 @@ def page(results: ComparisonResults, images: tuple[GalleryImage, ...], folder: P
 def test_the_table_is_ordered_by_mean_rank_with_references_last(results: ComparisonResults) -> None:
     table = build_ranking(results)
     assert [line.name for line in table] == ["mask", "cam", "true_box"]
-    assert [line.knows_truth for line in table] == [False, False, True]
+    assert [line.group == "truth" for line in table] == [False, False, True]
     assert not any(cell.best for line in table for cell in line.cells.values())  # not tested
     scores = {
         (each.explainer, each.metric): {f"{n}.jpg": each.value + n / 1000 for n in range(20)}

@@ -108,11 +108,6 @@ class RankingRow:
     at_fixed_threshold: bool
     cells: Mapping[str, RankingCell]
 
-    @property
-    def knows_truth(self) -> bool:
-        """Whether it is given the true boxes."""
-        return self.group == "truth"
-
 
 @dataclass(frozen=True)
 class Leader:

@@ -156,7 +156,7 @@ def write_finding(results: StressResults) -> Finding:
             f"{'looks' if len(results.warnings) == 1 else 'look'} better than the truth; "
             "the warnings below say why."
         )
-    lines = [*_describe_attacks(attacks, clean), *_describe_filters(accuracies, clean)]
+    lines = [*_describe_attacks(attacks, clean), *_describe_filters(accuracies)]
     lines += _describe_moved_maps(results)
     return Finding(_write_headline(results, clean, attacks), " ".join(certainty), tuple(lines))
 
@@ -206,7 +206,7 @@ def _describe_attacks(attacks: Sequence[StressRow], clean: StressRow) -> Iterato
         )
 
 
-def _describe_filters(accuracies: Sequence[StressRow], clean: StressRow) -> Iterator[FindingLine]:
+def _describe_filters(accuracies: Sequence[StressRow]) -> Iterator[FindingLine]:
     """Yield what each filter is worth: against attackers that know it, and that do not."""
     for name in dict.fromkeys(row.filter for row in accuracies if row.filter != NONE):
         attacked = [row for row in accuracies if row.filter == name and _is_attack(row)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -124,9 +123,6 @@ class Pretext(BaseModel, ABC):
     @abstractmethod
     def sample_tiles(self, network: PretextNetwork, batch: PretextBatch) -> list[Tile]:
         """Return tiles that show the first image, and what the network makes of it."""
-
-
-ViewFn: TypeAlias = Callable[[Images, Generator], Images]
 
 
 def turn_randomly(images: Images, generator: Generator) -> Images:
