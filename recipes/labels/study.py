@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from chains import Chain, describe_chain, list_chains
@@ -35,24 +36,22 @@ def train_all(
     """Train what is not finished: share by share, chain by chain, task by task."""
     chains = list_chains()
     laboratories: dict[str, Laboratory] = {}
-    for share in shares:
-        for name in names:
-            for task in tasks:
-                for seed in range(seeds):
-                    path = find_result(out, task, share, name, seed)
-                    if path.is_file():
-                        check_result(path, chains[name])
-                        continue
-                    if task not in laboratories:
-                        laboratories[task] = Laboratory(task, out)
-                    try:
-                        result = run_chain(laboratories[task], chains[name], share, seed)
-                    except ApercuError as error:
-                        print(f"{task} {share:g} {name}: {error}", flush=True)
-                        break
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_file(path, json.dumps(result) + "\n")
-                    print(f"{task} {share:g} {name} {seed}: {result['seconds']} s", flush=True)
+    for share, name, task in product(shares, names, tasks):
+        for seed in range(seeds):
+            path = find_result(out, task, share, name, seed)
+            if path.is_file():
+                check_result(path, chains[name])
+                continue
+            if task not in laboratories:
+                laboratories[task] = Laboratory(task, out)
+            try:
+                result = run_chain(laboratories[task], chains[name], share, seed)
+            except ApercuError as error:
+                print(f"{task} {share:g} {name}: {error}", flush=True)
+                break
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, json.dumps(result) + "\n")
+            print(f"{task} {share:g} {name} {seed}: {result['seconds']} s", flush=True)
 
 
 def check_result(path: Path, chain: Chain) -> None:

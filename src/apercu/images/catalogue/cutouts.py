@@ -159,12 +159,11 @@ def cut_stamps(
     errors: list[InputError] = []
     for number, path in enumerate(frames):
         try:
-            for search in _search_frame(path, objects, statuses):
-                for index, stamp in _cut_field(search, objects, size):
-                    statuses[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
-                    if stamp is not None:
-                        keep(index, stamp)
-                    progress(number * len(statuses) + index, total)
+            for index, stamp in _cut_frame(path, objects, statuses, size):
+                statuses[index] = CutoutStatus.MISSING if stamp is None else CutoutStatus.CUT
+                if stamp is not None:
+                    keep(index, stamp)
+                progress(number * len(statuses) + index, total)
         except (ImageError, ImagesError) as error:
             if skip is None or len(frames) == 1:
                 raise
@@ -315,6 +314,14 @@ def _search_frame(
             yield _FieldSearch(bands, indices, [positions] * len(bands))
         else:
             yield _FieldSearch(bands, indices, locate_in_bands(bands, positions, path))
+
+
+def _cut_frame(
+    path: Path, objects: CatalogueObjects, statuses: list[CutoutStatus], size: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the index and the stamp of each object in a frame, field by field."""
+    for search in _search_frame(path, objects, statuses):
+        yield from _cut_field(search, objects, size)
 
 
 def _cut_field(

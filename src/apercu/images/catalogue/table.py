@@ -242,16 +242,16 @@ def _read_fits(path: Path) -> Columns:
                 stream.seek(0)
                 content = gunzip(stream, str(path), lambda start: None) if is_gzip else stream
                 with fits.open(content, memmap=False) as file:
-                    tables = [
-                        hdu for hdu in file if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
-                    ]
-                    if not tables:
-                        raise ImagesError(f"{path}: a FITS file without tables")
-                    return _join_tables([_convert_table(Table.read(t)) for t in _choose(tables)])
+                    kinds = fits.BinTableHDU | fits.TableHDU
+                    tables = _choose([hdu for hdu in file if isinstance(hdu, kinds)])
+                    columns = [_convert_table(Table.read(table)) for table in tables]
         except (ImagesError, ImageError):
             raise
         except fits_errors() as error:
             raise ImagesError(f"{path}: damaged or cut short ({type(error).__name__})") from error
+    if not columns:
+        raise ImagesError(f"{path}: a FITS file without tables")
+    return _join_tables(columns)
 
 
 def _choose(tables: list[Any]) -> list[Any]:

@@ -96,11 +96,7 @@ def open_fits(
                 if fit_together:
                     check_bands_fit(images, name)
                 _check_whole(file, stream, name)
-                for hdu in images:
-                    if isinstance(hdu, fits.CompImageHDU):
-                        stream.seek(hdu.fileinfo()["hdrLoc"])
-                        check_compression(fits.Header.fromfile(stream), name)
-                        check_tiles(stream, hdu, name)
+                _check_compressed(images, stream, name)
                 yield FitsParts(file[0].header, images)
         except ImageError:
             raise
@@ -192,6 +188,17 @@ def _check_shape(hdu: Hdu, number: int, name: str) -> int:
         )
     check_size(name, *height_width(hdu))
     return count_planes(hdu)
+
+
+def _check_compressed(images: list[Hdu], stream: BytesIO | BufferedReader, name: str) -> None:
+    """Check the compressed images of a file before their pixels are read."""
+    from astropy.io import fits
+
+    for hdu in images:
+        if isinstance(hdu, fits.CompImageHDU):
+            stream.seek(hdu.fileinfo()["hdrLoc"])
+            check_compression(fits.Header.fromfile(stream), name)
+            check_tiles(stream, hdu, name)
 
 
 def _check_whole(file: Any, stream: BytesIO | BufferedReader, name: str) -> None:
