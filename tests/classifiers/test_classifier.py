@@ -178,7 +178,7 @@ def test_queries_count_classified_images() -> None:
     assert classifier.queries == 0
     classifier(_images(3))
     classifier.predict_probabilities(_images(2))
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match=r"images: expected pixels in \[0, 1\], got \[0"):
         classifier(_images() * 9)
     assert classifier.queries == 5
 

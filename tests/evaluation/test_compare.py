@@ -278,7 +278,7 @@ def test_a_comparison_says_what_it_left_out_and_keeps_its_sample(
     assert f"{chosen}.png" not in [image.name for image in drawn]
     write_report(results, drawn, tmp_path / "report.html")
     assert text in (tmp_path / "report.html").read_text("utf-8")
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="begun here had"):
         run_comparison(classifier, Squares(), explainers, settings, out=tmp_path)
 
 
