@@ -111,7 +111,9 @@ def test_nothing_is_there(call, path, status) -> None:
 
 
 def test_another_method(call) -> None:
-    assert _problem(call("GET", "/v1/explain"), 405)
+    detail = "method: expected {} at this address, got {}"
+    assert _problem(call("GET", "/v1/explain"), 405) == detail.format("POST", "GET")
+    assert _problem(call("PUT", "/v2"), 405) == detail.format("GET or HEAD", "PUT")
 
 
 def test_another_model(call, png) -> None:
@@ -124,6 +126,21 @@ def test_another_model(call, png) -> None:
 def test_wrong_instances(call, instances) -> None:
     response = call("POST", "/v1/models/tiny:explain", json={"instances": instances})
     assert _problem(response, 400).startswith("instances: expected")
+
+
+@pytest.mark.parametrize("wrong", [{"target": "dotz"}, {"b64": "aGVsbG8="}, {"b64": "!"}, {"x": 1}])
+def test_of_several_images_the_wrong_one_is_named(call, png, wrong) -> None:
+    good = {"b64": base64.b64encode(png).decode()}
+    address, body = "/v1/models/tiny:explain", {"instances": [good, good | wrong]}
+    among = _problem(call("POST", address, json=body), 422)
+    alone = _problem(call("POST", address, json={"instances": [good | wrong]}), 422)
+    assert among == f"instances[1]: {alone}" and not alone.startswith("instances")
+    if "b64" in wrong:
+        body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2]}]}
+        body["inputs"][0]["data"] = [good["b64"], wrong["b64"]]
+        assert (
+            _problem(call("POST", "/v2/models/tiny/infer", json=body), 422) == f"data[1]: {alone}"
+        )
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -33,13 +33,19 @@ from apercu.deploy.serving.open_inference import (
     write_inference,
 )
 from apercu.deploy.serving.page import Page
-from apercu.deploy.serving.requests import ExplainRequest, parse_body, parse_instances
+from apercu.deploy.serving.requests import (
+    ExplainRequest,
+    name_places,
+    parse_body,
+    parse_instances,
+)
 from apercu.deploy.serving.responses import (
     JSON,
     PIECE,
     ExplainResponse,
     LargeResponse,
     handle_error,
+    make_problem,
     to_http,
 )
 from apercu.deploy.serving.schema import describe_server
@@ -244,7 +250,7 @@ class Endpoints:
 
         responses = await self._explain_body(request, parse)
         return self._respond(
-            _first_problem(responses) or write_inference(self.served.name, id, responses)
+            _find_problem(responses, "data") or write_inference(self.served.name, id, responses)
         )
 
     async def send_metrics(self, request: Request) -> Response:
@@ -267,7 +273,7 @@ class Endpoints:
         responses = await self._explain_body(
             request, lambda kind, body: parse_instances(kind, body, names, maps=maps)
         )
-        if problem := _first_problem(responses):
+        if problem := _find_problem(responses, "instances"):
             return to_http(problem)
         bodies = b", ".join(response.body for response in responses)
         key = b"explanations" if maps else b"predictions"
@@ -373,5 +379,18 @@ def _read_client_address(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def _first_problem(responses: Sequence[ExplainResponse]) -> ExplainResponse | None:
-    return next((response for response in responses if response.status != 200), None)
+def _find_problem(responses: Sequence[ExplainResponse], key: str) -> ExplainResponse | None:
+    """Return the first problem among the responses to a request.
+
+    Args:
+        responses: one for each image.
+        key: the list of the request that holds the images; of several images the problem says
+            which one it is about, such as `instances[1]`.
+
+    Returns:
+        The problem; None if there is none.
+    """
+    for place, response in name_places(key, responses):
+        if response.status != 200:
+            return make_problem(response.status, place + json.loads(response.body)["detail"])
+    return None

@@ -18,6 +18,8 @@ from apercu.deploy.serving.errors import BadRequestError
 from apercu.deploy.serving.requests import (
     MAX_INSTANCES,
     ExplainRequest,
+    begin_errors,
+    name_places,
     parse_json_body,
     read_object,
 )
@@ -85,7 +87,10 @@ def parse_inference(content_type: str, body: bytes, names: ClassNames) -> Infere
         raise BadRequestError(_INPUT)
     if not isinstance(parameters, dict):
         raise BadRequestError("parameters: expected an object")
-    images = [read_object({**parameters, IMAGE: text}, names) for text in data]
+    images = []
+    for place, text in name_places("data", data):
+        with begin_errors(place):
+            images.append(read_object({**parameters, IMAGE: text}, names))
     number = content.get("id")
     return InferenceRequest(images, number if isinstance(number, str) else None)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from apercu.classifiers import ClassNames
 from apercu.classifiers.names import find_class_indices
 from apercu.deploy.serving.bodies import IMAGE, FormPart, decode_base64, parse_form
 from apercu.deploy.serving.errors import BadRequestError, UnsupportedMediaError
-from apercu.errors import ConfigError, ImageError, TargetError, suggest_nearest
+from apercu.errors import ApercuError, ConfigError, ImageError, TargetError, suggest_nearest
 from apercu.explain.options import PREDICTED, TOP, ExplainOptions
 
+T = TypeVar("T")
 MapFormat: TypeAlias = Literal["png", "array", "both"]
 MAP_FORMATS: tuple[str, ...] = get_args(MapFormat)
 FORM, JSON = "multipart/form-data", "application/json"
@@ -123,14 +125,35 @@ def parse_instances(
     if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
         raise BadRequestError(f"instances: expected a list of 1 to {MAX_INSTANCES} images")
     requests = []
-    for instance in instances:
+    for place, instance in name_places("instances", instances):
         if not isinstance(instance, dict):
             raise BadRequestError("instances: expected objects with a field image")
         if "b64" in instance:
             others = {key: value for key, value in instance.items() if key != "b64"}
             instance = {**others, IMAGE: instance["b64"]}
-        requests.append(read_object(instance, names, maps=maps))
+        with begin_errors(place):
+            requests.append(read_object(instance, names, maps=maps))
     return requests
+
+
+def name_places(key: str, items: Sequence[T]) -> Iterator[tuple[str, T]]:
+    """Yield what a request holds, each with its place; a single one has none.
+
+    >>> list(name_places("data", "ab"))
+    [('data[0]: ', 'a'), ('data[1]: ', 'b')]
+    """
+    for number, item in enumerate(items):
+        yield (f"{key}[{number}]: " if len(items) > 1 else ""), item
+
+
+@contextmanager
+def begin_errors(place: str) -> Iterator[None]:
+    """Begin the line of an error that is raised within the block with a place."""
+    try:
+        yield
+    except ApercuError as error:
+        error.args = (f"{place}{error}",)
+        raise
 
 
 def parse_options(

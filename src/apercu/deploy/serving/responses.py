@@ -133,5 +133,8 @@ async def handle_error(request: Request, error: Exception) -> Response:
         detail = error.detail
         if error.status_code == HTTPStatus.NOT_FOUND:
             detail = "address: there is nothing here; see /openapi.json"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = " or ".join(sorted(dict(error.headers or {})["Allow"].split(", ")))
+            detail = f"method: expected {allowed} at this address, got {request.method[:40]}"
         return to_http(make_problem(error.status_code, detail), dict(error.headers or {}))
     return refuse(error)
