@@ -132,6 +132,7 @@ def test_the_image_is_sent_as_it_is_stored(call, folder: Path, queue: LabellingQ
         ({"number": "0", "class": 1}, 422),
         ({"class": 1}, 422),
         ({"number": 0, "label": "dots"}, 422),  # which would pass the image over
+        ({"number": 0}, 422),
         ({"number": 6, "class": 1}, 404),
         ({"number": 0, "class": 1, "more": "x" * 20_000}, 413),
         ([], 400),
@@ -225,8 +226,27 @@ def test_similar_cases_come_with_the_explanation(serving, case_worker, png: byte
         assert max(picture.size) <= 160
         assert case["label"] in CLASSES
     assert "cases" not in call.explain(png).json()
-    form = call("GET", "/openapi.json").json()["paths"]["/v1/explain"]["post"]["requestBody"]
-    assert "cases" in form["content"]["multipart/form-data"]["schema"]["properties"]
+
+
+def test_the_openapi_document_describes_similar_cases(serving, case_worker, png: bytes) -> None:
+    validate = pytest.importorskip("jsonschema").validate
+    call = serving(worker=case_worker)
+    paths = call("GET", "/openapi.json").json()["paths"]
+    explain = paths["/v1/explain"]["post"]
+    form = explain["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert "cases" in form["properties"]
+    instances = paths["/v1/models/{name}:explain"]["post"]["requestBody"]["content"]
+    instance = instances["application/json"]["schema"]["properties"]["instances"]["items"]
+    assert "cases" in instance["properties"]
+    record = explain["responses"]["200"]["content"]["application/json"]["schema"]
+    response = call.explain(png, cases=2).json()
+    assert response.keys() <= record["properties"].keys()
+    found = record["properties"]["cases"]
+    validate(response["cases"], found)
+    case = found["properties"]["by_region"]["items"]["properties"]
+    assert all(each.keys() == case.keys() for each in response["cases"]["by_region"])
+    others = serving()("GET", "/openapi.json").json()["paths"]["/v1/explain"]["post"]
+    assert "cases" not in str(others)
 
 
 def test_the_cases_are_those_of_the_library(serving, case_worker, png: bytes) -> None:

@@ -204,9 +204,12 @@ class LabellingEndpoints:
         content = await _read_json(request)
         if unknown := [name for name in content if name not in ("number", "class")]:
             raise ConfigError(f"{unknown[0]}: no such field; known: number, class")
-        row, class_index = content.get("number"), content.get("class")
+        row, class_index = content.get("number"), content.get("class", ...)
         if not _is_index(row) or not (class_index is None or _is_index(class_index)):
-            raise ConfigError("label: expected the number of an image, and the index of a class")
+            raise ConfigError(
+                "label: expected the number of an image, and as class the index of a class, or "
+                "null to pass the image over"
+            )
         return await self._answer(lambda: self.queue.label(row, class_index))
 
     async def take_back(self, request: Request) -> Response:

@@ -102,7 +102,7 @@ _FRACTION = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
 _TRUST: Schema = {
     "type": "object",
     "description": "With a guard: whether the prediction may be believed. tampered and unknown are "
-    "the fractions of honest images that look less so; null where the guard cannot judge.",
+    "the fractions of clean images that look less so; null where the guard cannot judge.",
     "required": ["tampered", "unknown", "confidence", "alarms", "why"],
     "properties": {
         **dict.fromkeys(("tampered", "unknown", "confidence"), _FRACTION),
@@ -129,6 +129,26 @@ _RECORD = {
         "picture": _BASE64,
         "trust": _TRUST,
     },
+}
+_SIMILAR = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "label", "predicted", "distance", "picture"],
+        "properties": {
+            "name": {"type": "string"},
+            "label": {"type": ["string", "null"]},
+            "predicted": {"type": ["string", "null"]},
+            "distance": {"type": "number"},
+            "picture": _BASE64,
+        },
+    },
+}
+_FOUND: Schema = {
+    "type": "object",
+    "description": "Similar cases, the nearest ones first, where they are asked for.",
+    "required": ["by_features", "by_region"],
+    "properties": {"by_features": _SIMILAR, "by_region": _SIMILAR},
 }
 _PROBLEM = {
     "type": "object",
@@ -295,18 +315,23 @@ def describe_server(name: str, *, locked: bool, has_cases: bool = False) -> Sche
             operation["operationId"] = f"{method}_{words.replace('/', '_')}"
             if locked and path not in OPEN_PATHS:
                 operation["security"] = [{_BEARER: []}]
-    if has_cases:
-        body = paths["/v1/explain"]["post"]["requestBody"]["content"]
-        for content in body.values():
-            schema = content["schema"]
-            content["schema"] = schema | {"properties": schema["properties"] | {"cases": _CASES}}
     schemes = {"securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"apercu: {name}", "version": "1"},
-        "paths": paths,
+        "paths": _add_cases(paths) if has_cases else paths,
         "components": schemes if locked else {},
     }
+
+
+def _add_cases(part: Any) -> Any:
+    """Return a part of the document with similar cases among all options and in all answers."""
+    if isinstance(part, list):
+        return [_add_cases(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    added = {"cases": _CASES} if "bands" in part else {"cases": _FOUND} if "read_by" in part else {}
+    return {key: _add_cases(value) for key, value in part.items()} | added
 
 
 def _describe_instances(summary: str) -> Schema:
