@@ -121,6 +121,9 @@ class TiffPage(NamedTuple):
 
         Args:
             channels: the number of channels that is wanted; None for all of the file.
+
+        Returns:
+            True for pages that this package decodes itself.
         """
         if self.is_float:
             return (self.bits, self.samples) != (32, 1)
