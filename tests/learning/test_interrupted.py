@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from apercu import train_classifier
+from apercu import open_classifier, train_classifier
 from apercu.classifiers import Classifier
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, RunError, UntrustedError
 from apercu.images.planted.source import Planted
 from apercu.learning import search
 from apercu.learning import train as module
@@ -218,6 +218,43 @@ def test_trials_run_in_other_processes_where_these_can_have_all_that_is_needed(
     monkeypatch.setattr(InMemory, "__module__", "__main__")
     monkeypatch.setattr(script, "InMemory", InMemory, raising=False)
     assert find_threads("timm/test_resnet", InMemory(size=32)) == {here}
+
+
+def test_trials_in_other_processes_trust_what_the_call_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(ThreadPoolExecutor):  # whose threads trust nothing at first, as a process does
+        def __init__(self, count: int, **options: Any) -> None:
+            super().__init__(1)
+
+    monkeypatch.setattr(search, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(search.os, "cpu_count", lambda: 2)
+    (tmp_path / "small_network.py").write_text(
+        "from torch import nn\n"
+        "def make(classes):\n"
+        "    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.Linear(4, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    card = tmp_path / "card.json"
+    description = {"source": "small_network:make", "options": {"classes": 3}}
+    card.write_text(json.dumps(description | {"input": {"size": [32, 32]}}))
+
+    def open_network(job: search.TrialJob) -> TrialScore:
+        assert open_classifier(job.network).classes == ("class 0", "class 1", "class 2")
+        return TrialScore(figures={"auroc": 0.5})
+
+    def end(*arguments: Any, **options: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(module, "_train_and_measure", open_network)
+    monkeypatch.setattr(module, "train_on_parts", end)
+    with pytest.raises(UntrustedError, match="in Python trust=True"):
+        train_classifier(PLANTED, card, tmp_path / "run", search=True)
+    with pytest.raises(Killed):  # after the search
+        train_classifier(PLANTED, card, tmp_path / "run", search=True, trust=True)
+    chosen = json.loads((tmp_path / "run/search/choice.json").read_text())
+    assert set(chosen["scores"]) == {0.5}
 
 
 @pytest.mark.slow

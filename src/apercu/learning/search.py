@@ -23,6 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.trust import is_trusting
 from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
 from apercu.learning.measure import MEASURES, FigureValue
@@ -98,6 +99,7 @@ class TrialJob:
         folder: folder of the trial.
         seed: seed of every draw.
         device: where it is trained.
+        trust: whether the network, or a teacher, may name a factory, whose code is run.
     """
 
     settings: LearningSettings
@@ -107,6 +109,7 @@ class TrialJob:
     folder: Path
     seed: int
     device: str
+    trust: bool = False
 
     @property
     def result(self) -> Path:
@@ -190,6 +193,7 @@ def choose_settings(
                 folder=(folder / f"trial-{number:02d}-fold-{fold}").resolve(),
                 seed=seed,
                 device=device,
+                trust=is_trusting(),
             )
             for number, trial in enumerate(trials)
             for fold in range(settings.search.folds)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.trust import trust_files
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, describe_interrupt
 from apercu.images import ImageSource, open_images
@@ -74,6 +75,7 @@ def train_classifier(
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
+    trust: bool = False,
     progress: ProgressOption = None,
     say: Callable[[str], None] = print,
 ) -> TrainedClassifier:
@@ -102,6 +104,8 @@ def train_classifier(
         resume: whether to continue a training, or a search, that was begun in the folder.
         seed: seed of every draw.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        trust: whether a card, of the network or of a teacher, may name a factory, whose code is
+            run; see `open_classifier`.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.
         say: receives one line of news at a time.
@@ -114,6 +118,7 @@ def train_classifier(
         ImagesError: labels are missing, too few, or do not fit.
         ClassifierError: the network cannot be opened or trained.
         RunError: the folder holds another training, or another search.
+        UntrustedError: a card could run code, and is not trusted.
         OutputError: the folder cannot be written.
     """
     out = Path(out)
@@ -127,19 +132,20 @@ def train_classifier(
         settings = add_recipes(settings, recipes, is_stored=is_begun and config is None)
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
     inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
-    start = open_start(
-        network,
-        settings.input,
-        lambda channels: open_source(inputs.images, channels),
-        seed,
-        scratch=settings.scratch,
-    )
+    with trust_files(trust):
+        start = open_start(
+            network,
+            settings.input,
+            lambda channels: open_source(inputs.images, channels),
+            seed,
+            scratch=settings.scratch,
+        )
     parts = split_images(settings, inputs, make_opener(start), seed)
     say(parts.training.describe_classes())
     if unknown := parts.describe_unknown():
         say(unknown)
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
-    with kept, open_progress(progress) as report:
+    with kept, trust_files(trust), open_progress(progress) as report:
         if search and not is_begun:
             check_classes(parts.training, settings.search.folds)
             result = choose_settings(
@@ -184,6 +190,11 @@ def run_trial(job: TrialJob) -> TrialScore:
     Returns:
         Its figures.
     """
+    with trust_files(job.trust):  # the process that was started trusts nothing yet
+        return _train_and_measure(job)
+
+
+def _train_and_measure(job: TrialJob) -> TrialScore:
     settings = job.settings.with_schedule(steps=job.settings.search.steps)
     start = open_start(
         job.network,
