@@ -13,7 +13,8 @@ from apercu import MaskExplainer
 from apercu.deploy.export import ExportSettings, write_export
 from apercu.deploy.inference import is_export, open_engine
 from apercu.errors import ConfigError, RunError
-from apercu.explainers.run_folder import check_run
+from apercu.explainers.run_folder import check_run, load_doubts
+from apercu.log import redirect_warnings
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def test_a_run_takes_its_own_classifier_only(tiny_run, tiny_card, tmp_path) -> N
     other.write_text(json.dumps(content))
     with pytest.raises(RunError, match="this explainer was trained for"):
         open_engine(tiny_run, other)
+
+
+def test_a_run_that_does_not_look_trained_is_told(tiny_run: Path) -> None:
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        open_engine(tiny_run)
+    assert lines == [load_doubts(tiny_run)] and "does not look trained: it had 2 steps" in lines[0]
+    with redirect_warnings(lines.append):  # an explainer that is open has told it already
+        open_engine(MaskExplainer.from_pretrained(tiny_run))
+    assert len(lines) == 1
 
 
 def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:

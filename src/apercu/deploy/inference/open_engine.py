@@ -12,7 +12,9 @@ from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.base import MaskingExplainer
+from apercu.explainers.kind import describe_doubts
 from apercu.explainers.run_folder import check_run, load_explainer
+from apercu.log import warn
 from apercu.verdicts import GuardChoice
 
 
@@ -31,6 +33,8 @@ def open_engine(
     guard: GuardChoice = None,
 ) -> InferenceEngine:
     """Open a run folder, a folder that `apercu export` wrote, or an explainer that makes masks.
+
+    A warning tells of a run that does not look trained.
 
     Args:
         run: the folder, or the explainer.
@@ -64,6 +68,8 @@ def open_engine(
         raise RunError(
             f"{run}: expected a run of a MaskExplainer, got a {type(explainer).__name__}"
         )
+    if isinstance(run, Path) and (doubts := explainer.doubts):
+        warn(describe_doubts(run, doubts))
     return TorchEngine.from_explainer(explainer.to(device), classifier, guard)
 
 
