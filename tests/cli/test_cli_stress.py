@@ -261,6 +261,7 @@ def test_a_defended_classifier_is_a_spec(apercu, tiny_card: Path, tmp_path: Path
     result = apercu(*words, "--steps", "2", "--batch", "3")
     assert result.code == 0, result.err
     assert "target predicted, images that the defence is for" in result.out
+    assert result.out.count("(1 image kept from training)") == 2
     defended = open_classifier(out / "card.json")
     undefended = open_classifier(tiny_card)
     assert defended.fingerprint != undefended.fingerprint

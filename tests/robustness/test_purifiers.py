@@ -239,6 +239,7 @@ def test_a_training_leaves_a_card_with_the_filter_in_front(
     assert defended.fingerprint != bare.fingerprint
     facts = json.loads((out / "facts.json").read_text())
     assert {"honest", "hard", "honest_before", "hard_before", "steps"} <= facts.keys()
+    assert facts["measured_images"] == 1
     shutil.move(out, tmp_path / "moved")
     again = open_classifier(tmp_path / "moved" / "card.json")
     assert again.fingerprint == defended.fingerprint

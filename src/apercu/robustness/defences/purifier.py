@@ -282,7 +282,8 @@ def _measure_kept(
 ) -> dict[str, float]:
     """Measure how often decisions are kept, with and without the filter.
 
-    The keys are `honest` for clean images, `hard` for attacked ones.
+    The keys are `honest` for clean images, `hard` for attacked ones, and `measured_images` for how
+    many there are of each.
     """
     names = ("honest_before", "hard_before", "honest", "hard")
     kept: dict[str, list[float]] = {name: [] for name in names}
@@ -298,4 +299,5 @@ def _measure_kept(
                 with torch.no_grad():
                     agreement = decision.agreement(bare(received), logits)
                 kept[key + suffix] += agreement.tolist()
-    return {name: sum(values) / max(len(values), 1) for name, values in kept.items()}
+    means = {name: sum(values) / max(len(values), 1) for name, values in kept.items()}
+    return means | {"measured_images": float(count)}

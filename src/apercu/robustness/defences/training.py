@@ -217,7 +217,7 @@ def train_defence(
     with trainer.make_record(settings).begin(resume=resume):
         training = DefenceTraining(network, trainer.classifier, settings, trainer.seed)
         before = _measure_agreement(training, trainer, "before")
-        facts = {f"{name}_before": value for name, value in before.items()}
+        facts = {f"{name}_before": before[name] for name in ("honest", "hard")}
         facts |= trainer.fit(training) | _measure_agreement(training, trainer, "after")
         trainer.note_quality(facts, find_doubts)
         undefended, defence = trainer.classifier.network, settings.defence
@@ -273,7 +273,8 @@ def find_doubts(facts: Mapping[str, float]) -> list[str]:
 def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -> dict[str, float]:
     """Measure on images that were held out how often the network predicts the targets.
 
-    The keys are `honest` for clean images, and `hard` for those that the defence is for.
+    The keys are `honest` for clean images, `hard` for those that the defence is for, and
+    `measured_images` for how many there are of each.
     """
     held_out = split_held_out(len(trainer.source), trainer.seed).held_out
     images = TrainingImages(
@@ -294,4 +295,5 @@ def _measure_agreement(training: DefenceTraining, trainer: Trainer, name: str) -
             logits = training.compute_inference_logits(inputs)
             correct[key] += batch.measure_agreement(logits).tolist()
         trainer.report(f"measuring {name}", len(correct["hard"]), len(images))
-    return {name: sum(values) / len(values) for name, values in correct.items()}
+    means = {name: sum(values) / len(values) for name, values in correct.items()}
+    return means | {"measured_images": float(len(images))}
