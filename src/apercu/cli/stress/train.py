@@ -90,10 +90,11 @@ def train(
         trainer = Trainer(opened, source, out, hardware, seed, say, report)
         defended, facts = train_defence(settings, trainer, resume=resume)
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
-    count = f"{facts['measured_images']:.0f} image{'s' * (facts['measured_images'] != 1)}"
+    count = round(facts["measured_images"])
+    kept = f"{count} image{'s' * (count != 1)} kept from training"
     for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
         before, after = facts[f"{name}_before"], facts[name]
-        say(f"target predicted, {title}: {before:.1%}, now {after:.1%} ({count} kept from training)")
+        say(f"target predicted, {title}: {before:.1%}, now {after:.1%} ({kept})")
     card = out / "card.json"
     own, filters = defended.network.filter, ",".join(settings.defence.test_filters)
     option = ""
