@@ -1,8 +1,9 @@
 """How fast a classifier breaks, whether a filter or a defence helps, and whether attacks are found.
 
 The names below are imported when they are first used. `run_stress_test`, `train_defence` and
-`detect_attacks` do what `apercu stress`, `apercu stress train` and `apercu stress detect` do,
-and `find_backdoors` what `apercu stress backdoor` does.
+`find_backdoors` do what `apercu stress`, `apercu stress train` and `apercu stress backdoor` do;
+`open_detection` and `detect_attacks` do what `apercu stress detect` does, and `measure_unknown` of
+`apercu.robustness.unknown` what `apercu stress unknown` does.
 """
 
 from __future__ import annotations
