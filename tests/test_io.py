@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import apercu
-from apercu.errors import ConfigError, InputError, OutputError
+from apercu.errors import ConfigError, ImageError, InputError, OutputError
+from apercu.explainers.ready import resolve_run
+from apercu.images import open_images, read_picture
+from apercu.images.opening import check_images
 from apercu.io import (
     check_path,
     check_writable,
@@ -156,3 +159,18 @@ def test_a_seed_that_some_generator_refuses_is_refused(seed: int, tmp_path: Path
             call()
     assert not out.exists()
     check_seed(np.int64(7))
+
+
+@pytest.mark.parametrize("name", ["y" * 300, "a\0b"])
+def test_names_that_no_file_can_have_are_told(name: str, tmp_path: Path) -> None:
+    for check in (lambda: check_path("images", tmp_path / name), lambda: resolve_run(name)):
+        with pytest.raises(InputError, match=r"^(images|run): .*(longer than a name|holds a NUL)"):
+            check()
+    for open_it in (open_images, check_images):
+        with pytest.raises(InputError, match=r"^images: .*(longer than a name|holds a NUL)"):
+            open_it(tmp_path / name)
+    with pytest.raises(ImageError, match=r"cannot be read|is no name of a file"):
+        read_picture(tmp_path / name)
+    with pytest.raises(OutputError, match=r"cannot be written.* choose another"):
+        check_writable(tmp_path / name)
+    assert not any(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from apercu.errors import InputError, OutputError
+from apercu.errors import InputError, OutputError, shorten
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a cell that spreadsheets take for a formula."""
@@ -48,10 +49,10 @@ def write_file(path: Path, content: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
+    except (OSError, ValueError) as error:  # a name may hold a NUL
+        with contextlib.suppress(OSError, ValueError):
             part.unlink()
-        reason = error.strerror or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{path}: cannot be written ({reason}); free some space or choose another folder"
         ) from error
@@ -195,7 +196,11 @@ def create_folder(folder: Path) -> Iterator[None]:
         OutputError: the folder cannot be created or written.
     """
     folders = (folder, *folder.absolute().parents)
-    missing = [path for path in folders if not path.exists()]
+    try:
+        missing = [path for path in folders if not path.exists()]
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{folder}: cannot be written ({reason}); choose another name") from None
     existing = next(path for path in folders if path.exists())
     if not existing.is_dir():
         raise OutputError(f"{folder}: expected a folder, but {existing} is a file; choose another")
@@ -203,7 +208,7 @@ def create_folder(folder: Path) -> Iterator[None]:
         write_file(folder / ".probe", b"").unlink(missing_ok=True)
         yield
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             for path in missing:
                 path.rmdir()
 
@@ -216,7 +221,8 @@ def check_path(name: str, path: object) -> None:
         path: what was given.
 
     Raises:
-        InputError: it is something else, such as a list or a table in memory.
+        InputError: it is something else, such as a list or a table in memory, or no file can have
+            such a name.
 
     >>> check_path("images", ["a.png"])
     Traceback (most recent call last):
@@ -225,6 +231,15 @@ def check_path(name: str, path: object) -> None:
     if not isinstance(path, str | os.PathLike):
         kind = type(path).__name__
         raise InputError(f"{name}: expected the path of a file or a folder, got a {kind}")
+    try:
+        os.lstat(path)
+    except ValueError:
+        raise InputError(f"{name}: {shorten(str(path))} is no name, as it holds a NUL") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{name}: {shorten(str(path))} is longer than a name can be; check it"
+            ) from None
 
 
 def check_writable(folder: Path) -> None:

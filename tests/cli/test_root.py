@@ -106,6 +106,7 @@ def test_what_is_mistyped_is_one_line(apercu, words: list[str], line: str) -> No
         (RunError("runs/a: is\nbroken"), 2, "error: runs/a: is broken\n"),
         (OutputError("maps: cannot be written"), 2, "error: maps: cannot be written\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: no space left on the disk"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "yyy"), 2, "error: [Errno"),
         (
             RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"),
             2,

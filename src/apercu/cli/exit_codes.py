@@ -101,6 +101,8 @@ def _format_error(error: BaseException, debug: bool) -> str:
         text = f"{reason}; see {_name_command(error)} --help"
     elif missing := _find_missing_module(error):
         text = missing
+    elif _is_long_name(error):
+        text = f"{error}; a name is longer than the system allows, choose a shorter one"
     elif isinstance(error, typer.Abort):
         text = "interrupted; nothing was begun"
     else:
@@ -115,7 +117,7 @@ def _name_command(error: BaseException) -> str:
 
 
 def _find_exit_code(error: BaseException) -> int:
-    if _is_disk_full(error) or _find_missing_module(error):
+    if _is_disk_full(error) or _is_long_name(error) or _find_missing_module(error):
         return 2
     if isinstance(error, typer.Abort):
         return INTERRUPTED
@@ -134,6 +136,10 @@ def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error) for words in _DISK_FULL)
+
+
+def _is_long_name(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def read_arguments() -> list[str]:

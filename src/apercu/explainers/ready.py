@@ -13,7 +13,7 @@ from apercu.errors import MissingExtraError, RunError
 from apercu.extras import EXTRAS, is_installed, require_extra
 from apercu.images.names import split_id
 from apercu.images.reader import SUFFIXES
-from apercu.io import is_folder
+from apercu.io import check_path, is_file, is_folder
 from apercu.training.config import CONFIG
 
 READY_FOLDER = Path(__file__).parents[1] / "ready"
@@ -77,7 +77,9 @@ def resolve_run(run: str | Path) -> Path:
     Raises:
         ClassifierError: there is no ready-made explainer of that name.
         MissingExtraError: the weights of its classifier are not installed.
+        InputError: no folder can have such a name.
     """
+    check_path("run", run)
     text = str(run)
     if not text.startswith(READY_PREFIX) or is_folder(Path(text)):
         return Path(run)
@@ -105,7 +107,7 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     if not paths:
         raise RunError("explain: no image is named, as in `apercu explain cat.jpg`")
     first, *images = paths
-    is_run = first.startswith(READY_PREFIX) or (Path(first) / CONFIG).is_file()
+    is_run = first.startswith(READY_PREFIX) or is_file(Path(first) / CONFIG)
     if not images and is_run:
         raise RunError(f"{first}: this is an explainer and not an image; name images after it")
     file, id = split_id(first)

@@ -143,6 +143,10 @@ def read_stored(
             return _read(stream, str(source), options)
     except OSError as error:
         raise ImageError(f"{source}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        if "\0" not in str(source):
+            raise
+        raise ImageError(f"{str(source)!r}: is no name of a file, as it holds a NUL") from error
 
 
 def convert_image(image: Image.Image, channels: int | None, name: str = "image") -> Picture:
