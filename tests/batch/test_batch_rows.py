@@ -215,6 +215,10 @@ def test_the_python_call_gives_the_rows_of_the_request(
         progress=lambda count, total: counts.append((count, total)),
     )
     assert (summary.explained, counts[-1]) == (COUNT, (COUNT, COUNT))
+    content = summary.manifest
+    numbers = f"errors={content['errors']}, shards={len(content['shards'])}, explained={COUNT}"
+    assert repr(summary).startswith(f"BatchSummary(images={COUNT}, {numbers}, seconds=")
+    assert len(repr(summary)) < 120
     assert read_rows(tmp_path / "python") == read_rows(explain())
 
 

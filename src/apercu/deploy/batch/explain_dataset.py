@@ -54,6 +54,13 @@ class BatchSummary:
     seconds: float
     times: StageTimes
 
+    def __repr__(self) -> str:
+        """Return the numbers without the manifest, which lists every shard."""
+        counts = {name: self.manifest[name] for name in ("images", "errors")}
+        counts |= {"shards": len(self.manifest["shards"]), "explained": self.explained}
+        words = [f"{name}={count}" for name, count in counts.items()]
+        return f"BatchSummary({', '.join(words)}, seconds={self.seconds:.1f})"
+
 
 def explain_dataset(
     explainer: str | Path | MaskingExplainer[Any, Any],
