@@ -21,7 +21,7 @@ from apercu.cli.options import (
     TrustOption,
     name_trust,
 )
-from apercu.cli.terminal import say, warn
+from apercu.cli.terminal import say
 from apercu.progress import show_progress
 
 
@@ -91,11 +91,10 @@ def pretrain(
     Example: apercu pretrain transformation --images films/ --backbone timm/resnet18 --out films
     """
     from apercu.pretraining.inputs import InputOptions, parse_join
-    from apercu.pretraining.pretrain import NewsReceiver, PretrainInputs, prepare_pretraining
+    from apercu.pretraining.pretrain import PretrainInputs, pretrain_backbone
     from apercu.pretraining.settings import find_pretext_presets
-    from apercu.pretraining.train import pretrain as train
     from apercu.training.record import find_settings
-    from apercu.training.trainer import Hardware, Trainer
+    from apercu.training.trainer import Hardware, is_main_process
 
     settings = find_settings(out, config, find_pretext_presets(pretext))
     settings = settings.with_schedule(steps=steps, batch=batch)
@@ -106,13 +105,17 @@ def pretrain(
         f"{out} keeps what was done; continue with the same command and --resume"
     )
     with interruptible, show_progress() as report:
-        news = NewsReceiver(say, warn, lambda count, total: report("images", count, total))
-        prepared = prepare_pretraining(settings, inputs, seed, news)
-        hardware = Hardware(device.resolve(), devices)
-        source = prepared.images.source
-        trainer = Trainer(prepared.backbone, source, out, hardware, seed, say, report)
-        _, facts = train(settings, trainer, prepared.images, prepared.test, resume=resume)
-    if trainer.is_main_process:
+        _, facts = pretrain_backbone(
+            settings,
+            inputs,
+            out,
+            hardware=Hardware(device.resolve(), devices),
+            seed=seed,
+            resume=resume,
+            progress=report,
+            say=say,
+        )
+    if is_main_process():
         _print_summary(out, facts)
 
 

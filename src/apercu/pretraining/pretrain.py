@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
 from apercu.images.stream import describe_left_out
 from apercu.io import check_writable
+from apercu.log import warn
 from apercu.option_strings import check_seed
 from apercu.pretraining.backbone import FirstLayer, open_backbone, read_input
 from apercu.pretraining.inputs import (
@@ -26,7 +28,7 @@ from apercu.pretraining.pretexts import Adios, Contrastive, Regions
 from apercu.pretraining.settings import PretrainSettings
 from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
-from apercu.progress import ProgressCallback, ignore_progress
+from apercu.progress import ProgressCallback, ProgressOption, ignore_progress, open_progress
 from apercu.training.trainer import Hardware, Trainer
 
 
@@ -51,21 +53,6 @@ class PretrainInputs:
     test: str | None = None
 
 
-@dataclass(frozen=True)
-class NewsReceiver:
-    """Receives the news while images are prepared.
-
-    Args:
-        say: receives one line of news at a time.
-        warn: receives one warning at a time.
-        progress: receives the number of images that were read, and that of all.
-    """
-
-    say: Callable[[str], None] = field(default=print, repr=False)
-    warn: Callable[[str], None] = field(default=print, repr=False)
-    progress: Callable[[int, int], None] = field(default=lambda count, total: None, repr=False)
-
-
 class PreparedPretraining(NamedTuple):
     """What a pretraining starts from: backbone, images with targets, and further test images."""
 
@@ -83,9 +70,18 @@ def pretrain_backbone(
     hardware: Hardware | None = None,
     seed: int = 0,
     resume: bool = True,
-    report: ProgressCallback = ignore_progress,
+    progress: ProgressOption = None,
+    report: ProgressCallback | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[Classifier, dict[str, float]]:
     """Pretrain a backbone on images without labels, and save it in a run folder.
+
+    >>> from pathlib import Path
+    >>> import apercu
+    >>> from apercu.pretraining import PretrainInputs, PretrainSettings
+    >>> backbone, facts = apercu.pretrain_backbone(  # doctest: +SKIP
+    ...     PretrainSettings(), PretrainInputs("films/"), Path("runs/films")
+    ... )
 
     Args:
         settings: pretext and schedule.
@@ -95,7 +91,10 @@ def pretrain_backbone(
         seed: seed of every draw.
         resume: whether to continue a training that was begun in the folder, or with more steps one
             that was finished.
-        report: receives the name of each part of the work, how much is done, and how much there is.
+        progress: whether to show how far the work is, or a function that receives the name of the
+            work, how much of it is done, and how much there is; None shows it in notebooks only.
+        report: such a function, as `progress` took none before.
+        say: receives one line of news at a time.
 
     Returns:
         The backbone, whose logits are features, and what was measured, as for `pretrain`.
@@ -108,24 +107,21 @@ def pretrain_backbone(
     """
     check_seed(seed)
     check_writable(run)
-    news = NewsReceiver(progress=lambda count, total: report("images", count, total))
-    prepared = prepare_pretraining(settings, inputs, seed, news)
-    trainer = Trainer(
-        prepared.backbone,
-        prepared.images.source,
-        run,
-        hardware or Hardware(),
-        seed,
-        report=report,
-    )
-    return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
+    hardware = hardware or Hardware()
+    with open_progress(report or progress) as show:
+        prepared = prepare_pretraining(settings, inputs, seed, say=say, report=show)
+        source = prepared.images.source
+        trainer = Trainer(prepared.backbone, source, run, hardware, seed, say, show)
+        return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
 
 
 def prepare_pretraining(
     settings: PretrainSettings,
     inputs: PretrainInputs,
     seed: int = 0,
-    news: NewsReceiver | None = None,
+    *,
+    say: Callable[[str], None] = print,
+    report: ProgressCallback = ignore_progress,
 ) -> PreparedPretraining:
     """Open the backbone and the images of a pretraining.
 
@@ -133,10 +129,11 @@ def prepare_pretraining(
         settings: pretext and schedule.
         inputs: names of the backbone and of the images.
         seed: seed of new weights.
-        news: receives the news; they are printed when None.
+        say: receives one line of news at a time.
+        report: receives how many images were read, and how many there are.
 
     Returns:
-        The backbone, and the images that can be read, with their targets.
+        The backbone, and the images that can be read, with their targets; a warning names others.
 
     Raises:
         ConfigError: the backbone is not from timm, the pretext cannot train it, or needs no
@@ -145,34 +142,36 @@ def prepare_pretraining(
     """
     if isinstance(settings.pretext, Adios | Contrastive | Regions):
         require_extra("ssl", "pretrain")
-    news = news or NewsReceiver()
     channels = inputs.options.channels
     source = open_images(inputs.images, channels=channels)
     options = replace(inputs.options, start=read_input(inputs.backbone))
     backbone = open_backbone(inputs.backbone, choose_input(source, options), seed, inputs.first)
     settings.pretext.check_backbone(backbone)
-    images = _prepare_images(source, backbone, settings, inputs.join, None, news)
+    prepare = partial(_prepare_images, backbone, settings, inputs.join, say=say, report=report)
+    images = prepare(source)
     test = None
     if inputs.test is not None:
         others = open_images(inputs.test, channels=channels, bands=backbone.bands)
-        test = _prepare_images(others, backbone, settings, inputs.join, images, news)
+        test = prepare(others, images)
     return PreparedPretraining(backbone, images, test)
 
 
 def _prepare_images(
-    source: ImageSource,
     backbone: Classifier,
     settings: PretrainSettings,
     join: CatalogueJoin | None,
-    like: PretrainImages | None,
-    news: NewsReceiver,
+    source: ImageSource,
+    like: PretrainImages | None = None,
+    *,
+    say: Callable[[str], None],
+    report: ProgressCallback,
 ) -> PretrainImages:
     """Leave out images that cannot be read, and add the targets that the pretext needs."""
-    usable, errors, _ = find_readable(source, backbone, news.progress)
+    usable, errors, _ = find_readable(source, backbone, partial(report, "images"))
     if errors:
-        news.warn(describe_left_out(source.name, errors, len(source)))
-    news.say(
+        warn(describe_left_out(source.name, errors, len(source)))
+    say(
         f"{source.name}: {len(usable)} of {len(source)} images can be read"
         + (f", {len(errors)} are left out" if errors else "")
     )
-    return add_targets(usable, settings.pretext, join, like=like, say=news.say)
+    return add_targets(usable, settings.pretext, join, like=like, say=say)
