@@ -318,7 +318,7 @@ class Evaluator:
                     for record in batch.records
                 ]
                 parts[metric].append(scores.cpu()[:, torch.tensor(has_truth)])
-                self._check_finite(f"{name}: expected finite {metric}", scores, batch)
+                self._check_finite(name, metric, scores, batch)
             for kind, curve in inputs.curves.items():
                 curves.setdefault(kind, []).append(curve.probabilities.cpu())
             done += len(batch.records)
@@ -364,12 +364,15 @@ class Evaluator:
                 f"{name}: expected float maps, batch × height × width {expected}, got {given}"
             )
         maps = maps.detach()
-        self._check_finite(f"{name}: expected finite maps", maps.flatten(1).T, batch)
+        self._check_finite(name, "maps", maps.flatten(1).T, batch)
         return maps
 
-    def _check_finite(self, expected: str, values: Tensor, batch: EvalBatch) -> None:
-        """Check values, `anything × images`."""
+    def _check_finite(self, name: str, kind: str, values: Tensor, batch: EvalBatch) -> None:
+        """Check what an explainer gave or scored, `anything × images`."""
         bad = (~values.isfinite()).any(dim=0)
         if bad.any():
             image = batch.records[int(bad.int().argmax())].name
-            raise ApercuError(f"{expected}, got NaN or infinity for {image}; leave one of them out")
+            raise ApercuError(
+                f"{name}: expected finite {kind}, got NaN or infinity for {image}; leave out "
+                f"{name}, or that image"
+            )
