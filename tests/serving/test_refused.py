@@ -42,6 +42,7 @@ def _problem(answered: httpx.Response, status: int) -> str:
         ({"format": "gif"}, "format: expected one of png, array, both, got 'gif'"),
         ({"picture": "maybe"}, "picture: expected true or false, got 'maybe'"),
         ({"target": ["dots"] * 21}, "target: expected at most 20 classes, got 21"),
+        ({"target": ["dots", "top"]}, "target: top names no class, so nothing stands beside it"),
         ({"target": "x" * 300}, "target: expected a name of at most 200 letters"),
     ],
     ids=lambda value: str(value)[:30],

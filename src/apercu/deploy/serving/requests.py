@@ -291,6 +291,12 @@ def _parse_targets(value: Any, names: ClassNames) -> tuple[int, ...]:
         )
     if words in ([], [TOP], [PREDICTED], [""]):
         return ()
+    for word in (TOP, PREDICTED):
+        if word in words and not names.find_by_name(word):
+            raise TargetError(
+                f"target: {word} names no class, so nothing stands beside it; send it alone, or "
+                "name the classes"
+            )
     return tuple(dict.fromkeys(find_class_indices(names, words).tolist()))
 
 
@@ -322,7 +328,9 @@ def _parse_bands(value: Any) -> tuple[str, ...] | None:
     if words is None or words in ([], [""]):
         return None
     if not isinstance(words, Sequence) or len(words) > MAX_BANDS:
-        raise ConfigError(f"bands: expected at most {MAX_BANDS} names, got {_shorten(value)}")
+        raise ConfigError(
+            f"bands: expected a list of at most {MAX_BANDS} names, got {_shorten(value)}"
+        )
     if any(not isinstance(word, str) or not 0 < len(word.strip()) <= MAX_NAME for word in words):
         raise ConfigError(f"bands: expected names such as SCI or SCI:2, got {_shorten(value)}")
     return tuple(word.strip() for word in words)
