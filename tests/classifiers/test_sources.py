@@ -60,6 +60,7 @@ def wrong_input():
     return module
 def silent(): return nn.Flatten()
 def failing(): raise RuntimeError("no luck")
+def talking(): raise RuntimeError("first\\n  second")
 def number(): return 7
 constant = 7
 instance = open_module()
@@ -282,6 +283,7 @@ def test_the_fingerprint_of_a_former_name_is_that_of_older_versions(tmp_path: Pa
         ("my_nets:silent", "does not say what its images are like"),
         ("my_nets:wrong_input", "sise is no key of a card; did you mean size"),
         ("my_nets:failing", "the factory fails: RuntimeError\\('no luck'\\)"),
+        ("my_nets:talking", r"fails: RuntimeError\('first'\)$"),
         ("my_nets:number", "a callable from the factory, got int"),
         ("my_nets:constant", "constant cannot be called"),
         (

@@ -615,6 +615,14 @@ def test_a_network_that_ends_in_a_graph_is_built_again(
         ({"neighbours": 5}, "neighbours from 1 to the 4 nodes, got 0.5 and 5"),
         ({"own": -1.0}, "own from 0 to 1 .* got -1.0 and 3"),
         ({"library": "hf"}, "expected a library out of timm, torchvision, got hf"),
+        ({"nodes": "many", "own": None}, r"^classifier [^\n]*$"),
+        ({"features": 2.5}, r"^classifier [^\n]*$"),
+        ({"neighbours": [3] * 99}, r"^classifier [^\n]*$"),
+        ({"size": "wide"}, r"^classifier [^\n]*$"),
+        ({"model": ["a"]}, r"^classifier [^\n]*$"),
+        ({"head": 3}, r"^classifier [^\n]*$"),
+        ({"options": [1]}, r"^classifier [^\n]*$"),
+        ({"classes": -1}, r"numbers, got options\.classes -1$"),
     ],
 )
 def test_a_card_with_a_graph_takes_no_memory_that_its_weights_do_not_need(

@@ -31,7 +31,7 @@ from apercu.classifiers.sources.module import (
 )
 from apercu.classifiers.sources.timm import warn_plain_pixels, warn_random
 from apercu.classifiers.trust import OWN_FACTORIES, check_factory
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, first_line
 from apercu.own_code import import_attribute
 from apercu.weights import FORMER_FACTORIES, load_weights
 
@@ -83,11 +83,13 @@ def _build(card: ClassifierCard) -> Callable[..., Any]:
         raise
     except TypeError as error:
         raise ClassifierError(
-            f"classifier {card.source}: the factory fails: {error!r}; expected a function that "
-            "takes the options of the card, if any, and returns the network"
+            f"classifier {card.source}: the factory fails: {_describe(error)}; expected a function "
+            "that takes the options of the card, if any, and returns the network"
         ) from error
     except Exception as error:
-        raise ClassifierError(f"classifier {card.source}: the factory fails: {error!r}") from error
+        raise ClassifierError(
+            f"classifier {card.source}: the factory fails: {_describe(error)}"
+        ) from error
     if not callable(built):
         raise ClassifierError(
             f"classifier {card.source}: expected an nn.Module or a callable from the factory, "
@@ -100,6 +102,11 @@ def _build(card: ClassifierCard) -> Callable[..., Any]:
     elif is_random:
         warn_random(card.source, "its card names no `weights`")
     return built
+
+
+def _describe(error: Exception) -> str:
+    """Return the type of an error and its first line."""
+    return f"{type(error).__name__}({first_line(error)!r})"
 
 
 def _import_factory(source: str) -> Callable[..., Any]:
