@@ -1,7 +1,7 @@
 """Class names, found by the words that people type, and one class per image.
 
-The rules and the messages are those of `apercu.classifiers.names`, which needs PyTorch; the tests of
-apercu compare both.
+The rules and the messages are those of `apercu.classifiers.names`, which needs PyTorch; the tests
+of apercu compare both.
 """
 
 from __future__ import annotations
