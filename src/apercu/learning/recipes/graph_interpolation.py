@@ -186,7 +186,7 @@ def build_graph_network(
         ClassifierError: the library is unknown, has no such model, or refuses the options; or the
             graph has too few nodes.
     """
-    counts = {
+    counts: dict[str, object] = {
         "nodes": nodes,
         "features": features,
         "classes": classes,
