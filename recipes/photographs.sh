@@ -2,13 +2,13 @@
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
 #   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp
-#       paper release lean squeezenet blackbox cifar10 cifar10_onnx]
+#       paper release lean squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
@@ -85,6 +85,15 @@ for study in ${*:-$studies}; do
     lean) # beside the mask of `mobilenetv2`
         train lean mobilenetv2_100.json imagenet-train --config lean
         compare lean mobilenetv2_100.json imagenet-val cam,centre_box --explainer runs/mobilenetv2
+        ;;
+    squeezenet_lean)
+        train squeezenet_lean squeezenet1_1.json imagenet-train --config lean
+        compare squeezenet_lean squeezenet1_1.json imagenet-val cam,grad_cam,centre_box --no-cost
+        ;;
+    lite0_lean)
+        train lite0_lean ready:efficientnet_lite0 imagenet-train --config lean
+        compare lite0_lean ready:efficientnet_lite0 imagenet-val cam,grad_cam \
+            --explainer ready:efficientnet_lite0 --no-cost
         ;;
     squeezenet)
         train squeezenet squeezenet1_1.json imagenet-train

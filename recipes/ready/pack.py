@@ -1,9 +1,9 @@
-"""Puts a trained run into the package as a ready-made explainer, with half of the bytes.
+"""Puts a trained run into the package as a ready-made explainer.
 
     python recipes/ready/pack.py RUN COMPARISON NAME --images … --terms … --test … --command …
 
 RUN was trained for `ready:NAME`; COMPARISON is what `apercu compare` left for it. The weights of
-gate and decoder are stored in half precision; those of the classifier come from its own package.
+gate and decoder are stored as they are; those of the classifier come from its own package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 from datetime import date
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
 from apercu import load_explainer, open_classifier
@@ -56,12 +55,7 @@ def main() -> None:
 def pack_run(run: Path, out: Path, name: str) -> None:
     """Write the files of a run that explaining needs."""
     explainer = load_explainer(run)
-    weights = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in explainer.network.state_without_frozen_encoder().items()
-    }
-    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
-        raise SystemExit(f"error: {run}: weights that half precision cannot hold")
+    weights = explainer.network.state_without_frozen_encoder()
     classifier = open_classifier(f"ready:{name}")
     explainer.classifier_info.check_classifier(classifier)
     info = ClassifierInfo.from_classifier(classifier)
