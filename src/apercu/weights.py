@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from apercu.errors import ClassifierError, UntrustedError, first_line
+from apercu.errors import ClassifierError, first_line
 
 _COUNTERS = "num_batches_tracked"
 """Buffers that change no output; files with and without them hold the same network."""
@@ -97,8 +97,8 @@ def _update(sha: Any, name: str, value: Any) -> None:
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Copy the weights of a file into a module, in the module's own precision.
 
-    A file of `torch.save`, which must be trusted, may hold them inside of a checkpoint. Their names
-    may begin with the names of wrappers, such as `module.` or `model.`, the same for all.
+    A file of `torch.save` may hold them inside of a checkpoint. Their names may begin with the
+    names of wrappers, such as `module.` or `model.`, the same for all.
 
     Args:
         module: the network.
@@ -106,7 +106,6 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 
     Raises:
         ClassifierError: the file is missing or has another format, or its tensors do not fit.
-        UntrustedError: a file of `torch.save` is not trusted.
     """
     path = Path(path)
     expected = module.state_dict()  # with the versions of its layers, which safetensors files lack
@@ -142,19 +141,9 @@ def _read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
     The key of a state_dict that is the whole file is "".
 
     Raises:
-        UntrustedError: the file is not trusted; it is a pickle, whatever may be left out of it.
-        ClassifierError: it holds no state_dict.
+        ClassifierError: it is missing, or holds no state_dict.
     """
-    from apercu.classifiers.trust import is_trusting  # which knows names of this module
-
     advice = "save the state_dict of the network alone with safetensors.torch.save_file"
-    if not path.is_file():
-        raise ClassifierError(f"weights {path}: no such file")
-    if not is_trusting():
-        raise UntrustedError(
-            f"weights {path}: refused, as a file of torch.save is a pickle; {advice}, or add "
-            "--trust (in Python trust=True) if you trust this file"
-        )
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -164,6 +153,8 @@ def _read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ClassifierError(f"weights {path}: it is compressed; {advice}")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ClassifierError(f"weights {path}: no such file") from None
     except ClassifierError:
         raise
     except Exception as error:  # pickles may fail in any way

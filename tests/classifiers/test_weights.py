@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apercu.classifiers.trust import trust_files
+from apercu import open_classifier
 from apercu.errors import ClassifierError, UntrustedError
 from apercu.weights import load_weights
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture
-def trusted() -> Iterator[None]:
-    """Trusts the files that the test opens."""
-    with trust_files():
-        yield
 
 
 def _build(seed: int = 0) -> nn.Module:
@@ -67,7 +62,6 @@ def _assert_loaded(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-@pytest.mark.usefixtures("trusted")
 def test_names_of_wrappers_are_taken_away(
     wrap: Callable[[State], State], ending: str, tmp_path: Path
 ) -> None:
@@ -84,14 +78,12 @@ def test_names_of_wrappers_are_taken_away(
     ],
 )
 @pytest.mark.parametrize("ending", [".ckpt", ".PT", ".bin"])
-@pytest.mark.usefixtures("trusted")
 def test_the_weights_are_found_in_a_checkpoint(
     wrap: Callable[[State], Any], ending: str, tmp_path: Path
 ) -> None:
     _assert_loaded(_save(tmp_path / f"last{ending}", wrap(_state())))
 
 
-@pytest.mark.usefixtures("trusted")
 def test_a_file_of_the_former_format(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(_state(), path, _use_new_zipfile_serialization=False)
@@ -117,7 +109,6 @@ def test_a_file_of_the_former_format(tmp_path: Path) -> None:
         (".pth", {"a": _state(), "b": Path()}, "holds other objects than tensors"),
     ],
 )
-@pytest.mark.usefixtures("trusted")
 def test_files_that_do_not_fit_are_one_line(
     ending: str, content: Any, match: str, tmp_path: Path
 ) -> None:
@@ -129,7 +120,6 @@ def test_files_that_do_not_fit_are_one_line(
         assert torch.equal(module.state_dict()[name], expected)
 
 
-@pytest.mark.usefixtures("trusted")
 def test_checkpoints_that_are_damaged(tmp_path: Path) -> None:
     path = _save(tmp_path / "weights.pth", _state())
     data = path.read_bytes()
@@ -152,15 +142,24 @@ def test_checkpoints_that_are_damaged(tmp_path: Path) -> None:
         load_weights(_build(), path.rename(tmp_path / "weights.safetensors"))
 
 
-def test_a_checkpoint_is_read_only_where_it_is_trusted(tmp_path: Path) -> None:
+def test_a_card_names_a_checkpoint_only_where_it_is_trusted(tmp_path: Path) -> None:
     """It is a pickle, which a stranger could have made."""
-    path = _save(tmp_path / "weights.pth", _state())
-    match = r"^weights .*weights\.pth: refused, as .* is a pickle; save .*save_file, or add --trust"
+    module = timm.create_model("test_resnet", num_classes=2)
+    _save(tmp_path / "weights.PTH", {"state_dict": module.state_dict()})
+    card = tmp_path / "card.json"
+    options, size = {"num_classes": 2, "pretrained": False}, {"size": [32, 32]}
+    content = {"source": "timm/test_resnet", "options": options, "weights": "weights.PTH"}
+    card.write_text(json.dumps(content | {"input": size}))
+    match = r"weights\.PTH: refused, as .* is a pickle; save .*save_file, or add --trust"
     with pytest.raises(UntrustedError, match=match):
-        load_weights(_build(), path)
+        open_classifier(card)
+    images = torch.rand(1, 3, 32, 32)
+    opened = open_classifier(card, trust=True)
+    with torch.no_grad():
+        expected = module.eval()(opened.normalise(images))
+    torch.testing.assert_close(opened(images), expected)
 
 
-@pytest.mark.usefixtures("trusted")
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from apercu.cli import main
+from apercu.explainers.kind import LOOKS_TRAINED
+from apercu.explainers.run_folder import FACTS
+from apercu.io import HASHES, write_hashes
 
 
 @dataclass(frozen=True)
@@ -30,4 +35,15 @@ def apercu(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
         code = stop.value.code
         return Ended(code if isinstance(code, int) else 1, result.out, result.err)
 
+    return run
+
+
+@pytest.fixture(scope="session")
+def quiet_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_run`, of which nothing says that it does not look trained."""
+    run = tmp_path_factory.mktemp("quiet") / tiny_run.name
+    shutil.copytree(tiny_run, run)
+    facts = json.loads((run / FACTS).read_text())
+    (run / FACTS).write_text(json.dumps(facts | {LOOKS_TRAINED: 1.0}))
+    write_hashes(run, json.loads((run / HASHES).read_text()))
     return run

@@ -25,10 +25,10 @@ def photos(tmp_path):
 
 
 def test_a_folder_is_explained_and_the_slowest_stage_is_named(
-    apercu, tiny_run, photos, tmp_path
+    apercu, quiet_run, photos, tmp_path
 ) -> None:
     out = tmp_path / "maps"
-    words = ("batch", tiny_run, photos, "--out", out, "--shard", "4", "--batch", "2")
+    words = ("batch", quiet_run, photos, "--out", out, "--shard", "4", "--batch", "2")
     result = apercu(*words)
     assert (result.code, result.err) == (0, "")
     first, second, last = result.out.splitlines()
@@ -45,10 +45,10 @@ def test_a_folder_is_explained_and_the_slowest_stage_is_named(
     assert again.out.splitlines() == ["nothing was left to do", second, last]
 
 
-def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
+def test_every_option_reaches_the_manifest(apercu, quiet_run, tmp_path) -> None:
     out = tmp_path / "maps"
     result = apercu(
-        *("batch", tiny_run, PLANTED, "--out", out, "--format", "zarr", "--map", "float16"),
+        *("batch", quiet_run, PLANTED, "--out", out, "--format", "zarr", "--map", "float16"),
         *("--target", "dots", "--level", "0.3", "--shard", "5", "--batch", "3", "--limit", "7"),
         *("--seed", "3", "--workers", "2", "--threads", "1", "--device", "cpu"),
     )
@@ -60,8 +60,8 @@ def test_every_option_reaches_the_manifest(apercu, tiny_run, tmp_path) -> None:
     }
 
 
-def test_zarr_stores_uint8_by_default(apercu, tiny_run, tmp_path) -> None:
-    assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--format", "zarr").code == 0
+def test_zarr_stores_uint8_by_default(apercu, quiet_run, tmp_path) -> None:
+    assert apercu("batch", quiet_run, PLANTED, "--out", tmp_path, "--format", "zarr").code == 0
     assert json.loads((tmp_path / "manifest.json").read_text())["settings"]["map"] == "uint8"
 
 
@@ -78,21 +78,21 @@ def test_zarr_stores_uint8_by_default(apercu, tiny_run, tmp_path) -> None:
         (("--cluster", "127.0.0.1:1"), "cluster: 127.0.0.1:1 cannot be reached ("),
     ],
 )
-def test_a_wrong_option_is_one_line(apercu, tiny_run, tmp_path, words, error) -> None:
-    result = apercu("batch", tiny_run, PLANTED, "--out", tmp_path / "maps", *words)
+def test_a_wrong_option_is_one_line(apercu, quiet_run, tmp_path, words, error) -> None:
+    result = apercu("batch", quiet_run, PLANTED, "--out", tmp_path / "maps", *words)
     assert result.code == (1 if "--cluster" in words else 2)
     assert error in result.err
     assert len(result.err.splitlines()) == 1
     assert not list(tmp_path.glob("maps/maps/*"))
 
 
-def test_wrong_paths_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card, tmp_path) -> None:
+def test_wrong_paths_are_one_line_and_write_nothing(apercu, quiet_run, tiny_card, tmp_path) -> None:
     out = tmp_path / "maps"
     for run, images, error in (
         (tmp_path, PLANTED, "expected a run folder"),
-        (tiny_run, tmp_path / "nowhere", "no such file or folder"),
-        (tiny_run, "ftp://host/photos", "expected a URL of s3"),
-        (tiny_run, tmp_path, "no images"),
+        (quiet_run, tmp_path / "nowhere", "no such file or folder"),
+        (quiet_run, "ftp://host/photos", "expected a URL of s3"),
+        (quiet_run, tmp_path, "no images"),
     ):
         result = apercu("batch", run, images, "--out", out)
         assert result.code == 2
@@ -101,14 +101,14 @@ def test_wrong_paths_are_one_line_and_write_nothing(apercu, tiny_run, tiny_card,
         assert not out.exists()
 
 
-def test_a_result_begun_with_other_settings_is_refused(apercu, tiny_run, tmp_path) -> None:
-    assert apercu("batch", tiny_run, PLANTED, "--out", tmp_path).code == 0
-    result = apercu("batch", tiny_run, PLANTED, "--out", tmp_path, "--target", "dots")
+def test_a_result_begun_with_other_settings_is_refused(apercu, quiet_run, tmp_path) -> None:
+    assert apercu("batch", quiet_run, PLANTED, "--out", tmp_path).code == 0
+    result = apercu("batch", quiet_run, PLANTED, "--out", tmp_path, "--target", "dots")
     assert result.code == 2
     assert "had settings.target top, now dots; use the same, or choose another --out" in result.err
 
 
-def test_columns_are_kept_and_total_failure_is_an_error(apercu, tiny_run, tmp_path) -> None:
+def test_columns_are_kept_and_total_failure_is_an_error(apercu, quiet_run, tmp_path) -> None:
     pixels = Image.new("RGB", (8, 8), (200, 90, 10))
     buffer = io.BytesIO()
     pixels.save(buffer, "PNG")
@@ -116,14 +116,14 @@ def test_columns_are_kept_and_total_failure_is_an_error(apercu, tiny_run, tmp_pa
         pa.table({"image": [buffer.getvalue()] * 2, "label": [1, 2]}), tmp_path / "a.parquet"
     )
     result = apercu(
-        *("batch", tiny_run, tmp_path / "a.parquet", "--out", tmp_path / "maps"),
+        *("batch", quiet_run, tmp_path / "a.parquet", "--out", tmp_path / "maps"),
         *("--keep", "label", "--keep", "image"),
     )
     assert (result.code, result.err) == (0, "")
     table = pq.read_table(tmp_path / "maps" / "maps")
     assert table["label"].to_pylist() == [1, 2]
     pq.write_table(pa.table({"image": ["none.png"] * 2}), tmp_path / "b.parquet")
-    result = apercu("batch", tiny_run, tmp_path / "b.parquet", "--out", tmp_path / "none")
+    result = apercu("batch", quiet_run, tmp_path / "b.parquet", "--out", tmp_path / "none")
     assert result.code == 2
     assert result.err.startswith("error: ")
     assert "none of 2 images could be read" in result.err

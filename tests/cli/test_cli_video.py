@@ -26,9 +26,9 @@ def walk(tmp_path_factory) -> Path:
     return path
 
 
-def test_a_video_is_explained_and_its_figures_are_told(apercu, tiny_run, walk, tmp_path) -> None:
+def test_a_video_is_explained_and_its_figures_are_told(apercu, quiet_run, walk, tmp_path) -> None:
     out = tmp_path / "new" / "seen.mp4"
-    result = apercu("video", tiny_run, walk, out, "--target", "dots", "--smoothing", "0.2")
+    result = apercu("video", quiet_run, walk, out, "--target", "dots", "--smoothing", "0.2")
     assert (result.code, result.err) == (0, "")
     first, flicker, last = result.out.splitlines()
     assert first.startswith("25 frames, 1.0 s, at ")
@@ -42,8 +42,8 @@ def test_a_video_is_explained_and_its_figures_are_told(apercu, tiny_run, walk, t
     assert [path.name for path in out.parent.iterdir()] == ["seen.mp4"]
 
 
-def test_live_tells_what_was_dropped(apercu, tiny_run, walk, tmp_path) -> None:
-    result = apercu("video", tiny_run, walk, tmp_path / "seen.mkv", "--live", "--seconds", "0.5")
+def test_live_tells_what_was_dropped(apercu, quiet_run, walk, tmp_path) -> None:
+    result = apercu("video", quiet_run, walk, tmp_path / "seen.mkv", "--live", "--seconds", "0.5")
     assert (result.code, result.err) == (0, "")
     assert "frames that came while another was in work" in result.out
 
@@ -63,14 +63,14 @@ def test_live_tells_what_was_dropped(apercu, tiny_run, walk, tmp_path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(
-    apercu, tiny_run, walk, tmp_path, monkeypatch, words: list[str], line: str
+    apercu, quiet_run, walk, tmp_path, monkeypatch, words: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("taken.mp4").touch()
     Path("file").touch()
     Path("words.txt").write_text("no video " * 99)
     given = [str(walk) if word == "walk" else word for word in words]
-    result = apercu("video", tiny_run, *given)
+    result = apercu("video", quiet_run, *given)
     assert result.code == 2
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
@@ -78,21 +78,21 @@ def test_what_is_wrong_is_one_line(
     assert not Path("seen.mp4").exists()
 
 
-def test_without_pyav_the_extra_is_named(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
+def test_without_pyav_the_extra_is_named(apercu, quiet_run, walk, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setattr("apercu.extras.find_spec", lambda name: None)
-    result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+    result = apercu("video", quiet_run, walk, tmp_path / "seen.mp4")
     assert (result.code, result.out) == (2, "")
     assert result.err == ("error: video: av is not installed; pip install 'apercu[video]'\n")
 
 
-def test_a_camera_that_is_not_there_is_told(apercu, tiny_run, tmp_path) -> None:
-    result = apercu("video", tiny_run, "/dev/video99", tmp_path / "seen.mp4")
+def test_a_camera_that_is_not_there_is_told(apercu, quiet_run, tmp_path) -> None:
+    result = apercu("video", quiet_run, "/dev/video99", tmp_path / "seen.mp4")
     assert result.code == 2
     assert "/dev/video99: no such file, camera or address" in result.err
 
 
-def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch) -> None:
+def test_ctrl_c_says_what_is_kept(apercu, quiet_run, walk, tmp_path, monkeypatch) -> None:
     from apercu.deploy.video.frame_explainer import FrameExplainer
 
     explain, count = FrameExplainer.__call__, iter(range(99))
@@ -103,7 +103,7 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
         return explain(self, frame)
 
     monkeypatch.setattr(FrameExplainer, "__call__", press)
-    result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+    result = apercu("video", quiet_run, walk, tmp_path / "seen.mp4")
     assert result.code == 130
     assert result.err == (
         f"error: interrupted; {tmp_path / 'seen.mp4'} holds the first 0.4 s and can be played\n"
@@ -115,7 +115,7 @@ def test_ctrl_c_says_what_is_kept(apercu, tiny_run, walk, tmp_path, monkeypatch)
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_does_not_disturb_the_end(
-    apercu, tiny_run, walk, tmp_path, monkeypatch, first: int, second: int
+    apercu, quiet_run, walk, tmp_path, monkeypatch, first: int, second: int
 ) -> None:
     from apercu.deploy.video.frame_explainer import FrameExplainer
     from apercu.deploy.video.writer import VideoWriter
@@ -139,7 +139,7 @@ def test_a_second_signal_does_not_disturb_the_end(
     monkeypatch.setattr(VideoWriter, "__exit__", again)
     before = signal.signal(signal.SIGTERM, killed)
     try:
-        result = apercu("video", tiny_run, walk, tmp_path / "seen.mp4")
+        result = apercu("video", quiet_run, walk, tmp_path / "seen.mp4")
         assert signal.getsignal(signal.SIGTERM) is killed
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -152,19 +152,19 @@ def test_a_second_signal_does_not_disturb_the_end(
     assert [path.name for path in tmp_path.iterdir()] == ["seen.mp4"]
 
 
-def test_the_class_shown_is_the_one_seen_most(apercu, tiny_run, walk, tmp_path) -> None:
+def test_the_class_shown_is_the_one_seen_most(apercu, quiet_run, walk, tmp_path) -> None:
     """The maps of `--target top` are those of the class that the explainer names."""
     from apercu import MaskExplainer
     from apercu.deploy.video import open_video
     from apercu.deploy.video.frames import prepare_image
 
     frame = next(open_video(str(walk)).read_items())
-    explainer = MaskExplainer.from_pretrained(tiny_run)
+    explainer = MaskExplainer.from_pretrained(quiet_run)
     images = torch.from_numpy(prepare_image(frame.picture, (32, 32), 3))[None]
     name = explainer.classifier_info.classes[int(explainer.predict(images))].partition(",")[0]
     for target in ("top", name):
         result = apercu(
-            *("video", tiny_run, walk, tmp_path / f"{target}.mp4", "--target", target),
+            *("video", quiet_run, walk, tmp_path / f"{target}.mp4", "--target", target),
             *("--seconds", "0.04"),
         )
         assert result.code == 0, result.err

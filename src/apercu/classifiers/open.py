@@ -32,6 +32,7 @@ from apercu.classifiers.trust import (
     check_options,
     is_trusting,
     limit_network,
+    measure_weights,
     remember_typed,
     trust_files,
 )
@@ -42,9 +43,6 @@ ArrayNumbers: TypeAlias = Tensor | NDArray[Any] | np.generic
 """One number, or several, of PyTorch or NumPy."""
 PerChannel: TypeAlias = float | int | Sequence[float | int | np.generic] | ArrayNumbers
 """A number for each channel, or one for all."""
-
-MAX_WEIGHTS = 2_000_000_000
-"""Numbers of a network whose card names no weights."""
 
 _PREFIXES = ("timm/", "torchvision/", READY_PREFIX, *FOLDER_PREFIXES)
 """Beginnings of SPECs that name a model of a library, also where a folder is called so."""
@@ -279,9 +277,7 @@ def _limit_network(card: ClassifierCard, spec: str) -> AbstractContextManager[No
     """Limit the network of a card to the size of its weights, unless the card is trusted."""
     if is_trusting() or not spec.endswith(".json"):
         return nullcontext()
-    weights = None if card.weights is None else Path(card.weights)
-    size = weights.stat().st_size if weights is not None and is_file(weights) else MAX_WEIGHTS
-    return limit_network(spec, size)
+    return limit_network(spec, measure_weights(card.weights))
 
 
 def _open_network(card: ClassifierCard, names: ClassNames | None) -> Network:

@@ -12,13 +12,15 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from apercu.errors import ClassifierError, UntrustedError
-from apercu.weights import FORMER_FACTORIES
+from apercu.io import is_file
+from apercu.weights import CHECKPOINT_ENDINGS, FORMER_FACTORIES
 
 OWN_FACTORIES = frozenset(
     {
@@ -32,6 +34,8 @@ OWN_FACTORIES = frozenset(
 )
 """Factories of this package, which every card may name."""
 
+MAX_WEIGHTS = 2_000_000_000
+"""Numbers of a network whose card is not trusted and names no weights."""
 MAX_MODULES = 30_000
 """Layers that a network may have whose card is not trusted."""
 SPARE_NUMBERS = 16_000_000
@@ -184,6 +188,29 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float)
+
+
+def measure_weights(path: str | None) -> int:
+    """Return the size in bytes of a file of weights whose card is not trusted.
+
+    Args:
+        path: the file; None where the card names none.
+
+    Returns:
+        The size, which the numbers of the network cannot exceed; `MAX_WEIGHTS` without a file.
+
+    Raises:
+        UntrustedError: it is a file of `torch.save`, which is a pickle.
+    """
+    if path is None:
+        return MAX_WEIGHTS
+    file = Path(path)
+    if file.suffix.lower() in CHECKPOINT_ENDINGS:
+        raise UntrustedError(
+            f"weights {path}: refused, as a file of torch.save is a pickle; save the state_dict "
+            "with safetensors.torch.save_file, or add --trust (in Python trust=True)"
+        )
+    return file.stat().st_size if is_file(file) else MAX_WEIGHTS
 
 
 @contextmanager
