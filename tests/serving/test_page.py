@@ -278,6 +278,8 @@ def test_each_file_that_is_no_picture_gets_one_line(visit, address, reader, requ
 @pytest.mark.parametrize("reader", ["this server", "this browser"])
 def test_odd_pictures_get_one_line_or_an_explanation(visit, address, reader, request) -> None:
     page = visit(address if reader == "this server" else request.getfixturevalue("site_address"))
+    if reader == "this browser":  # the page may load itself once more before it can explain
+        page.wait_for_selector("#examples img")
     frames = [Image.new("RGB", (30, 20), (80 * n, 0, 0)) for n in range(3)]
     files = {
         "one.png": (_encode(frames[0].resize((1, 1))), "at least 2 × 2 pixels, got 1 × 1"),
