@@ -552,6 +552,9 @@ def test_a_colouring_goes_on_where_it_was(
         ("colouring", {"library": "apercu", "model": "x"}, "expected a model out of colouring, "),
         ("spatial_attention", {"layer": "x"}, "timm/test_resnet has no layer x"),
         ("spatial_attention", {"scored": 10**8}, "more numbers than its file of weights can hold"),
+        ("spatial_attention", {"scored": -1}, "expected numbers, got options.scored -1"),
+        ("spatial_attention", {"channels": "x", "power": None}, r"^classifier [^\n]*$"),
+        ("colouring", {"size": "wide"}, r"^classifier [^\n]*$"),
     ],
 )
 def test_a_card_that_describes_no_network_is_refused(

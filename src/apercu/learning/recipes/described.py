@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from apercu.classifiers import Network
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.reinitialise import NetworkSource, find_source
-from apercu.errors import ClassifierError
+from apercu.errors import ClassifierError, shorten
 
 LIBRARIES = ("timm", "torchvision")
 """Libraries whose networks get such layers; a configuration of transformers may name files."""
@@ -151,6 +151,26 @@ def build_inner(
     return NetworkSource(source, options, InputSpec(channels=channels, size=(height, width))).build(
         0
     )
+
+
+def check_numbers(
+    factory: str, counts: Mapping[str, object], numbers: Mapping[str, object]
+) -> None:
+    """Check that options of a card are numbers, before anything is built of them.
+
+    Args:
+        factory: the function that adds the layer, for the error.
+        counts: options that are whole numbers from 0 on, by name.
+        numbers: options that are numbers, by name.
+
+    Raises:
+        ClassifierError: some are not.
+    """
+    wrong = {key: value for key, value in counts.items() if type(value) is not int or value < 0}
+    wrong |= {key: value for key, value in numbers.items() if type(value) not in (int, float)}
+    if wrong:
+        shown = ", ".join(f"options.{key} {shorten(value)}" for key, value in wrong.items())
+        raise ClassifierError(f"classifier {factory}: expected numbers, got {shown}")
 
 
 def find_source_with_classes(network: Network, classes: int) -> NetworkSource | None:

@@ -12,9 +12,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.classifiers.reinitialise import NetworkSource
-from apercu.errors import ClassifierError, shorten
+from apercu.errors import ClassifierError
 from apercu.learning.recipes.base import Recipe, Task
-from apercu.learning.recipes.described import BUILDERS, DescribedHead, build_inner, describe_inner
+from apercu.learning.recipes.described import (
+    BUILDERS,
+    DescribedHead,
+    build_inner,
+    check_numbers,
+    describe_inner,
+)
 from apercu.types import Logits
 
 Features = Float[Tensor, "images features"]
@@ -186,18 +192,13 @@ def build_graph_network(
         ClassifierError: the library is unknown, has no such model, or refuses the options; or the
             graph has too few nodes.
     """
-    counts: dict[str, object] = {
+    counts = {
         "nodes": nodes,
         "features": features,
         "classes": classes,
         "neighbours": neighbours,
     }
-    wrong = {key: value for key, value in counts.items() if type(value) is not int or value < 0}
-    if type(own) not in (int, float):
-        wrong["own"] = own
-    if wrong:
-        shown = ", ".join(f"options.{key} {shorten(value)}" for key, value in wrong.items())
-        raise ClassifierError(f"classifier {FACTORY}: expected numbers, got {shown}")
+    check_numbers(FACTORY, counts, {"own": own})
     if not (0 <= own <= 1 and 1 <= neighbours <= nodes):
         raise ClassifierError(
             f"classifier {FACTORY}: expected options.own from 0 to 1 and options.neighbours from 1 "

@@ -17,7 +17,13 @@ from apercu.classifiers.reinitialise import NetworkSource
 from apercu.errors import ClassifierError, ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task
-from apercu.learning.recipes.described import BUILDERS, DescribedLayer, build_inner, describe_inner
+from apercu.learning.recipes.described import (
+    BUILDERS,
+    DescribedLayer,
+    build_inner,
+    check_numbers,
+    describe_inner,
+)
 from apercu.methods.layers import SCORING_LAYERS, find_head, get_layer
 
 FACTORY = BUILDERS["spatial_attention"]
@@ -178,6 +184,7 @@ def build_attended_network(
         ClassifierError: the library is unknown, has no such model, or refuses the options; or the
             network has no such layer.
     """
+    check_numbers(FACTORY, {"scored": scored, "channels": channels}, {"power": power})
     network = build_inner(FACTORY, library, model, options, size)
     with torch.device("meta"):  # takes no memory before the numbers are counted
         weight, bias = torch.zeros(scored, channels), torch.zeros(scored)
