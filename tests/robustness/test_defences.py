@@ -29,7 +29,7 @@ from apercu.robustness.defences import (
     sinkhorn_divergence,
 )
 from apercu.robustness.defences.settings import DEFENCES
-from apercu.robustness.defences.training import DEGENERATE, DefenceTraining, train_defence
+from apercu.robustness.defences.training import DEGENERATE, DefenceTraining, fit_defence
 from apercu.robustness.objectives import Untargeted
 from apercu.training.module import DegeneracyMonitor
 from apercu.training.trainer import Hardware, Trainer
@@ -209,7 +209,7 @@ def test_a_filter_in_front_stays_unless_the_defence_has_its_own(
     torch.testing.assert_close(training.compute_inference_logits(images), seen(images))
     source = open_images("planted:size=32,images=6,classes=3")
     trainer = Trainer(start, source, tmp_path, Hardware("cpu"), say=lambda line: None)
-    defended, _ = train_defence(settings, trainer)
+    defended = fit_defence(settings, trainer).classifier
     expected = {"standard": "bit_depth:bits=1", "hybrid": "floyd_steinberg"}[preset]
     assert defended.network.filter == open_classifier(tmp_path).network.filter == expected
 
@@ -229,7 +229,7 @@ def test_a_temperature_is_not_carried_over_to_other_weights(
     lines: list[str] = []
     source = open_images("planted:size=32,images=6,classes=3")
     trainer = Trainer(start, source, tmp_path, Hardware("cpu"), say=lines.append)
-    defended, _ = train_defence(settings, trainer)
+    defended = fit_defence(settings, trainer).classifier
     for classifier in (defended, open_classifier(tmp_path)):
         assert classifier.network.temperature is classifier.output.temperature is None
         torch.testing.assert_close(classifier(images), defended(images))
@@ -260,7 +260,7 @@ def test_one_label_teaches_no_classifier_of_several_classes(tmp_path: Path) -> N
     settings = DEFENCES.parse({"preset": "standard", "wanted": "labels"})
     trainer = Trainer(_make_several(), source, tmp_path / "run", Hardware("cpu"))
     with pytest.raises(ConfigError, match="may predict several at once; set wanted: answers"):
-        train_defence(settings, trainer)
+        fit_defence(settings, trainer)
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 import apercu.pretraining
 import apercu.robustness
 from apercu import open_classifier
-from apercu.errors import ClassifierError, ImagesError, RunError
+from apercu.errors import ClassifierError, ConfigError, ImagesError, RunError
 from apercu.images import open_images
 from apercu.log import redirect_warnings
 from apercu.methods import Cam, Gradient
@@ -25,6 +25,7 @@ from apercu.robustness import (
     parse_attack,
     parse_detectors,
     run_stress_test,
+    train_defence,
 )
 from apercu.robustness.detection import MethodMapFeatures
 from apercu.robustness.detection.benchmark import DetectionRows
@@ -157,3 +158,36 @@ def test_a_later_detection_keeps_the_rows_of_earlier_ones(tiny_card: Path, tmp_p
     assert {row.detector for row in rows} == {"mahalanobis"}
     assert {row.value for row in rows} != {row.value for row in first}
     assert [line.rpartition(": ")[2] for line in lines] == ["look cam"]
+
+
+def test_a_defence_is_trained_by_names(tiny_card: Path, tmp_path: Path) -> None:
+    images, lines = "planted:size=32,images=12,classes=3", []
+    run = tmp_path / "run"
+    defended = train_defence(
+        str(tiny_card),
+        images,
+        str(run),
+        config={"preset": "standard"},
+        steps=1,
+        batch=2,
+        poison="badnets:targets=1",
+        poison_fraction=0.25,
+        say=lines.append,
+    )
+    assert (defended.folder, defended.test_filters) == (run, ("none",))
+    assert defended.classifier.fingerprint == open_classifier(run).fingerprint
+    assert {"honest", "hard", "honest_before", "hard_before", "steps"} <= set(defended.facts)
+    assert len(json.loads((run / "poison.json").read_text())["poisoned"]) == 3
+    with pytest.raises(RunError, match="resume"):
+        train_defence(tiny_card, images, run, steps=1, batch=2, poison="badnets:targets=1")
+    for options, error, words in (
+        ({"config": "hybird"}, ConfigError, "did you mean hybrid"),
+        ({"poison": "badnet"}, ConfigError, "did you mean badnets"),
+        ({"poison": "badnets:targets=7"}, ConfigError, "7"),
+        ({"poison": "badnets", "poison_fraction": 1.0}, ConfigError, "between 0 and 1"),
+        ({"seed": -1}, ConfigError, "seed"),
+        ({"device": "gpu"}, ConfigError, "device"),
+    ):
+        with pytest.raises(error, match=words):
+            train_defence(tiny_card, images, tmp_path / "refused", **options)
+    assert not (tmp_path / "refused").exists()

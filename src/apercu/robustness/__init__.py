@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from apercu.robustness.attacks import Attack as Attack
     from apercu.robustness.backdoors.scan import find_backdoors as find_backdoors
     from apercu.robustness.defences.settings import DefenceSettings as DefenceSettings
-    from apercu.robustness.defences.training import train_defence as train_defence
+    from apercu.robustness.defences.train import train_defence as train_defence
+    from apercu.robustness.defences.training import DefendedClassifier as DefendedClassifier
     from apercu.robustness.detection.benchmark import DetectionBenchmark as DetectionBenchmark
     from apercu.robustness.detection.detect import detect_attacks as detect_attacks
     from apercu.robustness.detection.detect import open_detection as open_detection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Attack": ".attacks",
+    "DefendedClassifier": ".defences.training",
     "DefenceSettings": ".defences.settings",
     "DetectionBenchmark": ".detection.benchmark",
     "Filter": "apercu.filters",
@@ -47,7 +49,7 @@ _HOMES = {
     "parse_extractors": ".detection.features",
     "parse_filter": "apercu.filters",
     "run_stress_test": ".stress",
-    "train_defence": ".defences.training",
+    "train_defence": ".defences.train",
 }
 """The module of each public name."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from apercu.cli.options import (
 )
 from apercu.cli.terminal import say
 from apercu.progress import show_progress
+
+if TYPE_CHECKING:
+    from apercu.robustness import DefendedClassifier
 
 
 def train(
@@ -65,42 +68,44 @@ def train(
 
     Example: apercu stress train --classifier timm/resnet50 --images photos/ --out runs/hybrid
     """
-    from apercu.classifiers import open_classifier
-    from apercu.images import check_images
-    from apercu.robustness.backdoors.poisoning import PoisonedImages, parse_trigger
-    from apercu.robustness.defences.settings import DEFENCES
-    from apercu.robustness.defences.training import train_defence
-    from apercu.training.record import find_settings
-    from apercu.training.trainer import Hardware, Trainer
+    from apercu.robustness import train_defence
 
-    settings = find_settings(out, config, DEFENCES).with_schedule(steps=steps, batch=batch)
-    check_images(images)
-    trigger = None if poison is None else parse_trigger(poison)
-    opened = open_classifier(classifier)
-    source = opened.open_images(images)
-    fraction = poison_fraction if poison_share is None else poison_share
-    if poison is not None and trigger is not None:
-        trigger.check_classifier(opened)
-        source = PoisonedImages(source, poison, opened.size, fraction, seed)
-    hardware = Hardware(device.resolve())
     interruptible = on_interrupt(
         f"{out} keeps what was done; continue with the same command and --resume"
     )
     with interruptible, show_progress() as report:
-        trainer = Trainer(opened, source, out, hardware, seed, say, report)
-        defended, facts = train_defence(settings, trainer, resume=resume)
+        result = train_defence(
+            classifier,
+            images,
+            out,
+            config=config,
+            steps=steps,
+            batch=batch,
+            poison=poison,
+            poison_fraction=poison_fraction if poison_share is None else poison_share,
+            resume=resume,
+            seed=seed,
+            device=device.resolve(),
+            progress=report,
+            say=say,
+        )
+    _say_summary(result)
+
+
+def _say_summary(result: DefendedClassifier) -> None:
+    """Say where the classifier is, what the defence changed, and how to attack it."""
+    out, facts = result.folder, result.facts
     say(f"trained in {facts['training_seconds'] / 60:.1f} min, {facts['steps']:.0f} steps: {out}")
     count = round(facts["measured_images"])
     kept = f"{count} image{'s' * (count != 1)} kept from training"
     for name, title in (("honest", "clean images"), ("hard", "images that the defence is for")):
         before, after = facts[f"{name}_before"], facts[name]
         say(f"target predicted, {title}: {before:.1%}, now {after:.1%} ({kept})")
-    card = out / "card.json"
-    own, filters = defended.network.filter, ",".join(settings.defence.test_filters)
-    option = ""
+    card, own = out / "card.json", result.classifier.network.filter
+    option, filters = "", ",".join(result.test_filters)
     if own is not None:
         say(f"{card} has {own} in front of the network, in every command")
-    elif settings.defence.has_filters:
+    elif filters != "none":
         option = f"--filters {filters} "
         say(
             f"{card} has no filter in front of the network, as it learnt {filters}: add one of them"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast, final
 
 import torch
@@ -172,10 +173,30 @@ def _inference_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@dataclass(frozen=True)
+class DefendedClassifier:
+    """A classifier that was trained with a defence, and what was measured.
+
+    Attributes:
+        folder: the run folder.
+        classifier: the defended classifier, with the filter of the defence in front of its network
+            if that is one alone.
+        test_filters: names of the filters behind which the network is used, one at a time.
+        facts: seconds and steps of the training, and how often targets of images that were held
+            out are predicted, as fractions: `honest` on clean images and `hard` on those that the
+            defence is for, each also with `_before`; `measured_images` says on how many.
+    """
+
+    folder: Path
+    classifier: Classifier
+    test_filters: tuple[str, ...]
+    facts: dict[str, float]
+
+
 @enable_gradients()
-def train_defence(
+def fit_defence(
     settings: DefenceSettings, trainer: Trainer, *, resume: bool = True
-) -> tuple[Classifier, dict[str, float]]:
+) -> DefendedClassifier:
     """Train a copy of the trainer's classifier with a defence, and save it in the run folder.
 
     Of a purifier the network of the filter is trained instead, and the classifier stays as it is.
@@ -189,9 +210,7 @@ def train_defence(
         resume: whether to continue a training that was begun in the folder.
 
     Returns:
-        The defended classifier, with the filter of the defence in front of its network, and what
-        was measured on images that were held out, before and after the training: how often the
-        targets of clean images, and of those that the defence is for, are predicted.
+        The defended classifier, and what was measured before and after the training.
 
     Raises:
         ClassifierError: the classifier cannot be trained further.
@@ -210,7 +229,10 @@ def train_defence(
             raise ConfigError(
                 f"poison: {settings.defence.form} learns no classes and no trigger; leave it out"
             )
-        return train_purifier(settings, settings.defence, settings.views, trainer, resume=resume)
+        defended, facts = train_purifier(
+            settings, settings.defence, settings.views, trainer, resume=resume
+        )
+        return DefendedClassifier(trainer.run, defended, settings.defence.test_filters, facts)
     network = copy_trainable(trainer.classifier, reinitialise=settings.scratch, seed=trainer.seed)
     if settings.wanted == "labels" and not trainer.source.labelled:
         raise ImagesError(f"{trainer.source.name}: has no labels; set wanted: answers")
@@ -232,7 +254,7 @@ def train_defence(
             if isinstance(trainer.source, PoisonedImages):
                 trainer.source.record.save(trainer.run)
             trainer.save_facts(facts)
-    return defended, facts
+    return DefendedClassifier(trainer.run, defended, defence.test_filters, facts)
 
 
 def _say_what_the_card_loses(undefended: Network, trainer: Trainer) -> None:
