@@ -25,8 +25,6 @@ from apercu.io import (
     write_map,
 )
 from apercu.option_strings import check_seed
-from apercu.pretraining.pretrain import PretrainInputs, pretrain_backbone
-from apercu.pretraining.settings import PretrainSettings
 
 
 def test_text_and_bytes_are_written_with_their_folders(tmp_path: Path) -> None:
@@ -152,7 +150,7 @@ def test_a_seed_that_some_generator_refuses_is_refused(seed: int, tmp_path: Path
         lambda: apercu.train_classifier("images", "timm/resnet10t", out, seed=seed),
         lambda: apercu.train("timm/resnet10t", "images", out, seed=seed),
         lambda: apercu.compare("timm/resnet10t", "images", seed=seed),
-        lambda: pretrain_backbone(PretrainSettings(), PretrainInputs("images"), out, seed=seed),
+        lambda: apercu.pretrain_backbone("transformation", "images", out, seed=seed),
     )
     for call in calls:
         with pytest.raises(ConfigError, match=rf"seed: expected a whole number .* got {seed}"):

@@ -10,18 +10,21 @@ import torch
 from apercu import open_classifier
 from apercu.classifiers import ClassifierCard, InputSpec, SmallResNet, wrap_module
 from apercu.classifiers.reinitialise import copy_trainable, reinitialise_classifier
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, RunError
 from apercu.images import open_images
 from apercu.pretraining.backbone import open_backbone
-from apercu.pretraining.evaluate import parse_networks
+from apercu.pretraining.evaluate import evaluate_features
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     draw_labels,
     measure_curve,
     parse_fractions,
+    parse_networks,
     reinitialise,
 )
 from apercu.pretraining.heads import LabelledFeatures, Linear, Nearest
+from apercu.pretraining.pretrain import PretrainInputs, pretrain_backbone
+from apercu.pretraining.settings import PretrainSettings
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5)
 
@@ -117,3 +120,50 @@ def test_names() -> None:
     assert parse_networks(["a=timm/x", "b=c=d"]) == {"a": "timm/x", "b": "c=d"}
     with pytest.raises(ConfigError, match="expected each name once, got a twice"):
         parse_networks(["a=x", "a=y"])
+
+
+def test_an_evaluation_from_python(tiny_card: Path, tmp_path: Path) -> None:
+    images = "planted:size=32,images=12,classes=3"
+    words = {"fractions": "1", "draws": 2, "say": lambda line: None}
+    named = evaluate_features(
+        {"a": str(tiny_card)}, images, images, str(tmp_path / "named"), heads="linear", **words
+    )
+    opened = evaluate_features(
+        {"a": open_classifier(tiny_card)},
+        images,
+        images,
+        tmp_path / "opened",
+        heads={"linear": Linear()},
+        **{**words, "fractions": [1.0]},
+    )
+    assert named == opened and {row.head for row in named} == {"linear"}
+    assert (tmp_path / "named" / "report.html").is_file()
+    for networks, options, line in (
+        ({}, {}, "network: expected at least one"),
+        ({"a": tiny_card}, {"joined": {"both": ("a", "b")}}, "join: both: expected names"),
+        ({"a": tiny_card}, {"label": "kind"}, "columns of it"),
+        ({"a": tiny_card}, {"fractions": [0.5, 2.0]}, "above 0 and up to 1"),
+        ({"a": tiny_card}, {"seed": -1}, "seed: expected a whole number"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            evaluate_features(networks, images, images, tmp_path / "refused", **options)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_pretraining_from_python(tmp_path: Path) -> None:
+    inputs = PretrainInputs("planted:size=32,images=12,classes=3", "timm/test_resnet")
+    words = {"steps": 1, "batch": 4, "say": lambda line: None}
+    backbone, facts = pretrain_backbone("transformation", inputs, str(tmp_path / "run"), **words)
+    assert facts["steps"] == 1
+    assert backbone.fingerprint == open_classifier(tmp_path / "run").fingerprint
+    with pytest.raises(RunError, match="resume"):
+        pretrain_backbone("transformation", inputs, tmp_path / "run", **words)
+    for pretext, options, line in (
+        ("transformatio", {}, "did you mean transformation"),
+        ("transformation", {"config": {"schedule": {"rat": 1}}}, "did you mean rate"),
+        (PretrainSettings(), {"config": {}}, "the settings are given already"),
+        ("transformation", {"device": "gpu"}, "device: expected one of"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            pretrain_backbone(pretext, inputs, tmp_path / "refused", **options, **words)
+    assert not (tmp_path / "refused").exists()

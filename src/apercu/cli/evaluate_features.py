@@ -66,38 +66,30 @@ def evaluate_features(
 
     Example: apercu evaluate-features --network a=timm/resnet18 --images train/ --test test/ --out o
     """
-    from apercu.classifiers import open_classifier
-    from apercu.images import check_images
-    from apercu.io import check_writable
-    from apercu.pretraining.evaluate import (
-        FeatureEvaluation,
-        parse_joins,
-        parse_labels,
-        parse_networks,
-    )
     from apercu.pretraining.evaluate import evaluate_features as evaluate
-    from apercu.pretraining.few_labels import METRIC, FewLabelsProtocol, parse_fractions
-    from apercu.pretraining.heads import parse_heads
+    from apercu.pretraining.few_labels import METRIC, parse_joins, parse_networks
 
-    add_labels = parse_labels(catalogue, label, id)
-    protocol = FewLabelsProtocol(parse_heads(heads), parse_fractions(fractions), draws, seed)
-    specs, joins = parse_networks(network), parse_joins(join or [])
-    check_images(images, test)
-    opened = {name: open_classifier(spec, device=device.resolve()) for name, spec in specs.items()}
-    evaluation = FeatureEvaluation(
-        networks=opened,
-        images=images,
-        test=test,
-        add_labels=add_labels,
-        protocol=protocol,
-        reinitialised=anew,
-        say=say,
-        joined=joins,
-    )
-    check_writable(out)
     interruptible = on_interrupt(f"{out} keeps what is finished; the same command continues")
     with interruptible, show_progress(lines=True) as report:
-        rows = evaluate(evaluation, out, progress=report, command=read_command())
+        rows = evaluate(
+            parse_networks(network),
+            images,
+            test,
+            out,
+            catalogue=catalogue,
+            label=label,
+            id=id,
+            heads=heads,
+            fractions=fractions,
+            draws=draws,
+            reinitialised=anew,
+            joined=parse_joins(join or []),
+            seed=seed,
+            device=device.resolve(),
+            progress=report,
+            command=read_command(),
+            say=say,
+        )
     for row in rows:
         if row.metric == METRIC:
             low, high = row.ci95

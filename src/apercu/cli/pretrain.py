@@ -92,26 +92,25 @@ def pretrain(
     """
     from apercu.pretraining.inputs import InputOptions, parse_join
     from apercu.pretraining.pretrain import PretrainInputs, pretrain_backbone
-    from apercu.pretraining.settings import find_pretext_presets
-    from apercu.training.record import find_settings
-    from apercu.training.trainer import Hardware, is_main_process
+    from apercu.training.trainer import is_main_process
 
-    settings = find_settings(out, config, find_pretext_presets(pretext))
-    settings = settings.with_schedule(steps=steps, batch=batch)
     join = parse_join(catalogue, target, id, radius)
     options = InputOptions(channels, size, stretch)
-    inputs = PretrainInputs(images, backbone, options, first, join, test)
     interruptible = on_interrupt(
         f"{out} keeps what was done; continue with the same command and --resume"
     )
     with interruptible, show_progress() as report:
         _, facts = pretrain_backbone(
-            settings,
-            inputs,
+            pretext,
+            PretrainInputs(images, backbone, options, first, join, test),
             out,
-            hardware=Hardware(device.resolve(), devices),
-            seed=seed,
+            config=config,
+            steps=steps,
+            batch=batch,
             resume=resume,
+            seed=seed,
+            device=device.resolve(),
+            devices=devices,
             progress=report,
             say=say,
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from apercu.pretraining.heads import parse_heads as parse_heads
     from apercu.pretraining.inputs import CatalogueJoin as CatalogueJoin
     from apercu.pretraining.inputs import InputOptions as InputOptions
+    from apercu.pretraining.pretrain import PretrainedBackbone as PretrainedBackbone
     from apercu.pretraining.pretrain import PretrainInputs as PretrainInputs
     from apercu.pretraining.pretrain import pretrain_backbone as pretrain_backbone
     from apercu.pretraining.settings import PretrainSettings as PretrainSettings
@@ -27,6 +28,7 @@ _HOMES = {
     "InputOptions": "inputs",
     "PretrainInputs": "pretrain",
     "PretrainSettings": "settings",
+    "PretrainedBackbone": "pretrain",
     "evaluate_features": "evaluate",
     "parse_heads": "heads",
     "pretrain_backbone": "pretrain",

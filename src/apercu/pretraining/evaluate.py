@@ -11,33 +11,36 @@ from typing import Any, NamedTuple
 from PIL import Image
 from pydantic import TypeAdapter
 
-from apercu.classifiers import Classifier
+from apercu.classifiers import Classifier, open_classifier
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, RunError, describe_interrupt, suggest_nearest
 from apercu.evaluation.cost import describe_environment
-from apercu.images import ImageSource
-from apercu.images.catalogue import label_images, match_by_id, read_catalogue
+from apercu.images import ImageSource, check_images
 from apercu.images.folder import find_files
 from apercu.images.stream import describe_left_out
-from apercu.io import parse_json, write_json
+from apercu.io import check_writable, parse_json, write_json
 from apercu.log import warn
+from apercu.option_strings import check_seed
 from apercu.pretraining.few_labels import (
     FewLabelsProtocol,
     LearningCurveRow,
     check_labelled,
     extract_labelled_features,
     measure_curve,
+    parse_fractions,
     reinitialise,
 )
-from apercu.pretraining.heads import LabelledFeatures, Learner
+from apercu.pretraining.heads import LabelledFeatures, Learner, parse_heads
 from apercu.pretraining.heads.base import join_features
-from apercu.pretraining.inputs import find_readable
+from apercu.pretraining.inputs import find_readable, parse_labels
 from apercu.pretraining.report import RANDOM_WEIGHTS, draw_pca_plot, write_report
 from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.render import SERIES_COLOURS
 from apercu.run_record import lock_folder
 
 RESULTS = "features.json"
+DEFAULT_HEADS = "linear,dense,nearest"
+DEFAULT_FRACTIONS = "0.01,0.05,0.1,0.25,0.5,1"
 CURVES = "curves"
 """Folder in which finished curves are kept."""
 
@@ -83,6 +86,8 @@ class FeatureEvaluation:
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.networks:
+            raise ConfigError("network: expected at least one network, got none")
         for name, parts in self.joined.items():
             if name in self.networks:
                 raise ConfigError(f"join: expected a new name, got {name}, which is a network's")
@@ -244,31 +249,96 @@ def _read_rows(path: Path) -> list[LearningCurveRow]:
 
 @enable_gradients()
 def evaluate_features(
-    evaluation: FeatureEvaluation,
-    out: Path,
+    networks: Mapping[str, Classifier | str | Path],
+    images: str | Path,
+    test: str | Path,
+    out: str | Path,
     *,
+    catalogue: str | Path | None = None,
+    label: str | None = None,
+    id: str | None = None,
+    heads: Mapping[str, Learner] | str = DEFAULT_HEADS,
+    fractions: Sequence[float] | str = DEFAULT_FRACTIONS,
+    draws: int = 5,
+    reinitialised: bool = False,
+    joined: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",
+    say: Callable[[str], None] = print,
 ) -> list[LearningCurveRow]:
-    """Run an evaluation, and write `features.json`, `table.md` and `report.html`.
+    """Measure learning curves where labels are few, and write a report.
+
+    >>> import apercu
+    >>> rows = apercu.evaluate_features(  # doctest: +SKIP
+    ...     {"films": "runs/films", "imagenet": "timm/resnet18"}, "train/", "test/", "features"
+    ... )
+
+    Writes `features.json`, `table.md` and `report.html`. Curves that are in the folder already are
+    not measured again. The results are about this call; a line says which earlier curves they
+    leave out.
 
     Args:
-        evaluation: networks, images and protocol.
-        out: folder of the results; curves that are there already are not measured again. The
-            results are about this evaluation; a line says which earlier curves they leave out.
+        networks: networks with accessible layers, or their SPECs, by the names of the report.
+        images: SPEC of the labelled images to learn from.
+        test: SPEC of the labelled images to measure on.
+        out: folder of the results.
+        catalogue: CSV, Parquet or FITS table with the classes; None where the images have labels.
+        label: column of the classes in the catalogue.
+        id: column of the images' names in the catalogue.
+        heads: heads by name, or as people type them, such as `linear,nearest:neighbours=5`.
+        fractions: fractions of the labels, above 0 and up to 1, or as text such as `0.01,1/20`.
+        draws: random draws of the labels for each fraction.
+        reinitialised: whether each network is also evaluated with random weights.
+        joined: names of networks whose features are also evaluated side by side, by a new name.
+        seed: seed of every draw.
+        device: where a network that is opened here computes.
+        trust: whether a card may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.
         command: command line that the results and the report name.
+        say: receives one line of news at a time.
 
     Returns:
         The points of all learning curves.
 
     Raises:
+        ConfigError: a head, a fraction or a name is wrong, or a column is missing.
         ImagesError: images have no labels, or most cannot be read.
         ClassifierError: a network does not show its layers.
+        UntrustedError: a card could run code, and is not trusted.
         RunError: another process works in the folder.
         OutputError: the folder cannot be written.
+        WorkInterrupted: it was interrupted; the same call goes on.
     """
+    out = Path(out)
+    check_seed(seed)
+    add_labels = parse_labels(catalogue, label, id)
+    protocol = FewLabelsProtocol(
+        parse_heads(heads) if isinstance(heads, str) else heads,
+        parse_fractions(fractions) if isinstance(fractions, str) else tuple(fractions),
+        draws,
+        seed,
+    )
+    check_images(images, test)
+    evaluation = FeatureEvaluation(
+        networks={
+            name: network
+            if isinstance(network, Classifier)
+            else open_classifier(network, device=device, trust=trust)
+            for name, network in networks.items()
+        },
+        images=str(images),
+        test=str(test),
+        add_labels=add_labels,
+        protocol=protocol,
+        reinitialised=reinitialised,
+        say=say,
+        joined={name: tuple(parts) for name, parts in (joined or {}).items()},
+    )
+    check_writable(out)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), open_progress(progress) as report:
         return _write_evaluation(evaluation, out, report, command)
@@ -321,68 +391,3 @@ def _list_earlier_curves(path: Path, evaluation: FeatureEvaluation) -> list[str]
     if before == (evaluation.images, evaluation.test):
         return names
     return [f"{name} on {before[0]} and {before[1]}" for name in names]
-
-
-def parse_networks(texts: Sequence[str]) -> dict[str, str]:
-    """Parse `NAME=SPEC` of each network; return SPECs by name.
-
-    Raises:
-        ConfigError: a text has another form, or a name occurs twice.
-    """
-    specs: dict[str, str] = {}
-    for text in texts:
-        name, equals, spec = text.partition("=")
-        if not (name and equals and spec):
-            raise ConfigError(f"network: expected NAME=SPEC, got {text!r}")
-        if name in specs:
-            raise ConfigError(f"network: expected each name once, got {name} twice")
-        specs[name] = spec
-    return specs
-
-
-def parse_joins(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Parse `NAME=A,B` of networks whose features are joined; return their names by the new one.
-
-    Raises:
-        ConfigError: a text has another form, or a name occurs twice.
-    """
-    joins: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        name, _, words = text.partition("=")
-        parts = tuple(word.strip() for word in words.split(",") if word.strip())
-        if not name or len(parts) < 2 or len(set(parts)) < len(parts):
-            raise ConfigError(f"join: expected NAME=A,B with two or more networks, got {text!r}")
-        if name in joins:
-            raise ConfigError(f"join: expected each name once, got {name} twice")
-        joins[name] = parts
-    return joins
-
-
-def parse_labels(
-    catalogue: Path | None, column: str | None, id: str | None
-) -> Callable[[ImageSource], ImageSource]:
-    """Parse where images get their classes from.
-
-    Args:
-        catalogue: table with classes; None where the images have labels.
-        column: column of the classes.
-        id: column of the images' names.
-
-    Returns:
-        A function that gives the images of a source their classes.
-
-    Raises:
-        ConfigError: a part of what is needed is missing.
-    """
-    if catalogue is None:
-        if column is not None or id is not None:
-            raise ConfigError(
-                "catalogue: expected --catalogue FILE, as --label and --id name columns of it"
-            )
-        return lambda source: source
-    if column is None or id is None:
-        raise ConfigError("catalogue: expected --label and --id, columns of it")
-    table = read_catalogue(catalogue)
-    return lambda source: label_images(
-        source, match_by_id(source.names, table, id).rows, table, column
-    )

@@ -103,6 +103,41 @@ def parse_fractions(text: str) -> tuple[float, ...]:
     return tuple(fractions)
 
 
+def parse_networks(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=SPEC` of each network; return SPECs by name.
+
+    Raises:
+        ConfigError: a text has another form, or a name occurs twice.
+    """
+    specs: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not (name and equals and spec):
+            raise ConfigError(f"network: expected NAME=SPEC, got {text!r}")
+        if name in specs:
+            raise ConfigError(f"network: expected each name once, got {name} twice")
+        specs[name] = spec
+    return specs
+
+
+def parse_joins(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Parse `NAME=A,B` of networks whose features are joined; return their names by the new one.
+
+    Raises:
+        ConfigError: a text has another form, or a name occurs twice.
+    """
+    joins: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, words = text.partition("=")
+        parts = tuple(word.strip() for word in words.split(",") if word.strip())
+        if not name or len(parts) < 2 or len(set(parts)) < len(parts):
+            raise ConfigError(f"join: expected NAME=A,B with two or more networks, got {text!r}")
+        if name in joins:
+            raise ConfigError(f"join: expected each name once, got {name} twice")
+        joins[name] = parts
+    return joins
+
+
 def check_labelled(source: ImageSource) -> None:
     """Check that every image has a label; raises ImagesError."""
     if not source.labelled:

@@ -16,6 +16,7 @@ from apercu.errors import ConfigError, ImageError, ImagesError
 from apercu.images import ImageSource, batches
 from apercu.images.catalogue import (
     CatalogueMatch,
+    label_images,
     match_by_id,
     match_by_position,
     read_catalogue,
@@ -120,6 +121,36 @@ def parse_join(
     if not names:
         raise ConfigError(f"target: expected columns of magnitudes, got {columns!r}")
     return CatalogueJoin(catalogue, names, id, radius)
+
+
+def parse_labels(
+    catalogue: str | Path | None, column: str | None, id: str | None
+) -> Callable[[ImageSource], ImageSource]:
+    """Parse where images get their classes from.
+
+    Args:
+        catalogue: table with classes; None where the images have labels.
+        column: column of the classes.
+        id: column of the images' names.
+
+    Returns:
+        A function that gives the images of a source their classes.
+
+    Raises:
+        ConfigError: a part of what is needed is missing.
+    """
+    if catalogue is None:
+        if column is not None or id is not None:
+            raise ConfigError(
+                "catalogue: expected --catalogue FILE, as --label and --id name columns of it"
+            )
+        return lambda source: source
+    if column is None or id is None:
+        raise ConfigError("catalogue: expected --label and --id, columns of it")
+    table = read_catalogue(catalogue)
+    return lambda source: label_images(
+        source, match_by_id(source.names, table, id).rows, table, column
+    )
 
 
 @dataclass(frozen=True)

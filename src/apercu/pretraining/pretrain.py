@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from apercu.classifiers import Classifier
+from apercu.classifiers.trust import trust_files
 from apercu.devices import enable_gradients
+from apercu.errors import ConfigError, describe_interrupt
 from apercu.extras import require_extra
 from apercu.images import ImageSource, open_images
 from apercu.images.stream import describe_left_out
@@ -25,10 +27,11 @@ from apercu.pretraining.inputs import (
     find_readable,
 )
 from apercu.pretraining.pretexts import Adios, Contrastive, Regions
-from apercu.pretraining.settings import PretrainSettings
+from apercu.pretraining.settings import PRETEXTS, PretrainSettings, find_pretext_presets
 from apercu.pretraining.targets import PretrainImages
 from apercu.pretraining.train import pretrain
 from apercu.progress import ProgressCallback, ProgressOption, ignore_progress, open_progress
+from apercu.training.record import find_settings
 from apercu.training.trainer import Hardware, Trainer
 
 
@@ -61,58 +64,93 @@ class PreparedPretraining(NamedTuple):
     test: PretrainImages | None
 
 
+class PretrainedBackbone(NamedTuple):
+    """A pretrained backbone, whose logits are features, and what was measured by `pretrain`."""
+
+    backbone: Classifier
+    facts: dict[str, float]
+
+
 @enable_gradients()
 def pretrain_backbone(
-    settings: PretrainSettings,
-    inputs: PretrainInputs,
-    run: Path,
+    pretext: PretrainSettings | str,
+    images: PretrainInputs | str | Path,
+    out: str | Path,
     *,
-    hardware: Hardware | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    resume: bool = False,
     seed: int = 0,
-    resume: bool = True,
+    device: str = "auto",
+    devices: int = 1,
+    trust: bool = False,
     progress: ProgressOption = None,
-    report: ProgressCallback | None = None,
     say: Callable[[str], None] = print,
-) -> tuple[Classifier, dict[str, float]]:
+) -> PretrainedBackbone:
     """Pretrain a backbone on images without labels, and save it in a run folder.
 
-    >>> from pathlib import Path
     >>> import apercu
-    >>> from apercu.pretraining import PretrainInputs, PretrainSettings
     >>> backbone, facts = apercu.pretrain_backbone(  # doctest: +SKIP
-    ...     PretrainSettings(), PretrainInputs("films/"), Path("runs/films")
+    ...     "transformation", "films/", "runs/films"
     ... )
 
     Args:
-        settings: pretext and schedule.
-        inputs: names of the backbone and of the images.
-        run: run folder, which gets a card and the weights.
-        hardware: where it runs; any device when None.
-        seed: seed of every draw.
+        pretext: name of the pretext, such as `transformation`, or all settings.
+        images: SPEC of the images for a new ResNet-18 of three bands, or `PretrainInputs` with
+            the backbone, the bands, the catalogue and further images to measure on.
+        out: run folder, which gets a card and the weights.
+        config: settings over those of the pretext, as a dictionary or a YAML file; None takes the
+            pretext's own, or for a begun training those of its folder.
+        steps: optimisation steps, where they differ from the settings.
+        batch: images per step and device, where they differ from the settings.
         resume: whether to continue a training that was begun in the folder, or with more steps one
             that was finished.
+        seed: seed of every draw.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        devices: number of devices that share the work.
+        trust: whether a card may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.
-        report: such a function, as `progress` took none before.
         say: receives one line of news at a time.
 
     Returns:
-        The backbone, whose logits are features, and what was measured, as for `pretrain`.
+        The backbone, and what was measured.
 
     Raises:
-        ConfigError: the backbone is not from timm, or the pretext needs no catalogue.
+        ConfigError: there is no such pretext or setting, the backbone is not from timm, or the
+            pretext needs no catalogue.
         ImagesError: most images cannot be read.
-        RunError: the folder holds another training.
+        UntrustedError: a card could run code, and is not trusted.
+        RunError: the folder holds another training, or one that was begun and is not to be
+            continued.
         OutputError: the folder cannot be written.
+        WorkInterrupted: it was interrupted; the same call with `resume=True` goes on.
     """
+    run = Path(out)
     check_seed(seed)
     check_writable(run)
-    hardware = hardware or Hardware()
-    with open_progress(report or progress) as show:
+    settings = _choose_settings(run, pretext, config).with_schedule(steps=steps, batch=batch)
+    inputs = images if isinstance(images, PretrainInputs) else PretrainInputs(str(images))
+    kept = describe_interrupt(f"{run} keeps what is done; the same call with resume=True goes on")
+    with kept, trust_files(trust), open_progress(progress) as show:
         prepared = prepare_pretraining(settings, inputs, seed, say=say, report=show)
-        source = prepared.images.source
+        hardware, source = Hardware(device, devices), prepared.images.source
         trainer = Trainer(prepared.backbone, source, run, hardware, seed, say, show)
-        return pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
+        return PretrainedBackbone(
+            *pretrain(settings, trainer, prepared.images, prepared.test, resume=resume)
+        )
+
+
+def _choose_settings(
+    run: Path, pretext: PretrainSettings | str, config: Mapping[str, Any] | str | Path | None
+) -> PretrainSettings:
+    """Return all settings that are given, or those of a pretext with the changes of a config."""
+    if isinstance(pretext, str):
+        return find_settings(run, config, find_pretext_presets(pretext))
+    if config is not None:
+        raise ConfigError("config: the settings are given already; leave it out, or name a pretext")
+    return find_settings(run, pretext, PRETEXTS)
 
 
 def prepare_pretraining(
