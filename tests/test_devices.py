@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from apercu import compare, methods, open_classifier
 from apercu.classifiers import Classifier
-from apercu.devices import choose_device
+from apercu.devices import choose_device, read_device
 from apercu.errors import ClassifierError, ConfigError
 from apercu.explainers.kind import find_kind
 from apercu.explainers.train import build_network
@@ -163,6 +163,30 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
         choose_device("mps")
     with pytest.raises(ConfigError, match="expected one of auto, cpu, cuda, mps, got tpu"):
         choose_device("tpu")
+
+
+def test_a_device_is_named_as_people_and_as_torch_do(
+    tiny_card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert read_device("auto") == read_device(torch.device("cpu")) == torch.device("cpu")
+    assert read_device("meta") == torch.device("meta")
+    for name, words in (
+        ("gpu", "or a name of torch such as cuda:1, got gpu"),
+        ("auto:1", "or a name of torch such as cuda:1, got auto:1"),
+        ("cuda:1", "no cuda device is available here; use auto or cpu"),
+        ("mps", "no mps device is available here; use auto or cpu"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_device(name)
+        with pytest.raises(ClassifierError, match=f"cannot be moved to {name}: device: .*{words}"):
+            open_classifier(tiny_card, device=name)
+    assert open_classifier(tiny_card, device="auto").device == torch.device("cpu")
+    black_box = open_classifier(lambda images: images.mean((2, 3)), size=32, classes=[*"abc"])
+    with pytest.raises(ClassifierError, match="no cuda device"):  # it would compute on the CPU
+        black_box.to("cuda")
+    assert black_box.to("auto").device == torch.device("cpu")
 
 
 @pytest.fixture

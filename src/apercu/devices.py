@@ -26,12 +26,46 @@ def choose_device(name: str) -> str:
     """
     if name not in DEVICES:
         raise ConfigError(f"device: expected one of {', '.join(DEVICES)}, got {name}")
-    has_gpu = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return next((device for device, is_there in has_gpu.items() if is_there), "cpu")
-    if not has_gpu.get(name, True):
-        raise ConfigError(f"device: no {name} device is available here; use auto or cpu")
+        return next((kind for kind in ("cuda", "mps") if _is_available(kind)), "cpu")
+    _check_available(name)
     return name
+
+
+def read_device(device: str | torch.device) -> torch.device:
+    """Return the device of a name: one of `DEVICES`, or one of torch's own such as `cuda:1`.
+
+    >>> read_device("cpu")
+    device(type='cpu')
+
+    Raises:
+        ConfigError: there is no such device, or torch sees none.
+    """
+    if isinstance(device, torch.device):
+        return device
+    if device in DEVICES:
+        return torch.device(choose_device(device))
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(
+            f"device: expected one of {', '.join(DEVICES)}, or a name of torch such as cuda:1, "
+            f"got {device}"
+        ) from None
+    _check_available(found.type)
+    return found
+
+
+def _is_available(kind: str) -> bool:
+    """Whether torch sees a GPU of a kind; of kinds other than cuda and mps it is not asked."""
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind != "mps" or torch.backends.mps.is_available()
+
+
+def _check_available(kind: str) -> None:
+    if not _is_available(kind):
+        raise ConfigError(f"device: no {kind} device is available here; use auto or cpu")
 
 
 def synchronise(device: torch.device) -> None:

@@ -29,7 +29,8 @@ from apercu.classifiers.probe import (
     find_dtype,
     freeze_module,
 )
-from apercu.errors import ClassifierError, first_line
+from apercu.devices import read_device
+from apercu.errors import ClassifierError, ConfigError, first_line
 from apercu.filters import FilterLayer, parse_filter
 from apercu.log import warn
 from apercu.types import Images, Logits, Picture
@@ -276,19 +277,24 @@ class Classifier:
     def to(self, device: str | torch.device) -> Classifier:
         """Move the network to a device; a black box stays on the CPU and takes images from any.
 
+        Args:
+            device: `auto` (a GPU where there is one), `cpu`, `cuda`, `mps`, or a device of torch.
+
+        Returns:
+            This classifier.
+
         Raises:
             ClassifierError: there is no such device, or it cannot hold the network.
         """
-        target = torch.device(device)
-        if target != self.device:
-            try:
+        try:
+            target = read_device(device)
+            if target != self.device:
                 self._forward.to(target)
-            except (AssertionError, TypeError, RuntimeError) as error:
-                reason = first_line(error)
-                raise ClassifierError(
-                    f"classifier {self.spec} cannot be moved to {target}: {reason}"
-                ) from error
-            self.device = target
+        except (ConfigError, AssertionError, TypeError, RuntimeError) as error:
+            raise ClassifierError(
+                f"classifier {self.spec} cannot be moved to {device}: {first_line(error)}"
+            ) from error
+        self.device = target
         return self
 
     def __repr__(self) -> str:

@@ -81,8 +81,8 @@ def open_classifier(
             `clip/NAME_OR_FOLDER?texts=a cat,a dog` (zero-shot), `FILE.pt2`, `FILE.onnx`,
             `package.module:factory` or `FILE.py:factory`, `CARD.json` (a classifier card) or
             its folder, a module or a function.
-        device: device on which it shall run; by default the CPU for a SPEC, and for a module the
-            device where it is.
+        device: `auto`, `cpu`, `cuda`, `mps`, or a device of torch on which it shall run; by
+            default the CPU for a SPEC, and for a module the device where it is.
         size: height and width of the images in pixels, or one number for both. What is not given is
             read from the attribute `input` of the network (as in a card), or from the configuration
             that models of timm carry; the arguments have priority over it.

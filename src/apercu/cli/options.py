@@ -40,9 +40,9 @@ class Device(StrEnum):
         Raises:
             ConfigError: torch sees no such device.
         """
-        from apercu.deploy.inference import is_export
+        from apercu.deploy.inference import choose_engine_device
 
-        return "cpu" if self is Device.AUTO and is_export(run) else self.resolve()
+        return choose_engine_device(run, self.value)
 
 
 def resolve_run(run: Path | None) -> Path | None:

@@ -121,7 +121,7 @@ def compare(
             call may add them.
         against: the row that the others are compared with, image by image; None for the best
             trained explainer, or else the first one of the ranking.
-        device: the device of a classifier that is opened here.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes.
         trust: whether a run folder or a card may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

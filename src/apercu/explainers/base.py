@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apercu.classifiers.names import ClassChoice, ClassWord, Target, resolve_targets
+from apercu.devices import read_device
 from apercu.errors import ImageError, format_shape
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.settings import ExplainerSettings
@@ -220,7 +221,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
 
         Args:
             run: the run folder.
-            device: the device of its network.
+            device: `auto`, `cpu`, `cuda`, `mps`, or a device of torch.
             trust: whether the folder may name a factory, whose code is run.
 
         Returns:
@@ -245,8 +246,18 @@ class TrainedExplainer(ABC, Generic[N, S]):
         save_run(self, run)
 
     def to(self: E, device: str | torch.device) -> E:
-        """Move the network to a device, and return the explainer."""
-        self.device = torch.device(device)
+        """Move the network to a device, and return the explainer.
+
+        Args:
+            device: `auto` (a GPU where there is one), `cpu`, `cuda`, `mps`, or a device of torch.
+
+        Returns:
+            This explainer.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        self.device = read_device(device)
         self.network.to(self.device)
         return self
 

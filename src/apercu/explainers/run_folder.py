@@ -71,7 +71,7 @@ def load_explainer(
 
     Args:
         run: the run folder, or `ready:NAME` for a ready-made explainer.
-        device: the device of its network.
+        device: `auto`, `cpu`, `cuda`, `mps`, or a device of torch.
         trust: whether the folder may name a factory, whose code is run; see `open_classifier`.
 
     Returns:
@@ -176,7 +176,8 @@ def open_both(
     Args:
         classifier: the classifier or its SPEC.
         explainer: an explainer of it, or its run folder; None for none.
-        device: where a classifier that is opened here computes; the explainer follows it.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes;
+            the explainer follows it.
         trust: whether a card or a run may name a factory, whose code is run.
 
     Returns:

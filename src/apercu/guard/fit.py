@@ -104,7 +104,7 @@ def fit_guard(
         limit: largest number of images, drawn at random; None for all.
         seed: seed of the draw and of the split.
         attach: whether the card of the classifier names the guard from now on.
-        device: where the classifier computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

@@ -43,7 +43,7 @@ def load_guard(
         classifier: the classifier that it guards, or its SPEC.
         explainer: the explainer that it was fitted with, or its run folder; None where it was
             fitted without one.
-        device: where the classifier computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
 
     Returns:
@@ -74,7 +74,7 @@ def open_guard(
         guard: a guard or its folder; None for the one that the card names.
         explainer: the explainer that it was fitted with, or its run folder; None where there is
             none, and for a guard that is open already.
-        device: where the classifier computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
 
     Returns:

@@ -294,7 +294,7 @@ def evaluate_features(
         reinitialised: whether each network is also evaluated with random weights.
         joined: names of networks whose features are also evaluated side by side, by a new name.
         seed: seed of every draw.
-        device: where a network that is opened here computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a network that is opened here computes.
         trust: whether a card may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

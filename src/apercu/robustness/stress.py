@@ -65,7 +65,7 @@ def run_stress_test(
             maps move is measured, too.
         surrogate: another classifier, or its SPEC; the classifier is also tested with images made
             against it.
-        device: where a classifier that is opened here computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes.
         trust: whether a card or a run may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

@@ -25,6 +25,7 @@ from apercu.deploy.batch.request import BatchRequest, Executor, ExplainerRef, Op
 from apercu.deploy.batch.settings import FORMATS, MAPS, RECORD_FILE, BatchSettings, Workers
 from apercu.deploy.batch.work_folder import Plan, ShardRecord, WorkFolder
 from apercu.deploy.export.settings import check_choice
+from apercu.deploy.inference import choose_engine_device
 from apercu.errors import ImagesError, RunError, describe_interrupt
 from apercu.explain.options import TOP
 from apercu.explainers.base import MaskingExplainer
@@ -116,7 +117,7 @@ def explain_dataset(
             `image.path`; a name that the result itself has becomes `source.NAME`.
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
-        device: where the explainer computes, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the explainer computes.
         workers: the number of threads that read and decode; None for a number that fits.
         threads: the number of threads that explain on the CPU; None for a number that fits.
         cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;
@@ -156,9 +157,10 @@ def explain_dataset(
         keep=tuple(keep),
     )
     usual = Workers() if cluster is None else CLUSTER_WORKERS
+    run = explainer if isinstance(explainer, MaskingExplainer) else Path(explainer)
     request = BatchRequest(
         ExplainerRef(
-            explainer if isinstance(explainer, MaskingExplainer) else Path(explainer),
+            run,
             str(classifier) if isinstance(classifier, Path) else classifier,
             trust or is_trusting(),
             str(guard) if isinstance(guard, Path) else guard,
@@ -166,7 +168,9 @@ def explain_dataset(
         str(images),
         Path(out),
         settings,
-        Workers(workers or usual.readers, threads or usual.threads, device),
+        Workers(
+            workers or usual.readers, threads or usual.threads, choose_engine_device(run, device)
+        ),
     )
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, open_progress(name_progress(progress)) as report:

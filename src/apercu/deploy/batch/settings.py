@@ -102,7 +102,7 @@ class Workers:
     Attributes:
         readers: the number of threads that read and decode images.
         threads: the number of threads that explain on the CPU; one core is left for the others.
-        device: where the explainer computes, `cpu` or `cuda`.
+        device: where the explainer computes: `cpu`, `cuda` or `mps`.
     """
 
     readers: int = field(default_factory=lambda: min(8, _count_cores()))

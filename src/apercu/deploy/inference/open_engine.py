@@ -10,6 +10,7 @@ from apercu.deploy.export.manifest import MANIFEST
 from apercu.deploy.inference.engine import InferenceEngine
 from apercu.deploy.inference.onnx_engine import OnnxEngine
 from apercu.deploy.inference.torch_engine import TorchEngine
+from apercu.devices import read_device
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.base import MaskingExplainer
 from apercu.explainers.kind import describe_doubts
@@ -21,6 +22,24 @@ from apercu.verdicts import GuardChoice
 def is_export(run: Path) -> bool:
     """Return whether `apercu export` wrote a folder."""
     return (run / MANIFEST).is_file()
+
+
+def choose_engine_device(run: Path | MaskingExplainer[Any, Any], device: str) -> str:
+    """Choose the device of a run or an export; for `auto` an export computes on the CPU.
+
+    Args:
+        run: the folder, or the explainer.
+        device: `auto`, `cpu`, `cuda`, `mps`, or a device of torch.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: torch sees no such device.
+    """
+    if device == "auto" and isinstance(run, Path) and is_export(run):
+        return "cpu"
+    return str(read_device(device))
 
 
 def open_engine(
@@ -39,7 +58,8 @@ def open_engine(
     Args:
         run: the folder, or the explainer.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
-        device: where a run computes; an export takes `cpu` only.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a run computes; an export takes `auto` or
+            `cpu`.
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
             the cores to other work.
         trust: whether the folder or a card may name a factory, whose code is run.
@@ -59,6 +79,7 @@ def open_engine(
     if isinstance(run, Path) and is_export(run):
         _check_export_options(run, classifier, device, guard)
         return OnnxEngine.from_export(run, spin=spin)
+    device = choose_engine_device(run, device)
     if isinstance(run, Path):
         check_run(run, trust=trust)
     if isinstance(classifier, str | Path):
@@ -86,7 +107,7 @@ def _check_export_options(
             f"guard: {run} is an export, which holds its guard, if it has one; leave it out, or "
             "export again with --guard"
         )
-    if device != "cpu":
+    if device not in ("auto", "cpu"):
         raise ConfigError(
             f"device: {run} is an export, which runs on the CPU here; use --device cpu, or the "
             "run folder itself"

@@ -63,7 +63,8 @@ def explain_video(
             RTSP always are live.
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
-        device: where the explainer computes; an export takes `cpu` only.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the explainer computes; an export takes `auto`
+            or `cpu`.
         trust: whether the folder or a card may name a factory, whose code is run.
         guard: a guard or its folder, which judges each explained frame; `none` for none, None for
             the one that the card of the classifier names. An export holds its own.

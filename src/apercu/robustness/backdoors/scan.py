@@ -112,7 +112,7 @@ def find_backdoors(
             run folder, or a method.
         limit: largest number of clean images, drawn at random, and of suspects; None for all.
         seed: seed of all draws.
-        device: where a classifier that is opened here computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes.
         trust: whether a card or a run may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

@@ -77,7 +77,7 @@ def open_detection(
         epsilons: budgets, for the attacks that have one.
         limit: largest number of images, drawn at random; None for all.
         seed: seed of the halves, the detectors and the attacks.
-        device: where a classifier that is opened here computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes.
         trust: whether a card or a run may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

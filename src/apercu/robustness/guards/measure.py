@@ -117,7 +117,7 @@ def measure_guard(
         epsilons: budgets, for the attacks that have one.
         limit: largest number of images of each kind, drawn at random; None for all.
         seed: seed of the draws and of the attacks.
-        device: where the classifier computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the classifier computes.
         trust: whether a card or a run may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.

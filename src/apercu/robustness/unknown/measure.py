@@ -107,7 +107,7 @@ def measure_unknown(
         false_alarms: fraction of known images that may be taken for unknown ones.
         limit: largest number of images of each set.
         seed: seed of the split and of the intervals.
-        device: where a classifier that is opened here computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where a classifier that is opened here computes.
         trust: whether a card may name a factory, whose code is run.
         progress: whether to show how far the work is, or a function that receives the name of the
             work, how much of it is done, and how much there is; None shows it in notebooks only.
