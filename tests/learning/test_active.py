@@ -211,17 +211,22 @@ def test_a_label_is_written_in_the_format_that_is_read(tmp_path: Path) -> None:
 
 def test_other_columns_and_the_form_of_labels_stay(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text("patient;file;class_index\np1;a.png;1\np2;b.png;0\n", encoding="utf-8-sig")
+    path.write_text("Patient;file;class_index\np1;a.png;1\np2;b.png;0\n", encoding="utf-8-sig")
     table = LabelTable(path, ("cat", "dog"))
     table.write("b.png", "dog")
     table.write("c.png", "cat")
     assert list(csv.reader(path.read_text().splitlines())) == [
-        ["patient", "file", "class_index"],
+        ["Patient", "file", "class_index"],
         ["p1", "a.png", "1"],
         ["p2", "b.png", "1"],
         ["", "c.png", "0"],
     ]
     assert table.read() == {"a.png": "dog", "b.png": "dog", "c.png": "cat"}
+    table.write("b.png", None)
+    table.write("c.png", None)  # a row that holds nothing else
+    assert path.read_text().split() == ["Patient,file,class_index", "p1,a.png,1", "p2,b.png,"]
+    table.write("b.png", "dog")
+    table.write("c.png", "cat")
     with pytest.raises(ImagesError, match="no number for the class bird"):
         table.write("a.png", "bird")
     path.write_text("file,class_index\na.png,7\n")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from apercu import open_classifier, open_images
+from apercu.deploy.serving import labelling
 from apercu.deploy.serving.cases import CaseSearch, prepare_cases
 from apercu.deploy.serving.labelling import LabellingQueue
 from apercu.deploy.serving.settings import AccessPolicy, CaseSettings, ServeSettings
@@ -99,6 +100,63 @@ def test_undo_gives_the_label_before_back(call, queue: LabellingQueue) -> None:
     assert queue.table.read()["3.png"] == "dots"
 
 
+def test_a_label_taken_back_leaves_the_rest_of_its_row(call, queue: LabellingQueue) -> None:
+    """A table that was written before, with each image's patient and no label."""
+    before = "file,name,Patient\n" + "".join(f"{n}.png,,p{n}\n" for n in range(6))
+    queue.table.path.write_text(before)
+    number = call("GET", "/label").json()["next"]["number"]
+    assert send(call, number, 1)["labelled"] == 1
+    assert f"{queue.files[number]},dots,p" in queue.table.path.read_text()
+    call("POST", "/label/undo", json={})
+    assert queue.table.path.read_text() == before
+
+
+def test_two_pages_do_not_get_the_same_image(call, queue: LabellingQueue, monkeypatch) -> None:
+    state = {page: call("GET", f"/label?page={page}").json() for page in "ab"}
+    numbers = {page: state[page]["next"]["number"] for page in "ab"}
+    assert len(set(numbers.values())) == 2
+    assert call("GET", "/label?page=a").json()["next"]["number"] == numbers["a"]
+    content = {"number": numbers["a"], "class": 1, "session": state["a"]["session"]}
+    state["a"] = call("POST", "/label?page=a", json=content).json()
+    assert state["a"]["can_undo"] and state["a"]["next"]["number"] != numbers["b"]
+    assert not call("GET", "/label?page=b").json()["can_undo"]
+    response = call("POST", "/label/undo?page=b", json={})
+    assert response.status_code == 422
+    assert queue.table.read() == {queue.files[numbers["a"]]: "dots"}
+    now = labelling.time.monotonic()
+    monkeypatch.setattr(labelling.time, "monotonic", lambda: now + 2 * labelling.HOLD_SECONDS)
+    others = {call("GET", f"/label?page={page}").json()["next"]["number"] for page in "cdefgh"}
+    assert others == {*range(6)} - {numbers["a"]}  # the last page shares an image
+    assert call("GET", f"/label?page={'x' * 65}").status_code == 422
+
+
+def test_a_label_of_somebody_else_is_kept(call, queue: LabellingQueue) -> None:
+    session = call("GET", "/label").json()["session"]
+    queue.table.write("3.png", "dots")
+    row = queue.files.index("3.png")
+    response = call("POST", "/label", json={"number": row, "class": 0, "session": session})
+    assert response.status_code == 409
+    assert "3.png was labelled dots by somebody else" in response.json()["detail"]
+    assert queue.table.read() == {"3.png": "dots"}
+    send(call, row, 0)
+    queue.table.write("3.png", "rings")
+    response = call("POST", "/label/undo", json={})
+    assert response.status_code == 409
+    assert "from stripes to rings, which is kept" in response.json()["detail"]
+    assert queue.table.read() == {"3.png": "rings"}
+    assert not call("GET", "/label").json()["can_undo"]
+
+
+def test_numbers_of_an_earlier_server_label_nothing(call, queue: LabellingQueue) -> None:
+    """The folder may have changed between, so that they stand for other images."""
+    for index in (0, None):
+        content = {"number": 0, "class": index, "session": "0" * 16}
+        response = call("POST", "/label", json=content)
+        assert response.status_code == 409
+        assert "the server was started anew" in response.json()["detail"]
+    assert queue.describe()["labelled"] == queue.describe()["skipped"] == 0
+
+
 def test_all_images_come_once(call, queue: LabellingQueue) -> None:
     state, numbers = call("GET", "/label").json(), []
     while state["next"]:
@@ -131,6 +189,7 @@ def test_the_image_is_sent_as_it_is_stored(call, folder: Path, queue: LabellingQ
         ({"number": 0, "class": True}, 422),
         ({"number": "0", "class": 1}, 422),
         ({"class": 1}, 422),
+        ({"number": 0, "class": 1, "session": 3}, 422),
         ({"number": 0, "label": "dots"}, 422),  # which would pass the image over
         ({"number": 0}, 422),
         ({"number": 6, "class": 1}, 404),
@@ -466,6 +525,36 @@ def test_a_file_that_cannot_be_shown_is_not_labelled(visit, listen, queue, folde
     page.keyboard.press("s")
     page.wait_for_selector("#answers button")
     assert queue.table.read() == {}
+
+
+def test_a_page_does_not_label_for_a_server_that_was_started_anew(visit, listen, queue) -> None:
+    page = visit(listen(labelling=queue))
+    page.wait_for_selector("#answers button")
+    queue.session = "anew"
+    page.keyboard.press("2")
+    page.wait_for_selector("#said.wrong")
+    assert "the server was started anew" in page.inner_text("#said")
+    assert queue.table.read() == {}
+    page.wait_for_selector("#answers button")
+    page.keyboard.press("2")
+    assert list(wait_for(page, queue.table, 1).values()) == ["dots"]
+
+
+def test_a_typed_class_is_that_of_the_same_letters(visit, listen, queue: LabellingQueue) -> None:
+    """With more classes than keys; two of them differ in capital letters only."""
+    chooser, names = queue.chooser, ("Crane", *CLASSES, *"abcdefg", "crane", "a, b", "b, a")
+    probabilities = torch.full((6, len(names)), 1 / len(names))
+    queue.chooser = LabelChooser(chooser.index, names, probabilities, chooser.decision)
+    page = visit(listen(labelling=queue))
+    page.wait_for_selector("#answers button")
+    for typed, words in (("CRANE", "is 2 classes"), ("heron", "no class “heron”")):
+        page.fill("#othername", typed)
+        page.press("#othername", "Enter")
+        wait_until(page, lambda words=words: words in page.inner_text("#said"))
+        assert queue.table.read() == {}
+    page.fill("#othername", "crane")
+    page.press("#othername", "Enter")
+    assert list(wait_for(page, queue.table, 1).values()) == ["crane"]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -236,7 +236,8 @@ class LabelTable:
 
         Args:
             file: the file, relative to the folder of the table.
-            label: name of its class; None takes its row away.
+            label: name of its class; None takes it away, and with it its row where the row holds
+                nothing else.
 
         Raises:
             ImagesError: the table cannot be read, or the label is none of the classes that its
@@ -244,9 +245,10 @@ class LabelTable:
             OutputError: the table cannot be written; the older one is kept.
         """
         columns, rows = ["file", "name"], []
+        headings = columns
         if self.path.is_file():
             table = _read_table(self.path)
-            columns = table.columns
+            columns, headings = table.columns, table.headings
             rows = [
                 [unescape_cell(row.cells[column].strip()) for column in columns]
                 for row in table.rows
@@ -257,13 +259,16 @@ class LabelTable:
         at_file, at_label = columns.index("file"), columns.index(column)
         present = next((row for row in rows if row[at_file] == file), None)
         if label is None:
-            rows = [row for row in rows if row is not present]
+            others = {*range(len(columns))} - {at_file, at_label}
+            rows = [row for row in rows if row is not present or any(row[at] for at in others)]
+            if present is not None:
+                present[at_label] = ""
         else:
             if present is None:
                 present = ["" for _ in columns]
                 rows.append(present)
             present[at_file], present[at_label] = file, self._format(label, column)
-        write_file(self.path, format_csv_rows([columns, *rows]))
+        write_file(self.path, format_csv_rows([headings, *rows]))
 
     def _name(self, label: Label) -> str:
         if isinstance(label, str):
@@ -327,9 +332,10 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A CSV table; names of columns are in lower case."""
+    """A CSV table; `columns` are its headings in lower case."""
 
     path: Path
+    headings: list[str]
     columns: list[str]
     rows: Iterator[_Row]
 
@@ -348,7 +354,8 @@ def _read_table(path: Path) -> _Table:
     """Read a CSV table in UTF-8; missing cells at the end of a row are empty."""
     try:
         with open_csv(path) as lines:
-            columns = [name.strip().lower() for name in next(lines, [])]
+            headings = [name.strip() for name in next(lines, [])]
+            columns = [name.lower() for name in headings]
             count = len(columns)
             numbered = [(lines.line_num, cells) for cells in lines]
     except (OSError, UnicodeError, csv.Error) as error:
@@ -357,4 +364,4 @@ def _read_table(path: Path) -> _Table:
         _Row(path, line, dict(zip(columns, fill_cells(path, line, cells, count), strict=True)))
         for line, cells in numbered
     )
-    return _Table(path, columns, rows)
+    return _Table(path, headings, columns, rows)

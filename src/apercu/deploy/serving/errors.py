@@ -6,6 +6,7 @@ ApercuError
 │   ├── TokenError                401   the token is missing or wrong
 │   ├── ForbiddenError            403   the host or the origin of the request is a stranger
 │   ├── NotFoundError             404   there is nothing at this address
+│   ├── ConflictError             409   somebody else was faster, or the server started anew
 │   ├── TooLargeError             413   the body is larger than is allowed
 │   ├── UnsupportedMediaError     415   the body has a type that is not read
 │   │   └── UnsupportedEncodingError 415 it is compressed in a way that is not read
@@ -44,6 +45,12 @@ class NotFoundError(InputError):
     """There is nothing at this address."""
 
     status = 404
+
+
+class ConflictError(InputError):
+    """Somebody else has changed meanwhile what the request would change, or the server is anew."""
+
+    status = 409
 
 
 class TooLargeError(InputError):

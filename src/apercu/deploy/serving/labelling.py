@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from apercu.deploy.serving.errors import NotFoundError, TooLargeError
+from apercu.deploy.serving.errors import ConflictError, NotFoundError, TooLargeError
 from apercu.deploy.serving.requests import parse_json_body
 from apercu.deploy.serving.served_explainer import Record
 from apercu.errors import ConfigError, ImagesError
@@ -25,6 +27,11 @@ BATCH = 20
 """Images that are chosen at a time; then the labels of these are taken into account."""
 MAX_BODY = 10_000
 """Bytes of a request with a label."""
+MAX_PAGE = 64
+"""Letters of the name of an open page."""
+HOLD_SECONDS = 120.0
+"""Seconds for which an image that one page shows is not given to another."""
+FIELDS = ("number", "class", "session")
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,29 @@ class GivenLabel:
     """A label that was given or passed over, so that it can be taken back.
 
     Attributes:
+        page: name of the page that gave it.
         row: row of the image in the index.
+        label: the label; None where the image was passed over.
         before: the label that the image had before; None for none.
-        is_skipped: whether the image was passed over.
+    """
+
+    page: str
+    row: int
+    label: str | None
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class HeldImage:
+    """An image that a page shows.
+
+    Attributes:
+        row: row of the image in the index.
+        since: when it was sent, in seconds of a clock that never goes back.
     """
 
     row: int
-    before: str | None
-    is_skipped: bool = False
+    since: float
 
 
 @final
@@ -47,7 +69,8 @@ class LabellingQueue:
     """The images of a folder without label, the most useful first.
 
     Labels are written to the table at once. Images that were passed over come again when the server
-    is started anew.
+    is started anew. Several pages may be open: each gets an image that no other one shows, and
+    takes back its own labels only.
 
     Args:
         chooser: chooses images.
@@ -80,7 +103,9 @@ class LabellingQueue:
         self.table = table
         self.source = source
         self.files = [source.locations[index].file for index in chooser.index.positions]
+        self.session = secrets.token_hex(8)
         self._given: list[GivenLabel] = []
+        self._held: dict[str, HeldImage] = {}
         self._skipped: set[int] = set()
         self._waiting: list[LabelChoice] = []
         table.read()
@@ -90,61 +115,94 @@ class LabellingQueue:
         """Short names of the classes, in the order of their indices."""
         return self.chooser.classes
 
-    def describe(self) -> Record:
-        """Return the next image and how many are labelled, as the page shows them."""
+    def describe(self, page: str = "") -> Record:
+        """Return the next image and how many are labelled, as a page shows them.
+
+        Args:
+            page: name of the page; the image is not given to others for a while.
+
+        Returns:
+            The record, as JSON can hold it.
+        """
         labels = self.table.read()
         labelled = {row for row, file in enumerate(self.files) if file in labels}
-        choice = self._find_next(labelled)
+        choice = self._find_next(labelled, page)
         return {
+            "session": self.session,
             "classes": list(self.classes),
             "table": self.table.path.name,
             "total": len(self.files),
             "labelled": len(labelled),
             "skipped": len(self._skipped - labelled),
-            "can_undo": bool(self._given),
+            "can_undo": any(each.page == page for each in self._given),
             "next": None
             if choice is None
             else {"number": choice.row, "file": choice.name, "reason": choice.reason},
         }
 
-    def label(self, row: int, class_index: int | None) -> None:
+    def label(
+        self, row: int, class_index: int | None, *, page: str = "", session: str | None = None
+    ) -> None:
         """Write the label of an image, or pass it over.
 
         Args:
             row: number of the image.
             class_index: index of its class; None passes it over.
+            page: name of the page that gives it.
+            session: what `describe` said when the image was shown as one without label; None
+                where it was not shown, so that a label that it has is replaced.
 
         Raises:
             NotFoundError: there is no such image.
             ConfigError: there is no such class.
+            ConflictError: the server was started anew since the image was shown, so that numbers
+                may stand for others, or the image has a label by now.
             OutputError: the table cannot be written.
         """
+        if session not in (None, self.session):
+            raise ConflictError(
+                "label: not written, as the server was started anew since this image was shown; "
+                "look at the next one"
+            )
         file = self._get_file(row)
         if class_index is None:
             self._skipped.add(row)
-            self._given.append(GivenLabel(row, None, is_skipped=True))
+            self._given.append(GivenLabel(page, row, None))
             return
         if not 0 <= class_index < len(self.classes):
             raise ConfigError(f"class: expected an index below {len(self.classes)}")
         before = self.table.read().get(file)
-        self.table.write(file, self.classes[class_index])
-        self._given.append(GivenLabel(row, before))
+        if before is not None and session is not None:
+            raise ConflictError(
+                f"label: {file} was labelled {before} by somebody else meanwhile, which is kept"
+            )
+        label = self.classes[class_index]
+        self.table.write(file, label)
+        self._given.append(GivenLabel(page, row, label, before))
 
-    def undo(self) -> None:
-        """Take the last label back, or what was passed over last; its image comes next.
+    def undo(self, page: str = "") -> None:
+        """Take the last label of a page back, or what it passed over last; its image comes next.
 
         Raises:
             ConfigError: nothing is left to be taken back.
+            ConflictError: somebody else changed the label since; it is kept.
             OutputError: the table cannot be written.
         """
-        if not self._given:
+        last = next((each for each in reversed(self._given) if each.page == page), None)
+        if last is None:
             raise ConfigError("undo: nothing was labelled since the server was started")
-        last = self._given[-1]
-        if last.is_skipped:
+        if last.label is None:
             self._skipped.discard(last.row)
         else:
-            self.table.write(self.files[last.row], last.before)
-        self._given.pop()
+            file = self.files[last.row]
+            if (now := self.table.read().get(file)) != last.label.strip():
+                self._given.remove(last)
+                raise ConflictError(
+                    f"undo: the label of {file} was changed by somebody else meanwhile, from "
+                    f"{last.label} to {now or 'none'}, which is kept"
+                )
+            self.table.write(file, last.before)
+        self._given.remove(last)
         choices = [each for each in self._waiting if each.row != last.row]
         self._waiting = [self.chooser.describe(last.row), *choices]
 
@@ -165,18 +223,35 @@ class LabellingQueue:
             raise NotFoundError(f"image: there are {len(self.files)}, from 0 on")
         return self.files[row]
 
-    def _find_next(self, labelled: set[int]) -> LabelChoice | None:
-        """Return the next image; choose further ones when all that were chosen have a label."""
+    def _find_next(self, labelled: set[int], page: str) -> LabelChoice | None:
+        """Return the next image for a page; choose further ones when no other is left.
+
+        An image that another page shows comes only where there is no other one.
+        """
+        now = time.monotonic()
+        self._held = {
+            other: held
+            for other, held in self._held.items()
+            if other != page and now - held.since < HOLD_SECONDS
+        }
+        shown = {held.row for held in self._held.values()}
         done = labelled | self._skipped
         self._waiting = [each for each in self._waiting if each.row not in done]
-        if not self._waiting and len(done) < len(self.files):
-            self._waiting = self.chooser.choose(labelled, batch=BATCH, skipped=self._skipped)
-        return self._waiting[0] if self._waiting else None
+        free = [each for each in self._waiting if each.row not in shown]
+        if not free and len(done | shown) < len(self.files):
+            free = self.chooser.choose(labelled, batch=BATCH, skipped=self._skipped | shown)
+            self._waiting += free
+        choice = next(iter(free or self._waiting), None)
+        if page and choice is not None:
+            self._held[page] = HeldImage(choice.row, now)
+        return choice
 
 
 @final
 class LabellingEndpoints:
     """The addresses of the labelling view. They are no part of the OpenAPI document.
+
+    `?page=NAME` tells open pages apart.
 
     Args:
         queue: the images.
@@ -197,25 +272,35 @@ class LabellingEndpoints:
 
     async def send_state(self, request: Request) -> Response:
         """Send the next image and how many are labelled."""
-        return await self._answer(lambda: None)
+        return await self._answer(request, lambda page: None)
 
     async def take_label(self, request: Request) -> Response:
-        """Write the label of an image: `{"number": 3, "class": 1}`, or null to pass it over."""
+        """Write the label of an image: `{"number": 3, "class": 1}`, or null to pass it over.
+
+        With `session`, as it was sent with the image, a label is written only to this image, and
+        only where it has none by now.
+        """
         content = await _read_json(request)
-        if unknown := [name for name in content if name not in ("number", "class")]:
-            raise ConfigError(f"{unknown[0]}: no such field; known: number, class")
+        if unknown := [name for name in content if name not in FIELDS]:
+            raise ConfigError(f"{unknown[0]}: no such field; known: {', '.join(FIELDS)}")
         row, class_index = content.get("number"), content.get("class", ...)
         if not _is_index(row) or not (class_index is None or _is_index(class_index)):
             raise ConfigError(
                 "label: expected the number of an image, and as class the index of a class, or "
                 "null to pass the image over"
             )
-        return await self._answer(lambda: self.queue.label(row, class_index))
+        session = content.get("session")
+        if not isinstance(session, str | None):
+            raise ConfigError("session: expected the text that was sent with the image")
+        return await self._answer(
+            request,
+            lambda page: self.queue.label(row, class_index, page=page, session=session),
+        )
 
     async def take_back(self, request: Request) -> Response:
         """Take the last label back."""
         await _read_json(request)
-        return await self._answer(self.queue.undo)
+        return await self._answer(request, self.queue.undo)
 
     async def send_image(self, request: Request) -> Response:
         """Send the file of an image as it is stored."""
@@ -225,12 +310,15 @@ class LabellingEndpoints:
         content = await asyncio.to_thread(self.queue.read_file, int(number))
         return Response(content, media_type="application/octet-stream")
 
-    async def _answer(self, change: Callable[[], T]) -> Response:
-        """Make a change and send the new state; one request at a time."""
+    async def _answer(self, request: Request, change: Callable[[str], T]) -> Response:
+        """Make a change for a page and send the new state; one request at a time."""
+        page = request.query_params.get("page", "")
+        if len(page) > MAX_PAGE:
+            raise ConfigError(f"page: expected a name of at most {MAX_PAGE} letters")
 
         def work() -> Record:
-            change()
-            return self.queue.describe()
+            change(page)
+            return self.queue.describe(page)
 
         async with self._turn:
             return JSONResponse(await asyncio.to_thread(work))

@@ -1,10 +1,11 @@
 // The labelling view: image after image with its explanation, labelled by button or key.
 
 import { FEW_KEYS, ask } from "./server.js";
-import { distinguish, short } from "./names.js";
+import { distinguish, findClasses, short } from "./names.js";
 import { element } from "./views.js";
 
 const at = (id) => document.getElementById(id);
+const CONFLICT = 409; // somebody else was faster, or the server was started anew
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
 // Shows the first image. `open(file, hooks)` displays and explains a file, `say` tells what happens,
@@ -13,8 +14,10 @@ export function beginLabelling({ open, say, trying }) {
   let state = null;
   let shown = null; // number of the image that is displayed and may be labelled
   let busy = false;
+  const page = findPage();
 
-  const send = (address, content) => ask(address, { method: "POST", body: JSON.stringify(content), headers: { "Content-Type": "application/json" } });
+  const own = (address) => `${address}?page=${page}`;
+  const send = (address, content) => ask(own(address), { method: "POST", body: JSON.stringify(content), headers: { "Content-Type": "application/json" } });
 
   // Runs one change at a time, and displays what comes next.
   function change(work, words) {
@@ -25,6 +28,12 @@ export function beginLabelling({ open, say, trying }) {
         state = await (await work()).json();
         at("labelled").textContent = words;
         await show();
+      } catch (error) {
+        if (error.status !== CONFLICT) throw error;
+        state = await (await ask(own("label"))).json();
+        at("labelled").textContent = "";
+        await show();
+        say(error.message, true);
       } finally {
         busy = false;
       }
@@ -33,10 +42,10 @@ export function beginLabelling({ open, say, trying }) {
 
   function label(index) {
     if (shown === null) return;
-    change(() => send("label", { number: shown, class: index }), `${state.classes[index]}: written.`);
+    change(() => send("label", { number: shown, class: index, session: state.session }), `${state.classes[index]}: written.`);
   }
 
-  const skip = () => state?.next && change(() => send("label", { number: state.next.number, class: null }), "Passed over.");
+  const skip = () => state?.next && change(() => send("label", { number: state.next.number, class: null, session: state.session }), "Passed over.");
   const undo = () => state?.can_undo && change(() => send("label/undo", {}), "Taken back.");
 
   async function show() {
@@ -81,9 +90,10 @@ export function beginLabelling({ open, say, trying }) {
   at("undo").addEventListener("click", undo);
   at("other").addEventListener("submit", (event) => {
     event.preventDefault();
-    const name = at("othername").value.trim().toLowerCase();
-    const index = state.classes.findIndex((each) => each.toLowerCase() === name);
-    if (index < 0) return say(`There is no class “${at("othername").value}”; choose one of the list.`, true);
+    const name = at("othername").value;
+    const [index, ...others] = findClasses(state.classes, name);
+    if (index === undefined) return say(`There is no class “${name}”; choose one of the list.`, true);
+    if (others.length) return say(`“${name}” is ${others.length + 1} classes; choose one of the list.`, true);
     at("othername").value = "";
     label(index);
   });
@@ -99,10 +109,16 @@ export function beginLabelling({ open, say, trying }) {
   });
   at("labelling").hidden = false;
   return trying(async () => {
-    state = await (await ask("label")).json();
+    state = await (await ask(own("label"))).json();
     distinguish(state.classes);
     at("othername").setAttribute("list", "answernames");
     at("answernames").replaceChildren(...state.classes.map((name) => new Option(name, name)));
     await show();
   });
+}
+
+// A name by which the server tells this tab from others; it stays when the page is loaded anew.
+function findPage() {
+  const drawn = () => [...crypto.getRandomValues(new Uint32Array(3))].map((number) => number.toString(36)).join("");
+  return (sessionStorage.page ??= drawn());
 }
