@@ -20,6 +20,7 @@ from apercu.io import (
     check_writable,
     format_csv_rows,
     is_inside,
+    keep_tensors,
     unescape_cell,
     write_file,
     write_map,
@@ -172,3 +173,19 @@ def test_names_that_no_file_can_have_are_told(name: str, tmp_path: Path) -> None
     with pytest.raises(OutputError, match=r"cannot be written.* choose another"):
         check_writable(tmp_path / name)
     assert not any(tmp_path.iterdir())
+
+
+def test_tensors_are_computed_where_their_file_does_not_hold_them(tmp_path: Path) -> None:
+    path, calls = tmp_path / "kept" / "a.safetensors", []
+
+    def compute() -> dict[str, torch.Tensor]:
+        calls.append(1)
+        return {"a": torch.arange(6).reshape(2, 3).T}  # not contiguous
+
+    for names in ((), ("a",)):
+        assert keep_tensors(path, compute, names)["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert len(calls) == 1
+    path.write_bytes(path.read_bytes()[:-5])
+    assert keep_tensors(path, compute)["a"].shape == (3, 2) and len(calls) == 2
+    both = keep_tensors(path, lambda: {"a": torch.zeros(1), "b": torch.ones(1)}, ["b"])
+    assert sorted(both) == sorted(keep_tensors(path, compute)) == ["a", "b"] and len(calls) == 2

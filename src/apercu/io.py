@@ -9,13 +9,15 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.errors import InputError, OutputError, shorten
@@ -62,6 +64,33 @@ def write_file(path: Path, content: bytes | str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a mapping as JSON and return the path; NaN is refused; raises `OutputError`."""
     return write_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def keep_tensors(
+    path: Path, compute: Callable[[], Mapping[str, Tensor]], names: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Return the tensors of a file, which are computed and written where it does not hold them.
+
+    Args:
+        path: a safetensors file, whose name says what the tensors depend on. One that cannot be
+            read, or lacks some of the names, is replaced.
+        compute: returns the tensors by name.
+        names: names that are needed.
+
+    Returns:
+        The tensors by name, on the CPU.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError, LookupError, ValueError):
+        tensors = {}
+    if not tensors or not set(names) <= tensors.keys():
+        tensors = {name: values.cpu().contiguous() for name, values in compute().items()}
+        write_file(path, save(tensors))
+    return tensors
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Int64
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -24,7 +23,7 @@ from apercu.guard.signals import SignalKind, list_kinds
 from apercu.guard.summaries import Observation
 from apercu.images import Batch, ImageSource
 from apercu.images.stream import SkippingReader
-from apercu.io import write_file
+from apercu.io import keep_tensors
 from apercu.networks.graph_encoder import open_feature_maps
 from apercu.progress import ProgressCallback
 from apercu.types import Images, Logits, Maps, Targets
@@ -254,26 +253,14 @@ def observe_images(
         path = folder / f"{digest_batches(read, key)}.safetensors"
         if not kinds:
             kinds = list_kinds(observer(read[0].images[:1]), observer.classifier.network)
-        part = _load_part(path, kinds)
-        if part is None:
-            part = _observe_part(observer, reader.source, read, kinds)
-            write_file(path, save(part))
-        parts.append(part)
+        observe = partial(_observe_part, observer, reader.source, read, kinds)
+        parts.append(keep_tensors(path, observe, [DIGESTS, *(kind.name for kind in kinds)]))
         report(FITTED_TITLE, start + len(indices), len(chosen))
     reader.warn_left_out()
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     summaries = [joined[kind.name] for kind in kinds]
     images = Classified(joined["logits"], joined["labels"], joined[DIGESTS])
     return ObservedImages(kinds, summaries, images)
-
-
-def _load_part(path: Path, kinds: Sequence[SignalKind]) -> dict[str, Tensor] | None:
-    """Return what was observed before; None where there is nothing, or not all signals."""
-    try:
-        part = load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError):
-        return None
-    return part if {DIGESTS, *(kind.name for kind in kinds)} <= part.keys() else None
 
 
 def _observe_part(
@@ -287,7 +274,7 @@ def _observe_part(
         for name, values in _summarise(observation, kinds):
             numbers.setdefault(name, []).append(values.float().cpu())
         labels += find_labels(classifier, source, batch.labels)
-    part = {name: torch.cat(values).contiguous() for name, values in numbers.items()}
+    part = {name: torch.cat(values) for name, values in numbers.items()}
     digests = torch.cat([digest_images(batch.images) for batch in read])
     return part | {"labels": torch.tensor(labels), DIGESTS: digests}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from apercu.classifiers import Classifier
 from apercu.evaluation.sample import EvalSample, SampleRecord, draw_sample, split_indices
 from apercu.images import ImageSource
-from apercu.io import write_file
+from apercu.io import keep_tensors
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.robustness.attacks import Attack
 from apercu.robustness.detection.detectors import Detector
@@ -221,18 +220,24 @@ class DetectionBenchmark:
         progress: ProgressCallback,
     ) -> dict[str, torch.Tensor]:
         """Compute or load all features of some images, and whether each fools the classifier."""
-        decision = self.classifier.decision
         names = [text for texts in self.describe_extractors().values() for text in texts]
-        kept = (FOOLED, NO_CLASS) if decision.is_multiple else (FOOLED,)
-        if decision.is_multiple:
+        if self.classifier.decision.is_multiple:
             names.append(NO_CLASS)
         subject = (self.classifier.fingerprint, self.sample.digest, title, attack, *names)
         digest = hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
         path = folder / FOLDER / f"{digest}.safetensors"
-        try:
-            return load(path.read_bytes())
-        except (OSError, SafetensorError, LookupError, ValueError):
-            pass
+        return keep_tensors(path, partial(self._compute_features, title, attack, records, progress))
+
+    def _compute_features(
+        self,
+        title: str,
+        attack: Attack | None,
+        records: tuple[SampleRecord, ...],
+        progress: ProgressCallback,
+    ) -> dict[str, torch.Tensor]:
+        """Compute all features of some images, and whether each fools the classifier."""
+        decision = self.classifier.decision
+        kept = (FOOLED, NO_CLASS) if decision.is_multiple else (FOOLED,)
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in (*self.extractors, *kept)}
         count = 0
         progress(title, 0, len(records))
@@ -252,9 +257,7 @@ class DetectionBenchmark:
                 parts[name].append(extractor(attacked))
             count += len(batch.records)
             progress(title, count, len(records))
-        features = {name: torch.cat(tensors).contiguous() for name, tensors in parts.items()}
-        write_file(path, save(features))
-        return features
+        return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
     def describe_extractors(self) -> dict[str, list[str]]:
         """Describe each extractor by its name, and by all on which its features depend."""

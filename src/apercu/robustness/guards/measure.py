@@ -6,12 +6,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -26,7 +25,7 @@ from apercu.guard.observe import BATCH, digest_batches, digest_images, find_labe
 from apercu.guard.use import open_guard
 from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
-from apercu.io import check_writable, write_file, write_json
+from apercu.io import check_writable, keep_tensors, write_json
 from apercu.log import warn
 from apercu.option_strings import split_names
 from apercu.progress import ProgressCallback, ProgressOption, open_progress
@@ -257,12 +256,10 @@ def collect_verdicts(
         if name == CLEAN:
             _check_count(measurement, len(reader.readable))
             digests = image_digests
-        path = folder / f"{digest}.safetensors"
-        try:
-            part = load(path.read_bytes())
-        except (OSError, SafetensorError, ValueError):
-            part = _ask(measurement, reader, key, name, report)
-            write_file(path, save(part))
+        part = keep_tensors(
+            folder / f"{digest}.safetensors",
+            partial(_ask, measurement, reader, key, name, report),
+        )
         fooled = part["fooled"].bool()
         if name == CLEAN:
             clean = {figure: part[figure] for figure in ("correct", "before")}

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier
@@ -26,7 +25,7 @@ from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
 from apercu.images import ImageSource, check_images
-from apercu.io import write_file, write_json
+from apercu.io import keep_tensors, write_json
 from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.robustness.results import read_earlier_rows
 from apercu.robustness.unknown.base import (
@@ -245,17 +244,15 @@ class _Measurement:
     ) -> Tensor:
         """Return what a function computes of images, from the folder where it is there."""
         path = self.out / SCORES / f"{self._digest(data, scorer)}-{name}.safetensors"
-        try:
-            return load(path.read_bytes())[name]
-        except (OSError, SafetensorError, LookupError, ValueError):
-            pass
-        parts: list[Tensor] = []
-        for images in split_batches(data.images, 256):
-            parts.append(compute(images))
-            self.report(f"{self.name}: {name}", sum(map(len, parts)), len(data.images))
-        values = torch.cat(parts)
-        write_file(path, save({name: values}))
-        return values
+
+        def compute_all() -> dict[str, Tensor]:
+            parts: list[Tensor] = []
+            for images in split_batches(data.images, 256):
+                parts.append(compute(images))
+                self.report(f"{self.name}: {name}", sum(map(len, parts)), len(data.images))
+            return {name: torch.cat(parts)}
+
+        return keep_tensors(path, compute_all, [name])[name]
 
     def _measure_probabilities(
         self, probabilities: Tensor, labels: Targets, seed: int
