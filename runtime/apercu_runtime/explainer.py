@@ -114,7 +114,7 @@ class Explainer:
         Args:
             image: a file, its bytes, a Pillow image, or an array.
             target: the class to explain by name or index; `top` or None for the class predicted
-                most.
+                most. With counterparts it is the class to change into; None for the runner-up.
             level: where a mask is cut for its box, in (0, 1).
 
         Returns:
@@ -122,7 +122,8 @@ class Explainer:
 
         Raises:
             ImageError: the image cannot be read, or has other channels.
-            TargetError: there is no such class.
+            TargetError: there is no such class, or a counterpart is asked for the class that is
+                predicted already.
             ConfigError: the level is not between 0 and 1.
         """
         if not 0 < level < 1:
@@ -137,8 +138,7 @@ class Explainer:
         prediction: dict[str, Any] = {}
         if PROBABILITIES in outputs:
             probabilities = outputs[PROBABILITIES][0]
-            if index is None and self.manifest.kind == "mask":
-                index = int(probabilities.argmax())
+            index = self._find_target(probabilities, index, name)
             prediction = self._describe_prediction(probabilities, index)
         return Explanation(
             image=pixels,
@@ -150,6 +150,24 @@ class Explainer:
             trust=next(iter(self._read_trust(outputs)), None),
             **prediction,
         )
+
+    def _find_target(self, probabilities: Values, target: int | None, name: str) -> int:
+        """Return the class that the graph explained in one image, where it predicts.
+
+        That is the class that was asked for, else the one predicted most; of counterparts, which
+        change the image into another class, the one predicted second.
+
+        Raises:
+            TargetError: a counterpart was asked for the class that is predicted already.
+        """
+        predicted, *others = map(int, (-probabilities).argsort(kind="stable"))
+        if self.manifest.kind == "mask":
+            return predicted if target is None else target
+        if target == predicted:
+            raise TargetError(
+                f"{name}: is predicted as {self.classes[predicted]} already; choose another class"
+            )
+        return others[0] if target is None else target
 
     def _describe_prediction(self, probabilities: Values, target: int | None) -> dict[str, Any]:
         """Return what is predicted for one image, as fields of an `Explanation`."""

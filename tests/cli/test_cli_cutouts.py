@@ -106,6 +106,7 @@ def test_python_writes_the_same_and_groups_are_kept(apercu, survey: Path) -> Non
         [frame], table, survey / "called", 5, ids="name", label="kind", group="x"
     )
     assert result.out == f"{summary}: {survey / 'typed'}\n"
+    assert repr(summary) == f"StampSummary('{summary}')"  # a catalogue may have a million objects
     typed, called = sorted((survey / "typed").iterdir()), sorted((survey / "called").iterdir())
     assert [path.read_bytes() for path in typed] == [path.read_bytes() for path in called]
     header, *rows = (survey / "called" / "labels.csv").read_text().splitlines()

@@ -282,7 +282,7 @@ def test_explain_writes_pair_strip_and_probabilities(
     code, result = command(
         "explain", run, film, "--out", tmp_path / "no", "--target", answer["seen"].partition(",")[0]
     )
-    assert code == 2 and "is predicted as" in result
+    assert code == 2 and f"{film.name}: is predicted as" in result
     code, result = command("explain", run, film, "--out", tmp_path / "no", "--level", "0.8")
     assert code == 2 and "only masks have a level, and this explainer makes counterparts" in result
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from apercu import open_classifier, open_images
+from apercu import fit_guard, open_classifier, open_images
 from apercu.classifiers import Classifier, ClassifierCard, InputSpec, SmallResNet, wrap_module
+from apercu.deploy.inference import open_engine
 from apercu.errors import ClassifierError, ConfigError, RunError, TargetError
 from apercu.evaluation.open_explainers import open_explainers
 from apercu.explainers.latent.explainer import LatentExplainer
@@ -148,6 +149,18 @@ def test_what_does_not_fit(classifier: Classifier, tmp_path: Path, run: Path) ->
         settings(shape={"sides": 32})
     with pytest.raises(RunError, match="holds a finished training"):
         train_explainer(settings(), fit(classifier, run), classifier)
+
+
+def test_what_needs_masks_or_an_encoder_says_so(run: Path, tiny_card: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"makes masks \(mask, shapley\), got a latent explainer; use"
+    ):
+        open_engine(run)
+    with pytest.raises(
+        ConfigError, match="a latent explainer has no encoder that could be observed"
+    ):
+        fit_guard(tiny_card, "planted:size=32,images=60", tmp_path / "guard", explainer=run)
+    assert not (tmp_path / "guard").exists()
 
 
 def test_it_can_be_compared_as_a_map(run: Path, classifier: Classifier) -> None:

@@ -254,6 +254,10 @@ def test_it_is_compared_as_a_map_and_served_as_a_mask(run: Path, tiny_card: Path
     prepared = PreparedImage(torch.rand(3, 32, 32), (32, 32), RequestOptions(top=2))
     (explained,) = served([prepared])
     assert isinstance(explained, Explained)
+    assert (
+        served.write(explained)["explainer"] == served.served.describe()["explainer"] == "shapley"
+    )
+    assert "kind" not in served.engine.info.model_dump()  # as in older manifests of batches
     maps = [each.map for each in explained.explanations]
     assert len(maps) == 2 and all(map.min() >= 0 and map.max() <= 1 for map in maps)
     assert maps[0].max() > 0.5  # the predicted class has a cell of full evidence

@@ -123,6 +123,25 @@ def test_a_counterpart_has_a_map_but_no_mask(pair, images) -> None:
         _ = explanation.mask
 
 
+def test_a_counterpart_is_of_another_class_than_the_predicted_one(pair, images) -> None:
+    """Without a target it is the runner-up, as apercu says; the predicted class is refused."""
+    explainer, runtime = pair[0], Explainer.from_onnx(pair[1], graph="combined")
+    for image in images:
+        expected = explainer.explain(image)
+        explanation = runtime.explain(image.permute(1, 2, 0).numpy())
+        assert explanation.target.name == expected.target.name
+        assert explanation.probability == pytest.approx(expected.probability, abs=1e-5)
+        np.testing.assert_allclose(explanation.map, expected.map, atol=1e-4)
+        for explain in (explainer.explain, lambda image, target: runtime.explain(image, target)):
+            kind, words = _catch_error(
+                explain, image.permute(1, 2, 0).numpy(), expected.predicted.index
+            )
+            assert (kind, words) == (
+                "TargetError",
+                f"image: is predicted as {expected.predicted.name} already; choose another class",
+            )
+
+
 def test_many_classes_of_an_image_are_those_of_apercu(exported, images) -> None:
     explainer, runtime = exported
     for words in ([2], ["dots", 0], [0, 1, 2, 0, 1]):

@@ -92,6 +92,12 @@ def test_pixels_are_read_once_by_each_process(tmp_path: Path, monkeypatch) -> No
     assert source[1].name == "1" and calls == ["stamps", "stamps"]
 
 
+def test_one_channel_is_one(tmp_path: Path) -> None:
+    stack = save_stack(tmp_path, x=FLOATS)
+    with pytest.raises(ImagesError, match=r"expected 1 channel, got 2 in x"):
+        open_images(stack, channels=1)
+
+
 def test_a_row_without_pixels_is_refused(tmp_path: Path) -> None:
     values = FLOATS.copy()
     values[2] = np.nan

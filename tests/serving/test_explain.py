@@ -184,6 +184,9 @@ def test_counterparts_are_the_explainers_own(serving, tiny_pair, png) -> None:
     name = explainer.classifier_info.classes[predicted]
     words = f"target: the predicted class is {name} already; choose another class"
     assert response.json()["detail"] == words
+    response = call.explain(png, level="0.3")
+    assert response.status_code == 422
+    assert "only masks have a level" in response.json()["detail"]
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,7 @@ def explain_counterparts(
     predicted = int(logits[0].argmax())
     if predicted in targets:
         raise TargetError(
-            f"target: the image is predicted as {explainer.classes[predicted]} already; choose "
+            f"{stored.name}: is predicted as {explainer.classes[predicted]} already; choose "
             "another class"
         )
     for target in targets:

@@ -328,8 +328,7 @@ class ExplainRun:
                     if len(refs) == 1:
                         raise
                     failed += 1
-                    names_no_file = isinstance(error, TargetError)
-                    warn(f"{ref.name}: {error}" if names_no_file else str(error))
+                    warn(str(error))
                 if done % RECORD_EVERY == 0:
                     writer.write_record()
                 progress(done, len(refs))

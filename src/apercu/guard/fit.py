@@ -33,6 +33,7 @@ from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
 from apercu.io import check_writable
 from apercu.log import warn
+from apercu.networks.gate import GatedNetwork
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.run_record import lock_folder
@@ -96,8 +97,9 @@ def fit_guard(
         classifier: the classifier or its SPEC.
         images: clean images, at least 60; labels are used for the confidence where there are any.
         out: folder of the guard.
-        explainer: an explainer of masks that was trained for the classifier, or its run folder. Its
-            encoder is observed, and its masks of the predicted classes are a further signal.
+        explainer: an explainer with an encoder that was trained for the classifier, or its run
+            folder. Its encoder is observed; the masks of a mask explainer, for the predicted
+            classes, are a further signal.
         calibration: images with labels that the classifier was not trained on, which alone
             calibrate the confidence; None for those of `images` that no signal is fitted to.
         false_alarms: fraction of clean images that may raise an alarm, for each question.
@@ -117,8 +119,8 @@ def fit_guard(
         ImagesError: there are too few images, or too few labels to calibrate with, or labels show
             that the classifier is wrong on almost all images, as on attacked ones. Without labels
             nothing shows this.
-        ConfigError: a number is out of range, there are too few images for so few false alarms, or
-            the guard is not in the folder of the card.
+        ConfigError: a number is out of range, there are too few images for so few false alarms,
+            the explainer has no encoder, or the guard is not in the folder of the card.
         RunError: the explainer was trained for another classifier, another process works in the
             folder, or it holds the guard of another classifier.
         OutputError: the folder cannot be written.
@@ -130,6 +132,7 @@ def fit_guard(
     source = opened.open_images(images)
     others = None if calibration is None else opened.open_images(calibration)
     opened.require_classes()
+    _check_observable(explainer)
     chosen = _choose_images(len(source), source.name, settings)
     check_writable(out)
     _check_own_folder(out, opened)
@@ -162,6 +165,15 @@ def _make_settings(false_alarms: float, limit: int | None, seed: int) -> GuardSe
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed: expected a number from 0 to {MAX_SEED}, got {seed}")
     return GuardSettings(false_alarms=false_alarms, limit=limit, seed=seed)
+
+
+def _check_observable(explainer: AnyExplainer | None) -> None:
+    """Raise ConfigError for an explainer without an encoder: nothing of it can be observed."""
+    if explainer is not None and not isinstance(explainer.network, GatedNetwork):
+        raise ConfigError(
+            f"explainer: a {explainer.kind} explainer has no encoder that could be observed; leave "
+            "it out, or give a run of another kind"
+        )
 
 
 def _check_own_folder(out: Path, classifier: Classifier) -> None:

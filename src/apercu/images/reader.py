@@ -272,7 +272,8 @@ def convert_channels(
         weights = picture.new_tensor(LUMA)[:, None, None]
         return (picture * weights).sum(0, keepdim=True).clamp_(0, 1)
     raise ImageError(
-        f"{name}: expected {channels} channels, got {stored}; only grey and RGB can be converted"
+        f"{name}: expected {channels} channel{'s' * (channels != 1)}, got {stored}; only grey "
+        "and RGB can be converted"
     )
 
 

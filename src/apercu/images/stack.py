@@ -92,7 +92,7 @@ def open_stack(path: Path, channels: int) -> StackImages:
     stored = 1 if len(shape) == 3 else shape[1]
     if stored != channels:
         raise ImagesError(
-            f"{path}: expected {channels} channels, got {stored} in {name} "
+            f"{path}: expected {channels} channel{'s' * (channels != 1)}, got {stored} in {name} "
             f"({format_shape(shape)}); pictures of a stack are number × channels × height × width"
         )
     if not shape[0]:

@@ -26,7 +26,7 @@ class PageSubject:
 
     Args:
         name: what the page calls it, such as the name of its run folder.
-        kind: `mask`, `counterpart`, `latent`.
+        kind: kind of the explainer, such as `mask` or `latent`; `method` where a method explains.
         classifier: SPEC of the explained classifier.
         names: names of the classes.
         input: what the classifier's images look like.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from torch import Tensor
 
 from apercu.classifiers import ClassNames, InputSpec
@@ -47,6 +47,7 @@ class ExplainerInfo(BaseModel):
         read_by: what predicts the classes, `classifier` or `explainer`.
         precision: the precision of the numbers.
         guard: a SHA-256 of the guard that judges the predictions; left out where there is none.
+        kind: the kind of the explainer, such as `mask` or `shapley`; no record holds it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class ExplainerInfo(BaseModel):
     read_by: str
     precision: str = "fp32"
     guard: str | None = None
+    kind: str = Field("mask", exclude=True)
 
     @model_serializer(mode="wrap")
     def _leave_out_guard(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class ExplainerInfo(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class InferenceEngine(ABC):
-    """A mask explainer that also predicts.
+    """An explainer that makes masks, and also predicts.
 
     Attributes:
         info: what identifies the explainer.

@@ -63,7 +63,10 @@ class OnnxEngine(InferenceEngine):
         """
         manifest = read_manifest(folder)
         if manifest.kind != "mask":
-            raise RunError(f"{folder}: expected an export of masks, got one of {manifest.kind}s")
+            raise RunError(
+                f"{folder}: expected an export of masks, got one of {manifest.kind}s; explain or "
+                "serve its run folder, or open the export with apercu-runtime"
+            )
         path = _find_graph(folder, manifest, COMBINED)
         info = ExplainerInfo(
             runtime="onnxruntime",

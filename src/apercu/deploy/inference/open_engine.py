@@ -87,7 +87,8 @@ def open_engine(
     explainer = load_explainer(run, trust=trust) if isinstance(run, Path) else run
     if not isinstance(explainer, MaskingExplainer):
         raise RunError(
-            f"{run}: expected a run of a MaskExplainer, got a {type(explainer).__name__}"
+            f"{run}: expected an explainer that makes masks (mask, shapley), got a "
+            f"{explainer.kind} explainer; use apercu explain or apercu serve"
         )
     if isinstance(run, Path) and (doubts := explainer.doubts):
         warn(describe_doubts(run, doubts))

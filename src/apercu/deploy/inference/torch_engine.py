@@ -71,6 +71,7 @@ class TorchEngine(InferenceEngine):
             fingerprint=classifier_info.fingerprint,
             read_by=predictor.source,
             guard=None if judge is None else judge.digest,
+            kind=explainer.kind,
         )
         return cls(
             info,

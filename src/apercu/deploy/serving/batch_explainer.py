@@ -27,7 +27,7 @@ from apercu.deploy.serving.served_explainer import (
     select_mask_targets,
     to_base64,
 )
-from apercu.errors import ApercuError, ConfigError, TargetError
+from apercu.errors import ApercuError, ConfigError, InputError, TargetError
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.types import Images, Logits, Maps, Targets
 from apercu.verdicts import PassJudge, Trust
@@ -117,7 +117,7 @@ class BatchExplainer(ABC):
     ) -> list[Explained | ApercuError]:
         """Explain the targets of images that want maps, those with equally many targets together.
 
-        A class that cannot be explained in an image is the error in its place.
+        A class that cannot be explained in an image, or a wrong option, is the error in its place.
         """
         results: list[Explained | ApercuError] = [*predictions]
         groups: dict[int, dict[int, Targets]] = {}
@@ -128,7 +128,7 @@ class BatchExplainer(ABC):
             try:
                 targets = self.select_targets(options, logits[row].cpu())
                 groups.setdefault(len(targets), {})[row] = targets
-            except TargetError as error:
+            except InputError as error:
                 results[row] = error
         for group in groups.values():
             rows, stacked = list(group), torch.stack(list(group.values()))
@@ -222,6 +222,7 @@ class BatchExplainer(ABC):
 
         Raises:
             TargetError: a class that was asked for cannot be explained in this image.
+            ConfigError: an option is given that this explainer does not have.
         """
 
     @abstractmethod
@@ -269,7 +270,7 @@ class MaskBatchExplainer(BatchExplainer):
         super().__init__(
             ServedExplainer(
                 name=name,
-                kind="mask",
+                kind=info.kind,
                 classifier=info.classifier,
                 names=engine.names,
                 input=engine.input,
@@ -344,6 +345,11 @@ class CounterpartBatchExplainer(BatchExplainer):
             raise TargetError(
                 "target: expected a class that is not predicted, as a counterpart changes the "
                 "image into it; name a class"
+            )
+        if options.level != RequestOptions.level:
+            raise ConfigError(
+                "level: only masks have a level, and this explainer makes counterparts; leave it "
+                "out"
             )
         predicted, *others = logits.argsort(descending=True).tolist()
         if predicted in options.targets:

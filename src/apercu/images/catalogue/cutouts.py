@@ -57,6 +57,9 @@ class StampSummary:
         """Return how many stamps were cut."""
         return self.statuses.count(CutoutStatus.CUT)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __str__(self) -> str:
         counts = Counter(str(each) for each in self.statuses if each is not CutoutStatus.CUT)
         text = f"{self.cut} stamp{'s' * (self.cut != 1)}, {counts.total()} skipped"
