@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import apercu
 from apercu import open_classifier
 from apercu.classifiers import trust as trust_module
 from apercu.classifiers.card import read_card, strip_source
@@ -23,6 +24,7 @@ from apercu.explainers.run_folder import load_explainer
 from apercu.robustness.plan import read_stress_settings
 
 GOLDEN_RUN = Path(__file__).resolve().parents[1] / "golden/runs/mask-own"
+GOLDEN_CLASSIFIER = GOLDEN_RUN / "encoder/card.json"
 TIMM = {"source": "timm/resnet10t", "weights": "w.safetensors"}
 
 
@@ -81,6 +83,39 @@ def test_a_run_does_not_call_functions(bad_run: Path, canary: Path) -> None:
     with pytest.raises(UntrustedError, match=r"encoder/card\.json: refused.*--trust"):
         load_explainer(bad_run)
     assert not canary.exists()
+
+
+PYTHON: dict[str, Callable[..., object]] = {
+    "compare": lambda run, out, **trust: apercu.compare(
+        GOLDEN_CLASSIFIER, "planted:images=4,size=32", [run], out, **trust
+    ),
+    "find_backdoors": lambda run, out, **trust: apercu.robustness.find_backdoors(
+        GOLDEN_CLASSIFIER, "planted:images=4,size=32", out, "evidence", explainer=run, **trust
+    ),
+    "open_detection": lambda run, out, **trust: apercu.robustness.open_detection(
+        GOLDEN_CLASSIFIER, "planted:images=4,size=32", explainer=run, **trust
+    ),
+    "run_stress_test": lambda run, out, **trust: apercu.run_stress_test(
+        GOLDEN_CLASSIFIER, "planted:images=4,size=32", out, explainer=run, **trust
+    ),
+    "fit_guard": lambda run, out, **trust: apercu.fit_guard(
+        GOLDEN_CLASSIFIER, "planted:images=4,size=32", out, explainer=run, **trust
+    ),
+    "explain_dataset": lambda run, out, **trust: apercu.explain_dataset(run, run, out, **trust),
+    "export": lambda run, out, **trust: apercu.export(run, out, **trust),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_a_function_passes_trust_to_the_run(
+    name: str, bad_run: Path, canary: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UntrustedError, match=r"refused.*--trust"):
+        PYTHON[name](bad_run, tmp_path / "out")
+    assert not canary.exists()
+    with pytest.raises(RunError, match=r"expected an nn\.Module"):  # of the card, once it has run
+        PYTHON[name](bad_run, tmp_path / "out", trust=True)
+    assert canary.exists()
 
 
 def test_a_trusted_card_calls_them(bad_card: Path, canary: Path) -> None:

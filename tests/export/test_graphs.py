@@ -235,7 +235,7 @@ def test_the_python_call_takes_explainers(
     lines: list[str] = []
     with copy_graphs(tiny_export):
         manifest = apercu.export(
-            explainer, str(tmp_path), ["onnx"], classifier=tiny_card, report=lines.append
+            explainer, str(tmp_path), ["onnx"], classifier=tiny_card, say=lines.append
         )
     assert set(manifest.files) == {"explainer", "classes", "combined"}
     assert (tmp_path / "explainer.json").is_file()

@@ -111,6 +111,6 @@ def export(
             web_runtime=runtime,
             guard=guard,
             seed=seed,
-            report=say,
+            say=say,
         )
     say(f"exported: {out}")

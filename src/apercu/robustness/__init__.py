@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from apercu.robustness.jobs import expand_budgets as expand_budgets
     from apercu.robustness.plan import StressPlan as StressPlan
     from apercu.robustness.plan import parse_attack as parse_attack
+    from apercu.robustness.plan import read_stress_settings as read_stress_settings
     from apercu.robustness.results import StressResults as StressResults
     from apercu.robustness.stress import run_stress_test as run_stress_test
 
@@ -48,6 +49,7 @@ _HOMES = {
     "parse_detectors": ".detection.features",
     "parse_extractors": ".detection.features",
     "parse_filter": "apercu.filters",
+    "read_stress_settings": ".plan",
     "run_stress_test": ".stress",
     "train_defence": ".defences.train",
 }

@@ -234,8 +234,14 @@ class StressSettings(StressPlan):
         return StressPlan(**named)
 
 
-def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> StressSettings:
+def read_stress_settings(
+    path: str | Path | None, options: Mapping[str, Any] | None = None
+) -> StressSettings:
     """Read the settings of a stress test from a YAML file, and let options override them.
+
+    >>> from apercu.robustness import read_stress_settings, run_stress_test
+    >>> read = read_stress_settings("plan.yaml", {"limit": 100})  # doctest: +SKIP
+    >>> run_stress_test(read.classifier, read.images, "stress", read.plan)  # doctest: +SKIP
 
     Args:
         path: YAML file; None for the defaults.
@@ -250,7 +256,7 @@ def read_stress_settings(path: Path | None, options: Mapping[str, Any]) -> Stres
         UntrustedError: the file names a factory that may not be called.
     """
     presets = ConfigPresets(StressSettings, {"standard": StressSettings()})
-    values = {name: options.get(name) for name in StressSettings.model_fields}
+    values = {name: (options or {}).get(name) for name in StressSettings.model_fields}
     changes = {name: value for name, value in values.items() if value is not None}
     for name in ("attacks", "filters", "knowledge"):
         if isinstance(changes.get(name), str):

@@ -30,7 +30,7 @@ DEFAULT_PLAN = StressPlan()
 @enable_gradients()
 def run_stress_test(
     classifier: Classifier | str | Path,
-    source: ImageSource | str | Path,
+    images: ImageSource | str | Path,
     out: str | Path,
     plan: StressPlan = DEFAULT_PLAN,
     *,
@@ -56,7 +56,7 @@ def run_stress_test(
 
     Args:
         classifier: classifier that is attacked, or its SPEC.
-        source: images with labels, or their SPEC; without labels, the predicted classes count as
+        images: images with labels, or their SPEC; without labels, the predicted classes count as
             true.
         out: folder of the results.
         plan: attacks, filters, budgets and sample. Attacks that it does not name are replaced, with
@@ -85,25 +85,16 @@ def run_stress_test(
         parse_filter(name)
     for name in plan.attacks:
         parse_attack(name)
-    check_images(source)
+    check_images(images)
     classifier, explainer = open_both(classifier, explainer, device=device, trust=trust)
     classifier.require_classes()
     plan = adapt_plan(plan, classifier)
     attacks = {name: parse_attack(name, plan.seed) for name in plan.attacks}
     filters = {name: parse_filter(name) for name in plan.filters}
-    source = classifier.open_images(source)
+    source = classifier.open_images(images)
     if surrogate is not None and not isinstance(surrogate, Classifier):
         surrogate = open_classifier(surrogate, device=classifier.device, trust=trust)
-    about: dict[str, Any] = {
-        "classifier": classifier.spec,
-        "fingerprint": classifier.fingerprint,
-        "images": source.name,
-        "targets": "labels" if source.labelled else "top",
-        "plan": plan.model_dump(mode="json"),
-        "command": command,
-    }
-    if classifier.guard_folder is not None:
-        about["guard"] = classifier.guard_folder.name
+    about = _describe_test(classifier, source, plan, command)
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), open_progress(progress) as report:
         earlier = _warn_of_earlier_results(about, plan, out)
@@ -124,6 +115,22 @@ def run_stress_test(
         results.save(out)
         write_report(results, benchmark, out)
     return results
+
+
+def _describe_test(
+    classifier: Classifier, source: ImageSource, plan: StressPlan, command: str
+) -> dict[str, Any]:
+    """Return what the results say of the test itself: classifier, images, plan and guard."""
+    guard = classifier.guard_folder
+    return {
+        "classifier": classifier.spec,
+        "fingerprint": classifier.fingerprint,
+        "images": source.name,
+        "targets": "labels" if source.labelled else "top",
+        "plan": plan.model_dump(mode="json"),
+        "command": command,
+        **({} if guard is None else {"guard": guard.name}),
+    }
 
 
 def _warn_of_earlier_results(

@@ -95,7 +95,7 @@ def write_export(
         out: the folder that is written.
         settings: the formats, the precision, and the sample of images.
         inputs: the classifier and the images, as far as they are needed.
-        report: receives each line about a check or a measurement.
+        say: receives each line about a check or a measurement.
 
     Returns:
         The manifest, as in `explainer.json`.
@@ -311,7 +311,7 @@ def export(
     guard: GuardChoice = None,
     seed: int = 0,
     trust: bool = False,
-    report: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Write an explainer as ONNX graphs, checked against PyTorch, as `apercu export` does.
 
@@ -379,7 +379,7 @@ def export(
         run = explainer
         explainer = load_explainer(run, trust=trust)
         if explainer.doubts:
-            report(f"warning: {describe_doubts(run, explainer.doubts)}")
+            say(f"warning: {describe_doubts(run, explainer.doubts)}")
     own = classifier or explainer.own_classifier
     check_page_guard(guard, own, settings)
     channels = explainer.classifier_info.input.channels
@@ -391,7 +391,7 @@ def export(
         name=name,
         guard=choose_guard(guard, own, explainer),
     )
-    return write_export(explainer, Path(out), settings, inputs, report)
+    return write_export(explainer, Path(out), settings, inputs, say)
 
 
 def _open_images(images: ImageSource | str | Path | None, channels: int) -> ImageSource | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from apercu.classifiers import Classifier, open_classifier, save_classifier
+from apercu.classifiers.trust import trust_files
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, describe_interrupt
 from apercu.evaluation.cost import describe_environment
@@ -74,7 +75,7 @@ DEFAULT_LIMIT = 400
 @enable_gradients()
 def find_backdoors(
     classifier: Classifier | str | Path,
-    source: ImageSource | str | Path,
+    images: ImageSource | str | Path,
     out: str | Path,
     methods: Mapping[str, BackdoorMethod] | str | None = None,
     *,
@@ -101,7 +102,7 @@ def find_backdoors(
 
     Args:
         classifier: classifier that is searched, or its SPEC.
-        source: clean images, or their SPEC, with labels where a method needs them.
+        images: clean images, or their SPEC, with labels where a method needs them.
         out: folder of the results.
         methods: methods by name, or as people type them; None for all that are possible.
         suspects: images that are checked; the half of the clean images that measures where None.
@@ -135,13 +136,13 @@ def find_backdoors(
         methods = parse_backdoor_methods(methods, seed)
     if isinstance(poison, str | Path):
         poison = read_poison(Path(poison))
-    check_images(source, suspects, poisoned)
+    check_images(images, suspects, poisoned)
     if isinstance(explainer, Path):
         check_run(explainer, trust=trust)
     if not isinstance(classifier, Classifier):
         classifier = open_classifier(classifier, device=device, trust=trust)
     classifier.require_classes()
-    source = classifier.open_images(source)
+    source = classifier.open_images(images)
     suspects = None if suspects is None else classifier.open_images(suspects)
     poisoned = None if poisoned is None else classifier.open_images(poisoned)
     has_samples = poisoned is not None or poison is not None
@@ -149,7 +150,8 @@ def find_backdoors(
         methods = choose_backdoor_methods(
             classifier, seed, explainer=explainer is not None, poisoned=has_samples
         )
-    maps = None if explainer is None else open_explainer(explainer, classifier)
+    with trust_files(trust):
+        maps = None if explainer is None else open_explainer(explainer, classifier)
     if isinstance(maps, TrueBox):
         raise ConfigError("explainer: true_box does not look at the classifier; choose another")
     check_methods(classifier, methods, maps, has_samples=has_samples)

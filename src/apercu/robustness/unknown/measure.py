@@ -135,37 +135,29 @@ def measure_unknown(
     classifier.require_classes()
     if methods is None:
         methods = choose_unknown_methods(classifier)
-    known = classifier.open_images(known)
-    fit = None if fit is None else classifier.open_images(fit)
-    others = {name: classifier.open_images(source) for name, source in named.items()}
-    _check_request(known if fit is None else fit, others, methods, false_alarms)
+    request = _Request(
+        classifier=classifier,
+        known=classifier.open_images(known),
+        fit=None if fit is None else classifier.open_images(fit),
+        unknown={name: classifier.open_images(source) for name, source in named.items()},
+        methods=methods,
+        false_alarms=false_alarms,
+        limit=limit,
+        seed=seed,
+    )
+    request.check()
     kept = describe_interrupt(f"{out} keeps what is finished; the same call goes on")
     with kept, lock_folder(out), open_progress(progress) as report:
-        set_reader = SetReader(classifier, limit, seed, report)
-        sets = set_reader.read(known, fit, others)
-        content: dict[str, Any] = {
-            "classifier": classifier.spec,
-            "fingerprint": classifier.fingerprint,
-            "images": known.name,
-            "false_alarms": false_alarms,
-            "limit": limit,
-            "fit": None if fit is None else fit.name,
-            "fitted_to": len(sets.to_fit.images),
-            "known_digest": sets.known.digest,
-            "fit_digest": sets.to_fit.digest,
-        }
-        definitions = {f"images {name}": other.digest for name, other in sets.unknown.items()}
-        definitions |= {f"method {name}": repr(method) for name, method in methods.items()}
-        settings = {"seed": seed, **content}
-        del settings["classifier"]  # the same one may have another name
+        reader = SetReader(classifier, limit, seed, report)
+        sets = reader.read(request.known, request.fit, request.unknown)
+        settings, definitions = request.describe_settings(sets), request.define_names(sets)
         earlier = read_earlier_rows(out / RESULTS, UnknownRow, settings, definitions, NAMES)
-        if left_out := set_reader.merge_left_out(earlier.get("left_out")):
-            content["left_out"] = left_out
-        content |= {
-            "unknown": {
-                **earlier.get("unknown"),
-                **{name: source.name for name, source in others.items()},
-            },
+        left_out = reader.merge_left_out(earlier.get("left_out"))
+        content = {
+            "classifier": classifier.spec,
+            **{name: value for name, value in settings.items() if name != "seed"},
+            **({"left_out": left_out} if left_out else {}),
+            "unknown": {**earlier.get("unknown"), **request.name_unknown()},
             "definitions": {**earlier.get("definitions"), **definitions},
             "command": command,
             "environment": describe_environment(seed, classifier.device),
@@ -178,6 +170,78 @@ def measure_unknown(
             rows = UnknownRows(earlier.merge(measured, COLUMNS))
             write_json(out / RESULTS, {**content, "rows": [row._asdict() for row in rows]})
         return rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is measured: methods, fitted to known images, on sets of unknown ones.
+
+    Attributes:
+        classifier: the classifier.
+        known: known images.
+        fit: other known images to fit the methods to; None for a half of `known`.
+        unknown: images of other kinds, by name.
+        methods: methods by name.
+        false_alarms: fraction of known images that may be taken for unknown ones.
+        limit: largest number of images of each set.
+        seed: seed of the split and of the intervals.
+    """
+
+    classifier: Classifier
+    known: ImageSource
+    fit: ImageSource | None
+    unknown: Mapping[str, ImageSource]
+    methods: Mapping[str, UnknownMethod]
+    false_alarms: float
+    limit: int | None
+    seed: int
+
+    def check(self) -> None:
+        """Find what is wrong before anything is read; raises ConfigError or ImagesError."""
+        if not 0 < self.false_alarms < 1:
+            raise ConfigError(
+                f"false_alarms: expected a fraction between 0 and 1, got {self.false_alarms:g}"
+            )
+        if not self.methods:
+            raise ConfigError("methods: expected at least one, got none")
+        if not self.unknown or KNOWN in self.unknown:
+            raise ConfigError(
+                "unknown: expected images of at least one other kind, with a name other than "
+                f"{KNOWN}"
+            )
+        source = self.known if self.fit is None else self.fit
+        for name, method in self.methods.items():
+            if method.needs_labels and not source.labelled:
+                raise ImagesError(
+                    f"{source.name}: has no labels, and {name} learns from them; give images in a "
+                    "folder per class, or choose a method that needs none, such as mahalanobis"
+                )
+
+    def describe_settings(self, sets: ImageSets) -> dict[str, Any]:
+        """Return what all rows of a folder have in common.
+
+        The name of the classifier is not among it, as the same one may have another name.
+        """
+        return {
+            "seed": self.seed,
+            "fingerprint": self.classifier.fingerprint,
+            "images": self.known.name,
+            "false_alarms": self.false_alarms,
+            "limit": self.limit,
+            "fit": None if self.fit is None else self.fit.name,
+            "fitted_to": len(sets.to_fit.images),
+            "known_digest": sets.known.digest,
+            "fit_digest": sets.to_fit.digest,
+        }
+
+    def define_names(self, sets: ImageSets) -> dict[str, str]:
+        """Return what the names of images and methods in the rows stand for."""
+        images = {f"images {name}": other.digest for name, other in sets.unknown.items()}
+        return images | {f"method {name}": repr(each) for name, each in self.methods.items()}
+
+    def name_unknown(self) -> dict[str, str]:
+        """Return the source of each set of unknown images, by its name."""
+        return {name: source.name for name, source in self.unknown.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,28 +393,3 @@ class _Measurement:
             state = {name: t.clone() for name, t in scorer.state().tensors.items()}
             subject.append(hashlib.sha256(save(state)).hexdigest())
         return hashlib.sha256(f"{subject}".encode()).hexdigest()[:20]
-
-
-def _check_request(
-    source: ImageSource,
-    unknown: Mapping[str, ImageSource],
-    methods: Mapping[str, UnknownMethod],
-    false_alarms: float,
-) -> None:
-    """Find what is wrong before anything is read."""
-    if not 0 < false_alarms < 1:
-        raise ConfigError(
-            f"false_alarms: expected a fraction between 0 and 1, got {false_alarms:g}"
-        )
-    if not methods:
-        raise ConfigError("methods: expected at least one, got none")
-    if not unknown or KNOWN in unknown:
-        raise ConfigError(
-            f"unknown: expected images of at least one other kind, with a name other than {KNOWN}"
-        )
-    for name, method in methods.items():
-        if method.needs_labels and not source.labelled:
-            raise ImagesError(
-                f"{source.name}: has no labels, and {name} learns from them; give images in a "
-                "folder per class, or choose a method that needs none, such as mahalanobis"
-            )
