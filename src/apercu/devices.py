@@ -6,6 +6,7 @@ No gradient passes a tensor that was made in `torch.inference_mode()`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,6 +67,11 @@ def _is_available(kind: str) -> bool:
 def _check_available(kind: str) -> None:
     if not _is_available(kind):
         raise ConfigError(f"device: no {kind} device is available here; use auto or cpu")
+
+
+def count_cores() -> int:
+    """Return how many cores of the CPU this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def synchronise(device: torch.device) -> None:

@@ -8,8 +8,11 @@ a file that is trusted (`apercu.classifiers.trust`).
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -215,6 +218,19 @@ def hide_script() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -100,6 +100,15 @@ def test_curves_run_from_edge_to_edge_and_have_the_colours_of_their_names() -> N
     assert down[1] - down[0] == pytest.approx(down[2] - down[1], abs=0.15)
 
 
+def test_curves_lie_where_their_values_are_said_to_be() -> None:
+    curves, places = {"loss": [0.5, 0.25]}, [10.0, 15.0]
+    drawing = draw_lines(curves, ("loss",), (), "step", x_end=20.0, x_values=places)
+    polyline = next(ElementTree.fromstring(drawing).iter("polyline"))
+    across = [float(pair.split(",")[0]) for pair in polyline.get("points", "").split(" ")]
+    wide = WIDTH - LEFT - RIGHT
+    assert across == pytest.approx([LEFT + wide / 2, LEFT + 3 * wide / 4], abs=0.06)
+
+
 def test_learning_curves_lie_at_the_logarithm_of_their_labels() -> None:
     curves = {
         "one": [

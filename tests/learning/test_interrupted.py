@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -193,7 +194,7 @@ def test_trials_run_in_other_processes_where_these_can_have_all_that_is_needed(
             return super().submit(*arguments)
 
     monkeypatch.setattr(search, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(search.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(search, "count_cores", lambda: 2)
     settings = LearningSettings()
 
     def find_threads(network: Any, images: Any) -> set[int]:
@@ -228,7 +229,7 @@ def test_trials_in_other_processes_trust_what_the_call_trusts(
             super().__init__(1)
 
     monkeypatch.setattr(search, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(search.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(search, "count_cores", lambda: 2)
     (tmp_path / "small_network.py").write_text(
         "from torch import nn\n"
         "def make(classes):\n"
@@ -273,6 +274,32 @@ def test_a_plain_script_searches_in_several_processes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best of 2 trials") == 1
     assert (tmp_path / "run" / "card.json").is_file()
+
+
+def test_a_killed_process_of_a_trial_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does where memory is short."""
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int, **options: Any) -> None:
+            super().__init__(count)
+
+    def end(job: search.TrialJob) -> TrialScore:
+        if job.fold:
+            raise BrokenProcessPool
+        return TrialScore(figures={})
+
+    monkeypatch.setattr(search, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(search, "count_cores", lambda: 2)
+    settings, inputs = LEARNING.presets["full"], LearningInputs(PLANTED)
+    jobs = [
+        search.TrialJob(settings, "timm/x", inputs, fold, tmp_path / f"{fold}", 0, "cpu")
+        for fold in range(3)
+    ]
+    with pytest.raises(RunError, match="trial was killed; is there memory for 2 at once") as raised:
+        list(search._iterate_scores(jobs, end))
+    assert "with --resume goes on" in str(raised.value)
 
 
 class Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from apercu.learning.measure import (
     count_confusions,
     measure_predictions,
 )
+from apercu.learning.report import draw_curves
 from apercu.learning.results import LearningFigures, TrainedClassifier
 from apercu.learning.search import (
     CHOICE,
@@ -33,6 +35,8 @@ from apercu.learning.search import (
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import LearningInputs, split_images
 from apercu.log import redirect_warnings
+from apercu.pages import Figure, FigureRow, render_page
+from apercu.pages.charts import LEFT, RIGHT, WIDTH
 from apercu.robustness.defences.settings import DEFENCES
 from apercu.training.record import find_settings
 
@@ -198,6 +202,41 @@ def is_learnt(folder: Path, seed: int) -> bool:
     """Whether the only readable image of the rare class is in the part to train on."""
     parts = split_images(LearningSettings(), LearningInputs(folder / "images"), open_images, seed)
     return "c/0.png" in parts.training.source.names
+
+
+def test_short_trainings_have_curves_that_begin_with_the_first_step(trained_folder: Path) -> None:
+    """Of twelve steps, and of more than are drawn one by one."""
+    path = trained_folder / "logs" / "metrics.csv"
+    loss, right = draw_curves(path)
+    assert (loss["title"], right["title"]) == ("Loss", "Training images that are right")
+    assert [len(places) for places in map(find_places, (loss, right))] == [12, 12]
+    wide = WIDTH - LEFT - RIGHT
+    assert find_places(loss) == pytest.approx([LEFT + wide * n / 12 for n in range(1, 13)], abs=0.1)
+
+
+def test_long_curves_are_means_at_the_mean_of_their_steps(tmp_path: Path) -> None:
+    path, wide = tmp_path / "metrics.csv", WIDTH - LEFT - RIGHT
+    path.write_text("step,loss\n" + "".join(f"{step},1.0\n" for step in range(9, 1200, 10)))
+    (loss,) = draw_curves(path)  # 120 rows: of steps 10 and 20 the mean, and so on
+    assert find_places(loss) == pytest.approx(
+        [LEFT + wide * step / 1200 for step in range(15, 1200, 20)], abs=0.1
+    )
+
+
+def find_places(chart: dict[str, Any]) -> list[float]:
+    """Where the points of the curve are, from the left edge of the drawing."""
+    (polyline,) = ElementTree.fromstring(chart["drawing"]).iter("polyline")
+    return [float(pair.split(",")[0]) for pair in polyline.get("points", "").split(" ")]
+
+
+@pytest.mark.parametrize(("count", "words"), [(5, "1 more mistake<"), (7, "3 more mistakes<")])
+def test_the_page_counts_the_mistakes_that_are_folded(count: int, words: str) -> None:
+    figure = Figure("image", "data:,", "an image")
+    page = render_page(
+        '{% import "macros.html" as ui %}{{ ui.rows(mistakes, 4, "mistake") }}',
+        mistakes=[FigureRow("wrong", "a.png", [figure])] * count,
+    )
+    assert words in page
 
 
 def test_figures_that_cannot_be_measured_are_read_again() -> None:

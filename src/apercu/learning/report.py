@@ -171,20 +171,26 @@ def draw_curves(path: Path) -> Iterator[dict[str, Any]]:
         return
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     for column, title in (("loss", "Loss"), ("right", "Training images that are right")):
-        cells = [(int(row["step"]) + 1, row.get(column)) for row in rows if row.get("step")]
+        cells = [(float(row["step"]) + 1, row.get(column)) for row in rows if row.get("step")]
         points = [(step, float(cell)) for step, cell in cells if cell]
         if len(points) < 2:
             continue
-        curve = _average_neighbours([value for _, value in points])
+        steps, curve = (_average_neighbours(values) for values in zip(*points, strict=True))
         drawing = draw_lines(
-            {column: curve}, (column,), (column,), "step", y_title="", x_end=float(points[-1][0])
+            {column: curve},
+            (column,),
+            (column,),
+            "step",
+            y_title="",
+            x_end=points[-1][0],
+            x_values=steps,
         )
         yield {"title": title, "drawing": Markup(drawing), "names": (), "others": ""}
 
 
 def _average_neighbours(values: Sequence[float]) -> list[float]:
     """Return means of neighbours, so that a curve has at most `MAX_POINTS` points."""
-    parts = torch.tensor(values).tensor_split(min(len(values), MAX_POINTS))
+    parts = torch.tensor(values, dtype=torch.double).tensor_split(min(len(values), MAX_POINTS))
     return [float(part.mean()) for part in parts]
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import pickle
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.trust import is_trusting
+from apercu.devices import choose_device, count_cores
 from apercu.errors import ConfigError, RunError
 from apercu.io import write_file
 from apercu.learning.measure import MEASURES, FigureValue
@@ -31,7 +31,7 @@ from apercu.learning.recipes.base import Recipe, check_recipes, is_overridden
 from apercu.learning.recipes.registry import parse_recipes
 from apercu.learning.settings import LEARNING, LearningSettings
 from apercu.learning.splits import LearningInputs, LearningParts, split_by_class
-from apercu.own_code import hide_script
+from apercu.own_code import end_with_parent, hide_script
 from apercu.progress import ProgressCallback
 from apercu.run_record import RunRecord, read_part
 from apercu.training.record import find_settings
@@ -321,9 +321,13 @@ def _run_jobs(
 def _iterate_scores(
     jobs: list[TrialJob], run_trial: Callable[[TrialJob], TrialScore]
 ) -> Iterator[tuple[TrialJob, TrialScore]]:
-    """Yield each job with its score, in the order in which they finish."""
-    count = min(len(jobs), os.cpu_count() or 1)
-    if count < 2 or jobs[0].device not in ("cpu", "auto") or not can_be_sent(jobs[0]):
+    """Yield each job with its score, in the order in which they finish.
+
+    Raises:
+        RunError: a process was killed.
+    """
+    count = min(len(jobs), count_cores())
+    if count < 2 or choose_device(jobs[0].device) != "cpu" or not can_be_sent(jobs[0]):
         for job in jobs:
             yield job, run_trial(job)
         return
@@ -336,6 +340,11 @@ def _iterate_scores(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:  # the system kills a process when memory is short
+            raise RunError(
+                f"{jobs[0].folder.parent}: the process of a trial was killed; is there memory for "
+                f"{count} at once? Finished trials are kept; the same command with --resume goes on"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -358,17 +367,8 @@ def can_be_sent(job: TrialJob) -> bool:
 
 
 def _begin_process() -> None:
-    """Use one thread, and end with the process that began the search, even if it is killed."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    """Wait until another process has ended, and end this one."""
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _compare_trials(

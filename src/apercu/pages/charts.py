@@ -119,8 +119,9 @@ def draw_lines(
     *,
     y_title: str = "probability of the class",
     x_end: float = 100.0,
+    x_values: Sequence[float] | None = None,
 ) -> str:
-    """Return curves at equal steps from 0 to `x_end`.
+    """Return curves over an axis from 0 to `x_end`.
 
     Args:
         curves: the values of each curve by name; the first curves are drawn on top.
@@ -129,6 +130,7 @@ def draw_lines(
         x_title: the title of the x axis.
         y_title: the title of the y axis.
         x_end: the value at the end of the x axis.
+        x_values: where the values of every curve are; at equal steps over the axis when None.
 
     Returns:
         The chart as SVG.
@@ -139,9 +141,10 @@ def draw_lines(
     parts = [draw_axes(frame, x_title, y_title)]
     for name, curve in reversed(list(curves.items())):
         steps = len(curve) - 1
+        places = x_values or [x_end * step / steps for step in range(len(curve))]
         path = " ".join(
-            f"{frame.x_position(x_end * step / steps):.1f},{frame.y_position(value):.1f}"
-            for step, value in enumerate(curve)
+            f"{frame.x_position(x):.1f},{frame.y_position(value):.1f}"
+            for x, value in zip(places, curve, strict=True)
         )
         colour = f"s{coloured.index(name)}" if name in coloured else "rest"
         kind = f"{colour} marked" if name in thick else colour

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import CSVLogger
 
 CHECKPOINTS, LAST, METRICS, FACTS = "checkpoints", "last.ckpt", "metrics.csv", "facts.json"
+LOG_EVERY = 10
+"""Steps from one row of the logs to the next; fewer in trainings of less than ten such rows."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class Trainer:
                     *self._build_checkpoints(schedule),
                 ],
                 logger=loggers,
-                log_every_n_steps=min(10, schedule.steps),
+                log_every_n_steps=max(1, min(LOG_EVERY, schedule.steps // 10)),
                 use_distributed_sampler=False,  # the sampler knows its rank
                 enable_progress_bar=False,  # its bar counts epochs
                 enable_model_summary=False,

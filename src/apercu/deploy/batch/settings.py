@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from apercu.deploy.inference import ExplainerInfo
+from apercu.devices import count_cores
 from apercu.errors import ConfigError
 from apercu.explain.options import TOP
 
@@ -91,10 +91,6 @@ class BatchRecord(BaseModel):
     sha256: str
 
 
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Workers:
     """The threads of one machine; rows depend on them only by the rounding of the last digit.
@@ -105,6 +101,6 @@ class Workers:
         device: where the explainer computes: `cpu`, `cuda` or `mps`.
     """
 
-    readers: int = field(default_factory=lambda: min(8, _count_cores()))
-    threads: int = field(default_factory=lambda: max(1, _count_cores() - 1))
+    readers: int = field(default_factory=lambda: min(8, count_cores()))
+    threads: int = field(default_factory=lambda: max(1, count_cores() - 1))
     device: str = "cpu"
