@@ -1,7 +1,7 @@
 """Baselines, which every method should beat: boxes, blobs, edges and noise, and the true boxes.
 
 `whole_box`, `centre_box` and `centre_blob` do not look at the image, `edges` does not look at the
-classifier, `random_map` looks at neither; `true_box` knows the truth.
+classifier, `random` looks at neither; `true_box` knows the truth.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
 """Background invariance: does the evidence stay on the object when the background is exchanged?
 
-It needs true masks:
+It needs true masks. Each object is put on the background of another image, whose own object is
+filled in; the maps before and after are compared on the object:
 
-    empty = vacated(images, regions)
-    other = exchange(images, regions, empty.roll(1, dims=0))
-    before, after = (explainer(classifier, batch, targets) for batch in (images, other))
-    background_invariance(before, after, regions)
+>>> images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+>>> regions = torch.zeros(2, 8, 8, dtype=torch.bool)
+>>> regions[:, 2:6, 2:6] = True
+>>> backgrounds = remove_objects(images, regions).roll(1, dims=0)
+>>> others = replace_background(images, regions, backgrounds)
+>>> maps_of = lambda images: images.mean(1)  # an explainer
+>>> background_invariance(maps_of(images), maps_of(others), regions).shape
+torch.Size([2])
 """
 
 from __future__ import annotations
@@ -40,12 +45,29 @@ def background_invariance(before: Maps, after: Maps, regions: Regions) -> Scores
 
 
 def replace_background(images: Images, regions: Regions, backgrounds: Images) -> Images:
-    """Return each image's object on another background."""
+    """Return each image's object on another background.
+
+    Args:
+        images: images with objects, `batch × channels × height × width`.
+        regions: true masks of the objects, `batch × height × width`.
+        backgrounds: images that are taken outside of the objects, in the shape of `images`.
+
+    Returns:
+        Images in the same shape.
+    """
     return torch.where(regions[:, None], images, backgrounds)
 
 
 def remove_objects(images: Images, regions: Regions) -> Images:
-    """Return the images with their objects filled in from the surroundings."""
+    """Return the images with their objects filled in from the surroundings.
+
+    Args:
+        images: images with objects, `batch × channels × height × width`.
+        regions: true masks of the objects, `batch × height × width`.
+
+    Returns:
+        Images in the same shape.
+    """
     return impute(images, ~regions)
 
 

@@ -286,7 +286,7 @@ def open_layers(classifier: Classifier, name: str) -> FeatureMaps:
 
 
 def check_classes(classifier: Classifier, name: str) -> None:
-    """Raises ClassifierError for a regression, whose targets are no classes to be unsure of."""
+    """Raise ClassifierError for a regression, whose targets are no classes to be unsure of."""
     if classifier.output.name == "value":
         raise ClassifierError(
             f"{name}: {classifier.spec} predicts a value, and this method looks at the "
@@ -295,7 +295,7 @@ def check_classes(classifier: Classifier, name: str) -> None:
 
 
 def check_one_class(classifier: Classifier, name: str) -> None:
-    """Raises ClassifierError for a regression, or where each class is decided by itself."""
+    """Raise ClassifierError for a regression, or where each class is decided by itself."""
     check_classes(classifier, name)
     if classifier.decision.is_multiple:
         raise ClassifierError(
