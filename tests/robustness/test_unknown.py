@@ -70,7 +70,7 @@ def test_every_fast_method(
     assert torch.equal(known.images, before)
     assert torch.equal(method.fit(known).score(images), scores)
     torch.testing.assert_close(scorer.score(images[3:4]), scores[3:4], rtol=1e-4, atol=1e-5)
-    loaded = load_scorer(save_scorer(scorer, tmp_path), known.classifier)
+    loaded = load_scorer(str(save_scorer(scorer, str(tmp_path))), known.classifier)
     assert loaded.method == method
     assert torch.equal(loaded.score(images), scores)
     assert torch.equal(loaded.predict_probabilities(images), scorer.predict_probabilities(images))

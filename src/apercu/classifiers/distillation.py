@@ -89,7 +89,7 @@ def distil(
     on_step: Callable[[int, float], None] | None = None,
     *,
     report: ProgressCallback = ignore_progress,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> DistillationResult:
     """Train a small network to predict what another classifier predicts.
 
@@ -125,7 +125,7 @@ def distil(
     queries = Phase("classifier's logits", report, key=key)
     steps = Phase("student steps", report, key=f"{key} {replace(settings, floor=0.0)}")
     if folder is not None:
-        queries.path, steps.path = folder / LOGITS, folder / STEPS
+        queries.path, steps.path = Path(folder) / LOGITS, Path(folder) / STEPS
     training = order[len(held_out) :]
     data = DistillationData.query_teacher(teacher, images, training, settings.batch, queries)
     student = train_student(teacher, data, settings, generator, on_step, steps)

@@ -87,7 +87,7 @@ class StressResults:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write `results.json`; raises `OutputError`."""
         content = {
             **self.about,
@@ -96,7 +96,7 @@ class StressResults:
             "warnings": list(self.warnings),
             "environment": dict(self.environment),
         }
-        write_json(folder / RESULTS, content)
+        write_json(Path(folder) / RESULTS, content)
 
     def table(self) -> list[tuple[str, ...]]:
         """Return the fractions of images that are right, as texts.

@@ -186,13 +186,19 @@ class Manifest(_ManifestModel):
         return content
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | Path) -> Manifest:
     """Read the manifest of an export.
+
+    Args:
+        folder: folder that `export` wrote.
+
+    Returns:
+        The manifest.
 
     Raises:
         RunError: it is missing or damaged.
     """
-    path = folder / MANIFEST
+    path = Path(folder) / MANIFEST
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

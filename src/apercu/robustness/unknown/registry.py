@@ -135,7 +135,7 @@ def restore_scorer(state: ScorerState, classifier: Classifier) -> UnknownScorer:
         ) from error
 
 
-def save_scorer(scorer: UnknownScorer, folder: Path) -> Path:
+def save_scorer(scorer: UnknownScorer, folder: str | Path) -> Path:
     """Write a scorer to a folder, as JSON and safetensors.
 
     Args:
@@ -148,7 +148,7 @@ def save_scorer(scorer: UnknownScorer, folder: Path) -> Path:
     Raises:
         OutputError: the folder cannot be written.
     """
-    state = scorer.state()
+    folder, state = Path(folder), scorer.state()
     content: dict[str, Any] = {
         "method": state.method,
         "settings": state.settings,
@@ -159,7 +159,7 @@ def save_scorer(scorer: UnknownScorer, folder: Path) -> Path:
     return folder
 
 
-def load_scorer(folder: Path, classifier: Classifier) -> UnknownScorer:
+def load_scorer(folder: str | Path, classifier: Classifier) -> UnknownScorer:
     """Read the scorer in a folder.
 
     Args:
@@ -172,6 +172,7 @@ def load_scorer(folder: Path, classifier: Classifier) -> UnknownScorer:
     Raises:
         RunError: the folder holds no scorer, it is damaged, or belongs to another classifier.
     """
+    folder = Path(folder)
     try:
         content = parse_json((folder / CONTENT).read_bytes())
         tensors = load((folder / TENSORS).read_bytes())
