@@ -1,6 +1,6 @@
 #!/bin/sh
 # Backdoors: a small network on CIFAR-10, clean and poisoned in two ways; what finds the backdoor,
-# corrects its inputs and removes it. An hour of one core.
+# corrects its inputs and removes it. Two hours of one core, of which the mask explainers take one.
 #
 #   APERCU_DATA=… recipes/cifar10/backdoors.sh
 #
@@ -28,6 +28,12 @@ scan() { # name of the training, name of the results, methods, then options
             --images "$data/test.parquet" --out "$runs/scan-$results" --methods "$methods" "$@"
 }
 
+explain() { # name of the training: a mask explainer of this network
+    [ -f "$runs/masks-$1/weights.safetensors" ] ||
+        $bin/apercu train mask --classifier "$runs/$1/card.json" --images "$data/train.parquet" \
+            --config small --resume --out "$runs/masks-$1"
+}
+
 train clean
 train badnets --poison badnets:targets=0 --poison-fraction 0.05
 train dct_n_to_n --poison dct:targets=0/3/7 --poison-fraction 0.1
@@ -37,5 +43,7 @@ for name in badnets dct_n_to_n; do
     scan "$name" "$name-images" \
         strip,strip:weight=0.5,antidote,fine_pruning,evidence:method=gradient --poison "$runs/$name"
     scan "$name" "$name-classes" neural_cleanse,unlearning --poison "$runs/$name"
+    explain "$name"
+    scan "$name" "$name-masks" evidence --poison "$runs/$name" --explainer "$runs/masks-$name"
 done
 $bin/python recipes/cifar10/backdoors.py "$runs" "$data/test.parquet"
