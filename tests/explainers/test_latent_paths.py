@@ -15,7 +15,7 @@ SLOPE = torch.tensor([0.6, -0.8, 0.0])
 def linear(codes: torch.Tensor) -> torch.Tensor:
     """Two classes, with a difference of the logits of −2 at the origin."""
     score = codes @ SLOPE
-    return torch.stack([torch.zeros_like(score), score - 2], 1)
+    return torch.stack([torch.zeros_like(score), score - 2], -1)
 
 
 def test_the_cost_is_the_integral_as_printed() -> None:

@@ -188,11 +188,6 @@ class ImageRef:
     source: ImageSource
     index: int
 
-    @property
-    def name(self) -> str:
-        """A name for the image before it is read."""
-        return f"image {self.index + 1} of {self.source.name}"
-
     def check(self) -> None:
         """Read the picture and drop it, to refuse it before an explainer is loaded for it.
 

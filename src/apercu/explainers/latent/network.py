@@ -89,7 +89,9 @@ class LatentNetwork(nn.Module):
         """Return an estimate of the classifier's logits for images that have these codes."""
         return self.reader(codes)
 
-    def logit_shift(self, codes: Codes) -> Logits:
+    def logit_shift(
+        self, codes: Float[Tensor, "*points batch code"]
+    ) -> Float[Tensor, "*points batch classes"]:
         """Return values whose difference at two codes estimates the shift of the logits.
 
         The shift is that of an image which is moved from one code to the other. It is much smaller
@@ -159,13 +161,13 @@ class Lagrangian:
     rate: Annotated[float, Field(gt=0)] = 0.05
 
     def compute_cost(
-        self, path: Path, logits_fn: Callable[[Codes], Logits], targets: Targets, evidence: Tensor
+        self, path: Path, logits_fn: Callable[[Tensor], Tensor], targets: Targets, evidence: Tensor
     ) -> Scores:
         """Return the Lagrangian of each path, with a sum over the points for the integral.
 
         Args:
             path: codes of the paths, `points × batch × code`.
-            logits_fn: function from codes to logits.
+            logits_fn: function from the codes of all points to logits; it is called once.
             targets: target class of each path.
             evidence: weight of the cross-entropy of each path.
 
@@ -174,20 +176,21 @@ class Lagrangian:
         """
         pieces = self.points - 1
         kinetic = pieces / 2 * path.diff(dim=0).square().sum((0, 2))
-        entropies = torch.stack(
-            [F.cross_entropy(logits_fn(codes), targets, reduction="none") for codes in path]
-        )
+        logits = logits_fn(path).flatten(0, 1)
+        entropies = F.cross_entropy(logits, targets.repeat(len(path)), reduction="none")
+        entropies = entropies.view(path.shape[:2])
         return kinetic + evidence * (entropies[1:].mean(0) + entropies[-1])
 
     @torch.enable_grad()
     def find_path(
-        self, start: Codes, logits_fn: Callable[[Codes], Logits], targets: Targets
+        self, start: Codes, logits_fn: Callable[[Tensor], Tensor], targets: Targets
     ) -> tuple[Path, Scores]:
         """Find the cheapest path from each code to one whose predicted class is the target.
 
         Args:
             start: codes at which the paths begin, `batch × code`.
-            logits_fn: differentiable function from codes to logits, one row per code of `start`.
+            logits_fn: differentiable function from codes to logits, one row per code of `start`;
+                codes may have an axis of points before that of the batch.
             targets: target class of each path.
 
         Returns:
@@ -207,7 +210,7 @@ class Lagrangian:
         return best, probability
 
     def _descend(
-        self, start: Codes, logits_fn: Callable[[Codes], Logits], targets: Targets, evidence: float
+        self, start: Codes, logits_fn: Callable[[Tensor], Tensor], targets: Targets, evidence: float
     ) -> Path:
         weight = torch.full((len(start),), evidence, device=start.device)
         offsets = torch.zeros(

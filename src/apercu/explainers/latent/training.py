@@ -110,7 +110,7 @@ class LatentTraining(TrainingModule):
         start = network.encode(images)[0]
         targets = runner_up(logits, logits.argmax(1))
 
-        def shifted_logits(codes: Codes) -> Logits:
+        def shifted_logits(codes: Tensor) -> Tensor:
             return logits + network.logit_shift(codes) - network.logit_shift(start)
 
         path, _ = self.settings.path.find_path(start, shifted_logits, targets)
