@@ -12,6 +12,7 @@ from torch import Generator, nn
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.auxiliary_targets import (
+    FACTORY,
     NAME,
     AuxiliaryTargets,
     GroupBranch,
@@ -81,8 +82,9 @@ def test_groups_decide_where_they_are_combined(
         if combine:
             expected = expected + branch(outputs.features) @ branch.members.T
         torch.testing.assert_close(network(images), expected)
-        assert (network.kept_source is None) is combine
+        assert network.kept_source is not None
         if combine:
+            assert network.kept_source.source == FACTORY
             exported = torch.export.export(network.body, (images,)).module()
             torch.testing.assert_close(exported(images), expected)
 

@@ -445,6 +445,7 @@ def test_colouring_refuses_what_it_cannot_colour(tmp_path: Path) -> None:
 
 
 GRAPH = "graph_interpolation:neighbours=3"
+GROUPS = "auxiliary_targets:combine=true"
 
 
 @pytest.fixture(scope="module")
@@ -457,12 +458,12 @@ def classifier_of_three() -> Classifier:
 
 @pytest.fixture(scope="module")
 def grey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve grey images of two classes."""
+    """Grey images of three classes, eight of each."""
     folder = tmp_path_factory.mktemp("grey")
     for number in range(24):
-        (folder / "ab"[number % 2]).mkdir(exist_ok=True)
+        (folder / "abc"[number % 3]).mkdir(exist_ok=True)
         values = np.random.default_rng(number).integers(0, 255, (64, 64), dtype=np.uint8)
-        Image.fromarray(values).save(folder / "ab"[number % 2] / f"{number}.png")
+        Image.fromarray(values).save(folder / "abc"[number % 3] / f"{number}.png")
     return folder
 
 
@@ -475,6 +476,8 @@ def grey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["spatial_attention"],
         ),
         (["colouring"], ["colouring"]),
+        ([GROUPS], ["auxiliary_targets"]),
+        (["frozen", GROUPS, GRAPH], ["auxiliary_targets", "graph_interpolation"]),
         (
             ["frozen", "colouring", "spatial_attention", GRAPH],
             ["colouring", "graph_interpolation", "spatial_attention"],
@@ -511,7 +514,7 @@ def test_the_run_computes_what_was_trained(
         features = again.compute_outputs(start.normalise(images)).features
         expected_features = before.compute_outputs(start.normalise(images)).features
     torch.testing.assert_close(features, expected_features)
-    kept = [name for name in names if name != "graph_interpolation"]
+    kept = [name for name in names if name in ("colouring", "spatial_attention")]
     source = again.kept_source
     for name in kept:
         assert source is not None and source.source == BUILDERS[name]
@@ -548,8 +551,13 @@ def test_a_colouring_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("auxiliary_targets", {"groups": [2, "x"]}, r"^classifier [^\n]*$"),
+        ("auxiliary_targets", {"groups": [2, -1]}, "expected numbers, got options.groups.1 -1"),
+        ("auxiliary_targets", {"groups": []}, "expected numbers, got options.groups.0 None"),
+        ("auxiliary_targets", {"hidden": 10**8}, "more numbers than its file of weights can hold"),
+        ("auxiliary_targets", {"head": "x"}, r"^classifier [^\n]*$"),
         ("colouring", {"library": "hf"}, "expected a library out of timm, torchvision, got hf"),
-        ("colouring", {"library": "apercu", "model": "x"}, "expected a model out of colouring, "),
+        ("colouring", {"library": "apercu", "model": "x"}, "expected a model out of auxiliary_"),
         ("spatial_attention", {"layer": "x"}, "timm/test_resnet has no layer x"),
         ("spatial_attention", {"scored": 10**8}, "more numbers than its file of weights can hold"),
         ("spatial_attention", {"scored": -1}, "expected numbers, got options.scored -1"),
@@ -568,6 +576,8 @@ def test_a_card_that_describes_no_network_is_refused(
     }
     if name == "spatial_attention":
         described |= {"layer": "layer4", "scored": 3, "channels": 64, "power": 1.0}
+    if name == "auxiliary_targets":
+        described |= {"head": "fc", "features": 64, "hidden": 4, "classes": 2, "groups": [2]}
     save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors")
     content = {"source": BUILDERS[name], "options": described | options, "weights": "w.safetensors"}
     card = tmp_path / "card.json"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from apercu import open_images
+from apercu import open_images, train_classifier
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
 from apercu.learning import train
@@ -165,6 +165,20 @@ def test_too_few_labels_are_one_line(
 ) -> None:
     with pytest.raises(ImagesError, match=message):
         check_classes(make_labelled(labels, 2, groups), 3)
+
+
+def test_too_few_labels_for_the_folds_of_a_search_are_one_line(films: Path, tmp_path: Path) -> None:
+    """Six labels are enough for the parts, and not for three folds of the training part."""
+    rows = (f"{number}.png,{'ab'[number % 2]}" for number in range(6))
+    table = write_table(tmp_path / "labels.csv", "file,label", *rows)
+    message = (
+        r"class [ab] has 1 image, .*each fold of the search \(search.folds\), which is made of"
+    )
+    with pytest.raises(ImagesError, match=message):
+        train_classifier(
+            films, "timm/test_resnet", tmp_path / "run", labels=table, config="scratch", search=True
+        )
+    assert not (tmp_path / "run" / "search").exists()
 
 
 def test_parts_with_test_images_and_their_groups(films: Path, tmp_path: Path) -> None:

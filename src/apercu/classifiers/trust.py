@@ -27,6 +27,7 @@ OWN_FACTORIES = frozenset(
         *FORMER_FACTORIES,
         *FORMER_FACTORIES.values(),
         "apercu.classifiers.colour:Coloured",
+        "apercu.learning.recipes.auxiliary_targets:build_grouped_network",
         "apercu.learning.recipes.colouring:build_coloured_network",
         "apercu.learning.recipes.graph_interpolation:build_graph_network",
         "apercu.learning.recipes.spatial_attention:build_attended_network",

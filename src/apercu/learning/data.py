@@ -212,13 +212,14 @@ def _make_targets(
     return targets
 
 
-def check_classes(images: LabelledSet, fewest: int) -> None:
+def check_classes(images: LabelledSet, fewest: int, each: str = "part") -> None:
     """Check that there are enough images of every class.
 
     Args:
         images: labelled images.
         fewest: number of images, or of groups, that each class needs; where each class is decided
             by itself, as many must not have it.
+        each: what needs one of every class, for the error.
 
     Raises:
         ImagesError: all labels are equal, or a class, or its absence, is too rare.
@@ -249,8 +250,8 @@ def check_classes(images: LabelledSet, fewest: int) -> None:
             if len(members) < fewest and (value or images.decision is EACH_CLASS):
                 raise ImagesError(
                     f"{name}: the class {class_name} {words} {len(members)} {unit}"
-                    f"{'' if len(members) == 1 else 's'}, expected at least {fewest}, as each part "
-                    "needs one; label more of them, or leave the class out"
+                    f"{'' if len(members) == 1 else 's'}, expected at least {fewest}, as each "
+                    f"{each} needs one; label more of them, or leave the class out"
                 )
 
 

@@ -360,7 +360,7 @@ def _restore_plain_head(start: Classifier, seed: int) -> Classifier:
         options=dict(source.options),
         forward=body.to(start.device).eval(),
     )
-    return Classifier(network, spec=start.spec)
+    return _restore_plain_head(Classifier(network, spec=start.spec), seed)  # one may hold another
 
 
 def _replace_last_layer(start: Classifier, image: Tensor, classes: int, seed: int) -> nn.Module:

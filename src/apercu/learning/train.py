@@ -147,7 +147,8 @@ def train_classifier(
     kept = describe_interrupt(f"{out} keeps what was done; the same call with resume goes on")
     with kept, trust_files(trust), open_progress(progress) as report:
         if search and not is_begun:
-            check_classes(parts.training, settings.search.folds)
+            fold = "fold of the search (search.folds), which is made of the training part,"
+            check_classes(parts.training, settings.search.folds, fold)
             result = choose_settings(
                 settings,
                 start,

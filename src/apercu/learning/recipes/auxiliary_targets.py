@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,12 +12,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from apercu.classifiers.distillation_data import stack_images
+from apercu.classifiers.reinitialise import NetworkSource
 from apercu.errors import ConfigError
 from apercu.learning.network import LearningNetwork
 from apercu.learning.recipes.base import Recipe, Task, TrainingStep
+from apercu.learning.recipes.described import (
+    BUILDERS,
+    DescribedHead,
+    build_inner,
+    check_numbers,
+    describe_inner,
+)
 from apercu.types import Logits, Scores
 
 NAME = "auxiliary_targets"
+FACTORY = BUILDERS[NAME]
+"""What a card names as the source of a network whose groups decide, too."""
 PART, MOST = 32, 2048
 """Images that go through the network together; most images that confusions are counted on."""
 
@@ -41,8 +51,8 @@ class AuxiliaryTargets(Recipe):
             are used, half of the classes when none is given.
         weight: weight of each branch.
         hidden: width of a branch's hidden layer.
-        combine: whether the groups also decide, after the training; the classifier is then no plain
-            network of timm.
+        combine: whether the groups also decide, after the training; the branches then stay in the
+            last layer.
     """
 
     name: ClassVar[str] = NAME
@@ -84,7 +94,9 @@ class AuxiliaryTargets(Recipe):
         features, labels = compute_features(network, task)
         confusions = count_confusions(features, labels, len(task.classes))
         network.parts[NAME] = nn.ModuleList(
-            GroupBranch(features.shape[1], self.hidden, group_classes(confusions, count))
+            GroupBranch(
+                features.shape[1], self.hidden, F.one_hot(group_classes(confusions, count)).float()
+            )
             for count in self.list_counts(len(task.classes))
         )
 
@@ -109,20 +121,18 @@ class GroupBranch(nn.Module):
     Args:
         features: number of features.
         hidden: width of the hidden layer.
-        groups: number of the group of each class.
-
-    Attributes:
         members: 1 where a class is in a group.
     """
 
     members: Float[Tensor, "classes groups"]
 
-    def __init__(self, features: int, hidden: int, groups: Int[Tensor, " classes"]) -> None:
+    def __init__(
+        self, features: int, hidden: int, members: Float[Tensor, "classes groups"]
+    ) -> None:
         super().__init__()
-        self.register_buffer("members", F.one_hot(groups).float())
-        count = self.members.shape[1]
+        self.register_buffer("members", members)
         self.layers = nn.Sequential(
-            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, count)
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, members.shape[1])
         )
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch groups"]:
@@ -138,7 +148,7 @@ class GroupBranch(nn.Module):
 
 
 @final
-class HeadWithGroups(nn.Module):
+class HeadWithGroups(DescribedHead):
     """A last layer whose probabilities are multiplied with those of each class's groups.
 
     Args:
@@ -146,9 +156,31 @@ class HeadWithGroups(nn.Module):
         branches: the branches.
     """
 
-    def __init__(self, head: nn.Module, branches: Iterable[nn.Module]) -> None:
+    shift: Float[Tensor, " classes"]
+
+    def __init__(self, head: nn.Module, branches: Iterable[GroupBranch]) -> None:
         super().__init__()
         self.head, self.branches = head, nn.ModuleList(branches)
+        members: Any = self.branches[0].members
+        self.register_buffer("shift", torch.zeros_like(members[:, 0]))
+
+    def describe_source(self, source: NetworkSource, name: str) -> NetworkSource | None:
+        named = describe_inner(source)
+        if named is None:
+            return None
+        first: Any = self.branches[0].layers[0]  # type: ignore[index]
+        branches: Any = self.branches
+        options = named | {
+            "head": name,
+            "features": first.in_features,
+            "hidden": first.out_features,
+            "classes": len(self.shift),
+            "groups": [branch.members.shape[1] for branch in branches],
+        }
+        return NetworkSource(FACTORY, options, source.input)
+
+    def add_to_logits(self, summands: Float[Tensor, " classes"]) -> None:
+        self.shift += summands
 
     def forward(self, features: Tensor) -> Logits:
         """Return logits of features, `batch × classes`."""
@@ -156,7 +188,55 @@ class HeadWithGroups(nn.Module):
         flat = features.mean((2, 3)) if features.ndim == 4 else features
         for branch in self.branches:
             logits = logits + branch(flat) @ branch.members.T
-        return logits
+        return logits + self.shift
+
+
+def build_grouped_network(
+    library: str,
+    model: str,
+    options: Mapping[str, Any],
+    size: Sequence[int],
+    head: str,
+    features: int,
+    hidden: int,
+    classes: int,
+    groups: Sequence[int],
+) -> nn.Module:
+    """Build a network in which groups of classes decide, too, as a card describes it.
+
+    Args:
+        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
+        model: name of the model in the library, or of that recipe.
+        options: options of the model.
+        size: height and width of the images.
+        head: name of the last layer.
+        features: number of features.
+        hidden: width of the hidden layer of each branch.
+        classes: number of classes.
+        groups: number of groups of each branch.
+
+    Returns:
+        The network, whose weights are those of nothing yet.
+
+    Raises:
+        ClassifierError: the library is unknown, has no such model, or refuses the options.
+    """
+    numbers = dict(enumerate(groups)) if isinstance(groups, list | tuple) and groups else {0: None}
+    counts = {f"groups.{number}": count for number, count in numbers.items()}
+    counts |= {"features": features, "hidden": hidden, "classes": classes}
+    check_numbers(FACTORY, counts, {})
+    network = build_inner(FACTORY, library, model, options, size)
+    with torch.device("meta"):  # takes no memory before the numbers are counted
+        branches = nn.ModuleList(
+            GroupBranch(features, hidden, torch.zeros(classes, count)) for count in groups
+        )
+    branches.to_empty(device="cpu")
+    for values in branches.state_dict().values():
+        values.zero_()
+    parent, _, name = head.rpartition(".")
+    last = HeadWithGroups(network.get_submodule(head), branches)  # type: ignore[arg-type]
+    setattr(network.get_submodule(parent), name, last)
+    return network
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ OWN_LIBRARY = "apercu"
 BUILDERS = {
     name: f"apercu.learning.recipes.{name}:{builder}"
     for name, builder in {
+        "auxiliary_targets": "build_grouped_network",
         "colouring": "build_coloured_network",
         "graph_interpolation": "build_graph_network",
         "spatial_attention": "build_attended_network",
