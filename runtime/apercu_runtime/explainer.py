@@ -137,9 +137,8 @@ class Explainer:
         outputs = self._compute_outputs(batch, index, [name])
         prediction: dict[str, Any] = {}
         if PROBABILITIES in outputs:
-            probabilities = outputs[PROBABILITIES][0]
-            index = self._find_target(probabilities, index, name)
-            prediction = self._describe_prediction(probabilities, index)
+            index = self._find_target(outputs[PROBABILITIES][0], index, name)
+            prediction = self._describe_prediction(outputs[PROBABILITIES][0], index)
         return Explanation(
             image=pixels,
             map=outputs["maps"][0],
@@ -169,14 +168,14 @@ class Explainer:
             )
         return others[0] if target is None else target
 
-    def _describe_prediction(self, probabilities: Values, target: int | None) -> dict[str, Any]:
+    def _describe_prediction(self, probabilities: Values, target: int) -> dict[str, Any]:
         """Return what is predicted for one image, as fields of an `Explanation`."""
         predicted, *others = map(int, (-probabilities).argsort(kind="stable"))
         several = self.manifest.output.find_predicted(probabilities)
         return {
             "predicted": self._name_class(predicted),
             "runner_up": self._name_class(others[0]) if others else None,
-            "probability": None if target is None else float(probabilities[target]),
+            "probability": float(probabilities[target]),
             "predicted_classes": None if several is None else tuple(map(self._name_class, several)),
             "value": self.manifest.output.find_value(probabilities),
         }
