@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,21 @@ def make_network(shape: SharedShape = SHAPE) -> MaskNetwork:
     return network
 
 
-def test_evidence_is_the_class_filter_on_the_shared_features():
-    decoder = make_network().decoder
+def apply_literally(weights: torch.Tensor, features: torch.Tensor, gate: torch.Tensor) -> list:
+    """Sum channel by channel, for each filter of one class and one image."""
+    filters = []
+    rows = weights.reshape(-1, len(features) + 2) / len(features) ** 0.5
+    for *of_channels, of_gate, bias in rows:
+        total = of_gate * gate + bias
+        for weight, channel in zip(of_channels, features, strict=True):
+            total = total + weight * channel
+        filters.append(total)
+    return filters
+
+
+@pytest.mark.parametrize("coarse_filters", [0, 5])
+def test_evidence_is_the_class_filter_on_the_shared_features(coarse_filters):
+    decoder = make_network(replace(SHAPE, coarse_filters=coarse_filters)).decoder
     deepest = torch.randn(2, 32, 4, 4)
     skips = {2: torch.randn(2, 8, 16, 16), 4: torch.randn(2, 16, 8, 8)}
     gate = torch.rand(2, 1, 4, 4)
@@ -31,18 +46,31 @@ def test_evidence_is_the_class_filter_on_the_shared_features():
     for i in range(2):
         keys = features = decoder.keys(deepest[i : i + 1])
         for step, stride in zip(decoder.steps, (4, 2), strict=True):
-            skip = skips[stride][i : i + 1]
+            coarser, skip = features, skips[stride][i : i + 1]
             up = F.interpolate(step.below(features), skip.shape[2:], mode="bilinear")
             features = step.smooth(up + step.narrow(skip))
         fine_gate = F.interpolate(gate[i : i + 1], (16, 16), mode="bilinear")
         mean_key = (keys * gate[i]).sum((0, 2, 3)) / gate[i].sum()
-        weights_of_class = decoder.filters(mean_key).reshape(3, 6) / 2  # the root of the width
-        hidden = []
-        for *weights, gate_weight, bias in weights_of_class:
-            total = gate_weight * fine_gate[0, 0] + bias
-            for weight, channel in zip(weights, features[0], strict=True):
-                total = total + weight * channel
-            hidden.append(total.relu())
+        hidden = apply_literally(decoder.filters(mean_key), features[0], fine_gate[0, 0])
+        if coarse_filters:
+            gate_there = F.interpolate(gate[i : i + 1], (8, 8), mode="bilinear")[0, 0]
+            weights = decoder.coarse.filters(mean_key)
+            there = torch.stack(apply_literally(weights, coarser[0], gate_there)).relu()[None]
+            convolution, norm, _ = decoder.coarse.smooth
+            padded = F.pad(there, (1, 1, 1, 1))
+            around = sum(
+                torch.einsum(
+                    "oi,nihw->nohw",
+                    convolution.weight[:, :, y, x],
+                    padded[:, :, y : y + 8, x : x + 8],
+                )
+                for y in range(3)
+                for x in range(3)
+            )
+            added = decoder.coarse.project(there + norm(around).relu())
+            added = F.interpolate(added, (16, 16), mode="bilinear")[0]
+            hidden = [one + other for one, other in zip(hidden, added, strict=True)]
+        hidden = [channel.relu() for channel in hidden]
         rows = torch.stack(
             [*hidden, *(channel * fine_gate[0, 0] for channel in hidden), fine_gate[0, 0]]
         )
@@ -94,10 +122,12 @@ def test_a_closed_gate_gives_finite_evidence():
     assert closed.extent.isfinite().all()
 
 
-@pytest.mark.parametrize("resolution", [1, 2, 4])
-def test_evidence_is_at_the_resolution_of_the_decoder(resolution):
-    """Stride 1 has no skip connection; stride 4 passes by the finest one."""
-    network = make_network(SharedShape(width=4, resolution=resolution))
+@pytest.mark.parametrize("resolution", [1, 2, 4, 8])
+@pytest.mark.parametrize("coarse_filters", [0, 3])
+def test_evidence_is_at_the_resolution_of_the_decoder(resolution, coarse_filters):
+    """Stride 1 has no skip connection; 4 passes by the finest one; 8 is that of the features."""
+    shape = SharedShape(width=4, resolution=resolution, coarse_filters=coarse_filters)
+    network = make_network(shape)
     rows = 32 // resolution
     evidence = network.evidence(network.encode(torch.rand(2, 3, 32, 32)), torch.tensor([0, 4]))
     assert evidence.extent.shape == evidence.core.shape == (2, rows, rows)

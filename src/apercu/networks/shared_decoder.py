@@ -31,12 +31,15 @@ class SharedShape:
         width: channels of the shared features at the mask's resolution; coarser ones have twice
             as many.
         filters: features that are computed of them for each class.
+        coarse_filters: features that are computed for each class one step coarser, and smoothed
+            there, so that a position knows its surroundings; 0 for none, as in older runs.
         resolution: pixels of the image per cell of the mask.
         form: kind of the decoder in settings files.
     """
 
     width: Annotated[int, Field(ge=1, le=4096)] = 16
     filters: Annotated[int, Field(ge=1, le=4096)] = 8
+    coarse_filters: Annotated[int, Field(ge=0, le=4096)] = 0
     resolution: Annotated[int, Field(ge=1, le=1024)] = 4
     form: Literal["shared"] = "shared"
 
@@ -46,8 +49,9 @@ class SharedDecoder(EvidenceDecoder):
 
     The work per class is small: the mean of the deepest features where its gate is open gives the
     weights of a 1 × 1 convolution (as each instance does in CondInst, Tian et al. 2020), whose
-    output, with the gate, gives the evidence. So a hundred classes of an image cost little more
-    than one.
+    output, with the gate, gives the evidence. With `coarse_filters` another such convolution one
+    step coarser, followed by one of 3 × 3, adds what surrounds a position. So a hundred classes of
+    an image cost little more than one.
 
     Args:
         channels: channels of the encoder's feature maps, finest first.
@@ -64,13 +68,21 @@ class SharedDecoder(EvidenceDecoder):
         self.steps = nn.ModuleList()
         self.strides = compute_strides(strides[-1], shape.resolution)
         inputs = 2 * width
+        widths = {strides[-1]: inputs}
         for stride in self.strides:
             outputs = width if stride > shape.resolution else shape.width
             self.steps.append(PyramidStep(inputs, skips.get(stride, 0), outputs))
-            inputs = outputs
+            widths[stride] = inputs = outputs
+        self.coarse_stride = sorted(widths)[:2][-1]  # the second finest, if there are two
         if not self.strides:  # features as fine as the mask
             self.steps.append(nn.Conv2d(inputs, shape.width, 1))
-        self.filters = nn.Linear(2 * width, shape.filters * (shape.width + 2))
+        self.filters = build_class_filters(2 * width, shape.width, shape.filters)
+        self.coarse: CoarseFilters | None = None
+        if shape.coarse_filters:
+            features = widths[self.coarse_stride]
+            self.coarse = CoarseFilters(
+                2 * width, features, shape.coarse_filters, outputs=shape.filters
+            )
         self.head = nn.Conv2d(2 * shape.filters + 1, 4, 1)
         initialise_as_gate(self.head)
 
@@ -79,14 +91,24 @@ class SharedDecoder(EvidenceDecoder):
         features = keys = self.keys(deepest)
         if not self.strides:
             features = self.steps[0](keys)
+        finer = {}
         for step, stride in zip(self.steps, self.strides, strict=False):
             features = step(features, skips.get(stride))
-        return SharedFeatures(keys, {self.shape.resolution: features})
+            if stride == self.coarse_stride:
+                finer[stride] = features
+        return SharedFeatures(keys, finer | {self.shape.resolution: features})
 
     def apply_gate(self, shared: SharedFeatures, gate: Tensor) -> Evidence:
-        keys, features = shared.deepest, shared.finer[self.shape.resolution]
+        features = shared.finer[self.shape.resolution]
         fine_gate = upsample_bilinear(gate, features.shape[2:])
-        filtered = self._apply_class_filters(features, fine_gate, self._pool_keys(keys, gate))
+        keys = self._pool_keys(shared.deepest, gate)
+        filtered = apply_class_filters(self.filters(keys), features, fine_gate)
+        if self.coarse is not None:
+            is_step = self.coarse_stride in self.strides
+            coarse = shared.finer[self.coarse_stride] if is_step else shared.deepest
+            surroundings = self.coarse(coarse, upsample_bilinear(gate, coarse.shape[2:]), keys)
+            filtered = filtered + upsample_bilinear(surroundings, features.shape[2:])
+        filtered = F.relu(filtered)
         inputs = torch.cat([filtered, filtered * fine_gate, fine_gate], 1)
         return compute_evidence(self.head(inputs))
 
@@ -95,13 +117,51 @@ class SharedDecoder(EvidenceDecoder):
         weights = gate.flatten(2) / gate.sum((2, 3))[:, None].clamp(min=1e-3)
         return (weights @ keys.flatten(2).transpose(1, 2)).squeeze(1)
 
-    def _apply_class_filters(self, features: Tensor, gate: Tensor, keys: Tensor) -> Tensor:
-        """Apply to features and gate the 1 × 1 convolution whose weights come from the keys."""
-        width, filters = self.shape.width, self.shape.filters
-        weights = self.filters(keys).reshape(-1, filters, width + 2) / width**0.5
-        flat = weights[:, :, :width] @ features.flatten(2)
-        flat = flat + weights[:, :, width, None] * gate.flatten(2) + weights[:, :, width + 1 :]
-        return F.relu(flat).reshape(-1, filters, *features.shape[2:])
+
+def build_class_filters(keys: int, features: int, filters: int) -> nn.Linear:
+    """Build the layer that computes from keys the weights of `apply_class_filters`."""
+    return nn.Linear(keys, filters * (features + 2))
+
+
+def apply_class_filters(weights: Tensor, features: Tensor, gate: Tensor) -> Tensor:
+    """Apply to features and gate the 1 × 1 convolution of each class, with a bias.
+
+    Args:
+        weights: what the layer of `build_class_filters` gives, one row per class.
+        features: features, `batch × channels × height × width`, one image for all classes or one
+            for each.
+        gate: gates of the classes in the same size, `classes × 1 × height × width`.
+
+    Returns:
+        The filtered features, `classes × filters × height × width`.
+    """
+    width = features.shape[1]
+    weights = weights.reshape(weights.shape[0], -1, width + 2) / width**0.5
+    flat = weights[:, :, :width] @ features.flatten(2)
+    flat = flat + weights[:, :, width, None] * gate.flatten(2) + weights[:, :, width + 1 :]
+    return flat.reshape(*flat.shape[:2], *features.shape[2:])
+
+
+class CoarseFilters(nn.Module):
+    """Class filters of coarser features, smoothed by a 3 × 3 convolution.
+
+    Args:
+        keys: number of keys.
+        features: channels of the features.
+        filters: channels that the class filters compute.
+        outputs: channels of the result.
+    """
+
+    def __init__(self, keys: int, features: int, filters: int, outputs: int) -> None:
+        super().__init__()
+        self.filters = build_class_filters(keys, features, filters)
+        self.smooth = build_conv_block(filters, filters)
+        self.project = nn.Conv2d(filters, outputs, 1)
+
+    def forward(self, features: Tensor, gate: Tensor, keys: Tensor) -> Tensor:
+        """Return what surrounds each position, `classes × outputs × height × width`."""
+        filtered = F.relu(apply_class_filters(self.filters(keys), features, gate))
+        return self.project(filtered + self.smooth(filtered))
 
 
 class PyramidStep(nn.Module):

@@ -88,7 +88,7 @@ MASK_PRESETS = ConfigPresets(
     MaskSettings,
     {
         "light": MaskSettings(),
-        "lean": MaskSettings(decoder=SharedShape(), close_absent=True),
+        "lean": MaskSettings(decoder=SharedShape(coarse_filters=16), close_absent=True),
         "sharp": MaskSettings(
             schedule=MaskSchedule(steps=700),
             encoder_side=288,
