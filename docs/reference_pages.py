@@ -50,6 +50,13 @@ ORDER = (
     "reference/methods.md",
     "reference/metrics.md",
     "reference/results.md",
+    "reference/results/masks.md",
+    "reference/results/methods.md",
+    "reference/results/chest-films.md",
+    "reference/results/attacks.md",
+    "reference/results/trust.md",
+    "reference/results/few-labels.md",
+    "reference/results/speed.md",
     "reference/families.md",
     "reference/reliability.md",
     "reference/sizing.md",
@@ -89,6 +96,7 @@ def make_navigation() -> list[dict[str, Any]]:
     python = [PYTHON, *names[1:]]
     reference = [path for path in _list_pages("reference") if path != PYTHON]
     reference.insert(2, {"Python": python})
+    reference.append({"Measured results": _list_pages("reference/results")})
     reference.append({"Files": _list_pages("reference/files")})
     project = [name for name in ("architecture.md", "experiments.md") if (DOCS / name).is_file()]
     parts = {
