@@ -95,7 +95,7 @@ def write_export(
         out: the folder that is written.
         settings: the formats, the precision, and the sample of images.
         inputs: the classifier and the images, as far as they are needed.
-        say: receives each line about a check or a measurement.
+        report: receives each line about a check or a measurement.
 
     Returns:
         The manifest, as in `explainer.json`.
@@ -344,7 +344,7 @@ def export(
             `none` for none, None for the one that the card of the classifier names.
         seed: the seed of the draw.
         trust: whether the run folder or a card may name a factory, whose code is run.
-        report: receives each line about a check or a measurement.
+        say: receives each line about a check or a measurement.
 
     Returns:
         The manifest, as in `explainer.json`.
