@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, ImagesError
 from apercu.images import open_images
 from apercu.images.catalogue.cutouts import write_stamps
 from apercu.images.folder import FolderImages
 from apercu.learning.labels import read_label_rows
+from apercu.pretraining.inputs import InputOptions, choose_input
 
 
 @pytest.fixture
@@ -55,6 +57,49 @@ def test_the_command(apercu, survey: Path) -> None:
     centre = 20 * 60 + 30
     assert source[0].picture[:, 4, 4].tolist() == [centre, centre + 5000]
     assert source[1].picture[:, 4, 4].tolist() == [25 * 60 + 40, 25 * 60 + 40 + 5000]
+
+
+def test_stamps_become_a_classifier_that_keeps_fields_apart(apercu, tmp_path: Path) -> None:
+    """The way of the manual, from a frame to a calibrated classifier."""
+    pixels = np.random.default_rng(0).normal(100, 5, (60, 120)).astype(np.float32)
+    rows = ["name,x,y,kind,field"]
+    for number in range(24):
+        x, y, wide = 10 + 14 * (number % 8), 10 + 18 * (number // 8), number % 2
+        pixels[y - wide : y + wide + 1, x - wide : x + wide + 1] += 200
+        kind = ("star", "galaxy")[wide]
+        rows.append(f"{number},{x + 1},{y + 1},{kind},field {number // 2}")
+    fits.PrimaryHDU(pixels).writeto(tmp_path / "frame.fits")
+    (tmp_path / "objects.csv").write_text("\n".join(rows))
+    words = ("cutouts", tmp_path / "frame.fits", "--catalogue", tmp_path / "objects.csv")
+    columns = ("--id", "name", "--x", "x", "--y", "y", "--label", "kind", "--group", "field")
+    stamps, run = tmp_path / "stamps", tmp_path / "run"
+    assert apercu(*words, *columns, "--size", "12", "--out", stamps).code == 0
+    options = {"channels": 1, "classes": 2, "size": [16, 16], "width": 4}
+    stretch = {"low": [0.0], "high": [300.0], "noise": [5.0]}  # stamps hold counts
+    network = {
+        "source": "apercu.classifiers.small_resnet:SmallResNet",
+        "options": options,
+        "input": {
+            "channels": 1,
+            "size": [16, 16],
+            "mean": [0.5],
+            "std": [0.25],
+            "stretch": stretch,
+        },
+        "classes": ["0", "1"],
+    }
+    (tmp_path / "network.json").write_text(json.dumps(network))
+    words = ("train", "classifier", "--images", stamps, "--group", "field")
+    words += ("--network", tmp_path / "network.json", "--steps", "2", "--batch", "8")
+    result = apercu(*words, "--out", run)
+    assert result.code == 0, result.err
+    card = json.loads((run / "card.json").read_text())
+    assert card["temperature"] > 0 and card["classes"] == ["galaxy", "star"]
+    assert card["input"]["stretch"] == stretch
+    units = [row.split(",")[1] for row in (run / "predictions.csv").read_text().splitlines()[1:]]
+    assert all(units.count(unit) == 2 for unit in units)  # both objects of a field
+    with pytest.raises(ImagesError, match=r"the first: .*0\.fits: expected 3 bands, .* got 1"):
+        choose_input(open_images(stamps, channels=3), InputOptions(channels=3))
 
 
 def test_pixels_count_from_one(apercu, survey: Path) -> None:

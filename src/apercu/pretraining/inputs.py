@@ -187,7 +187,10 @@ def choose_input(source: ImageSource, options: InputOptions) -> InputSpec:
     """
     sample, channels = list(sample_pictures(source)), options.channels
     if not sample:
-        raise ImagesError(f"{source.name}: none of the first images can be read")
+        try:
+            source[0]
+        except ImageError as error:
+            raise ImagesError(f"{source.name}: no image can be read; the first: {error}") from None
     raw = any(not _is_in_unit_range(picture) for picture in sample)
     start = options.start if options.start and options.start.channels == channels else None
     if raw and options.stretching == "none":
