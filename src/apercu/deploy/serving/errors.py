@@ -48,7 +48,7 @@ class NotFoundError(InputError):
 
 
 class ConflictError(InputError):
-    """Somebody else has changed meanwhile what the request would change, or the server is anew."""
+    """Another page has changed what the request would change, or the server was started again."""
 
     status = 409
 
