@@ -89,12 +89,18 @@ def list_typed_settings() -> dict[str, tuple[str, Mapping[str, type]]]:
 def _render_training(where: str, presets: Any) -> list[str]:
     """Return how a settings file is given, its presets, and the table of its settings."""
     names = ", ".join(f"`{name}`" for name in presets.presets)
+    first = next(iter(presets.presets))
+    start = (
+        f"a file without `preset` starts from `{first}`; without a file it is `{presets.default}`"
+        if presets.default
+        else "the first one is the default"
+    )
     rows = [
         (f"`{row.name}`", _quote(row.default), row.allowed, escape_text(row.meaning))
         for row in walk_settings(presets.model)
     ]
     return [
-        f"Given by `{where} FILE`. Presets: {names}; the first one is the default.",
+        f"Given by `{where} FILE`. Presets: {names}; {start}.",
         "",
         *render_table(("setting", "default", "allowed", "meaning"), rows),
         *_render_presets(presets),
@@ -102,7 +108,7 @@ def _render_training(where: str, presets: Any) -> list[str]:
 
 
 def _render_presets(presets: Any) -> list[str]:
-    """Return a list of what each preset changes of the default one."""
+    """Return a list of what each preset changes of the first one."""
     (_, first), *others = presets.presets.items()
     base = _flatten(first.model_dump(mode="json"))
     lines = []
@@ -114,7 +120,7 @@ def _render_presets(presets: Any) -> list[str]:
             if base.get(key, MISSING) != value
         ]
         lines += [f"- `{name}` has {', '.join(changed)}."]
-    return ["", "What the other presets change:", "", *lines] if lines else []
+    return ["", f"What the other presets change of `{next(iter(presets.presets))}`:", "", *lines] if lines else []
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

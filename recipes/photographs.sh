@@ -47,7 +47,7 @@ for study in ${*:-$studies}; do
     metrics="saliency_metric,localisation_error,pointing_game,energy"
     case $study in
     mobilenetv2)
-        train mobilenetv2 mobilenetv2_100.json imagenet-train
+        train mobilenetv2 mobilenetv2_100.json imagenet-train --config light
         compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
         $bin/python docs/pictures.py runs/mobilenetv2
         ;;
@@ -82,9 +82,10 @@ for study in ${*:-$studies}; do
     release)
         published release
         ;;
-    lean) # beside the mask of `mobilenetv2`
+    lean) # the default
         train lean mobilenetv2_100.json imagenet-train --config lean
-        compare lean mobilenetv2_100.json imagenet-val cam,centre_box --explainer runs/mobilenetv2
+        compare lean mobilenetv2_100.json imagenet-val \
+            cam,grad_cam,gradient,excitation_backprop,centre_box --no-cost
         ;;
     squeezenet_lean)
         train squeezenet_lean squeezenet1_1.json imagenet-train --config lean
@@ -96,11 +97,11 @@ for study in ${*:-$studies}; do
             --explainer ready:efficientnet_lite0 --no-cost
         ;;
     squeezenet)
-        train squeezenet squeezenet1_1.json imagenet-train
+        train squeezenet squeezenet1_1.json imagenet-train --config light
         compare squeezenet squeezenet1_1.json imagenet-val $photographs
         ;;
     blackbox) # another encoder, and no look into the classifier
-        train blackbox squeezenet1_1.json imagenet-train \
+        train blackbox squeezenet1_1.json imagenet-train --config light \
             --encoder "$data/models/mobilenetv2_100.json"
         compare blackbox squeezenet1_1.json imagenet-val centre_box
         ;;

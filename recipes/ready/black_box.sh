@@ -14,7 +14,7 @@ out=runs/ready/$(basename "${card%.*}")
 
 [ -f "$out/run/weights.safetensors" ] ||
     $bin/apercu train mask --classifier "$card" --encoder ready:efficientnet_lite0 \
-        --images "$data/data/imagenet-train" --out "$out/run" --resume
+        --images "$data/data/imagenet-train" --config light --out "$out/run" --resume
 $bin/apercu compare --classifier "$card" --images "$data/data/imagenet-val" --explainer "$out/run" \
     --methods cam,grad_cam,centre_box --metrics saliency_metric,localisation_error,pointing_game \
     --no-cost --out "$out/compare"

@@ -258,7 +258,9 @@ def test_settings_lie_over_a_preset(tmp_path: Path) -> None:
     assert result.schedule.batch == MASK_PRESETS.presets["release"].schedule.batch
     assert result.objective == MASK_PRESETS.presets["release"].objective
     assert MASK_PRESETS.read("paper") == MASK_PRESETS.presets["paper"]
-    assert MASK_PRESETS.read(None) == MASK_PRESETS.presets["light"]
+    assert MASK_PRESETS.read(None) == MASK_PRESETS.presets["lean"]
+    (tmp_path / "s.yaml").write_text("objective: {area: 2.0}\n")  # written when light was first
+    assert MASK_PRESETS.read(tmp_path / "s.yaml").decoder == MASK_PRESETS.presets["light"].decoder
 
 
 def test_a_decoder_without_a_form_is_gated():

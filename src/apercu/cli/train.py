@@ -71,7 +71,7 @@ def mask(
     out: RunOption,
     config: Annotated[
         str | None,
-        typer.Option(metavar="FILE|PRESET", help="Settings in YAML, or light, small, paper …"),
+        typer.Option(metavar="FILE|PRESET", help="Settings in YAML, or lean, light, sharp …"),
     ] = None,
     steps: StepsOption = None,
     batch: BatchOption = None,

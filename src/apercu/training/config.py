@@ -101,11 +101,13 @@ class ConfigPresets(Generic[S]):
 
     Args:
         model: the class of the settings.
-        presets: complete settings by name; the first one is the default.
+        presets: complete settings by name; files that name none start from the first one.
+        default: the preset that is taken where no settings are given; the first one when empty.
     """
 
     model: type[S]
     presets: Mapping[str, S]
+    default: str = ""
 
     def read(self, path: str | Path | None) -> S:
         """Read settings from a YAML file: a preset's name under `preset`, and what differs from it.
@@ -120,7 +122,7 @@ class ConfigPresets(Generic[S]):
             ConfigError: there is no such file or preset, or it holds mistakes; all are listed.
         """
         if path is None or str(path) in self.presets:
-            return self.presets[str(path or self._default)]
+            return self.presets[str(path or self.default or self._first)]
         try:
             content = _parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
@@ -149,7 +151,7 @@ class ConfigPresets(Generic[S]):
             ConfigError: it names no known preset, or holds mistakes; all are listed.
         """
         content = dict(content)
-        preset = content.pop("preset", self._default)
+        preset = content.pop("preset", self._first)
         if not isinstance(preset, str) or preset not in self.presets:
             raise ConfigError(
                 f"{where}: no preset {preset!r}, expected one of {', '.join(self.presets)}"
@@ -175,7 +177,7 @@ class ConfigPresets(Generic[S]):
         return start
 
     @property
-    def _default(self) -> str:
+    def _first(self) -> str:
         return next(iter(self.presets))
 
 

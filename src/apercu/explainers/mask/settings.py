@@ -116,4 +116,5 @@ MASK_PRESETS = ConfigPresets(
             embedding=RidgeEmbedding(steps=6000),
         ),
     },
+    default="lean",
 )
