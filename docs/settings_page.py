@@ -109,7 +109,7 @@ def _render_training(where: str, presets: Any) -> list[str]:
 
 def _render_presets(presets: Any) -> list[str]:
     """Return a list of what each preset changes of the first one."""
-    (_, first), *others = presets.presets.items()
+    (start, first), *others = presets.presets.items()
     base = _flatten(first.model_dump(mode="json"))
     lines = []
     for name, preset in others:
@@ -120,7 +120,7 @@ def _render_presets(presets: Any) -> list[str]:
             if base.get(key, MISSING) != value
         ]
         lines += [f"- `{name}` has {', '.join(changed)}."]
-    return ["", f"What the other presets change of `{next(iter(presets.presets))}`:", "", *lines] if lines else []
+    return ["", f"What the other presets change of `{start}`:", "", *lines] if lines else []
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
