@@ -22,6 +22,7 @@ import yaml
 from PIL import Image
 
 import apercu
+from apercu.cli import main
 from apercu.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,7 @@ def test_the_image_of_the_server_copies_what_there_is_and_starts_it(capsys) -> N
     (start,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
     verb, *words = json.loads(start)
     with pytest.raises(SystemExit, match="0"):
-        apercu.cli.main([verb, "--help"])
+        main([verb, "--help"])
     options = capsys.readouterr().out
     assert [word for word in words if word.startswith("--") and word not in options] == []
 
