@@ -1,6 +1,6 @@
 """Draws the manual's pictures, from images that anyone may redistribute.
 
-    python docs/pictures.py [runs/mobilenetv2]
+    python docs/pictures.py [runs/lean]
 
 Without a run, the planted set alone. With one, which must explain a classifier with ImageNet's
 classes, also its masks on scikit-image's bundled photographs in the public domain.

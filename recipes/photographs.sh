@@ -49,7 +49,6 @@ for study in ${*:-$studies}; do
     mobilenetv2)
         train mobilenetv2 mobilenetv2_100.json imagenet-train --config light
         compare mobilenetv2 mobilenetv2_100.json imagenet-val $photographs
-        $bin/python docs/pictures.py runs/mobilenetv2
         ;;
     sharp) # every photograph is measured once, at thresholds of the other half
         train sharp mobilenetv2_100.json imagenet-train --config sharp
@@ -86,6 +85,7 @@ for study in ${*:-$studies}; do
         train lean mobilenetv2_100.json imagenet-train --config lean
         compare lean mobilenetv2_100.json imagenet-val \
             cam,grad_cam,gradient,excitation_backprop,centre_box --no-cost
+        $bin/python docs/pictures.py runs/lean
         ;;
     squeezenet_lean)
         train squeezenet_lean squeezenet1_1.json imagenet-train --config lean
