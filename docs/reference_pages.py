@@ -16,6 +16,7 @@ from settings_page import make_settings_page
 
 DOCS = Path(__file__).resolve().parent
 COMMANDS, SETTINGS = "reference/commands.md", "reference/settings.md"
+RESULTS = "reference/results.md"
 ORDER = (
     "notebooks/first-minute.ipynb",
     "notebooks/own-classifier.ipynb",
@@ -49,7 +50,7 @@ ORDER = (
     PYTHON,
     "reference/methods.md",
     "reference/metrics.md",
-    "reference/results.md",
+    RESULTS,
     "reference/results/masks.md",
     "reference/results/methods.md",
     "reference/results/chest-films.md",
@@ -96,7 +97,8 @@ def make_navigation() -> list[dict[str, Any]]:
     python = [PYTHON, *names[1:]]
     reference = [path for path in _list_pages("reference") if path != PYTHON]
     reference.insert(2, {"Python": python})
-    reference.append({"Measured results": _list_pages("reference/results")})
+    results = [RESULTS, *_list_pages("reference/results")]
+    reference[reference.index(RESULTS)] = {"Measured results": results}
     reference.append({"Files": _list_pages("reference/files")})
     project = [name for name in ("architecture.md", "experiments.md") if (DOCS / name).is_file()]
     parts = {
