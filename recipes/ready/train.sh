@@ -12,8 +12,8 @@ out=runs/ready/$name
 data=${APERCU_DATA:?is the folder that holds data/imagenet-train and data/imagenet-val}/data
 
 [ -f "$out/run/weights.safetensors" ] ||
-    $bin/apercu train mask --classifier "ready:$name" --images "$data/imagenet-train" --config lean \
-        --out "$out/run" --resume
+    $bin/apercu train mask --classifier "ready:$name" --images "$data/imagenet-train" \
+        --config recipes/ready/mask.yaml --out "$out/run" --resume
 $bin/apercu compare --classifier "ready:$name" --images "$data/imagenet-val" --explainer "$out/run" \
     --methods cam,grad_cam --metrics saliency_metric,localisation_error,pointing_game --out "$out/compare"
 $bin/python recipes/ready/pack.py "$out/run" "$out/compare" "$name" \
