@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,22 @@ def test_maps_that_change_at_the_least_noise_need_more_training(
 
     with pytest.raises(ApercuError, match=f"nothing was exported, .*{advice}"):
         compare(off, steep, asked())
+
+
+def test_large_signals_of_a_guard_are_compared_by_their_size() -> None:
+    """Also where noise moves them, which is no jump at their size."""
+
+    def judge(images: Images, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"trust": 1000 * images.mean((2, 3))}
+
+    def judge_by(factor: float) -> Callable[..., dict[str, torch.Tensor]]:
+        return lambda images, targets: {"trust": factor * judge(images, targets)["trust"]}
+
+    result = compare(judge_by(1 + 5e-4), judge, asked())
+    assert result.difference == pytest.approx(5e-4, rel=1e-2) and result.jumps == 0
+    match = "trust differ from PyTorch's by 0.005, .* train the explainer on .*; else try other"
+    with pytest.raises(ApercuError, match=match):
+        compare(judge_by(1.005), judge, asked())
 
 
 def test_a_jump_of_the_map_is_left_out_and_counted() -> None:

@@ -244,6 +244,17 @@ def test_the_python_call_takes_explainers(
         apercu.export(explainer, tmp_path, ["onx"])
 
 
+@pytest.mark.parametrize("change", [{"filter": "jpeg"}, {"temperature": 2.0}])
+def test_an_export_is_that_of_the_explained_classifier(
+    change: dict[str, Any], explainer_of: Callable[..., Any], classifier: Classifier, tmp_path: Path
+) -> None:
+    """Also where the explainer holds the classifier, so that the graph needs no other one."""
+    other = Classifier(replace(classifier.network, **change))
+    with pytest.raises(RunError, match=f"was trained for .*, not for {other.spec}"):
+        apercu.export(explainer_of("mask", "light"), tmp_path / "out", classifier=other)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_filter_without_a_graph_is_named(
     build_explainer: Callable[..., Any], classifier: Classifier
 ) -> None:

@@ -368,9 +368,7 @@ def export(
     if web_runtime is not None and not settings.web:
         raise ConfigError("runtime: only the format web needs it; leave it out")
     name = "explainer" if isinstance(explainer, TrainedExplainer) else Path(explainer).name
-    for spec in (images, calibration):
-        if isinstance(spec, str | Path):
-            check_images(spec)
+    check_images(images, calibration)
     if not isinstance(explainer, TrainedExplainer):
         check_run(explainer, trust=trust)
     if not isinstance(classifier, Classifier | None):
@@ -380,6 +378,8 @@ def export(
         explainer = load_explainer(run, trust=trust)
         if explainer.doubts:
             say(f"warning: {describe_doubts(run, explainer.doubts)}")
+    if classifier is not None:
+        explainer.classifier_info.check_classifier(classifier)
     own = classifier or explainer.own_classifier
     check_page_guard(guard, own, settings)
     channels = explainer.classifier_info.input.channels
