@@ -209,6 +209,13 @@ def find_changed_file(folder: Path, names: Iterable[str] | None = None) -> Path 
     return None
 
 
+def describe_change(path: Path) -> str:
+    """Return what is wrong with a file that `find_changed_file` returned."""
+    if not path.exists():
+        return "missing, though it was saved here"
+    return "damaged, or not the file that was saved here"
+
+
 def digest_file(path: str | Path) -> str:
     """Return the SHA-256 of the bytes of a file."""
     with Path(path).open("rb") as file:

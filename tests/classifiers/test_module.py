@@ -313,6 +313,11 @@ def test_a_saved_program_that_was_replaced_is_refused(tmp_path: Path) -> None:
     card.with_name("classifier.pt2").write_bytes(other.with_name("classifier.pt2").read_bytes())
     with pytest.raises(ClassifierError, match="damaged, or not the file that was saved here"):
         open_classifier(card)
+    content = card.with_name("classifier.pt2").read_bytes()
+    card.with_name("classifier.pt2").unlink()
+    with pytest.raises(ClassifierError, match=r"classifier.pt2: missing, though it was saved here"):
+        open_classifier(card)
+    card.with_name("classifier.pt2").write_bytes(content)
     card.with_name("sha256.json").unlink()
     with pytest.raises(ClassifierError, match="not the one that its card describes"):
         open_classifier(card)

@@ -198,6 +198,19 @@ def test_a_fit_that_cannot_be_is_refused(
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
+def test_a_run_and_a_saved_classifier_are_no_place_for_a_guard(
+    tiny_run: Path, tiny_card: Path, honest_images: str, tmp_path: Path, run
+) -> None:
+    """Their list of digests would be lost."""
+    for folder in (tiny_run, tiny_card.parent):
+        out = shutil.copytree(folder, tmp_path / folder.name)
+        before = (out / "sha256.json").read_bytes()
+        code, _, err = run("guard", "fit", tiny_card, "--images", honest_images, "--out", out)
+        assert code == 2 and f"a folder of its own, such as --out {out / 'guard'}" in err
+        assert (out / "sha256.json").read_bytes() == before
+        assert not (out / "guard.json").exists()
+
+
 def test_pictures_in_a_list_are_refused_in_one_line(guarded_card: Path, tmp_path: Path) -> None:
     pictures: list[object] = [np.zeros((8, 8, 3), np.uint8)] * 60
     with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
@@ -219,6 +232,29 @@ def test_images_that_look_attacked_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImagesError, match="the classifier is right on 0% of them only, as after"):
         apercu.fit_guard(misled, source, tmp_path / "guard", false_alarms=0.1)
     assert not (tmp_path / "guard" / "guard.json").exists()
+
+
+@pytest.mark.parametrize("part", ["images", "calibration"])
+def test_images_on_which_a_sure_classifier_is_mostly_wrong_are_refused(
+    part: str, tmp_path: Path
+) -> None:
+    """One step of an attack leaves some predictions right, and the classifier sure of all."""
+    source = apercu.open_images("planted:size=32,images=75,classes=6")
+    others = NoiseImages(3, (32, 32))
+    given = {"images": source} if part == "images" else {"images": others, "calibration": source}
+
+    def open_sure(strength: float) -> Classifier:
+        def classify(images: Images) -> torch.Tensor:
+            vague = images.mean((2, 3)).repeat(1, 2)
+            return torch.cat([vague[:, :1] + strength, vague[:, 1:]], 1)
+
+        return open_classifier(classify, size=32, classes=list(source.class_names or ()))
+
+    match = r"the classifier is right on 1\d% of them only, .* its probabilities promise 9\d%"
+    with pytest.raises(ImagesError, match=match):
+        apercu.fit_guard(open_sure(5.0), out=tmp_path / "guard", false_alarms=0.1, **given)
+    assert not (tmp_path / "guard" / "guard.json").exists()
+    apercu.fit_guard(open_sure(0.5), out=tmp_path / "unsure", false_alarms=0.1, **given)
 
 
 def test_a_guard_of_another_classifier_is_refused(
@@ -285,13 +321,16 @@ def test_a_card_without_a_guard_and_an_explainer_without_its_classifier_are_refu
 
 @pytest.fixture
 def break_guard(guarded_card: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a copy of a card whose guard is gone, a file, a folder without one, or damaged."""
+    """Makes a copy of a card whose guard is gone, a file, a folder without one, or not whole."""
 
     def make(fault: str) -> Path:
         card = shutil.copytree(guarded_card.parent, tmp_path / fault) / guarded_card.name
         guard = card.parent / "guard"
         if fault == "damaged":
             (guard / "guard.safetensors").write_bytes(b"other")
+            return card
+        if fault == "lost":
+            (guard / "guard.safetensors").unlink()
             return card
         shutil.rmtree(guard)
         if fault == "file":
@@ -308,6 +347,7 @@ FAULTS = {
     "file": "expected a guard, found no guard.json, as this is a file; fit one with",
     "empty": "expected a guard, found no guard.json; fit one with",
     "damaged": "guard.safetensors: damaged, or not the file that was saved here; fit it again",
+    "lost": "guard.safetensors: missing, though it was saved here; fit it again",
 }
 """What is said of a guard that cannot be opened."""
 WITHOUT = 'or leave it out with --guard none (in Python guard="none")'
@@ -525,7 +565,7 @@ def test_the_verb_explain_says_it_too(
     out = tmp_path / "maps"
     words = ("explain", tiny_run, pictures / "noise.png", "--out", out, "--classifier", tiny_card)
     code, said, _ = run(*words, "--guard", tiny_guard)
-    assert code == 0 and "; trust: " in said
+    assert code == 0 and "; trust: " in said and ".; " not in said
     answer = json.loads((out / "explain.json").read_text())["images"][0]["answers"][0]
     assert set(answer["trust"]) == {*COLUMNS, "alarms", "why"}
     code, said, _ = run(*words)

@@ -193,7 +193,7 @@ def test_another_classifier_does_not_go_on(tiny_card: Path, tmp_path: Path, whol
     [
         ("weights.safetensors", "training has not finished"),
         ("config.json", "expected a run folder"),
-        ("classifier.json", "classifier.json: damaged, or not the file that was saved here"),
+        ("classifier.json", "classifier.json: missing, though it was saved here; copy the run"),
     ],
 )
 def test_a_half_written_run_is_an_error(tmp_path: Path, whole: Path, lost: str, match: str) -> None:

@@ -37,7 +37,7 @@ from apercu.classifiers.trust import (
     trust_files,
 )
 from apercu.errors import ClassifierError, UntrustedError, suggest_nearest
-from apercu.io import HASHES, find_changed_file, is_file, is_folder, parse_json
+from apercu.io import HASHES, describe_change, find_changed_file, is_file, is_folder, parse_json
 
 ArrayNumbers: TypeAlias = Tensor | NDArray[Any] | np.generic
 """One number, or several, of PyTorch or NumPy."""
@@ -268,7 +268,7 @@ def _check_hashes(spec: str, card: ClassifierCard) -> None:
     names = [Path(path).name for path in paths if path and Path(path).parent == folder]
     if changed := find_changed_file(folder, names):
         raise ClassifierError(
-            f"{changed}: damaged, or not the file that was saved here; copy it again, or delete "
+            f"{changed}: {describe_change(changed)}; copy it again, or delete "
             f"{HASHES} if you changed it yourself"
         )
 

@@ -23,7 +23,7 @@ from apercu.classifiers.sources.exported_program import (
 from apercu.errors import ClassifierError, OutputError, first_line
 from apercu.filters import find_folder, move_folder
 from apercu.filters.purifier import DESCRIPTION, PURIFIER_FOLDER, WEIGHTS
-from apercu.io import find_changed_file, is_inside, write_file, write_hashes
+from apercu.io import describe_change, find_changed_file, is_inside, write_file, write_hashes
 from apercu.verdicts import GUARD_FILES, GUARD_FOLDER
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -166,7 +166,7 @@ def _store_guard(classifier: Classifier, folder: Path) -> str | None:
         return None
     try:
         if changed := find_changed_file(guard, GUARD_FILES):
-            raise ClassifierError(f"{changed}: damaged, or not the file that was saved there")
+            raise ClassifierError(f"{changed}: {describe_change(changed)}")
         contents = {name: (guard / name).read_bytes() for name in GUARD_FILES}
     except (OSError, ClassifierError) as error:
         raise ClassifierError(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from apercu.classifiers import Classifier
 from apercu.classifiers.calibration import fit_temperature, measure_reliability
+from apercu.classifiers.decisions import Decision
 from apercu.devices import enable_gradients
 from apercu.errors import ConfigError, ImagesError, RunError, describe_interrupt
 from apercu.explainers.base import AnyExplainer
@@ -31,13 +32,14 @@ from apercu.guard.signals import DEEP_FEATURES, fit_signal
 from apercu.guard.use import check_attachable, name_in_card
 from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
-from apercu.io import check_writable
+from apercu.io import HASHES, check_writable, parse_json
 from apercu.log import warn
 from apercu.networks.gate import GatedNetwork
 from apercu.option_strings import MAX_SEED
 from apercu.progress import ProgressCallback, ProgressOption, open_progress
 from apercu.run_record import lock_folder
 from apercu.statistics import wilson_interval
+from apercu.verdicts import GUARD_FILES, GUARD_FOLDER
 
 FEWEST: Final = 60
 """Smallest number of clean images."""
@@ -45,6 +47,9 @@ HELD_OUT: Final = 1 / 3
 """Fraction of the images that no signal is fitted to; they say what is usual."""
 LEAST_ACCURACY: Final = 0.1
 """Accuracy, or chance where that is larger, below which images are not honest."""
+LEAST_TRUTH: Final = 0.4
+"""Accuracy, as a fraction of the mean probability of the predictions, below which images are not
+honest: one step of an attack leaves up to a fifth, and clean photographs have 0.8 or more."""
 
 
 class GuardSettings(NamedTuple):
@@ -117,12 +122,12 @@ def fit_guard(
     Raises:
         ImageError: no image can be read; some that cannot are left out with a warning.
         ImagesError: there are too few images, or too few labels to calibrate with, or labels show
-            that the classifier is wrong on almost all images, as on attacked ones. Without labels
-            nothing shows this.
+            that the classifier is wrong on almost all images, or far more often than its
+            probabilities say, as on attacked ones. Without labels nothing shows this.
         ConfigError: a number is out of range, there are too few images for so few false alarms,
             the explainer has no encoder, or the guard is not in the folder of the card.
         RunError: the explainer was trained for another classifier, another process works in the
-            folder, or it holds the guard of another classifier.
+            folder, or it holds the guard of another classifier, a run or a saved classifier.
         OutputError: the folder cannot be written.
     """
     settings, out = _make_settings(false_alarms, limit, seed), Path(out)
@@ -145,7 +150,8 @@ def fit_guard(
         known = None if others is None else _classify(observer, readers[1], report)
         observed = observe_images(observer, readers[0], chosen, out / PARTS, key, report)
         _check_count(len(observed.images.labels), source.name, settings)
-        _check_clean(observed, source)
+        _warn_of_gaps(observed, source)
+        _check_accuracy(observed.images, source.name, opened.decision)
         guard = _fit(observer, observed, readers, settings, run, known)
         guard.save(out)
         shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -177,7 +183,16 @@ def _check_observable(explainer: AnyExplainer | None) -> None:
 
 
 def _check_own_folder(out: Path, classifier: Classifier) -> None:
-    """Raise RunError if a folder holds the guard of another classifier."""
+    """Raise RunError if a folder holds a run, a saved classifier, or another one's guard."""
+    try:
+        listed = parse_json((out / HASHES).read_bytes())
+    except (OSError, ValueError):  # there is no list, or it is damaged as the guard may be
+        listed = None
+    if isinstance(listed, dict) and not listed.keys() <= set(GUARD_FILES):
+        raise RunError(
+            f"{out}: holds other files, whose digests in {HASHES} a guard would replace; choose a "
+            f"folder of its own, such as --out {out / GUARD_FOLDER}"
+        )
     try:
         record = read_guard_record(out)
     except RunError:  # there is none, or it is damaged and is to be fitted again
@@ -198,6 +213,7 @@ def _classify(observer: Observer, reader: SkippingReader, report: ProgressCallba
             f"{reader.source.name}: expected at least {FEWEST_LABELS} images whose label is a "
             f"class of the classifier, to calibrate with, got {known}"
         )
+    _check_accuracy(classified, reader.source.name, observer.classifier.decision)
     return classified
 
 
@@ -227,11 +243,8 @@ def _count_fitted(count: int) -> int:
     return count - int(count * HELD_OUT)
 
 
-def _check_clean(observed: ObservedImages, source: ImageSource) -> None:
-    """Raise ImagesError if labels show that the classifier is wrong on almost all images.
-
-    A warning says how much cannot be judged: labels that are no classes, and layers.
-    """
+def _warn_of_gaps(observed: ObservedImages, source: ImageSource) -> None:
+    """Warn of what cannot be judged: images whose labels are no classes, and layers."""
     count = len(observed.images.labels)
     if (missing := int((observed.images.labels < 0).sum())) and source.labelled:
         warn(
@@ -243,14 +256,25 @@ def _check_clean(observed: ObservedImages, source: ImageSource) -> None:
             "the classifier shows no layers, so unknown images are judged by the logits alone; "
             "give --explainer"
         )
-    logits, labels = observed.images.select_labelled()
+
+
+def _check_accuracy(images: Classified, name: str, decision: Decision) -> None:
+    """Raise ImagesError if labels show that the classifier is wrong on almost all images.
+
+    So it is where it is right far less often than its own probabilities say, as after one step of
+    an attack, which leaves some predictions right by chance.
+    """
+    logits, labels = images.select_labelled()
     if not len(labels):
         return  # nothing tells
+    sureness = float(decision.probabilities(logits).amax(1).mean())
     correct = (logits.argmax(1) == labels).double().numpy()
-    if wilson_interval(correct)[1] < max(LEAST_ACCURACY, 1 / logits.shape[1]):
+    least = max(LEAST_ACCURACY, 1 / logits.shape[1], LEAST_TRUTH * sureness)
+    if wilson_interval(correct)[1] < least:
         raise ImagesError(
-            f"{source.name}: the classifier is right on {correct.mean():.0%} of them only, as "
-            "after an attack; expected clean images that it knows"
+            f"{name}: the classifier is right on {correct.mean():.0%} of them only, as after an "
+            f"attack, while its probabilities promise {sureness:.0%}; expected clean images that "
+            "it knows"
         )
 
 

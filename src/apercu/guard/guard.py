@@ -29,6 +29,7 @@ from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import BATCH, FEWEST_LABELS, Observer
 from apercu.guard.summaries import Observation
 from apercu.io import (
+    describe_change,
     find_changed_file,
     is_file,
     is_folder,
@@ -339,7 +340,7 @@ def read_guard_record(folder: str | Path) -> GuardRecord:
             "or copy its folder there"
         )
     if changed := find_changed_file(folder, (GUARD, TENSORS)):
-        raise RunError(f"{changed}: damaged, or not the file that was saved here; fit it again")
+        raise RunError(f"{changed}: {describe_change(changed)}; fit it again")
     try:
         return GuardRecord.model_validate(parse_json((folder / GUARD).read_text("utf-8")))
     except (OSError, ValueError, ValidationError) as error:
