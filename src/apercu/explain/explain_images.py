@@ -363,7 +363,8 @@ class _FolderWriter:
         for explanation in self.run.explain(stored):
             if explanation.predicted is not None and not lines:
                 self.predicted[explanation.predicted.short_name] += 1
-            lines.append("; ".join(filter(None, (explanation.line, explanation.trust_line))))
+            line, trust = explanation.line, explanation.trust_line
+            lines.append(f"{line.removesuffix('.')}; {trust}" if trust else line)
             slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
             records.append(explanation.write_files(self.out, f"{stem}{slug}"))
             self.sheets.add(explanation.make_tiles(stem))

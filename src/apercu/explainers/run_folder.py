@@ -40,7 +40,15 @@ from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.kind import LOOKS_TRAINED, CardText, describe_doubts, find_kind
 from apercu.explainers.ready import resolve_run
 from apercu.explainers.settings import ExplainerSettings
-from apercu.io import HASHES, find_changed_file, is_inside, parse_json, write_file, write_hashes
+from apercu.io import (
+    HASHES,
+    describe_change,
+    find_changed_file,
+    is_inside,
+    parse_json,
+    write_file,
+    write_hashes,
+)
 from apercu.networks.graph_encoder import GraphEncoder
 from apercu.training.config import CONFIG
 from apercu.weights import check_finite
@@ -208,8 +216,7 @@ def _check_unchanged(folder: Path, names: Iterable[str] | None = None) -> None:
     """Raise RunError if files of a run, or all of them, are not those that were saved."""
     if changed := find_changed_file(folder, names):
         raise RunError(
-            f"{changed}: damaged, or not the file that was saved here; copy the run again, or "
-            "train it again"
+            f"{changed}: {describe_change(changed)}; copy the run again, or train it again"
         )
 
 
