@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +34,16 @@ EXPLAIN = """async ([text, target]) => {
 }"""
 REFUSED_CAMERA = """navigator.mediaDevices.getUserMedia = () =>
   Promise.reject(new DOMException("Permission denied", "NotAllowedError"));"""
+LOADED = "performance.getEntriesByType('navigation')[0].type"
+# Chooses a file as soon as the server is asked for what it sends late.
+BRING = """if (performance.getEntriesByType("navigation")[0].type === "navigate")
+  fetch("asked").then(() => {
+    const bytes = Uint8Array.from(atob("PICTURE"), (letter) => letter.charCodeAt(0));
+    const chosen = new DataTransfer();
+    chosen.items.add(new File([bytes], "own.png", { type: "image/png" }));
+    document.getElementById("file").files = chosen.files;
+    document.getElementById("file").dispatchEvent(new Event("change", { bubbles: true }));
+  });"""
 NAME = "tiny explainer"
 
 
@@ -161,6 +177,59 @@ def test_the_webcam_with_several_threads(open_site) -> None:
     assert "%" in page.inner_text("#seen")
     page.click("#stop")
     assert page.locator("#webcam").is_hidden()
+
+
+class SlowHandler(SimpleHTTPRequestHandler):
+    """Sends one path half a second late, and says by `/asked` that a browser waits for it.
+
+    Args:
+        slow: `/isolate.js`, or `/`: the page that loads itself again.
+        asked: set when it is asked for.
+    """
+
+    def __init__(self, *args: Any, slow: str, asked: threading.Event, **options: Any) -> None:
+        self.slow, self.asked = slow, asked
+        super().__init__(*args, **options)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+    def do_GET(self) -> None:
+        if self.path == "/asked":
+            self.asked.wait(30)
+            self.send_response(204)
+            self.end_headers()
+            return
+        is_first_page = self.path == "/" and "Cache-Control" not in self.headers
+        if self.path == self.slow and not is_first_page:
+            self.asked.set()
+            time.sleep(0.5)
+        with suppress(ConnectionError):  # a browser that stops loading
+            super().do_GET()
+
+
+@contextmanager
+def serve_slowly(folder: Path, slow: str) -> Iterator[str]:
+    handler = functools.partial(
+        SlowHandler, slow=slow, asked=threading.Event(), directory=str(folder)
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("slow", ["/isolate.js", "/"])
+def test_a_picture_stays_that_is_brought_before_the_page_has_loaded_itself_again(
+    site, visit, png, slow
+) -> None:
+    bring = BRING.replace("PICTURE", base64.b64encode(png).decode())
+    with serve_slowly(site, slow) as address:
+        page = visit(address, prepare=lambda page: page.add_init_script(bring))
+        page.wait_for_timeout(800)  # in which the page would load itself again
+        page.wait_for_selector("#work[aria-busy=false] #views canvas")
+        assert page.evaluate(LOADED) == "navigate"
+        assert page.inner_text("#size") == ""  # the picture of one's own, and no example
 
 
 def test_what_cannot_be_explained_is_told(open_site, tmp_path) -> None:

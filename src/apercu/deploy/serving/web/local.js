@@ -16,6 +16,7 @@ const LOGIT_RANGE = 4;
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const ISOLATED = "apercu.isolated";
 const PATIENCE = 1000; // milliseconds for a service worker to begin
+const ACTIONS = ["pointerdown", "keydown", "dragenter", "paste", "change"];
 
 let about = null;
 let progress = () => null;
@@ -23,6 +24,10 @@ let worker = null;
 let questions = 0;
 const open = new Map(); // questions that the worker has not answered
 let latest = null; // the picture (a Blob) that the worker has at hand
+// Resolves when somebody begins to use the page.
+const used = new Promise((resolve) => {
+  for (const action of ACTIONS) window.addEventListener(action, () => resolve(null), { capture: true, once: true });
+});
 
 export function useToken() {
   return null; // nobody asks for one
@@ -52,14 +57,16 @@ function check() {
 }
 
 // Several threads need two headers, which few static servers send: a service worker adds them.
-// The page is loaded once more for that; where that does not help, one thread computes.
+// The page is loaded once more for that, unless somebody uses it already, whose picture would be
+// lost; where that does not help, one thread computes.
 async function isolate() {
   if (window.crossOriginIsolated || !navigator.serviceWorker || wasTried()) return;
   const begun = navigator.serviceWorker.register("isolate.js").then(() => navigator.serviceWorker.ready);
   const late = new Promise((done) => setTimeout(done, PATIENCE, null));
-  if (!(await Promise.race([begun, late]).catch(() => null))) return;
+  if (!(await Promise.race([used, begun, late]).catch(() => null))) return;
   window.location.reload();
-  await new Promise(() => null);
+  await used; // while the page is still asked for
+  window.stop();
 }
 
 // Whether this tab was loaded once more already; true where it cannot remember.
