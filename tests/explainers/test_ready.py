@@ -66,11 +66,22 @@ def test_paths_that_begin_with_a_run_are_split(tmp_path: Path) -> None:
     assert split_run(pages) == (None, pages)
     assert split_run([run, "cat.jpg"]) == (Path(run), ["cat.jpg"])
     assert split_run(["no/such", "cat.jpg"]) == (Path("no/such"), ["cat.jpg"])
+    assert split_run(["a.parquet", "b.npz"]) == (None, ["a.parquet", "b.npz"])
     with pytest.raises(RunError, match="no image is named"):
         split_run([])
     for alone in (run, DEFAULT_RUN):
         with pytest.raises(RunError, match="name images after it"):
             split_run([alone])
+
+
+def test_a_folder_of_pictures_may_stand_first(tmp_path: Path) -> None:
+    for name in ("photos/cats/cat.JPG", "tables/0.parquet", "run/samples/0.png", "notes/a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "run" / "order.json").write_text("{}")  # of a training that was interrupted
+    for name, is_run in {"photos": False, "tables": False, "run": True, "notes": True}.items():
+        paths = [str(tmp_path / name), "cat.jpg"]
+        assert split_run(paths) == ((Path(paths[0]), paths[1:]) if is_run else (None, paths))
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:

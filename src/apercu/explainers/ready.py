@@ -91,7 +91,8 @@ def resolve_run(run: str | Path) -> Path:
 def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Return the run folder that stands before some images, if one does, and the images.
 
-    The first of several paths is a run folder, unless it is a picture.
+    The first of several paths is a run folder, unless it is a picture, a Parquet file, or a folder
+    with pictures and without the files of a run.
 
     Args:
         paths: a run folder or `ready:NAME`, and images; or images alone.
@@ -110,11 +111,20 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     is_run = first.startswith(READY_PREFIX) or is_file(Path(first) / CONFIG)
     if not images and is_run:
         raise RunError(f"{first}: this is an explainer and not an image; name images after it")
-    file, id = split_id(first)
-    is_picture = id is not None or file.suffix.lower() in SUFFIXES
-    if not is_run and (not images or is_picture):
+    if not is_run and (not images or _holds_images(first)):
         return None, [first, *images]
     return resolve_run(first), images
+
+
+def _holds_images(path: str) -> bool:
+    """Return whether a path is a picture, a Parquet file, or a folder of pictures and of no run."""
+    file, id = split_id(path)
+    suffixes = SUFFIXES | {".parquet", ".npz"}
+    if id is not None or file.suffix.lower() in suffixes:
+        return True
+    if not is_folder(file) or any(file.glob("*.json")):
+        return False
+    return any(each.suffix.lower() in suffixes for each in file.rglob("*"))
 
 
 def find_default_run(verb: str) -> Path:
