@@ -96,6 +96,8 @@ def _read_image(source: str | Path | bytes, name: str) -> Pixels:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    if not content:
+        raise ImageError(f"{name}: not an image, as it is empty (0 bytes); copy it again")
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             check_size(name, image.height, image.width)

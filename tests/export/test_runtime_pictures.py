@@ -121,7 +121,7 @@ def test_an_array_of_bytes_is_what_pillow_has() -> None:
     [
         (b"no image", "not an image, expected JPEG, PNG"),
         (FILES["large"][:2000], "damaged or cut short"),
-        (b"", "not an image"),
+        (b"", r"not an image, as it is empty \(0 bytes\); copy it again"),
     ],
 )
 def test_other_bytes_are_refused(content: bytes, message: str) -> None:

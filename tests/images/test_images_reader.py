@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from apercu.errors import ImageError, MissingExtraError
 from apercu.images import read_picture
 from apercu.images.formats.pillow import decode_image
-from apercu.images.reader import convert_picture, read_stored
+from apercu.images.reader import convert_picture, read_mask, read_stored
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=-1)
@@ -266,7 +266,7 @@ def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not an image"),
+        (b"", r"image: not an image, as it is empty \(0 bytes\); copy it again"),
         (b"hello, this is text", "not an image, expected JPEG, PNG"),
         (encode_npy(np.full((4, 4), np.nan)), "expected finite pixels, got 16"),
         (encode_npy(np.array([[0, np.inf], [0, 1]])), "expected finite pixels, got 1 "),
@@ -292,6 +292,14 @@ def test_bad_bytes(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read_picture(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.fits", "a.fits.gz", "a.dcm", "a.npy", "a"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    for read in (read_picture, read_mask):
+        with pytest.raises(ImageError, match=f"{name}: not an image, as it is empty"):
+            read(tmp_path / name)
 
 
 def png_header(width: int, height: int) -> bytes:

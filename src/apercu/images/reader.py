@@ -180,6 +180,7 @@ def read_mask(path: Path) -> Bool[Tensor, "height width"]:
     """
     try:
         with path.open("rb") as stream:
+            _check_not_empty(stream.peek(1), str(path))
             return torch.from_numpy(np.ascontiguousarray(decode_mask(stream, str(path))))
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -189,6 +190,7 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     """Choose the decoder by the first bytes, and by the suffix where the bytes do not tell."""
     start = stream.read(PREAMBLE + len(DICOM_MAGIC))
     stream.seek(0)
+    _check_not_empty(start, name)
     if is_fits(start) or has_suffix(name, FITS_SUFFIXES):
         return _read_fits(stream, name, options)
     if is_dicom(start) or Path(name).suffix.lower() in DICOM_SUFFIXES:
@@ -209,6 +211,12 @@ def _read(stream: BytesIO | BufferedReader, name: str, options: ReadOptions) -> 
     picture = turn_picture(square, decoded.pending)
     picture = convert_channels(picture, options.channels, name)
     return StoredPicture(picture, decoded.orientation, size, decoded.frames, decoded.moves)
+
+
+def _check_not_empty(start: bytes, name: str) -> None:
+    """Raise ImageError if a file has no first byte, whatever its suffix is."""
+    if not start:
+        raise ImageError(f"{name}: not an image, as it is empty (0 bytes); copy it again")
 
 
 def _check_first(frame: int, name: str) -> None:
