@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -123,6 +124,16 @@ def test_distances_are_one_less_the_cosine() -> None:
         for row in cases.tolist()
     ]
     assert torch.allclose(measure_distances(features, cases), torch.tensor(literal), atol=1e-6)
+
+
+def test_small_distances_are_told_apart(classifier: Classifier, folder: Path) -> None:
+    cases = find_similar(classifier, folder / "red" / "2-0.png", folder, count=2)
+    pairs = zip(cases.by_features, (8e-5, 0.3), strict=True)
+    near = tuple(replace(case, distance=distance) for case, distance in pairs)
+    cases = replace(cases, by_features=near, by_region=None)
+    assert [line.split()[0] for line in cases.lines[2:]] == ["0.00008", "0.300"]
+    html = cases._repr_html_()
+    assert "distance 0.00008" in html and "distance 0.300" in html
 
 
 def test_chance_is_counted_over_all_ways_to_draw() -> None:

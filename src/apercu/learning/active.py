@@ -20,7 +20,7 @@ from torch import Tensor
 from apercu.classifiers.decisions import Decision
 from apercu.errors import ConfigError, ImagesError
 from apercu.explain.explanation import format_percent
-from apercu.learning.case_index import CaseIndex
+from apercu.learning.case_index import CaseIndex, format_distance
 from apercu.types import Scores
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ class LabelChooser:
             reasons.append(
                 "the most typical of all, as none is labelled"
                 if distance is None
-                else f"{distance:.3f} from the nearest labelled or chosen image, {nearest}"
+                else f"{format_distance(distance)} from the nearest labelled or chosen image, "
+                f"{nearest}"
             )
         name = self.index.cases[row].name
         return LabelChoice(

@@ -134,6 +134,15 @@ def name_label(label: str | int, class_names: Sequence[str] | None, names: Class
     return str(label).partition(",")[0]
 
 
+def format_distance(distance: float) -> str:
+    """Return a distance with more digits where it is small, as small networks have them.
+
+    >>> [format_distance(distance) for distance in (0.51234, 0.00812, 0.000081)]
+    ['0.512', '0.00812', '0.00008']
+    """
+    return f"{distance:.{3 if distance >= 0.01 else 5}f}"
+
+
 def build_index(
     encoder: CaseEncoder,
     source: ImageSource,

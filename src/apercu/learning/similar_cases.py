@@ -16,7 +16,7 @@ from torch import Tensor
 from apercu import render
 from apercu.explain.explanation import NamedClass, StoredImage, format_percent, shrink_picture
 from apercu.io import write_file, write_json
-from apercu.learning.case_index import CaseIndex
+from apercu.learning.case_index import CaseIndex, format_distance
 from apercu.pages import (
     PICTURE_SIDE,
     Figure,
@@ -128,7 +128,7 @@ class SimilarCases:
             for case in cases:
                 mark = "" if case.label is None else f"  {case.label}"
                 said = "" if case.predicted is None else f"  (predicted {case.predicted})"
-                lines.append(f"  {case.distance:.4f}{mark}{said}  {case.name}")
+                lines.append(f"  {format_distance(case.distance):7}{mark}{said}  {case.name}")
         return lines
 
     def describe(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class SimilarCases:
         weights = None if all_weights is None else all_weights[case.row]
         image = draw_case(self.index, case.row, side, weights)
         said = "" if case.predicted is None else f", predicted {case.predicted}"
-        note = f"distance {case.distance:.3f}{said if case.label else ''}"
+        note = f"distance {format_distance(case.distance)}{said if case.label else ''}"
         alt = f"{case.name}: {case.title}, {note}"
         return Figure(case.title, embed_image(image, side), alt, f"{note}, {case.name}")
 
@@ -212,7 +212,8 @@ class SimilarCases:
 
     def _describe_nearest(self) -> str:
         nearest = self.by_features[0]
-        return f"the nearest case is {nearest.name}, at a distance of {nearest.distance:.3f}."
+        distance = format_distance(nearest.distance)
+        return f"the nearest case is {nearest.name}, at a distance of {distance}."
 
     def _count_labels(self, words: str, cases: Sequence[SimilarCase]) -> FindingLine | None:
         """Return how many of the nearest cases share the predicted class, against chance."""

@@ -31,6 +31,6 @@ function itemOf({ name, label, predicted, distance, picture }) {
   addresses.push(image.src);
   image.alt = label ? `${label}: ${name}` : name;
   const words = label && predicted && label !== predicted ? `${label} (predicted ${predicted})` : label ?? (predicted ? `predicted ${predicted}` : name);
-  const file = element("span", "soft", `distance ${distance.toFixed(3)}, ${name}`);
+  const file = element("span", "soft", `distance ${distance.toFixed(distance >= 0.01 ? 3 : 5)}, ${name}`);
   return element("li", "", element("figure", "", image, element("figcaption", "", element("strong", "", words), file)));
 }
