@@ -111,12 +111,12 @@ def split_run(paths: Sequence[str]) -> tuple[Path | None, list[str]]:
     is_run = first.startswith(READY_PREFIX) or is_file(Path(first) / CONFIG)
     if not images and is_run:
         raise RunError(f"{first}: this is an explainer and not an image; name images after it")
-    if not is_run and (not images or _holds_images(first)):
+    if not is_run and (not images or _has_images(first)):
         return None, [first, *images]
     return resolve_run(first), images
 
 
-def _holds_images(path: str) -> bool:
+def _has_images(path: str) -> bool:
     """Return whether a path is a picture, a Parquet file, or a folder of pictures and of no run."""
     file, id = split_id(path)
     suffixes = SUFFIXES | {".parquet", ".npz"}
