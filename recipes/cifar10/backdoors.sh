@@ -31,7 +31,7 @@ scan() { # name of the training, name of the results, methods, then options
 explain() { # name of the training: a mask explainer of this network
     [ -f "$runs/masks-$1/weights.safetensors" ] ||
         $bin/apercu train mask --classifier "$runs/$1/card.json" --images "$data/train.parquet" \
-            --config small --resume --out "$runs/masks-$1"
+            --config recipes/cifar10/backdoor_masks.yaml --resume --out "$runs/masks-$1"
 }
 
 train clean

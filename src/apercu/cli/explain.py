@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,13 @@ from apercu.cli.options import (
 )
 from apercu.cli.terminal import say, warn
 from apercu.progress import show_progress
+
+
+class LookedAt(StrEnum):
+    """Which masks get a second look."""
+
+    DOUBTFUL = "doubtful"
+    ALL = "all"
 
 
 def explain(
@@ -62,6 +70,13 @@ def explain(
         ),
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
+    second_look: Annotated[
+        LookedAt | None,
+        typer.Option(
+            help="Masks in which a smaller crop is searched that keeps the class, with 20 queries "
+            "of the classifier each: the doubtful ones, about a tenth, or all.",
+        ),
+    ] = None,
     random: Annotated[
         int | None, typer.Option(min=1, help="Use only this many of the images, drawn at random.")
     ] = None,
@@ -107,7 +122,12 @@ def explain(
     from apercu.explainers.ready import split_run
     from apercu.explainers.run_folder import load_explainer, read_classifier_info
 
-    options = ExplainOptions(target if is_typed(context, "target") else None, top, level)
+    options = ExplainOptions(
+        target if is_typed(context, "target") else None,
+        top,
+        level,
+        None if second_look is None else second_look.value,
+    )
     chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))

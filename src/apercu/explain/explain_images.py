@@ -26,7 +26,7 @@ from apercu.explain.files import (
     write_record,
 )
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
-from apercu.explain.options import ExplainOptions, TargetSelector
+from apercu.explain.options import ExplainOptions, SecondLookChoice, TargetSelector
 from apercu.explainers.base import AnyExplainer, MaskingExplainer
 from apercu.explainers.counterfactual import CounterfactualExplainer
 from apercu.images import ImageSource, open_images
@@ -114,6 +114,7 @@ def explain_image(
     target: ClassWord | None = None,
     *,
     level: float = 0.5,
+    second_look: SecondLookChoice | None = None,
     classifier: Classifier | None = None,
     guard: GuardChoice = None,
 ) -> AnyExplanation | Explanations:
@@ -126,6 +127,7 @@ def explain_image(
         target: the class to explain by name or index; None for the predicted one. With counterparts
             it is the class to change into; None for the runner-up.
         level: where a mask is cut for its box, in (0, 1).
+        second_look: see `ExplainOptions`.
         classifier: predicts the classes and their probabilities; without it the explainer
             predicts the class itself, and only its estimate of the probability is known.
         guard: a guard or its folder, which says whether the prediction may be believed; `none` for
@@ -140,7 +142,7 @@ def explain_image(
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
     """
-    options = ExplainOptions(target, level=level)
+    options = ExplainOptions(target, level=level, second_look=second_look)
     if options.is_multiple:
         raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
     run = ExplainRun(explainer, options, classifier, guard)

@@ -22,7 +22,7 @@ from apercu.explain.explanation import (
     get_size,
     shrink_picture,
 )
-from apercu.explain.options import TargetSelector
+from apercu.explain.options import CROP_LEVEL, SecondLookResult, TargetSelector
 from apercu.explainers.base import MaskingExplainer
 from apercu.images.stream import scale_boxes
 from apercu.types import Boxes, Picture
@@ -44,10 +44,13 @@ class MaskExplanation(Explanation):
     Attributes:
         mask: the mask in [0, 1] at the explainer's size, `height × width`; 1 keeps.
         level: where the mask is cut for the box and the crop.
+        second_look: what a second look found; None where none was asked for. The mask is the one
+            after it.
     """
 
     mask: Float[Tensor, "height width"]
     level: float = 0.5
+    second_look: SecondLookResult | None = None
 
     captured_view: ClassVar[str] = "overlay"
 
@@ -75,6 +78,13 @@ class MaskExplanation(Explanation):
         return float(maps.find_regions(self.mask[None], self.level).float().mean())
 
     @property
+    def sufficient_box(self) -> tuple[int, int, int, int] | None:
+        """The box of the crop that the second look found, in pixels of the image; None without."""
+        if self.second_look is None or not self.second_look.found:
+            return None
+        return tight_box(self.mask, CROP_LEVEL, get_size(self.image))
+
+    @property
     def capture_description(self) -> str:
         """How the overlay was made."""
         return f"apercu: evidence for {self.target.name}, mask level {self.level:g}"
@@ -93,16 +103,23 @@ class MaskExplanation(Explanation):
 
     def crop(self) -> Image.Image | None:
         """Draw the part of the image inside the box; None where there is no box."""
-        if self.box is None:
-            return None
-        left, top, right, bottom = self.box
-        return render.to_image(self.image[:, top:bottom, left:right])
+        return self._draw_crop(self.box)
+
+    def sufficient_crop(self) -> Image.Image | None:
+        """Draw the crop that the second look found; None where there is none."""
+        return self._draw_crop(self.sufficient_box)
 
     def draw_views(self) -> dict[str, Image.Image]:
-        """Draw the overlay, what is kept, what is removed, and the crop if there is one."""
+        """Draw the overlay, what is kept, what is removed, and the crops that there are."""
+        crops = {"crop": self.crop(), "sufficient": self.sufficient_crop()}
         views = {"overlay": self.overlay(), "mask": self.kept(), "removed": self.removed()}
-        crop = self.crop()
-        return views if crop is None else {**views, "crop": crop}
+        return views | {name: crop for name, crop in crops.items() if crop is not None}
+
+    def _draw_crop(self, box: tuple[int, int, int, int] | None) -> Image.Image | None:
+        if box is None:
+            return None
+        left, top, right, bottom = box
+        return render.to_image(self.image[:, top:bottom, left:right])
 
     def make_tiles(self, name: str) -> list[render.Tile]:
         """Make image, overlay and what is kept, for a contact sheet."""
@@ -121,7 +138,24 @@ class MaskExplanation(Explanation):
     @property
     def summary(self) -> tuple[str, ...]:
         heading = f"{self.stored.name}: what speaks for {self.target.short_name}"
-        return tuple(filter(None, (heading, self.verdict, self.doubt, self.trust_line)))
+        return tuple(
+            filter(None, (heading, self.verdict, self.doubt, self.search_line, self.trust_line))
+        )
+
+    @property
+    def search_line(self) -> str:
+        """What a second look found, in one sentence; empty where there was none."""
+        result, box = self.second_look, self.sufficient_box
+        if result is None or not result.looked:
+            return ""
+        if box is None:
+            return "A second look found no better crop."
+        height, width = get_size(self.image)
+        area = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
+        return (
+            f"A second look found a crop of {format_percent(area)} of the image, with a score of "
+            f"{result.score:.2f} instead of {result.first_score:.2f} (lower is better)."
+        )
 
     @property
     def doubt(self) -> str:
@@ -138,8 +172,8 @@ class MaskExplanation(Explanation):
 
     @property
     def line(self) -> str:
-        """The line of every explanation, and the doubt where there is one."""
-        return f"{super().line}. {self.doubt}" if self.doubt else super().line
+        """The line of every explanation, the doubt, and what a second look found, if anything."""
+        return ". ".join(filter(None, (super().line, f"{self.doubt} {self.search_line}".strip())))
 
     def make_figures(self) -> list[list[Figure]]:
         """Make the image, the evidence, what is kept and what is removed, for a notebook."""
@@ -182,13 +216,20 @@ class MaskExplanation(Explanation):
 
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the mask."""
-        return {
+        record: dict[str, Any] = {
             "target": self.target.index,
             "class": self.target.name,
             "box": None if self.box is None else list(self.box),
             "area": round(self.area, 6),
             "region_area": round(self.region_area, 6),
         }
+        if self.second_look is not None:
+            box = self.sufficient_box
+            record["second_look"] = {
+                **self.second_look.describe(),
+                "box": None if box is None else list(box),
+            }
+        return record
 
     def _draw_overlay(self, picture: Picture) -> Image.Image:
         return render.draw_boxes(render.draw_overlay(picture, self.mask), self._scale_box(picture))
@@ -254,12 +295,17 @@ def explain_masks(
     predicted = int(logits[0].argmax())
     own = masks[targets.index(predicted)][None] if predicted in targets else None
     trust, masks = selector.judge(images, logits, features, own), masks.cpu()
-    for target, mask in zip(targets, masks, strict=True):
+    results: list[SecondLookResult | None] = [None] * len(targets)
+    if selector.second_looks is not None:
+        copies = images.expand(len(targets), -1, -1, -1)
+        masks, results[:] = selector.second_looks.look(copies, indices[0], masks)
+    for target, mask, result in zip(targets, masks, results, strict=True):
         yield MaskExplanation(
             stored,
             selector.name_class(target),
             mask,
             level,
+            result,
             **selector.describe_prediction(logits, target),
             trust=trust,
             explainer_record=explainer_record,

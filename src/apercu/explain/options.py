@@ -1,11 +1,13 @@
-"""What an explanation shows: the classes of an image, and where masks are cut."""
+"""What an explanation shows: the classes, where masks are cut, and which get a second look."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from apercu.classifiers import Classifier
@@ -14,12 +16,23 @@ from apercu.errors import ConfigError
 from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
+from apercu.explainers.mask.objectives.crop_search import (
+    INNER_LEVEL,
+    LIMIT_FACT,
+    QUERIES,
+    search_crops,
+)
 from apercu.log import warn
-from apercu.types import Images, Logits, Maps
+from apercu.types import Images, Logits, Maps, Targets
 from apercu.verdicts import GuardChoice, PassJudge, Trust
 
 TOP, ALL, PREDICTED = "top", "all", "predicted"
 """Words that may stand in the place of a class."""
+SecondLookChoice: TypeAlias = Literal["doubtful", "all"]
+"""Which masks get a second look: the doubtful ones, whose crop has a worse score than nine of ten
+in the training, or all."""
+CROP_LEVEL = INNER_LEVEL
+"""Level of a mask at which its region is the crop of the second look."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,8 @@ class ExplainOptions:
         top: the largest number of classes that `all` and `predicted` show, the ones predicted most
             first.
         level: where masks are cut for boxes and crops, in (0, 1).
+        second_look: `doubtful` or `all`: for these masks the classifier is asked about 20 crops,
+            and the best one becomes the region at high levels; None for no mask.
 
     Raises:
         ConfigError: a number is out of range.
@@ -42,6 +57,7 @@ class ExplainOptions:
     target: ClassWord | None = None
     top: int = 20
     level: float = 0.5
+    second_look: SecondLookChoice | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
@@ -75,8 +91,8 @@ class TargetSelector:
         RunError: the explainer was trained for another classifier, or the guard does not belong to
             it.
         TargetError: there is no such class.
-        ConfigError: a guard is named and nobody knows the classifier, or a level is given for an
-            explainer that makes no masks.
+        ConfigError: a guard or a second look is asked for and nobody knows the classifier, or a
+            level or a second look for an explainer that makes no masks.
     """
 
     def __init__(
@@ -99,6 +115,9 @@ class TargetSelector:
         self.classifier = classifier
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.guard = _choose_guard(guard, classifier, explainer)
+        self.second_looks = (
+            SecondLooks(explainer, classifier, options.second_look) if options.second_look else None
+        )
         self.output, self.decision = info.output, info.decision
         self.index = _find_class(options, info.names)
         available = len(info.classes) if explainer.makes_masks else len(info.classes) - 1
@@ -226,6 +245,104 @@ class TargetSelector:
             return [self.index]
         order = logits[0].argsort(descending=True, stable=True)
         return [int(index) for index in order[1 : self.count + 1]]
+
+
+@dataclass(frozen=True)
+class SecondLookResult:
+    """What a second look at one mask found.
+
+    Attributes:
+        first_score: log max(area, 0.05) − log p(class) of the crop around the mask at level 0.6.
+        score: that of the crop that the search found; `first_score` where the mask kept its own.
+        looked: whether there was a search, or the mask was good enough.
+        queries: images about which the classifier was asked.
+    """
+
+    first_score: float
+    score: float
+    looked: bool
+    queries: int
+
+    @property
+    def found(self) -> bool:
+        """Whether the search found a crop that is better than that of the mask."""
+        return self.score < self.first_score
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `explain.json` says about the second look."""
+        return {
+            "first_score": round(self.first_score, 6),
+            "score": round(self.score, 6),
+            "looked": self.looked,
+            "queries": self.queries,
+        }
+
+
+class SecondLooks:
+    """Looks a second time at masks.
+
+    Args:
+        explainer: the explainer of the masks.
+        classifier: the explained classifier, which is asked about crops; None where nobody has it.
+        choice: which masks get a second look.
+
+    Raises:
+        ConfigError: the choice is unknown, the explainer makes no masks, nobody knows the
+            classifier, or the run does not say which masks are doubtful.
+    """
+
+    def __init__(
+        self,
+        explainer: TrainedExplainer[Any, Any],
+        classifier: Classifier | None,
+        choice: SecondLookChoice,
+    ) -> None:
+        if choice not in ("doubtful", "all"):
+            raise ConfigError(f"second_look: expected doubtful or all, got {choice!r}")
+        if not explainer.makes_masks:
+            raise ConfigError("second_look: only masks have one; leave it out for counterparts")
+        if classifier is None:
+            raise ConfigError(
+                "second_look: it asks the classifier, which the explainer does not hold; give "
+                "--classifier SPEC"
+            )
+        if choice == "doubtful" and LIMIT_FACT not in explainer.facts:
+            raise ConfigError(
+                "second_look: the explainer does not say which of its masks are doubtful, as it "
+                "was trained by an earlier version; take all"
+            )
+        self.classifier = classifier
+        self.limit = explainer.facts[LIMIT_FACT] if choice == "doubtful" else -inf
+
+    def look(
+        self, images: Images, targets: Targets, masks: Maps
+    ) -> tuple[Float[Tensor, "batch height width"], list[SecondLookResult]]:
+        """Return the masks after their second look, and what it found.
+
+        Args:
+            images: images in [0, 1], one per mask.
+            targets: the class of each mask.
+            masks: masks in [0, 1], `batch × height × width`.
+
+        Returns:
+            The masks, of which those without a search stay as they are, and one result for each.
+        """
+        device = self.classifier.device
+        found = search_crops(
+            self.classifier,
+            images.to(device),
+            targets.to(device),
+            masks.to(device),
+            above=self.limit,
+        )
+        rows = zip(
+            found.first_scores.tolist(), found.scores.tolist(), found.looked.tolist(), strict=True
+        )
+        results = [
+            SecondLookResult(first, score, looked, 1 + QUERIES * looked)
+            for first, score, looked in rows
+        ]
+        return found.masks.to(masks.device), results
 
 
 def _check_counterpart_options(options: ExplainOptions) -> None:

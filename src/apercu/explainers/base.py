@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from apercu.classifiers import Classifier
     from apercu.explain import CounterpartExplanation, Explanations, MaskExplanation
     from apercu.explain.explain_images import ImageLike
+    from apercu.explain.options import SecondLookChoice
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -137,6 +138,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         target: ClassWord | None = None,
         *,
         level: float = 0.5,
+        second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
         guard: GuardChoice = None,
     ) -> MaskExplanation | CounterpartExplanation: ...
@@ -148,6 +150,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         target: ClassWord | None = None,
         *,
         level: float = 0.5,
+        second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
         guard: GuardChoice = None,
     ) -> Explanations: ...
@@ -158,6 +161,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         target: ClassWord | None = None,
         *,
         level: float = 0.5,
+        second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
         guard: GuardChoice = None,
     ) -> MaskExplanation | CounterpartExplanation | Explanations:
@@ -169,6 +173,8 @@ class TrainedExplainer(ABC, Generic[N, S]):
             target: the class to explain by name or index; None for the predicted one. With
                 counterparts it is the class to change into; None for the runner-up.
             level: where a mask is cut for its box, in (0, 1).
+            second_look: `doubtful` or `all`: these masks are searched for a smaller crop that keeps
+                the class, with 20 queries of the classifier each; None for no mask.
             classifier: predicts the classes and their probabilities, where it is given.
             guard: a guard or its folder, which says whether the prediction may be believed
                 (`explanation.trust`); `none` for none, None for that of the classifier's card.
@@ -182,11 +188,20 @@ class TrainedExplainer(ABC, Generic[N, S]):
             TargetError: there is no such class, or the image is predicted as it already.
             RunError: the explainer was trained for another classifier, or the guard does not belong
                 to it.
-            ConfigError: the level is not between 0 and 1, or counterparts are given one.
+            ConfigError: the level is not between 0 and 1, counterparts are given one, or a second
+                look is asked for and nobody knows the classifier.
         """
         from apercu.explain import explain_image
 
-        return explain_image(self, image, target, level=level, classifier=classifier, guard=guard)
+        return explain_image(
+            self,
+            image,
+            target,
+            level=level,
+            second_look=second_look,
+            classifier=classifier,
+            guard=guard,
+        )
 
     @property
     def doubts(self) -> tuple[str, ...]:

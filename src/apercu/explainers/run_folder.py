@@ -337,6 +337,7 @@ _LINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "advantage": ("kept minus removed, more than for regions moved elsewhere", "{:+.3f}".format),
     "saliency_metric": ("saliency metric at its best level", "{:.3f}".format),
     "saliency_level": ("that level", "{:g}".format),
+    "second_look_above": ("score of a crop above which a mask is doubtful", "{:.3f}".format),
     "explained": ("error of equal values that is explained, subsets of cells", "{:.1%}".format),
     "kept": ("similar images predicted as the image is", "{:.1%}".format),
     "flipped": ("adversarial images predicted as the target", "{:.1%}".format),

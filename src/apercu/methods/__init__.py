@@ -34,6 +34,7 @@ from apercu.methods.mfpp import Mfpp
 from apercu.methods.occlusion import Occlusion
 from apercu.methods.registry import get, names
 from apercu.methods.rise import Rise
+from apercu.methods.second_look import SecondLook
 from apercu.methods.smooth_grad import SmoothGrad
 from apercu.methods.smooth_taylor import SmoothTaylor
 from apercu.methods.smoothed import Smoothed
@@ -67,6 +68,7 @@ __all__ = [
     "RandomMap",
     "Requirement",
     "Rise",
+    "SecondLook",
     "SmoothGrad",
     "SmoothTaylor",
     "Smoothed",

@@ -43,6 +43,7 @@ from apercu.methods.own import (
     split_own,
 )
 from apercu.methods.rise import Rise
+from apercu.methods.second_look import SecondLook
 from apercu.methods.smooth_grad import SmoothGrad
 from apercu.methods.smooth_taylor import SmoothTaylor
 from apercu.methods.smoothed import Smoothed
@@ -83,6 +84,7 @@ METHODS: Final[Mapping[str, type[NamedMethod]]] = {
 WRAPPERS: Final[Mapping[str, Callable[[MapExplainer, str], MapExplainer]]] = {
     "augmented": lambda method, copies: Augmented(method, int(copies)),
     "smoothed": lambda method, sigma: Smoothed(method, float(sigma)),
+    "second_look": lambda method, queries: SecondLook(method, int(queries)),
 }
 """Settings that any method takes, in the order in which they are wrapped around it."""
 SAMPLED_IMAGES = 10
@@ -107,7 +109,7 @@ def get(text: str) -> MapExplainer | TrueBox:
 
     Args:
         text: `NAME` or `NAME:KEY=VALUE,KEY=VALUE`, as a person typed it. The settings
-            `augmented=8` and `smoothed=0.03` wrap any method.
+            `augmented=8`, `smoothed=0.03` and `second_look=20` wrap any method.
 
     Returns:
         The method, which is called with a classifier, images and targets.

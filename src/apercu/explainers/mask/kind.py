@@ -143,6 +143,7 @@ def measure(
         measure_levels,
         write_level_curve,
     )
+    from apercu.explainers.mask.objectives.crop_search import LIMIT_FACT, choose_limit
 
     count = len(images)
 
@@ -164,6 +165,7 @@ def measure(
         "removed_probability": middle.removed,
         "saliency_metric": best.saliency_metric,
         "saliency_level": best.level,
+        LIMIT_FACT: choose_limit(explainer, classifier, batches("doubtful masks")),
     }
 
 
