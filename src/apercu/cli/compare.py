@@ -42,9 +42,9 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
-            help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES or "
-            "smoothed=SIGMA; module:MyMethod or FILE.py:MyMethod, whose code runs. By "
-            "default all quick ones that classifier and images allow.",
+            help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES, "
+            "smoothed=SIGMA or second_look=QUERIES; module:MyMethod or FILE.py:MyMethod, whose "
+            "code runs. By default all quick ones that classifier and images allow.",
         ),
     ] = None,
     metrics: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -295,9 +295,9 @@ class SecondLooks:
         self,
         explainer: TrainedExplainer[Any, Any],
         classifier: Classifier | None,
-        choice: SecondLookChoice,
+        choice: str,
     ) -> None:
-        if choice not in ("doubtful", "all"):
+        if choice not in get_args(SecondLookChoice):
             raise ConfigError(f"second_look: expected doubtful or all, got {choice!r}")
         if not explainer.makes_masks:
             raise ConfigError("second_look: only masks have one; leave it out for counterparts")
