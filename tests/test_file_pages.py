@@ -158,7 +158,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind in ("mask-own", "counterpart", "latent"):
             level = ("--level", "0.05") if kind == "mask-own" else ()  # low after two steps
             run("explain", f"runs/{kind}", *pictures, *level, "--out", f"explained-{kind}")
-            run("explain", f"runs/{kind}", pictures[0], *named, "--out", f"named-{kind}")
+            look = ("--second-look", "all") if kind == "mask-own" else ()
+            run("explain", f"runs/{kind}", pictures[0], *named, *look, "--out", f"named-{kind}")
         run("batch", "runs/mask-own", "pictures", "--out", "batch")
         small = ("--attacks", "fgsm", "--epsilons", "8/255", "--limit", "4", "--out", "stress")
         run("stress", *named, "--images", "planted:size=32,images=8,classes=3", *small)
@@ -174,7 +175,7 @@ def test_the_keys_of_explanations_are_those_that_are_written(written: Path) -> N
     assert read_keys("explain", "## An image") == gather(*images)
     assert read_keys("explain", "## An explained class") - SEVERAL == gather(*answers)
     files = gather(*(answer["files"] for answer in answers))
-    assert read_keys("explain", "## The files of a class") - {"capture"} == files
+    assert read_keys("explain", "## The files of a class") - {"capture", "sufficient"} == files
 
 
 def test_the_keys_of_an_export_are_those_of_its_manifest() -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from apercu import InputError, MaskExplainer, read_picture
-from apercu.errors import ImageError, TargetError
+from apercu.cli.root import app
+from apercu.errors import ConfigError, ImageError, TargetError
 from apercu.explain import MaskExplanation
 from apercu.log import redirect_warnings
 
@@ -237,3 +239,9 @@ def test_a_damaged_image_that_is_open_already_is_refused(explainer: MaskExplaine
     opened = Image.open(io.BytesIO(buffer.getvalue()[:2000]))
     with pytest.raises(ImageError, match="image: damaged or cut short"):
         explainer.explain(opened)
+
+
+def test_a_number_of_classes_needs_a_target_that_shows_several(tiny_run: Path) -> None:
+    words = ["explain", str(tiny_run), "planted:images=2", "--top", "3"]
+    with pytest.raises(ConfigError, match="--top: only --target all and --target predicted"):
+        CliRunner().invoke(app, words, catch_exceptions=False)

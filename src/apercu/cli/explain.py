@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -22,14 +21,10 @@ from apercu.cli.options import (
     is_typed,
 )
 from apercu.cli.terminal import say, warn
+from apercu.errors import ConfigError
 from apercu.progress import show_progress
 
-
-class LookedAt(StrEnum):
-    """Which masks get a second look."""
-
-    DOUBTFUL = "doubtful"
-    ALL = "all"
+SecondLook: TypeAlias = Literal["doubtful", "all"]
 
 
 def explain(
@@ -69,9 +64,11 @@ def explain(
             "whose removal destroys.",
         ),
     ] = 0.5,
-    top: Annotated[int, typer.Option(min=1, help="How many classes --target all shows.")] = 20,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many classes --target all or predicted shows at most.")
+    ] = 20,
     second_look: Annotated[
-        LookedAt | None,
+        SecondLook | None,
         typer.Option(
             help="Masks in which a smaller crop is searched that keeps the class, with 20 queries "
             "of the classifier each: the doubtful ones, about a tenth, or all.",
@@ -126,8 +123,10 @@ def explain(
         target if is_typed(context, "target") else None,
         top,
         level,
-        None if second_look is None else second_look.value,
+        second_look,
     )
+    if is_typed(context, "top") and not options.is_multiple:
+        raise ConfigError("--top: only --target all and --target predicted show several classes")
     chosen, images = split_run([str(path) for path in (run, *(images or [])) if path is not None])
     run = find_run(chosen, "explain")
     names = None if bands is None else tuple(name.strip() for name in bands.split(","))
