@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from apercu.errors import InputError, OutputError, shorten
+from apercu.errors import InputError, OutputError, RunError, shorten
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a cell that spreadsheets take for a formula."""
@@ -179,6 +179,29 @@ def write_hashes(folder: Path, names: Iterable[str]) -> Path:
         OutputError: the folder cannot be written.
     """
     return write_json(folder / HASHES, {name: digest_file(folder / name) for name in names})
+
+
+def check_digests(folder: Path, names: Collection[str], what: str, example: str) -> None:
+    """Check that `sha256.json` of a folder loses no digests of other files when it is replaced.
+
+    Args:
+        folder: the folder, which need not exist.
+        names: the files that the new list may name.
+        what: what is written there, for the message, such as `a guard`.
+        example: another folder, for the message.
+
+    Raises:
+        RunError: the list names other files, such as those of a run.
+    """
+    try:
+        listed = parse_json((folder / HASHES).read_bytes())
+    except (OSError, ValueError):  # there is no list, or it is damaged as the files may be
+        return
+    if isinstance(listed, dict) and not listed.keys() <= set(names):
+        raise RunError(
+            f"{folder}: holds other files, whose digests in {HASHES} {what} would replace; choose "
+            f"a folder of its own, such as {example}"
+        )
 
 
 def find_changed_file(folder: Path, names: Iterable[str] | None = None) -> Path | None:

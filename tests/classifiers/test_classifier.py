@@ -22,7 +22,7 @@ from apercu.classifiers import (
     open_classifier,
     save_classifier,
 )
-from apercu.errors import ClassifierError, ImageError, ImagesError, TargetError
+from apercu.errors import ClassifierError, ImageError, ImagesError, RunError, TargetError
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.filters import BitDepth, Jpeg
 from apercu.io import HASHES, write_hashes
@@ -147,6 +147,27 @@ def test_a_saved_classifier_keeps_its_filter_and_its_guard(tmp_path: Path) -> No
             (guard / file).read_bytes() for file in (*GUARD_FILES, HASHES)
         ]
     assert not (tmp_path / "one" / "guard").exists()
+
+
+@pytest.mark.parametrize("listed", [GUARD_FILES, ("config.json", "weights.safetensors")])
+def test_a_folder_of_something_else_is_refused(listed: tuple[str, ...], tmp_path: Path) -> None:
+    """Its list of digests would be lost, and the weights of a run."""
+    classifier = open_classifier(_make_linear(), size=(4, 5))
+    guarded = Classifier(replace(classifier.network, guard=str(write_guard(tmp_path / "mine"))))
+    for each, place in ((classifier, "."), (guarded, "guard")):
+        folder = tmp_path / str(place == "guard")
+        (folder / place).mkdir(parents=True)
+        names = listed if place == "." else ("config.json",)
+        for name in names:
+            (folder / place / name).write_text(f"content of {name}")
+        before = write_hashes(folder / place, names).read_bytes()
+        files = sorted(path.name for path in folder.rglob("*"))
+        with pytest.raises(RunError, match=r"holds other files, .* would replace; .*/classifier$"):
+            save_classifier(each, folder)
+        assert sorted(path.name for path in folder.rglob("*")) == files
+        assert (folder / place / HASHES).read_bytes() == before
+    card = save_classifier(classifier, tmp_path / "again")
+    assert save_classifier(classifier, tmp_path / "again") == card
 
 
 @pytest.mark.parametrize("where", ["inside", "outside"])

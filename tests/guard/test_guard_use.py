@@ -211,6 +211,34 @@ def test_a_run_and_a_saved_classifier_are_no_place_for_a_guard(
         assert not (out / "guard.json").exists()
 
 
+def test_a_saved_classifier_and_a_guard_are_no_place_for_a_run(
+    tiny_run: Path, tiny_card: Path, tiny_guard: Path, honest_images: str, tmp_path: Path
+) -> None:
+    """Their list of digests would be lost, and the weights of the classifier."""
+    explainer = load_explainer(tiny_run)
+    for folder in (tiny_card.parent, tiny_guard):
+        out = shutil.copytree(folder, tmp_path / folder.name)
+        before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        with pytest.raises(RunError, match=f"a run would replace; .* such as {out / 'run'}"):
+            explainer.save_pretrained(out)
+        with pytest.raises(RunError, match=f"a run would replace; .* such as --out {out / 'mask'}"):
+            apercu.train(tiny_card, honest_images, out)
+        after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        assert after == before
+    again = shutil.copytree(tiny_run, tmp_path / "again")
+    explainer.save_pretrained(again)
+    load_explainer(again)
+
+
+def test_a_guard_with_an_explainer_is_not_replaced_by_one_without(
+    tiny_guard: Path, tiny_card: Path, honest_images: str, tmp_path: Path, run
+) -> None:
+    out = shutil.copytree(tiny_guard, tmp_path / "guard")
+    code, _, err = run("guard", "fit", tiny_card, "--images", honest_images, "--out", out)
+    assert code == 2 and "holds a guard that was fitted with an explainer" in err
+    assert (out / "guard.json").read_bytes() == (tiny_guard / "guard.json").read_bytes()
+
+
 def test_pictures_in_a_list_are_refused_in_one_line(guarded_card: Path, tmp_path: Path) -> None:
     pictures: list[object] = [np.zeros((8, 8, 3), np.uint8)] * 60
     with pytest.raises(InputError, match="images: expected the path of a file or a folder"):

@@ -23,7 +23,14 @@ from apercu.classifiers.sources.exported_program import (
 from apercu.errors import ClassifierError, OutputError, first_line
 from apercu.filters import find_folder, move_folder
 from apercu.filters.purifier import DESCRIPTION, PURIFIER_FOLDER, WEIGHTS
-from apercu.io import describe_change, find_changed_file, is_inside, write_file, write_hashes
+from apercu.io import (
+    check_digests,
+    describe_change,
+    find_changed_file,
+    is_inside,
+    write_file,
+    write_hashes,
+)
 from apercu.verdicts import GUARD_FILES, GUARD_FOLDER
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -48,8 +55,10 @@ def save_classifier(classifier: Classifier, folder: str | Path) -> Path:
     Raises:
         ClassifierError: the classifier is a black box, whose weights cannot be reached,
             torch.export cannot trace it, or its guard cannot be read.
+        RunError: the folder holds a run or a guard.
         OutputError: the folder cannot be written.
     """
+    _check_own_folder(classifier, Path(folder))
     network, module = classifier.network, classifier.module
     if isinstance(network.forward, ExportedNetwork):
         return save_program(
@@ -109,8 +118,10 @@ def save_program(
 
     Raises:
         ClassifierError: the program calls operators that cannot be opened again.
+        RunError: the folder holds a run or a guard.
         OutputError: the folder cannot be written.
     """
+    _check_own_folder(classifier, Path(folder))
     content = serialise_program(program, classifier.spec)
     write_file(Path(folder) / PROGRAM_FILE, content)
     options = ProgramOptions(
@@ -120,6 +131,15 @@ def save_program(
     )
     card = {"source": PROGRAM_FILE, "options": options.model_dump(mode="json")}
     return _write_card(classifier, card, folder)
+
+
+def _check_own_folder(classifier: Classifier, folder: Path) -> None:
+    """Raise RunError if a folder, or that to which a guard is copied, holds something else."""
+    example = str(folder / "classifier")
+    check_digests(folder, (CLASSES_FILE, PROGRAM_FILE, WEIGHTS_FILE), "a classifier", example)
+    guard = classifier.guard_folder
+    if guard is not None and not is_inside(guard, folder):
+        check_digests(folder / GUARD_FOLDER, GUARD_FILES, "a guard", example)
 
 
 def _write_card(classifier: Classifier, content: Mapping[str, Any], folder: str | Path) -> Path:

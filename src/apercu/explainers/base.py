@@ -254,6 +254,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         """Write a run folder that `from_pretrained` opens.
 
         Raises:
+            RunError: the folder holds a saved classifier or a guard.
             OutputError: the folder cannot be written.
         """
         from apercu.explainers.run_folder import save_run

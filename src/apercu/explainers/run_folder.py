@@ -42,6 +42,7 @@ from apercu.explainers.ready import resolve_run
 from apercu.explainers.settings import ExplainerSettings
 from apercu.io import (
     HASHES,
+    check_digests,
     describe_change,
     find_changed_file,
     is_inside,
@@ -297,9 +298,11 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
     """Write the run folder; a folder with weights is complete. Its hashes are written last.
 
     Raises:
+        RunError: the folder holds a saved classifier or a guard.
         OutputError: the folder cannot be written.
     """
     folder, network, settings = Path(run), explainer.network, explainer.settings
+    check_run_digests(folder, str(folder / "run"))
     write_file(folder / CONFIG, settings.model_dump_json(indent=1).encode())
     (folder / HASHES).unlink(missing_ok=True)
     write_file(folder / CLASSIFIER, explainer.classifier_info.model_dump_json(indent=1).encode())
@@ -316,6 +319,11 @@ def save_run(explainer: TrainedExplainer[Any, Any], run: str | Path) -> None:
         state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_file(folder / WEIGHTS, save(state))
     write_hashes(folder, [name for name in _FILES if (folder / name).is_file()])
+
+
+def check_run_digests(folder: Path, example: str) -> None:
+    """Raise RunError if a run would replace the digests of other files; see `check_digests`."""
+    check_digests(folder, _FILES if (folder / CLASSIFIER).is_file() else (), "a run", example)
 
 
 def _read_json(path: Path) -> Any:

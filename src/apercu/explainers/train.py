@@ -19,6 +19,7 @@ from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.classifier_info import ClassifierInfo
 from apercu.explainers.encoder import choose_embedding, choose_encoder
 from apercu.explainers.kind import LOOKS_TRAINED, ExplainerKind, describe_doubts, find_kind
+from apercu.explainers.run_folder import check_run_digests
 from apercu.explainers.settings import OWN, ExplainerSettings, GatedSettings
 from apercu.explainers.student import (
     StudentPlan,
@@ -110,14 +111,15 @@ def train(
     Raises:
         InputError: the classifier, the images or the settings are wrong, or do not fit each other.
         UntrustedError: a file could run code, and is not trusted.
-        RunError: the folder holds a finished training of as many steps, one of other settings, or
-            one that was begun and is not to be continued.
+        RunError: the folder holds a finished training of as many steps, one of other settings, one
+            that was begun and is not to be continued, a saved classifier or a guard.
         OutputError: the folder cannot be written.
         WorkInterrupted: it was interrupted; the same call with `resume=True` goes on.
     """
     run, chosen = Path(out), find_kind(kind)
     check_seed(seed)
     check_writable(run)
+    check_run_digests(run, f"--out {run / kind}")
     base = _choose_settings(run, config, chosen)
     begun = None
     if resume:  # the steps of the training that was begun, as its folder holds them

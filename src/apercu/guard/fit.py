@@ -32,7 +32,7 @@ from apercu.guard.signals import DEEP_FEATURES, fit_signal
 from apercu.guard.use import check_attachable, name_in_card
 from apercu.images import ImageSource, check_images
 from apercu.images.stream import SkippingReader, list_left_out
-from apercu.io import HASHES, check_writable, parse_json
+from apercu.io import check_digests, check_writable
 from apercu.log import warn
 from apercu.networks.gate import GatedNetwork
 from apercu.option_strings import MAX_SEED
@@ -127,7 +127,8 @@ def fit_guard(
         ConfigError: a number is out of range, there are too few images for so few false alarms,
             the explainer has no encoder, or the guard is not in the folder of the card.
         RunError: the explainer was trained for another classifier, another process works in the
-            folder, or it holds the guard of another classifier, a run or a saved classifier.
+            folder, or it holds a run, a saved classifier, the guard of another one, or without
+            `explainer` a guard that was fitted with one.
         OutputError: the folder cannot be written.
     """
     settings, out = _make_settings(false_alarms, limit, seed), Path(out)
@@ -140,7 +141,7 @@ def fit_guard(
     _check_observable(explainer)
     chosen = _choose_images(len(source), source.name, settings)
     check_writable(out)
-    _check_own_folder(out, opened)
+    _check_own_folder(out, opened, explainer)
     observer = Observer(opened, explainer)
     kept = describe_interrupt(f"{out} keeps what was observed; the same call goes on")
     with kept, lock_folder(out), open_progress(progress) as report:
@@ -182,17 +183,9 @@ def _check_observable(explainer: AnyExplainer | None) -> None:
         )
 
 
-def _check_own_folder(out: Path, classifier: Classifier) -> None:
-    """Raise RunError if a folder holds a run, a saved classifier, or another one's guard."""
-    try:
-        listed = parse_json((out / HASHES).read_bytes())
-    except (OSError, ValueError):  # there is no list, or it is damaged as the guard may be
-        listed = None
-    if isinstance(listed, dict) and not listed.keys() <= set(GUARD_FILES):
-        raise RunError(
-            f"{out}: holds other files, whose digests in {HASHES} a guard would replace; choose a "
-            f"folder of its own, such as --out {out / GUARD_FOLDER}"
-        )
+def _check_own_folder(out: Path, classifier: Classifier, explainer: AnyExplainer | None) -> None:
+    """Raise RunError if a folder holds a run, a saved classifier, or a guard of something else."""
+    check_digests(out, GUARD_FILES, "a guard", f"--out {out / GUARD_FOLDER}")
     try:
         record = read_guard_record(out)
     except RunError:  # there is none, or it is damaged and is to be fitted again
@@ -202,6 +195,11 @@ def _check_own_folder(out: Path, classifier: Classifier) -> None:
             f"{out}: holds the guard of {record.classifier}, another classifier (fingerprint "
             f"{record.fingerprint[:12]}, not {classifier.fingerprint[:12]}); choose another --out, "
             "or remove it"
+        )
+    if record.run is not None and explainer is None:
+        raise RunError(
+            f"{out}: holds a guard that was fitted with an explainer, which would be lost; give "
+            "--explainer, choose another --out, or remove it"
         )
 
 

@@ -29,6 +29,7 @@ from apercu.guard.network import GuardNetwork
 from apercu.guard.observe import BATCH, FEWEST_LABELS, Observer
 from apercu.guard.summaries import Observation
 from apercu.io import (
+    check_digests,
     describe_change,
     find_changed_file,
     is_file,
@@ -38,7 +39,7 @@ from apercu.io import (
     write_hashes,
 )
 from apercu.types import Images, Logits, Maps
-from apercu.verdicts import GUARD_FILES, PassJudge, SignalWords, Trust, VerdictFormat
+from apercu.verdicts import GUARD_FILES, GUARD_FOLDER, PassJudge, SignalWords, Trust, VerdictFormat
 from apercu.weights import check_finite
 
 GUARD, TENSORS = GUARD_FILES
@@ -298,9 +299,11 @@ class Guard(PassJudge):
             The path of `guard.json`.
 
         Raises:
+            RunError: the folder holds a run or a saved classifier.
             OutputError: the folder cannot be written.
         """
         folder = Path(folder)
+        check_digests(folder, GUARD_FILES, "a guard", str(folder / GUARD_FOLDER))
         state = {
             name: value.contiguous().cpu() for name, value in self.network.state_dict().items()
         }
