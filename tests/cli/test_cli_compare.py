@@ -107,7 +107,7 @@ def test_the_seed_reaches_what_draws_at_random_unless_one_was_typed() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("true_box:augmented=4", "true_box knows the truth and cannot be augmented"),
+        ("true_box:augmented=4", "true_box knows the truth and takes no augmented"),
         ("gradient:augmented=few", "expected a number for gradient:augmented, got 'few'"),
         ("gradient:augmented=0", "augmented: expected copies of at least 1, got 0"),
         ("mask:augmented=4", "expected some of .*, got mask"),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from apercu import MaskExplainer
 from apercu.classifiers import Classifier
 from apercu.cli.root import app
-from apercu.errors import ConfigError
+from apercu.errors import ConfigError, NotFiniteError
 from apercu.explain import MaskExplanation
 from apercu.explain.explanation import format_percent
 from apercu.explain.options import SecondLooks
@@ -87,6 +89,54 @@ def test_only_doubtful_masks_are_searched(
         assert bool(explanation.search_line) == looked
 
 
+def test_a_crop_that_is_no_better_is_called_that_of_the_mask(
+    explainer: MaskExplainer, classifier: Classifier, photo: Path
+) -> None:
+    explanation = explainer.explain(photo, classifier=classifier, second_look="all")
+    assert isinstance(explanation, MaskExplanation) and explanation.second_look is not None
+    same = replace(explanation.second_look, score=0.001, first_score=-0.001)
+    tied = replace(explanation, second_look=same)
+    assert tied.sufficient_box == explanation.sufficient_box is not None
+    assert "A second look found no better crop than that of the mask, " in tied.line
+    none = replace(explanation, second_look=replace(same, found=False))
+    assert none.sufficient_box is None
+    assert none.line.endswith("A second look found no better crop.")
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_many_masks_are_searched_in_parts(explainer: MaskExplainer, classifier: Classifier) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(1, 3, 32, 32, generator=generator), torch.full((45, 32, 32), 0.55)
+    masks[:, 8:24, 8:24] += 0.4 * torch.rand(45, 16, 16, generator=generator)
+    targets, copies = torch.arange(45) % 3, images.expand(45, -1, -1, -1)
+    sizes: list[int] = []
+
+    class Counted(nn.Module):
+        device, decision = classifier.device, classifier.decision
+
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(views))
+            return classifier(views)
+
+    after, results = SecondLooks(explainer, Counted(), "all").look(copies, targets, masks)  # type: ignore[arg-type]
+    assert max(sizes) == 100 and sum(sizes) == 45 * 21 == sum(each.queries for each in results)
+    whole = search_crops(classifier, copies, targets, masks)
+    torch.testing.assert_close(after, whole.masks)
+    scores = torch.tensor([each.score for each in results])
+    torch.testing.assert_close(scores, whole.scores, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_whose_crops_have_no_logits_is_named(
+    explainer: MaskExplainer, classifier: Classifier, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> None:
+        raise NotFiniteError("classifier: its output", (3,), 5)
+
+    monkeypatch.setattr(SecondLooks, "look", look)
+    with pytest.raises(NotFiniteError, match=r"its output for cat\.png is not a number"):
+        explainer.explain(photo, classifier=classifier, second_look="all")
+
+
 def test_a_training_measures_which_masks_are_doubtful(tiny_run: Path) -> None:
     facts = json.loads((tiny_run / "facts.json").read_text())
     assert np.isfinite(facts[LIMIT_FACT])
@@ -101,6 +151,10 @@ def test_the_command_writes_the_crop_and_what_was_found(
     done = CliRunner().invoke(app, [str(word) for word in [*words, "--out", out]])
     assert done.exit_code == 0, done.output
     assert "A second look found a crop of" in done.output
+    done = CliRunner().invoke(
+        app, [str(word) for word in [*words, "--target", "all", "--out", tmp_path / "several"]]
+    )
+    assert "(lower is better); 3 classes explained" in done.output
     answer = json.loads((out / "explain.json").read_text())["images"][0]["answers"][0]
     assert set(answer["second_look"]) == {"first_score", "score", "looked", "queries", "box"}
     xmin, ymin, xmax, ymax = answer["second_look"]["box"]
@@ -108,13 +162,15 @@ def test_the_command_writes_the_crop_and_what_was_found(
         assert crop.size == (xmax - xmin, ymax - ymin)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_what_cannot_look_again_says_so(
     explainer: MaskExplainer, classifier: Classifier, photo: Path
 ) -> None:
     with pytest.raises(ConfigError, match="does not hold; give --classifier SPEC"):
         explainer.explain(photo, second_look="all")
-    with pytest.raises(ConfigError, match="expected doubtful or all, got 'some'"):
-        SecondLooks(explainer, classifier, "some")
+    for word in ("some", ""):
+        with pytest.raises(ConfigError, match=f"expected doubtful or all, got '{word}'"):
+            explainer.explain(photo, classifier=classifier, second_look=word)  # type: ignore[call-overload]
     del explainer.facts[LIMIT_FACT]
     with pytest.raises(ConfigError, match="trained by an earlier version; take all"):
         explainer.explain(photo, classifier=classifier, second_look="doubtful")

@@ -38,7 +38,7 @@ def test_slow_methods_are_known() -> None:
         ("gradcam", "got gradcam; did you mean grad_cam"),
         ("rise:maks=4", "rise has no setting maks, .*; did you mean masks"),
         ("rise:masks=many", "expected int for rise:masks, got 'many'"),
-        ("true_box:augmented=2", "true_box knows the truth and cannot be augmented"),
+        ("true_box:augmented=2", "true_box knows the truth and takes no augmented"),
         ("", "expected some of gradient"),
     ],
 )

@@ -10,7 +10,9 @@ from torch import nn
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.mask.objectives.crop_search import search_crops
+from apercu.maps import min_max_scale, tight_boxes
 from apercu.methods import CentreBox, Gradient, SecondLook, TrainedMethod
+from apercu.methods.own import FunctionExplainer
 from apercu.metrics import saliency_metric
 
 SIZE = (24, 32)
@@ -180,6 +182,31 @@ def test_a_mask_stays_where_no_crop_is_better(bright: Classifier) -> None:
     assert torch.equal(found.boxes, torch.zeros(1, 4))
 
 
+def test_the_crop_of_the_mask_is_kept_where_no_other_is_better(
+    bright: Classifier, scene: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images = scene[0]
+    masks = torch.where(images[:, 0] > 0, 0.65, 0.55)  # the square itself is above level 0.6
+    found = search_crops(bright, images, ONES, masks, queries=5)
+    torch.testing.assert_close(found.scores, found.first_scores)
+    assert torch.equal(found.boxes, tight_boxes(images[:, 0] > 0))
+    assert torch.equal(found.masks > 0.6, images[:, 0] > 0)
+
+
+def test_a_map_on_a_scale_of_its_own_keeps_its_region_when_it_is_stretched_again(
+    bright: Classifier, scene: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images = scene[0]
+    ramp = torch.linspace(0, 3, SIZE[0] * SIZE[1]).view(SIZE)
+    starts = (0.3 * images[:, 0] + 0.4 * ramp).double()  # the peak is not on the square
+    searched = SecondLook(FunctionExplainer(lambda *_: starts), queries=60)(bright, images, 1)
+    assert searched.dtype == torch.float32
+    torch.testing.assert_close(min_max_scale(searched), searched)
+    assert not searched[0, -1, -1] > 0.6  # the crop lies elsewhere
+    for level in (0.1, 0.25):
+        assert torch.equal(searched >= level, min_max_scale(starts.float()) >= level)
+
+
 def test_wraps_any_explainer(
     residual: Classifier, images: torch.Tensor, targets: torch.Tensor
 ) -> None:
@@ -195,7 +222,13 @@ def test_wraps_any_explainer(
     )
 
 
-@pytest.mark.parametrize("settings", [{"queries": 4}, {"above": float("nan")}])
-def test_bad_settings_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="second_look: expected queries of at least 5"):
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"queries": 4}, "second_look: expected queries of at least 5, got 4"),
+        ({"above": float("nan")}, "second_look: expected a number for above, got nan"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, float], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
         SecondLook(Gradient(), **settings)  # type: ignore[arg-type]

@@ -373,7 +373,9 @@ class _FolderWriter:
             if isinstance(explanation, CounterpartExplanation):
                 self.flipped.append(explanation.flipped)
         self.images.append(describe_image(stored, records))
-        return lines[0] if len(lines) == 1 else f"{lines[0]}; {len(lines)} classes explained"
+        if len(lines) == 1:
+            return lines[0]
+        return f"{lines[0].removesuffix('.')}; {len(lines)} classes explained"
 
     def count_classes(self) -> str:
         """Return in one line how often the most frequent classes are predicted."""

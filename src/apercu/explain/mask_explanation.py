@@ -14,7 +14,7 @@ from torch import Tensor, tensor
 from apercu import maps, render
 from apercu.classifiers.network import check_logits
 from apercu.classifiers.outputs import check_finite_rows
-from apercu.errors import name_images
+from apercu.errors import NotFiniteError, name_images
 from apercu.explain.explanation import (
     Explanation,
     StoredImage,
@@ -79,7 +79,10 @@ class MaskExplanation(Explanation):
 
     @property
     def sufficient_box(self) -> tuple[int, int, int, int] | None:
-        """The box of the crop that the second look found, in pixels of the image; None without."""
+        """The box of the best crop of the second look, in pixels of the image; None without.
+
+        It is that of the mask where no other was better.
+        """
         if self.second_look is None or not self.second_look.found:
             return None
         return tight_box(self.mask, CROP_LEVEL, get_size(self.image))
@@ -151,10 +154,13 @@ class MaskExplanation(Explanation):
         if box is None:
             return "A second look found no better crop."
         height, width = get_size(self.image)
-        area = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
+        area = format_percent((box[2] - box[0]) * (box[3] - box[1]) / (height * width))
+        score, first = f"{result.score:z.2f}", f"{result.first_score:z.2f}"
+        if score == first:
+            return f"A second look found no better crop than that of the mask, {area} of the image."
         return (
-            f"A second look found a crop of {format_percent(area)} of the image, with a score of "
-            f"{result.score:.2f} instead of {result.first_score:.2f} (lower is better)."
+            f"A second look found a crop of {area} of the image, with a score of {score} instead "
+            f"of {first} (lower is better)."
         )
 
     @property
@@ -281,7 +287,7 @@ def explain_masks(
         An iterator over the explanations, in the order of the classes.
 
     Raises:
-        NotFiniteError: a logit or a map is NaN or infinite.
+        NotFiniteError: a logit, also one of a crop, or a map is NaN or infinite.
     """
     images = explainer.prepare(stored.picture)[None]
     subject = f"{explainer.classifier_info.spec}:"
@@ -298,7 +304,10 @@ def explain_masks(
     results: list[SecondLookResult | None] = [None] * len(targets)
     if selector.second_looks is not None:
         copies = images.expand(len(targets), -1, -1, -1)
-        masks, results[:] = selector.second_looks.look(copies, indices[0], masks)
+        try:
+            masks, results[:] = selector.second_looks.look(copies, indices[0], masks)
+        except NotFiniteError as error:  # its rows are crops
+            raise error.name_row(stored.name) from error
     for target, mask, result in zip(targets, masks, results, strict=True):
         yield MaskExplanation(
             stored,

@@ -33,6 +33,8 @@ SecondLookChoice: TypeAlias = Literal["doubtful", "all"]
 in the training, or all."""
 CROP_LEVEL = INNER_LEVEL
 """Level of a mask at which its region is the crop of the second look."""
+MASKS_AT_ONCE = 20
+"""Masks that get their second look together, so that many classes of an image fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class TargetSelector:
         self.predictor = Predictor(explainer, classifier) if explainer.makes_masks else None
         self.guard = _choose_guard(guard, classifier, explainer)
         self.second_looks = (
-            SecondLooks(explainer, classifier, options.second_look) if options.second_look else None
+            None
+            if options.second_look is None
+            else SecondLooks(explainer, classifier, options.second_look)
         )
         self.output, self.decision = info.output, info.decision
         self.index = _find_class(options, info.names)
@@ -256,17 +260,15 @@ class SecondLookResult:
         score: that of the crop that the search found; `first_score` where the mask kept its own.
         looked: whether there was a search, or the mask was good enough.
         queries: images about which the classifier was asked.
+        found: whether the mask has a crop from the search now: a better one, or its own where no
+            other was better. Without, all crops were worse, or there was no search.
     """
 
     first_score: float
     score: float
     looked: bool
     queries: int
-
-    @property
-    def found(self) -> bool:
-        """Whether the search found a crop that is better than that of the mask."""
-        return self.score < self.first_score
+    found: bool
 
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the second look."""
@@ -309,7 +311,7 @@ class SecondLooks:
         if choice == "doubtful" and LIMIT_FACT not in explainer.facts:
             raise ConfigError(
                 "second_look: the explainer does not say which of its masks are doubtful, as it "
-                "was trained by an earlier version; take all"
+                "is no mask explainer or was trained by an earlier version; take all"
             )
         self.classifier = classifier
         self.limit = explainer.facts[LIMIT_FACT] if choice == "doubtful" else -inf
@@ -328,21 +330,20 @@ class SecondLooks:
             The masks, of which those without a search stay as they are, and one result for each.
         """
         device = self.classifier.device
-        found = search_crops(
-            self.classifier,
-            images.to(device),
-            targets.to(device),
-            masks.to(device),
-            above=self.limit,
-        )
-        rows = zip(
-            found.first_scores.tolist(), found.scores.tolist(), found.looked.tolist(), strict=True
-        )
-        results = [
-            SecondLookResult(first, score, looked, 1 + QUERIES * looked)
-            for first, score, looked in rows
-        ]
-        return found.masks.to(masks.device), results
+        parts = [each.split(MASKS_AT_ONCE) for each in (images, targets, masks)]
+        after, results = [], []
+        for part in zip(*parts, strict=True):
+            found = search_crops(
+                self.classifier, *(each.to(device) for each in part), above=self.limit
+            )
+            after.append(found.masks.to(masks.device))
+            has_crop = found.boxes.any(1)
+            rows = torch.stack([found.first_scores, found.scores, found.looked, has_crop], 1)
+            results += [
+                SecondLookResult(first, score, bool(looked), 1 + QUERIES * int(looked), bool(crop))
+                for first, score, looked, crop in rows.tolist()
+            ]
+        return torch.cat(after), results
 
 
 def _check_counterpart_options(options: ExplainOptions) -> None:

@@ -246,7 +246,7 @@ def _parse_method(text: str, runs: Mapping[str, MapExplainer]) -> MapExplainer |
     for key, wrap in WRAPPERS.items():
         for value in (s.partition("=")[2] for s in wrappers if s.partition("=")[0] == key):
             if isinstance(method, TrueBox):
-                raise ConfigError(f"methods: {name} knows the truth and cannot be {key}")
+                raise ConfigError(f"methods: {name} knows the truth and takes no {key}")
             try:
                 method = wrap(method, value)
             except ValueError:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from math import inf, isnan
 from typing import final
 
+import torch
+
 from apercu.classifiers import Classifier
 from apercu.errors import ConfigError
 from apercu.explainers.mask.objectives.crop_search import (
+    CROP_LEVEL,
     CROPS_AT_ONCE,
     EXTENT_LEVEL,
     QUERIES,
@@ -29,8 +32,8 @@ class SecondLook(Wrapper):
 
     The first crops are those of five levels of the map. Then the best crop so far is moved and
     resized at random, five times before the next choice. Crops stay inside the region of the map
-    at level 0.5 (0.25 on a scale of its own), and up to level 0.6 the map stays as it is: extent
-    and box of the object do not change. The search minimises the saliency metric
+    at level 0.5 (0.25 on a scale of its own). The regions of this level and of all lower ones stay
+    as they are, and so do extent and box of the object. The search minimises the saliency metric
     log max(area, 0.05) − log p(class), so a table with this metric shows what the search gains, and
     the start has to be compared with other starts.
 
@@ -50,11 +53,12 @@ class SecondLook(Wrapper):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.queries < CROPS_AT_ONCE or isnan(self.above):
+        if self.queries < CROPS_AT_ONCE:
             raise ConfigError(
-                f"second_look: expected queries of at least {CROPS_AT_ONCE} and a number for "
-                f"above, got {self.queries} and {self.above}"
+                f"second_look: expected queries of at least {CROPS_AT_ONCE}, got {self.queries}"
             )
+        if isnan(self.above):
+            raise ConfigError(f"second_look: expected a number for above, got {self.above}")
 
     @property
     def needs(self) -> tuple[Requirement, ...]:
@@ -62,10 +66,10 @@ class SecondLook(Wrapper):
         return tuple(dict.fromkeys((*self.method.needs, "queries")))
 
     def compute_maps(self, classifier: Classifier, images: Images, targets: Targets) -> Maps:
-        maps, lowest = self.method(classifier, images, targets), EXTENT_LEVEL
+        maps, lowest = self.method(classifier, images, targets).to(images), EXTENT_LEVEL
         if self.map_scale == "map":
             maps, lowest = min_max_scale(maps), STRETCHED_EXTENT_LEVEL
-        return search_crops(
+        found = search_crops(
             classifier,
             images.detach(),
             targets,
@@ -75,3 +79,10 @@ class SecondLook(Wrapper):
             above=self.above,
             seed=self.seed,
         ).masks
+        return _lift_crops(found) if self.map_scale == "map" else found
+
+
+def _lift_crops(maps: Maps) -> Maps:
+    """Return the maps with their crops raised up to 1, so that stretching them changes nothing."""
+    missing = 1 - maps.amax((1, 2), keepdim=True)
+    return torch.where(maps > CROP_LEVEL, maps + missing, maps)

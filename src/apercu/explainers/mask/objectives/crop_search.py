@@ -41,6 +41,8 @@ SCORED_LEVEL = 0.6
 """Level of a mask whose crop says how good the mask is."""
 CROP_LEVEL, INNER_LEVEL = 0.6, 0.8
 """The region of the result at each level above the first and up to the second is the crop."""
+ROUNDING = 1e-3
+"""Difference of two scores of the same crop, asked about in batches of different sizes, at most."""
 LIMIT_FACT, DOUBTFUL_FRACTION = "second_look_above", 0.1
 """Score above which a mask is doubtful, among the facts of a run, and how many are above it."""
 
@@ -159,8 +161,9 @@ class CropSearch:
 
     Attributes:
         masks: masks in [0, 1], whose regions above level 0.6 lie in the crop.
-        boxes: the best crop of each image in pixels, `batch × 4`; zeros where the mask stayed as it
-            is, as there was no look, or no crop was better than that of the mask.
+        boxes: the best crop of each image in pixels, `batch × 4`, which may be that of the mask;
+            zeros where the mask stayed as it is, as there was no look, or all crops were worse than
+            that of the mask.
         scores: log max(area, 0.05) − log p(class) of that crop, or else of the mask's; lower is
             better.
         first_scores: that of the mask at level 0.6, before.
@@ -211,9 +214,9 @@ def search_crops(
         best, lowest_scores = _search(
             classifier, images[index], targets[index], masks[index], lowest, queries, seed
         )
-        is_better = lowest_scores <= first_scores[index]
-        index, best = index[is_better], best[is_better]
-        boxes[index], scores[index] = best, lowest_scores[is_better]
+        is_kept = lowest_scores <= first_scores[index] + ROUNDING
+        index, best = index[is_kept], best[is_kept]
+        boxes[index], scores[index] = best, lowest_scores[is_kept]
         result[index] = _raise_crops(masks[index], _cut(extents[index], best))
     return CropSearch(result, boxes, scores, first_scores, looked)
 
