@@ -330,7 +330,7 @@ class SecondLooks:
             The masks, of which those without a search stay as they are, and one result for each.
         """
         device = self.classifier.device
-        parts = [each.split(MASKS_AT_ONCE) for each in (images, targets, masks)]
+        parts = [torch.split(each, MASKS_AT_ONCE) for each in (images, targets, masks)]
         after, results = [], []
         for part in zip(*parts, strict=True):
             found = search_crops(
