@@ -123,7 +123,8 @@ def test_wrong_options_are_refused_before_anything_is_written(
 
 
 def test_a_folder_that_is_no_run(apercu, photo, tmp_path) -> None:
-    result = apercu("explain", tmp_path, photo, "--out", tmp_path / "o")
+    (tmp_path / "empty").mkdir()
+    result = apercu("explain", tmp_path / "empty", photo, "--out", tmp_path / "o")
     assert result.code == 2
     assert "expected a run folder" in result.err
 

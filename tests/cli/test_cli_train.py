@@ -133,6 +133,7 @@ def test_a_log_file_shows_every_part_of_a_training(apercu, command, tmp_path, mo
         "measuring levels",
         "measuring regions",
         "measuring absent classes",
+        "measuring doubtful masks",
     ]
     assert re.search(r"^training steps: 2 of 2, in \d+ s$", said.err, re.MULTILINE)
 

@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "empty": (
         lambda folder: cut(save(PHOTO, folder / "a.png"), 0),
-        r"a\.png: not an image, expected JPEG, PNG",
+        r"a\.png: not an image, as it is empty \(0 bytes\); copy it again",
     ),
     "empty folder": (lambda folder: folder, r"no images"),
     "folder": (

@@ -239,7 +239,9 @@ def test_a_guard_with_an_explainer_is_not_replaced_by_one_without(
     assert (out / "guard.json").read_bytes() == (tiny_guard / "guard.json").read_bytes()
 
 
-def test_pictures_in_a_list_are_refused_in_one_line(guarded_card: Path, tmp_path: Path) -> None:
+def test_pictures_in_a_list_are_refused_in_one_line(
+    guarded_card: Path, tmp_path: Path, shapes_unchecked: None
+) -> None:
     pictures: list[object] = [np.zeros((8, 8, 3), np.uint8)] * 60
     with pytest.raises(InputError, match="images: expected the path of a file or a folder"):
         apercu.fit_guard(guarded_card, pictures, tmp_path / "guard")  # type: ignore[arg-type]

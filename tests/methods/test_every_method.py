@@ -48,6 +48,7 @@ EVERY: list[Method | Wrapper] = [
     methods.RandomMap(),
     methods.Rise(masks=6),
     methods.Smoothed(methods.Gradient()),
+    methods.SecondLook(methods.Gradient(), queries=7),
     methods.SmoothGrad(samples=3),
     methods.SmoothTaylor(samples=3),
     methods.WholeBox(),

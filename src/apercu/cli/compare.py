@@ -43,7 +43,7 @@ def compare(
         typer.Option(
             metavar="A,B:KEY=VALUE,…",
             help="gradient, grad_cam, rise:masks=500, centre_box …; any with augmented=COPIES, "
-            "smoothed=SIGMA or second_look=QUERIES; module:MyMethod or FILE.py:MyMethod, whose "
+            "smoothed=SIGMA or second_look=CROPS; module:MyMethod or FILE.py:MyMethod, whose "
             "code runs. By default all quick ones that classifier and images allow.",
         ),
     ] = None,

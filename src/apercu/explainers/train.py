@@ -119,8 +119,8 @@ def train(
     run, chosen = Path(out), find_kind(kind)
     check_seed(seed)
     check_writable(run)
-    check_run_digests(run, f"--out {run / kind}")
     base = _choose_settings(run, config, chosen)
+    check_run_digests(run, f"--out {run / kind}")
     begun = None
     if resume:  # the steps of the training that was begun, as its folder holds them
         begun = base.schedule.steps if config is None else find_begun_steps(run)
