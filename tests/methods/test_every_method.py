@@ -302,6 +302,8 @@ class TestOutputs:
 
 def _is_linear_in_the_logit(method: Method | Wrapper) -> bool:
     """Whether maps are on the scale of the logit, which is halved where it stands for two."""
+    if isinstance(method, methods.SecondLook):
+        return False  # its maps are stretched to [0, 1]
     first = method.method if isinstance(method, Wrapper) else method
     kinds = (
         methods.Cam,
