@@ -481,6 +481,7 @@ def test_images_are_labelled_by_keyboard(visit, listen, queue: LabellingQueue) -
     assert next(iter(labels)) in first
     wait_until(page, lambda: page.inner_text("#labelled") == "dots: written.")
     wait_until(page, lambda: page.inner_text("#counted") == ONE_LABELLED)
+    wait_for(page, table, 1)  # keys do nothing until the next image is there
     page.keyboard.press("s")
     wait_until(page, lambda: "1 passed over" in page.inner_text("#counted"))
     wait_for(page, table, 1)
