@@ -2,13 +2,13 @@
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
 #   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp
-#       paper release lean squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx]
+#       paper release lean lean_protocols squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean lean_protocols squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
@@ -86,6 +86,19 @@ for study in ${*:-$studies}; do
         compare lean mobilenetv2_100.json imagenet-val \
             cam,grad_cam,gradient,excitation_backprop,centre_box --no-cost
         $bin/python docs/pictures.py runs/lean
+        ;;
+    lean_protocols) # every photograph at thresholds of the other half, and as others publish it
+        train lean mobilenetv2_100.json imagenet-train --config lean
+        metrics="saliency_metric,localisation_error,pointing_game"
+        compare lean mobilenetv2_100.json imagenet-val cam,grad_cam,centre_box \
+            --thresholds-from folds --no-cost
+        $bin/python recipes/levels/fixed_level.py "$data/models/mobilenetv2_100.json" runs/lean \
+            "$data/data/imagenet-val" --level 0.5
+        for protocol in maxboxacc torchray; do
+            $bin/apercu compare --classifier "$data/models/mobilenetv2_100.json" \
+                --images "$data/data/imagenet-val" --explainer runs/lean --protocol $protocol \
+                --methods cam,grad_cam,centre_box --no-cost --out "runs/compare-lean-$protocol"
+        done
         ;;
     squeezenet_lean)
         train squeezenet_lean squeezenet1_1.json imagenet-train --config lean
