@@ -22,8 +22,9 @@ from apercu.explain.explanation import (
     get_size,
     shrink_picture,
 )
-from apercu.explain.options import CROP_LEVEL, SecondLookResult, TargetSelector
+from apercu.explain.options import SecondLookResult, TargetSelector
 from apercu.explainers.base import MaskingExplainer
+from apercu.explainers.mask.objectives.crop_search import INNER_LEVEL
 from apercu.images.stream import scale_boxes
 from apercu.types import Boxes, Picture
 
@@ -85,7 +86,7 @@ class MaskExplanation(Explanation):
         """
         if self.second_look is None or not self.second_look.found:
             return None
-        return tight_box(self.mask, CROP_LEVEL, get_size(self.image))
+        return tight_box(self.mask, INNER_LEVEL, get_size(self.image))
 
     @property
     def capture_description(self) -> str:

@@ -17,7 +17,6 @@ from apercu.explain.explanation import CLASSIFIER, EXPLAINER, NamedClass
 from apercu.explainers.base import TrainedExplainer
 from apercu.explainers.encoder import Predictor
 from apercu.explainers.mask.objectives.crop_search import (
-    INNER_LEVEL,
     LIMIT_FACT,
     QUERIES,
     search_crops,
@@ -31,8 +30,6 @@ TOP, ALL, PREDICTED = "top", "all", "predicted"
 SecondLookChoice: TypeAlias = Literal["doubtful", "all"]
 """Which masks get a second look: the doubtful ones, whose crop has a worse score than nine of ten
 in the training, or all."""
-CROP_LEVEL = INNER_LEVEL
-"""Level of a mask at which its region is the crop of the second look."""
 MASKS_AT_ONCE = 20
 """Masks that get their second look together, so that many classes of an image fit in memory."""
 
