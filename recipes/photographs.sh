@@ -2,13 +2,14 @@
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
 #   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp
-#       paper release lean lean_protocols squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx]
+#       paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean squeezenet blackbox cifar10
+#       cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean lean_protocols squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
@@ -16,7 +17,7 @@ photographs="cam,grad_cam,gradient,centre_box,true_box,whole_box"
 
 name_classifier() { # classifier: a file of APERCU_DATA, or a SPEC
     case $1 in
-    ready:*) echo "$1" ;;
+    ready:* | runs/*) echo "$1" ;;
     *) echo "$data/models/$1" ;;
     esac
 }
@@ -99,6 +100,23 @@ for study in ${*:-$studies}; do
                 --images "$data/data/imagenet-val" --explainer runs/lean --protocol $protocol \
                 --methods cam,grad_cam,centre_box --no-cost --out "runs/compare-lean-$protocol"
         done
+        ;;
+    lean_curves) # deletion and insertion: 120 photographs in 20 steps; 40 as RISE was published
+        train lean mobilenetv2_100.json imagenet-train --config lean
+        metrics=dauc,iauc
+        compare lean mobilenetv2_100.json imagenet-val \
+            cam,grad_cam,excitation_backprop,guided_backprop,lrp,centre_box \
+            --steps 20 --limit 120 --no-cost
+        $bin/apercu compare --classifier "$data/models/mobilenetv2_100.json" \
+            --images "$data/data/imagenet-val" --explainer runs/lean --protocol rise \
+            --methods cam,grad_cam,centre_box --limit 40 --no-cost --out runs/compare-lean-rise
+        ;;
+    permuted) # does the mask find objects by itself? The weights in random order, the features as they were
+        card=runs/permuted_classifier/card.json
+        [ -f $card ] ||
+            $bin/python recipes/evidence/permute.py "$data/models/mobilenetv2_100.json" runs/permuted_classifier
+        train permuted $card imagenet-train --config lean --encoder "$data/models/mobilenetv2_100.json"
+        compare permuted $card imagenet-val cam,centre_box --targets predicted --no-cost
         ;;
     squeezenet_lean)
         train squeezenet_lean squeezenet1_1.json imagenet-train --config lean

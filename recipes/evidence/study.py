@@ -27,6 +27,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from permute import permute_weights
 
 import apercu
 from apercu import MaskExplainer, metrics, render
@@ -39,7 +40,6 @@ from apercu.classifiers import (
     save_classifier,
     wrap_module,
 )
-from apercu.classifiers.card import read_card
 from apercu.evaluation.demo_classifier import (
     SOURCE,
     ClassifierTraining,
@@ -49,6 +49,7 @@ from apercu.evaluation.demo_classifier import (
 )
 from apercu.images import ImageSource, Planted
 from apercu.images.source import Item
+from apercu.run_record import Phase
 from apercu.statistics import bootstrap_interval
 
 TAG_SIDE = 10
@@ -173,7 +174,7 @@ def learn(source: TaggedImages, training: ClassifierTraining) -> Classifier:
     torch.manual_seed(training.seed)
     size = (planted.size, planted.size)
     network = SmallResNet(planted.channels, planted.classes, size, training.width)
-    train_network(network, loaded, training, lambda done, total: None)
+    train_network(network, loaded, training, Phase("steps"))
     card = ClassifierCard(
         source=SOURCE,
         options={
@@ -186,19 +187,6 @@ def learn(source: TaggedImages, training: ClassifierTraining) -> Classifier:
         classes=planted.class_names,
     )
     return wrap_module(network, card)
-
-
-def permute_weights(card: Path, seed: int) -> Classifier:
-    """Return a classifier with the numbers of each of its tensors in random order."""
-    described = read_card(card)
-    module = open_classifier(card, trust=True).module
-    assert module is not None
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in module.parameters():
-            order = torch.randperm(tensor.numel(), generator=generator)
-            tensor.copy_(tensor.flatten()[order].view_as(tensor))
-    return wrap_module(module, described.model_copy(update={"weights": None}))
 
 
 @torch.no_grad()
