@@ -101,6 +101,10 @@ def _render_overview() -> list[str]:
         "in [0, 1], maps are evidence per pixel, and a mask is a map in [0, 1] where 1 is "
         "kept. All errors are in [`apercu.errors`](python/errors.md).",
         "",
+        'Functions that do a whole job have `device="auto"`, as `--device` of the command line: a '
+        "GPU where there is one. Those that open a classifier, an explainer or a guard leave it on "
+        "the CPU, as PyTorch does, because you give it tensors of your own.",
+        "",
         *render_table(("package", "holds"), rows),
         "",
     ]

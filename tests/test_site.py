@@ -203,6 +203,36 @@ def test_public_functions_say_what_they_take_return_and_raise() -> None:
     assert gaps == {}
 
 
+OPENERS = {"open_classifier", "load_explainer", "from_pretrained", "load_guard", "open_guard"}
+"""What they return gets tensors of the caller, and stays on the CPU (`apercu.devices`)."""
+
+
+def list_device_defaults() -> dict[str, Any]:
+    """Return the device that each public function or method has by default, if it has one."""
+    defaults = {}
+    for package, name, value in PUBLIC:
+        methods = dir(value) if inspect.isclass(value) else ()
+        calls = {name: value} | {
+            f"{name}.{key}": getattr(value, key) for key in methods if not key.startswith("_")
+        }
+        for called, call in calls.items():
+            is_own = str(getattr(call, "__module__", "")).startswith("apercu")
+            if is_own and inspect.isroutine(call):
+                device = inspect.signature(call).parameters.get("device")
+                if device is not None and device.default is not device.empty:
+                    defaults[f"{package}.{called}"] = device.default
+    return defaults
+
+
+def test_jobs_take_any_device_and_what_is_opened_stays_on_the_cpu() -> None:
+    defaults = list_device_defaults()
+    assert {name.rpartition(".")[2] for name in defaults} > OPENERS
+    assert defaults.pop("apercu.open_classifier") is None  # a module stays where it is
+    assert defaults == {
+        name: "cpu" if name.rpartition(".")[2] in OPENERS else "auto" for name in defaults
+    }
+
+
 def test_public_classes_say_what_their_fields_are() -> None:
     gaps = []
     for package, name, value in PUBLIC:

@@ -1,5 +1,7 @@
 """Where tensors live: the CPU, a GPU of NVIDIA (cuda), or one of Apple (mps); and their mode.
 
+A function that does a whole job has `device="auto"`, as the verbs of the command line. One that
+opens a classifier, an explainer or a guard leaves it on the CPU, where its caller's tensors are.
 A GPU of Apple has no float64. Sums that need it are taken on the CPU.
 No gradient passes a tensor that was made in `torch.inference_mode()`.
 """

@@ -11,7 +11,7 @@ import torch
 
 from apercu import MaskExplainer
 from apercu.deploy.export import ExportSettings, write_export
-from apercu.deploy.inference import is_export, open_engine
+from apercu.deploy.inference import choose_engine_device, is_export, open_engine
 from apercu.errors import ConfigError, RunError
 from apercu.explainers.run_folder import check_run, load_doubts
 from apercu.log import redirect_warnings
@@ -65,6 +65,17 @@ def test_an_export_needs_no_classifier_and_no_gpu(tiny_export) -> None:
         open_engine(tiny_export, "SPEC")
     with pytest.raises(ConfigError, match="runs on the CPU here; use --device cpu, or the run"):
         open_engine(tiny_export, device="cuda")
+
+
+def test_auto_leaves_an_export_on_the_cpu_and_an_opened_explainer_where_it_is(
+    tiny_run, tiny_export, monkeypatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    explainer = MaskExplainer.from_pretrained(tiny_run)
+    assert choose_engine_device(tiny_run, "auto") == "cuda"
+    assert choose_engine_device(tiny_export, "auto") == "cpu"
+    assert choose_engine_device(explainer, "auto") == "cpu"
+    assert choose_engine_device(explainer, "cuda") == "cuda"
 
 
 def test_another_graph_or_none_is_told(damaged) -> None:

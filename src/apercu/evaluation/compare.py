@@ -59,7 +59,7 @@ def compare(
     protocol: str | None = None,
     cost: bool = True,
     against: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "apercu.compare(…)",

@@ -78,7 +78,7 @@ def fit_guard(
     limit: int | None = None,
     seed: int = 0,
     attach: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
 ) -> Guard:

@@ -211,7 +211,7 @@ def open_case_encoder(
         method: the method that explains, as in a comparison; `none` for no region. By default CAM,
             or Grad-CAM where the classifier does not allow it. A run explains itself.
         explains: whether there are regions; without them no method is needed.
-        device: where to compute.
+        device: `auto`, `cpu`, `cuda` or `mps`, where to compute.
         trust: whether a card or a folder may name a factory, whose code is run.
 
     Returns:

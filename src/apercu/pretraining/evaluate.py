@@ -263,7 +263,7 @@ def evaluate_features(
     reinitialised: bool = False,
     joined: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",

@@ -36,7 +36,7 @@ def run_stress_test(
     *,
     explainer: AnyExplainer | str | Path | None = None,
     surrogate: Classifier | str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",

@@ -78,7 +78,7 @@ def explain_dataset(
     seed: int = 0,
     keep: Sequence[str] = (),
     classifier: str | Path | Classifier | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
     cluster: str | None = None,
@@ -117,7 +117,8 @@ def explain_dataset(
             `image.path`; a name that the result itself has becomes `source.NAME`.
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
-        device: `auto`, `cpu`, `cuda` or `mps`, where the explainer computes.
+        device: `auto`, `cpu`, `cuda` or `mps`, where the explainer computes; with `auto` an opened
+            explainer stays where it is, and an export computes on the CPU.
         workers: the number of threads that read and decode; None for a number that fits.
         threads: the number of threads that explain on the CPU; None for a number that fits.
         cluster: the address of a Ray cluster that shares the work, `auto`, `local` or `HOST:PORT`;

@@ -49,7 +49,7 @@ class ExplainerRef:
     trust: bool = False
     guard: GuardChoice = None
 
-    def open(self, device: str = "cpu") -> InferenceEngine:
+    def open(self, device: str = "auto") -> InferenceEngine:
         """Open the explainer on a device, as `open_engine` does."""
         return open_engine(self.run, self.classifier, device, trust=self.trust, guard=self.guard)
 

@@ -25,7 +25,9 @@ def is_export(run: Path) -> bool:
 
 
 def choose_engine_device(run: Path | MaskingExplainer[Any, Any], device: str) -> str:
-    """Choose the device of a run or an export; for `auto` an export computes on the CPU.
+    """Choose the device of a run, an export or an opened explainer.
+
+    For `auto` an export computes on the CPU, and an opened explainer where it is.
 
     Args:
         run: the folder, or the explainer.
@@ -37,15 +39,18 @@ def choose_engine_device(run: Path | MaskingExplainer[Any, Any], device: str) ->
     Raises:
         ConfigError: torch sees no such device.
     """
-    if device == "auto" and isinstance(run, Path) and is_export(run):
-        return "cpu"
+    if device == "auto":
+        if isinstance(run, MaskingExplainer):
+            return str(run.device)
+        if is_export(run):
+            return "cpu"
     return str(read_device(device))
 
 
 def open_engine(
     run: Path | MaskingExplainer[Any, Any],
     classifier: str | Path | Classifier | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     *,
     spin: bool = True,
     trust: bool = False,
@@ -59,7 +64,7 @@ def open_engine(
         run: the folder, or the explainer.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
         device: `auto`, `cpu`, `cuda` or `mps`, where a run computes; an export takes `auto` or
-            `cpu`.
+            `cpu`, and with `auto` an opened explainer stays where it is.
         spin: whether threads of ONNX Runtime wait for each other without sleeping; False leaves
             the cores to other work.
         trust: whether the folder or a card may name a factory, whose code is run.

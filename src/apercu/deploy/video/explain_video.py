@@ -33,7 +33,7 @@ def explain_video(
     seconds: float | None = None,
     live: bool = False,
     classifier: str | Path | Classifier | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     guard: GuardChoice = None,
     progress: CountCallback | bool | None = None,
@@ -64,7 +64,7 @@ def explain_video(
         classifier: the explained classifier or its SPEC, if it predicts the classes and the
             explainer does not hold it.
         device: `auto`, `cpu`, `cuda` or `mps`, where the explainer computes; an export takes `auto`
-            or `cpu`.
+            or `cpu`, and with `auto` an opened explainer stays where it is.
         trust: whether the folder or a card may name a factory, whose code is run.
         guard: a guard or its folder, which judges each explained frame; `none` for none, None for
             the one that the card of the classifier names. An export holds its own.
@@ -103,7 +103,7 @@ def explain_video(
 def open_video_engine(
     run: Path | MaskingExplainer[Any, Any],
     classifier: str | Path | Classifier | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     *,
     trust: bool = False,
     guard: GuardChoice = None,
@@ -113,7 +113,7 @@ def open_video_engine(
     Args:
         run: the folder, or a mask explainer.
         classifier: the explained classifier or its SPEC, for a run that does not hold it.
-        device: where a run computes.
+        device: where a run computes; see `open_engine`.
         trust: whether the folder or a card may name a factory, whose code is run.
         guard: a guard or its folder, which judges each prediction; see `open_engine`.
 

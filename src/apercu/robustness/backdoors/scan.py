@@ -85,7 +85,7 @@ def find_backdoors(
     explainer: ExplainerLike | None = None,
     limit: int | None = DEFAULT_LIMIT,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",

@@ -55,7 +55,7 @@ def open_detection(
     epsilons: str = DEFAULT_EPSILONS,
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
 ) -> DetectionBenchmark:

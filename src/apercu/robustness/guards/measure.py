@@ -91,7 +91,7 @@ def measure_guard(
     epsilons: str = DEFAULT_EPSILONS,
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",

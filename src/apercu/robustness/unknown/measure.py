@@ -78,7 +78,7 @@ def measure_unknown(
     false_alarms: float = FALSE_ALARMS,
     limit: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     trust: bool = False,
     progress: ProgressOption = None,
     command: str = "",
