@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -165,6 +166,44 @@ def test_too_few_labels_are_one_line(
 ) -> None:
     with pytest.raises(ImagesError, match=message):
         check_classes(make_labelled(labels, 2, groups), 3)
+
+
+def write_parquet(path: Path, patients: list[object]) -> Path:
+    """Write a Parquet file of images with the classes `a` and `b`, and a patient of each."""
+    import pyarrow as pa
+    from pyarrow.parquet import write_table as write
+
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    images = [{"bytes": data.getvalue(), "path": None}] * len(patients)
+    labels = ["ab"[number % 2] for number in range(len(patients))]
+    write(pa.table({"image": images, "label": labels, "Patient": patients}), path)
+    return path
+
+
+def test_images_of_a_parquet_file_bring_their_groups(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "films.parquet", [float(n // 2) for n in range(12)])
+    settings, inputs = LearningSettings(calibration=0.34), LearningInputs(path, group="patient")
+    parts = split_images(settings, inputs, open_source, 0)  # type: ignore[arg-type]
+    groups = [set(part.groups or ()) for part in parts[:3]]
+    assert set().union(*groups) == {"0", "1", "2", "3", "4", "5"}
+    assert sum(map(len, groups)) == 6  # each patient is in one part
+    assert all(len(part) == 2 * len(own) for part, own in zip(parts[:3], groups, strict=True))
+    missing = LearningInputs(path, group="patent")
+    with pytest.raises(ImagesError, match=r"expected a column patent.*did you mean Patient"):
+        missing.open_labelled(open_source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_a_row_of_a_parquet_file_without_group_is_told(tmp_path: Path, gap: object) -> None:
+    path = write_parquet(tmp_path / "films.parquet", [1.0, 2.0, gap, 3.0])
+    with pytest.raises(ImagesError, match=r"row-2: expected a patient, got nothing \(1 of 4"):
+        LearningInputs(path, group="patient").open_labelled(open_source)  # type: ignore[arg-type]
+    named = write_parquet(tmp_path / "named.parquet", ["p1", "NA", "NA", "p2"])
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        LearningInputs(named, group="patient").open_labelled(open_source)  # type: ignore[arg-type]
+    assert len(lines) == 1 and "NA is one group, of 2 labelled images" in lines[0]
 
 
 def test_too_few_labels_for_the_folds_of_a_search_are_one_line(films: Path, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from math import isnan
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from apercu.errors import ImageError, ImagesError
+from apercu.errors import ImageError, ImagesError, suggest_nearest
+from apercu.images.formats.csv_table import list_names
+from apercu.images.label_tables import write_whole_numbers
 from apercu.images.reader import ReadOptions, read_stored
 from apercu.images.source import ImageSource, Item, normalise_index
 from apercu.io import is_inside, parse_json
@@ -82,6 +84,27 @@ class ParquetImages(ImageSource):
             return None
         table, row = self._read_row(normalise_index(index, len(self)))
         return self._read_label(table[column][row].as_py())
+
+    def read_column(self, name: str) -> tuple[str, ...]:
+        import pyarrow as pa
+        from pyarrow.parquet import read_schema, read_table
+
+        titles = read_schema(self.path).names
+        title = next((one for one in titles if one.lower() == name.strip().lower()), None)
+        if title is None:
+            raise ImagesError(
+                f"{self.path}: expected a column {name}, got {list_names(titles)}"
+                f"{suggest_nearest(name, titles)}"
+            )
+        try:
+            cells = read_table(self.path, columns=[title])[title].to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ImagesError(f"{self.path}: column {title} cannot be read ({error})") from error
+        is_empty = [cell is None or cell != cell for cell in cells]  # NaN is not itself
+        texts = ("" if gap else str(c).strip() for c, gap in zip(cells, is_empty, strict=True))
+        rows = [{title: text} for text in texts]
+        write_whole_numbers(rows, title)
+        return tuple(row[title] for row in rows)
 
     def _read_row(self, index: int) -> tuple[Any, int]:
         """Return the row group that holds an image, and the row of the image in it."""

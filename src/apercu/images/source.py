@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jaxtyping import Bool
@@ -72,6 +72,20 @@ class ImageSource(ABC):
     def label(self, index: int) -> str | int | None:
         """Return the label of one image, without its picture where the source can."""
         return self[index].label
+
+    def read_column(self, name: str) -> tuple[str, ...] | None:
+        """Return the cells of another column of the images' own table, such as the patient of each.
+
+        Args:
+            name: the column, in upper or lower case.
+
+        Returns:
+            A text for each image, empty where the cell is; None where there is no such table.
+
+        Raises:
+            ImagesError: the table lacks the column, or cannot be read.
+        """
+        return None
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
@@ -143,3 +157,45 @@ class ChosenImages(ImageSource):
 
     def label(self, index: int) -> str | int | None:
         return self.source.label(self.indices[normalise_index(index, len(self))])
+
+    def read_column(self, name: str) -> tuple[str, ...] | None:
+        cells = self.source.read_column(name)
+        return None if cells is None else tuple(cells[index] for index in self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedImages(ImageSource):
+    """The images of several sources, one after the other, without their labels.
+
+    Args:
+        sources: the sources.
+    """
+
+    sources: tuple[ImageSource, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(source.name for source in self.sources)
+
+    @property
+    def class_names(self) -> None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{source.name}/{name}" for source in self.sources for name in source.names)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> Item:
+        index = normalise_index(index, len(self))
+        for source in self.sources:
+            if index < len(source):
+                return replace(source[index], name=f"{source.name}/{source[index].name}")
+            index -= len(source)
+        raise IndexError(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,10 +15,10 @@ from torch import Generator
 
 from apercu.classifiers.decisions import ONE_CLASS
 from apercu.errors import ConfigError, ImagesError
-from apercu.images import ImageSource, Item
+from apercu.images import ImageSource
 from apercu.images.folder import find_files
 from apercu.images.label_tables import LABELS_FILE, SEVERAL
-from apercu.images.source import ChosenImages, normalise_index
+from apercu.images.source import ChosenImages, JoinedImages
 from apercu.learning.data import LabelledSet, check_classes, match_labels, read_labels_of
 from apercu.learning.labels import LabelRows, find_own_table, name_images, read_label_rows
 from apercu.learning.settings import LearningSettings
@@ -37,7 +37,8 @@ class LearningInputs:
     Args:
         images: images with labels, and without.
         labels: table of the labels; those of the images themselves when None.
-        group: column of the table with what stays in one part, such as the patient.
+        group: column with what stays in one part, such as the patient: of the table of labels, or
+            of the Parquet file of the images.
         test: images to measure on; a part of the labelled ones when None.
         test_labels: table of the labels of the test images.
         unlabelled: further images without labels.
@@ -62,8 +63,8 @@ class LearningInputs:
         self, open_source: Callable[[ImagesSpec], ImageSource]
     ) -> tuple[LabelledSet, ImageSource | None]:
         """Open the images to learn from: those with labels, and the others."""
-        table = self._find_table(self.images, self.labels, "--labels")
-        return self._open(open_source(self.images), table, None)
+        table = self._find_table(self.images, self.labels)
+        return self._open(open_source(self.images), table, None, "--labels")
 
     def open_test(
         self, open_source: Callable[[ImagesSpec], ImageSource], learnt: LabelledSet
@@ -76,8 +77,8 @@ class LearningInputs:
         """
         if self.test is None:
             return None
-        table = self._find_table(self.test, self.test_labels, "--test-labels")
-        test, _ = self._open(open_source(self.test), table, learnt.classes)
+        table = self._find_table(self.test, self.test_labels)
+        test, _ = self._open(open_source(self.test), table, learnt.classes, "--test-labels")
         if test.decision is not learnt.decision:
             raise ImagesError(
                 f"{test.source.name}: its labels are of another kind than those of "
@@ -98,10 +99,16 @@ class LearningInputs:
         return test
 
     def _open(
-        self, source: ImageSource, table: str | Path | None, classes: Sequence[str] | None
+        self,
+        source: ImageSource,
+        table: str | Path | None,
+        classes: Sequence[str] | None,
+        option: str,
     ) -> tuple[LabelledSet, ImageSource | None]:
         if table is None:
             labelled = read_labels_of(source, classes)
+            if self.group is not None:
+                labelled = replace(labelled, groups=_read_groups(labelled, self.group, option))
             if labelled.source is source:
                 return labelled, None
             rest = [index for index in range(len(source)) if source.label(index) is None]
@@ -112,22 +119,33 @@ class LearningInputs:
                 warn(line)
         return match_labels(source, rows, classes)
 
-    def _find_table(
-        self, images: ImagesSpec, table: str | Path | None, option: str
-    ) -> str | Path | None:
+    def _find_table(self, images: ImagesSpec, table: str | Path | None) -> str | Path | None:
         """Return the table of labels; that of the folder for several classes, or for groups."""
-        if table is not None:
+        if table is not None or isinstance(images, ImageSource):
             return table
         if self.group is None:
             return find_own_table(images)
-        own = None if isinstance(images, ImageSource) else Path(images) / LABELS_FILE
-        if own is None or not own.is_file():
-            name = images.name if isinstance(images, ImageSource) else images
-            raise ImagesError(
-                f"{name}: has no table of labels with the column {self.group}; name it with "
-                f"{option} CSV"
-            )
-        return own
+        own = Path(images) / LABELS_FILE
+        return own if own.is_file() else None
+
+
+def _read_groups(images: LabelledSet, column: str, option: str) -> tuple[str, ...]:
+    """Return the group of each image from the table that holds the images themselves."""
+    source = images.source
+    groups = source.read_column(column)
+    if groups is None:
+        raise ImagesError(
+            f"{source.name}: has no table of labels with the column {column}; name it with "
+            f"{option} CSV"
+        )
+    if missing := groups.count(""):
+        raise ImagesError(
+            f"{source.name} {source.names[groups.index('')]}: expected a {column}, got nothing "
+            f"({missing} of {len(groups)} labelled images have none); fill the column in"
+        )
+    for line in _find_doubtful_groups(groups):
+        warn(f"{source.name}: {line}")
+    return groups
 
 
 def find_doubtful_names(rows: LabelRows) -> list[str]:
@@ -139,19 +157,19 @@ def find_doubtful_names(rows: LabelRows) -> list[str]:
     Returns:
         One line about each.
     """
-    doubts = _find_doubtful_groups(rows)
+    groups = rows.groups or {}
+    doubts = _find_doubtful_groups(groups[file] for file in rows.labels if file in groups)
     if not rows.has_columns:
         doubts += _find_doubtful_classes(rows)
     return [f"{rows.path}: {doubt}" for doubt in doubts]
 
 
-def _find_doubtful_groups(rows: LabelRows) -> list[str]:
-    """Find groups whose name says that nobody filled in the cell."""
-    sizes = Counter(rows.groups[file] for file in rows.labels) if rows.groups else Counter()
+def _find_doubtful_groups(groups: Iterable[str]) -> list[str]:
+    """Find groups of images whose name says that nobody filled in the cell."""
     return [
         f"{name} is one group, of {size} labelled images; write the group of each where nobody "
         "filled it in"
-        for name, size in sizes.items()
+        for name, size in Counter(groups).items()
         if name.lower() in GAPS
     ]
 
@@ -353,41 +371,3 @@ def split_by_class(images: LabelledSet, fractions: Sequence[float], seed: int) -
             sizes[part] -= len(units[name])
             remaining.remove(name)
     return [sorted(part) for part in parts]
-
-
-@dataclass(frozen=True, eq=False)
-class JoinedImages(ImageSource):
-    """The images of several sources, one after the other, without their labels.
-
-    Args:
-        sources: the sources.
-    """
-
-    sources: tuple[ImageSource, ...]
-
-    @property
-    def name(self) -> str:
-        return " + ".join(source.name for source in self.sources)
-
-    @property
-    def class_names(self) -> None:
-        return None
-
-    @property
-    def labelled(self) -> bool:
-        return False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"{source.name}/{name}" for source in self.sources for name in source.names)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def __getitem__(self, index: int) -> Item:
-        index = normalise_index(index, len(self))
-        for source in self.sources:
-            if index < len(source):
-                return replace(source[index], name=f"{source.name}/{source[index].name}")
-            index -= len(source)
-        raise IndexError(index)

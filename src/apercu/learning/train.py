@@ -91,7 +91,8 @@ def train_classifier(
         labels: table of the labels (CSV, Parquet or FITS), with the columns `file` and `label`, or
             `labels`, or a column of 0 and 1 for each class, where an empty cell, `nan`, `NA` or -1
             means that nobody knows; the folders or the table of the images when None.
-        group: column of the table with what stays in one part, such as the patient.
+        group: column with what stays in one part, such as the patient: of the table of labels, or
+            of the Parquet file of the images.
         test: labelled images to measure on; a part of the labelled ones when None.
         test_labels: table of the labels of the test images.
         unlabelled: further images without labels, for the recipes that need them.
