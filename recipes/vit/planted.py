@@ -28,6 +28,7 @@ from apercu.evaluation.demo_classifier import (
     train_network,
 )
 from apercu.images import Planted
+from apercu.run_record import Phase
 
 SOURCE = "timm/vit_tiny_patch16_224"
 OPTIONS = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
@@ -57,11 +58,11 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     network = timm.create_model(SOURCE.removeprefix("timm/"), pretrained=False, **options)
 
-    def report(step: int, total: int) -> None:
+    def report(name: str, step: int, total: int) -> None:
         if step % 40 == 0:
             print(f"step {step} of {total}", flush=True)
 
-    train_network(network, load_images(source), training, report)
+    train_network(network, load_images(source), training, Phase("steps", report))
     half = (0.5,) * source.channels
     card = ClassifierCard(
         source=SOURCE,

@@ -33,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
 SAVE_EVERY = 60.0
-"""Seconds after which the state of a phase is kept again."""
+"""Seconds after which the state of a phase is kept again, if nothing else is said."""
 DAMAGES: tuple[type[Exception], ...] = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
@@ -200,19 +200,21 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Phase:
-    """One part of long work, which says how far it is and keeps its state every minute.
+    """One part of long work, which says how far it is and keeps its state from time to time.
 
     Args:
         name: the name of the work, such as `student steps`.
         report: receives the name, how much is done, and how much there is.
         path: the file of the state; None where nothing is kept.
         key: what the state depends on; a state with another key is not loaded.
+        save_every: seconds after which the state is kept again.
     """
 
     name: str
     report: ProgressCallback = ignore_progress
     path: Path | None = None
     key: str = ""
+    save_every: float = SAVE_EVERY
     _kept_at: float = field(init=False, repr=False, default_factory=time.monotonic)
 
     def load(self) -> dict[str, Any]:
@@ -232,7 +234,7 @@ class Phase:
     def note(
         self, done: int, total: int, make_state: Callable[[], Mapping[str, Any]] | None = None
     ) -> None:
-        """Report how much is done, and keep the state if a minute has passed.
+        """Report how much is done, and keep the state if it is time.
 
         Args:
             done: how much is done.
@@ -243,7 +245,7 @@ class Phase:
             OutputError: the state cannot be written.
         """
         self.report(self.name, done, total)
-        is_due = time.monotonic() - self._kept_at >= SAVE_EVERY
+        is_due = time.monotonic() - self._kept_at >= self.save_every
         if make_state is not None and is_due and done < total:
             self.save(make_state())
 

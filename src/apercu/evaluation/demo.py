@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apercu import render
 from apercu.classifiers import Classifier, open_classifier, save_classifier
-from apercu.errors import RunError
+from apercu.errors import ConfigError, RunError
 from apercu.evaluation.comparison import run_comparison
 from apercu.evaluation.demo_classifier import ClassifierTraining, measure_accuracy, train_classifier
 from apercu.evaluation.gallery import draw_gallery
 from apercu.evaluation.open_explainers import wrap_trained
 from apercu.evaluation.report import GalleryImage, write_report, write_tables
-from apercu.evaluation.results import ComparisonResults
+from apercu.evaluation.results import RESULTS_FILE, ComparisonResults
 from apercu.evaluation.settings import CompareSettings
 from apercu.explain.mask_explanation import MaskExplanation
 from apercu.explainers.mask.explainer import MaskExplainer
@@ -39,7 +40,7 @@ from apercu.methods import (
     WholeBox,
 )
 from apercu.progress import ProgressCallback, ignore_progress
-from apercu.run_record import RunRecord
+from apercu.run_record import Phase, RunRecord, lock_folder
 from apercu.training.trainer import Hardware, Trainer
 
 TRAIN_IMAGES, TEST_IMAGES = 2000, 200
@@ -56,6 +57,8 @@ METHODS: dict[str, MapExplainer | TrueBox] = {
 }
 METRICS = ("saliency_metric", "localisation_error", "iou")
 PLAN, CARD, FACTS, RUN = "demo.json", "classifier/card.json", "classifier/facts.json", "mask"
+STEPS, SAVE_EVERY = "classifier/steps.pt", 5.0
+"""The file of the classifier's training while it lasts, and the seconds between two savings."""
 PHOTOGRAPHS = "photographs"
 SECOND_CLASSES = {"coffee.jpg": ("cup",)}
 """Photographs that are explained for other classes than the predicted one, too."""
@@ -90,7 +93,7 @@ class DemoResults:
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo in a folder; a finished stage is reused.
+    """One demo in a folder; a finished stage is reused, and an interrupted training goes on.
 
     Attributes:
         out: the folder.
@@ -109,11 +112,23 @@ class Demo:
     def run(self) -> DemoResults:
         """Run all stages, or reuse the finished ones.
 
+        The demo of a version with other settings is removed from the folder, and begun again.
+
         Raises:
-            RunError: the folder holds a demo with another seed or other settings.
+            RunError: the folder holds a demo with another seed.
             OutputError: the folder cannot be written.
         """
-        with self._make_record().begin():
+        plan = DemoPlan(
+            seed=self.seed,
+            images=TRAIN_IMAGES,
+            tested=TEST_IMAGES,
+            lessons=asdict(CLASSIFIER_TRAINING),
+            mask=MASK_SETTINGS.model_dump(mode="json"),
+        )
+        if (self.out / PLAN).is_file():
+            with lock_folder(self.out):
+                self._remove_other_version(plan)
+        with RunRecord(self.out, {PLAN: plan}, "demo").begin():
             photographs = self._explain_photographs()
             classifier = self._prepare_classifier()
             explainer = self._prepare_explainer(classifier)
@@ -133,16 +148,26 @@ class Demo:
         report = write_report(results, images, self.out / "report.html", photographs=photographs)
         return DemoResults(results, report)
 
-    def _make_record(self) -> RunRecord:
-        """Return the record of what the demo depends on."""
-        plan = DemoPlan(
-            seed=self.seed,
-            images=TRAIN_IMAGES,
-            tested=TEST_IMAGES,
-            lessons=asdict(CLASSIFIER_TRAINING),
-            mask=MASK_SETTINGS.model_dump(mode="json"),
-        )
-        return RunRecord(self.out, {PLAN: plan}, "demo")
+    def _remove_other_version(self, plan: DemoPlan) -> None:
+        """Remove the demo of a version with other settings, which no option could bring back."""
+        path = self.out / PLAN
+        try:
+            before = parse_json(path.read_bytes())
+        except ValueError:
+            return  # damaged; the record says so
+        if not isinstance(before, dict) or before.get("seed") != self.seed:
+            return
+        if _complete(before) == plan:
+            if before != plan.model_dump(mode="json"):
+                write_file(path, plan.model_dump_json(indent=1) + "\n")
+            return
+        self.say(f"{self.out}: holds the demo of another version, with other settings; starts over")
+        for name in (RESULTS_FILE, Path(CARD).parent, RUN, PLAN):  # what says whose it is, last
+            item = self.out / name
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink(missing_ok=True)
 
     def _explain_photographs(self) -> list[GalleryImage]:
         """Explain real photographs, where the ready-made explainer is installed."""
@@ -160,32 +185,30 @@ class Demo:
 
     def _prepare_classifier(self) -> Classifier:
         """Train the classifier, or open the trained one."""
+        key = f"{self.seed} {TRAIN_IMAGES} {CLASSIFIER_TRAINING}"
+        steps = Phase("classifier", self.progress, self.out / STEPS, key, SAVE_EVERY)
         if (self.out / FACTS).is_file():
             classifier = open_classifier(self.out / CARD, device=self.device)
             accuracy = _read_accuracy(self.out / FACTS)
         else:
-            classifier = train_classifier(
-                Planted(images=TRAIN_IMAGES, seed=self.seed),
-                CLASSIFIER_TRAINING,
-                self.device,
-                lambda done, total: self.progress("classifier", done, total),
-            )
+            source = Planted(images=TRAIN_IMAGES, seed=self.seed)
+            classifier = train_classifier(source, CLASSIFIER_TRAINING, self.device, steps)
             test = Planted(images=TEST_IMAGES, seed=self.seed, split="test")
             accuracy = measure_accuracy(classifier, test)
             save_classifier(classifier, (self.out / CARD).parent)
             write_file(self.out / FACTS, json.dumps({"accuracy": accuracy}) + "\n")
+        steps.remove()
         self.say(f"classifier: right on {accuracy:.1%} of {TEST_IMAGES} test images")
         return classifier
 
     def _prepare_explainer(self, classifier: Classifier) -> MaskExplainer:
         """Train the explainer, or open the trained one."""
         run = self.out / RUN
-        if (run / WEIGHTS).is_file():
-            return MaskExplainer.from_pretrained(run, device=self.device)
-        source = Planted(images=TRAIN_IMAGES, seed=self.seed)
-        hardware = Hardware(self.device)
-        trainer = Trainer(classifier, source, run, hardware, self.seed, self.say, self.progress)
-        train_explainer(MASK_SETTINGS, trainer, classifier)
+        if not (run / WEIGHTS).is_file():
+            source = Planted(images=TRAIN_IMAGES, seed=self.seed)
+            hardware = Hardware(self.device)
+            trainer = Trainer(classifier, source, run, hardware, self.seed, self.say, self.progress)
+            train_explainer(MASK_SETTINGS, trainer, classifier)
         explainer = MaskExplainer.from_pretrained(run, device=self.device)
         self.say(f"mask explainer: trained in {explainer.facts['training_seconds']:.0f} s")
         return explainer
@@ -228,6 +251,16 @@ def explain_photographs(
         images.append(GalleryImage(path.name, _describe_target(explanation), picture, views))
         report("photographs", number + 1, len(requests))
     return images
+
+
+def _complete(before: dict[str, Any]) -> DemoPlan | None:
+    """Return the plan of a demo with the defaults of what it does not name; None where unknown."""
+    try:
+        lessons = asdict(ClassifierTraining(**before["lessons"]))
+        mask = MASK_PRESETS.parse(before["mask"]).model_dump(mode="json")
+        return DemoPlan.model_validate({**before, "lessons": lessons, "mask": mask})
+    except (ConfigError, ValidationError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _describe_target(explanation: MaskExplanation) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from apercu.classifiers import (
     wrap_module,
 )
 from apercu.images import Planted
+from apercu.run_record import Phase
 from apercu.training.augment import crop
 from apercu.types import Boxes, Images, Targets
 
@@ -65,7 +67,7 @@ class LoadedImages:
 
 
 def train_classifier(
-    source: Planted, training: ClassifierTraining, device: str, progress: Callable[[int, int], None]
+    source: Planted, training: ClassifierTraining, device: str, phase: Phase
 ) -> Classifier:
     """Train a `SmallResNet` that names the class of the first object.
 
@@ -73,13 +75,16 @@ def train_classifier(
         source: the training images.
         training: the settings of the training.
         device: the device that computes.
-        progress: is called with the steps that are done, and the steps in all.
+        phase: reports the steps and keeps the state, from which the same call goes on.
 
     Returns:
         The classifier, on the device.
+
+    Raises:
+        RunError: the file of the state is damaged.
     """
     network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_network(network, load_images(source), training, progress)
+    train_network(network, load_images(source), training, phase)
     return wrap_module(network.cpu(), _build_card(source, training)).to(device)
 
 
@@ -87,22 +92,39 @@ def train_network(
     network: nn.Module,
     loaded: LoadedImages,
     training: ClassifierTraining,
-    progress: Callable[[int, int], None],
+    phase: Phase,
 ) -> None:
     """Train any network in place to name the class of the first object.
+
+    The first steps are not done again where the phase has a state of them; the result is the same.
 
     Args:
         network: takes images from −1 to 1, and returns logits; on the device that computes.
         loaded: the training images.
         training: the settings of the training.
-        progress: is called with the steps that are done, and the steps in all.
+        phase: reports the steps and keeps the state.
+
+    Raises:
+        RunError: the file of the state is damaged.
     """
     device = next(network.parameters()).device
     total = training.epochs * (len(loaded.images) // training.batch)
     optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
     schedule = OneCycleLR(optimiser, training.rate, total_steps=total)
+    parts: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    state = phase.load()
+    first = done = state["step"] if state else 0
+    for name, part in parts.items():
+        if state:
+            part.load_state_dict(state[name])
+    phase.note(done, total)
+
+    def make_state() -> dict[str, Any]:
+        return {"step": done, **{name: part.state_dict() for name, part in parts.items()}}
+
     network.train()
-    for step, batch in zip(range(total), _iterate_batches(loaded, training), strict=False):
+    batches = _iterate_batches(loaded, training, first)
+    for done, batch in zip(range(first + 1, total + 1), batches, strict=False):
         images, targets = (tensor.to(device) for tensor in batch)
         images = (images - 0.5).contiguous(memory_format=torch.channels_last) * 2
         loss = F.cross_entropy(network(images), targets)
@@ -110,7 +132,7 @@ def train_network(
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
-        progress(step + 1, total)
+        phase.note(done, total, make_state)
 
 
 def measure_accuracy(classifier: Classifier, source: Planted) -> float:
@@ -133,9 +155,11 @@ def load_images(source: Planted) -> LoadedImages:
 
 
 def _iterate_batches(
-    loaded: LoadedImages, training: ClassifierTraining
+    loaded: LoadedImages, training: ClassifierTraining, skipped: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches without end, in a new order per epoch, mirrored and zoomed at random.
+
+    The first ones are drawn, but neither made nor yielded.
 
     A zoomed image still holds the whole object, so the classifier learns objects of every size.
     """
@@ -147,6 +171,9 @@ def _iterate_batches(
             if len(rows) < training.batch:
                 continue
             draws = torch.rand(len(rows), 6, generator=generator)
+            if skipped > 0:
+                skipped -= 1
+                continue
             near, far = loaded.boxes[rows, :2], loaded.boxes[rows, 2:]
             distances = draws[:, :4] ** (1 / training.tightness)
             zoomed = torch.cat([near * distances[:, :2], 1 - (1 - far) * distances[:, 2:]], 1)

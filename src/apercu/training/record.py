@@ -82,7 +82,7 @@ def make_record(
         "training",
         finished_by=WEIGHTS,
         on_request=True,
-        ignored=frozenset({"begun"}),
+        ignored=frozenset({"begun", "spec"}),  # the fingerprint says which classifier it is
         growing={STEPS: "--steps"},
     )
 
