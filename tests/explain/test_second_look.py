@@ -86,6 +86,7 @@ def test_only_doubtful_masks_are_searched(
         assert explanation.second_look.looked == looked
         assert explanation.second_look.queries == (21 if looked else 1)
         assert ("sufficient" in explanation.draw_views()) == looked
+        assert ("The best crop" in explanation._repr_html_()) == looked
         assert bool(explanation.search_line) == looked
 
 

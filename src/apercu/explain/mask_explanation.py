@@ -183,7 +183,7 @@ class MaskExplanation(Explanation):
         return ". ".join(filter(None, (super().line, f"{self.doubt} {self.search_line}".strip())))
 
     def make_figures(self) -> list[list[Figure]]:
-        """Make the image, the evidence, what is kept and what is removed, for a notebook."""
+        """Make the image, its evidence, what is kept and removed, and a second look's crop."""
         from apercu.pages import Figure, embed_image
 
         name, image = self.target.short_name, self.stored.name
@@ -197,7 +197,7 @@ class MaskExplanation(Explanation):
         def make_figure(title: str, view: Image.Image, alt: str, note: str = "") -> Figure:
             return Figure(title, embed_image(view, FIGURE_SIDE), alt, note)
 
-        return [
+        rows = [
             [
                 make_figure("The image", render.to_image(small), image),
                 make_figure(
@@ -220,6 +220,11 @@ class MaskExplanation(Explanation):
                 ),
             ]
         ]
+        crop = self.sufficient_crop()
+        if crop is not None:
+            title, alt = "The best crop", f"the crop of {image} that the second look found"
+            rows.append([make_figure(title, crop, alt, "What the second look found.")])
+        return rows
 
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about the mask."""
