@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import get_worker_info
 
 from apercu import MaskExplainer, open_classifier, open_images
-from apercu.errors import ConfigError, RunError
+from apercu.errors import ConfigError, ImagesError, RunError
 from apercu.explainers.embedding_training import EmbeddingPhase
 from apercu.explainers.mask.settings import MASK_PRESETS, MaskSettings
 from apercu.explainers.mask.training import MaskTraining
 from apercu.explainers.train import build_network, train_explainer
-from apercu.images import ImageSource
+from apercu.images import ImageSource, Item, Planted
 from apercu.networks.gate import ALWAYS_OPEN
 from apercu.run_record import Phase
 from apercu.training.data import TrainingImages
@@ -511,3 +516,63 @@ def test_a_flipped_bit_in_the_index_of_an_archive_is_damage(tmp_path: Path) -> N
     path.write_bytes(content)
     with pytest.raises(RunError, match="damaged; remove it, and this part begins anew"):
         phase.load()
+
+
+@dataclass(frozen=True, eq=False)
+class FailingImages(Planted):
+    """Planted images that fail in the process that reads them for a training."""
+
+    fail: Callable[[], None] = field(default=lambda: None, kw_only=True)
+
+    def __getitem__(self, index: int) -> Item:
+        if get_worker_info() is not None:
+            self.fail()
+        return super().__getitem__(index)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _refuse() -> None:
+    raise ImagesError("films: cannot be read: on fire")
+
+
+def _err() -> None:
+    raise ZeroDivisionError("of ours")
+
+
+LOST = r"run: a process that reads images was killed; .* --resume goes on$"
+IN_EMBEDDING = {"steps": 3, "batch": 4}
+IN_TRAINING = {"form": "answers", "steps": 2, "images": 16}
+"""Settings with which the embedding, or else the training after it, is first to read images so."""
+
+
+@pytest.mark.parametrize(
+    ("embedding", "fail", "error", "message"),
+    [
+        (IN_EMBEDDING, _kill, RunError, LOST),
+        (IN_TRAINING, _end, RunError, LOST),
+        (IN_TRAINING, _refuse, ImagesError, r"^planted:.* images in a row .* on fire$"),
+        (IN_TRAINING, _err, ZeroDivisionError, r"Caught ZeroDivisionError .*of ours"),
+    ],
+)
+def test_what_happens_to_a_process_that_reads_images_is_one_line(
+    tiny_card: Path,
+    tmp_path: Path,
+    embedding: dict[str, object],
+    fail: Callable[[], None],
+    error: type[Exception],
+    message: str,
+) -> None:
+    source = FailingImages(size=32, images=24, classes=3, fail=fail)
+    settings = MASK_PRESETS.parse({**SETTINGS, "embedding": embedding})
+    classifier = open_classifier(tiny_card)
+    trainer = Trainer(classifier, source, tmp_path / "run", Hardware("cpu"), say=lambda line: None)
+    with pytest.raises(error, match=re.compile(message, re.S)) as raised:
+        train_explainer(settings, trainer, classifier)
+    assert error is ZeroDivisionError or "\n" not in str(raised.value)

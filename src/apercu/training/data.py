@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from apercu.classifiers.distillation_data import PreparedImages
 from apercu.classifiers.names import ClassNames
 from apercu.classifiers.preprocessing import FitMode
-from apercu.errors import ImageError, ImagesError
+from apercu.errors import ApercuError, ImageError, ImagesError, RunError
 from apercu.images import ImageSource, Item
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.types import Images, Picture
@@ -36,6 +38,9 @@ SEED_STEP = 1_000_003
 
 FORWARD_BATCH = 8
 """Images that go through a network together where no gradient is needed."""
+
+_LOST_READER = "DataLoader worker (pid"
+"""How PyTorch begins the error of a process that was killed."""
 
 TargetFunction: TypeAlias = Callable[[int, Item], Any]
 """From an index in the source and the image there to the target of a network."""
@@ -113,6 +118,39 @@ class TrainingImages(Dataset[Any]):
         item = self.source[position]
         image = self.classifier.prepare(item.picture)
         return image if self.target_of is None else (image, self.target_of(position, item))
+
+
+@contextmanager
+def describe_reading_errors(run: Path) -> Iterator[None]:
+    """Turn what PyTorch raises of the processes that read images into errors of one line.
+
+    Args:
+        run: the folder of the training, which keeps what is done.
+
+    Raises:
+        RunError: such a process was killed.
+        ApercuError: such a process raised this error; PyTorch puts a traceback into its message.
+    """
+    try:
+        yield
+    except ApercuError as error:
+        error.args = (_strip_traceback(error), *error.args[1:])
+        raise
+    except (ConnectionError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith(_LOST_READER):
+            raise
+        raise RunError(
+            f"{run}: a process that reads images was killed; is there enough memory, and shared "
+            "memory (of a container: --shm-size)? The folder keeps what is done; the same command "
+            "with --resume goes on"
+        ) from error
+
+
+def _strip_traceback(error: ApercuError) -> str:
+    """Return the message of an error without the traceback of the process that raised it."""
+    text, name = str(error), f"{type(error).__module__}.{type(error).__qualname__}: "
+    is_copy = text.startswith("Caught ") and name in text
+    return text.rpartition(f"\n{name}")[2].strip() if is_copy else text
 
 
 def cache_in_memory(

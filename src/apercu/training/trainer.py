@@ -46,6 +46,7 @@ from apercu.training.data import (
     FEWEST_JUDGED,
     EndlessSampler,
     TrainingImages,
+    describe_reading_errors,
     split_held_out,
 )
 from apercu.training.module import TrainingModule
@@ -190,16 +191,22 @@ class Trainer:
 
         Raises:
             ImagesError: too few images can be read.
-            RunError: the last checkpoint has more steps than the settings ask for.
+            RunError: the last checkpoint has more steps than the settings ask for, or a process
+                that reads images was killed.
         """
-        begun = time.monotonic()
-        network, settings = module.network, module.settings
-        done, steps = _read_steps_done(self.run), settings.schedule.steps
+        done, steps = _read_steps_done(self.run), module.settings.schedule.steps
         if done > steps:
             raise RunError(
                 f"{self.run}: {done} steps of an interrupted training are done, which are more "
                 f"than {steps}; continue it with --steps {done} or more, or choose another --out"
             )
+        with describe_reading_errors(self.run):
+            return self._fit(module, done)
+
+    def _fit(self, module: TrainingModule, done: int) -> dict[str, float]:
+        """Train a network from its last checkpoint, which has this many steps."""
+        begun = time.monotonic()
+        network, settings = module.network, module.settings
         training: Sequence[int] = range(len(self.source))
         if self.holds_out:
             training = split_held_out(len(self.source), self.seed).training
