@@ -33,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 LOCK = ".lock"
 """File whose lock a process holds while it works in a folder; the system releases it on a crash."""
 SAVE_EVERY = 60.0
-"""Seconds after which the state of a phase is kept again, if nothing else is said."""
+"""Seconds after which the state of a phase is kept again."""
 DAMAGES: tuple[type[Exception], ...] = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
     *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
@@ -207,14 +207,14 @@ class Phase:
         report: receives the name, how much is done, and how much there is.
         path: the file of the state; None where nothing is kept.
         key: what the state depends on; a state with another key is not loaded.
-        save_every: seconds after which the state is kept again.
+        save_every: seconds after which the state is kept again; those of all phases when None.
     """
 
     name: str
     report: ProgressCallback = ignore_progress
     path: Path | None = None
     key: str = ""
-    save_every: float = SAVE_EVERY
+    save_every: float | None = None
     _kept_at: float = field(init=False, repr=False, default_factory=time.monotonic)
 
     def load(self) -> dict[str, Any]:
@@ -245,7 +245,8 @@ class Phase:
             OutputError: the state cannot be written.
         """
         self.report(self.name, done, total)
-        is_due = time.monotonic() - self._kept_at >= self.save_every
+        wait = SAVE_EVERY if self.save_every is None else self.save_every
+        is_due = time.monotonic() - self._kept_at >= wait
         if make_state is not None and is_due and done < total:
             self.save(make_state())
 

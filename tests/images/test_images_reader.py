@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,20 @@ def encode(array: Any, mode: str | None = None, form: str = "PNG", **options: An
 def encode_npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
+    return stream.getvalue()
+
+
+def pack(form: str) -> bytes:
+    """Return an archive that holds one picture."""
+    stream, picture = io.BytesIO(), encode(GREY)
+    if form == "zip":
+        with zipfile.ZipFile(stream, "w") as packed:
+            packed.writestr("a.png", picture)
+        return stream.getvalue()
+    with tarfile.open(fileobj=stream, mode="w:gz" if form == "gztar" else "w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = len(picture)
+        archive.addfile(member, io.BytesIO(picture))
     return stream.getvalue()
 
 
@@ -268,6 +284,10 @@ def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
     [
         (b"", r"image: not an image, as it is empty \(0 bytes\); copy it again"),
         (b"hello, this is text", "not an image, expected JPEG, PNG"),
+        (pack("zip"), "an archive, not an image; unpack it, and name its images or their folder"),
+        (pack("tar"), "an archive, not an image; unpack it"),
+        (pack("gztar"), "an archive, not an image; unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(99), "an archive, not an image; unpack it"),
         (encode_npy(np.full((4, 4), np.nan)), "expected finite pixels, got 16"),
         (encode_npy(np.array([[0, np.inf], [0, 1]])), "expected finite pixels, got 1 "),
         (encode_npy(np.array([[0, 1e300], [0, 1]])), "expected finite pixels, got 1 "),

@@ -46,7 +46,8 @@ from apercu.training.trainer import Hardware, Trainer
 TRAIN_IMAGES, TEST_IMAGES = 2000, 200
 """Training images, and test images that are compared (half of them choose thresholds)."""
 CLASSIFIER_TRAINING = ClassifierTraining()
-MASK_SETTINGS = MASK_PRESETS.parse({"preset": "light", "schedule": {"steps": 300, "batch": 32}})
+MASK_SCHEDULE = {"steps": 300, "batch": 32, "save_every": 20}
+MASK_SETTINGS = MASK_PRESETS.parse({"preset": "light", "schedule": MASK_SCHEDULE})
 METHODS: dict[str, MapExplainer | TrueBox] = {
     "gradient": Gradient(),
     "grad_cam": GradCam(),
@@ -254,10 +255,14 @@ def explain_photographs(
 
 
 def _complete(before: dict[str, Any]) -> DemoPlan | None:
-    """Return the plan of a demo with the defaults of what it does not name; None where unknown."""
+    """Return the plan of a demo with the defaults of what it does not name; None where unknown.
+
+    How often it was saved does not count.
+    """
     try:
         lessons = asdict(ClassifierTraining(**before["lessons"]))
         mask = MASK_PRESETS.parse(before["mask"]).model_dump(mode="json")
+        mask["schedule"]["save_every"] = MASK_SETTINGS.schedule.save_every
         return DemoPlan.model_validate({**before, "lessons": lessons, "mask": mask})
     except (ConfigError, ValidationError, LookupError, TypeError, ValueError):
         return None

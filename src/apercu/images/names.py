@@ -9,6 +9,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c")
+"""First bytes of ZIP, RAR and 7z; a TAR archive has its word further on."""
+ARCHIVE_SUFFIXES = (
+    ".zip",
+    ".rar",
+    ".7z",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+)
+UNPACK = "an archive, not an image; unpack it, and name its images or their folder"
+
 
 def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
     """Return whether the name of a file ends in one of the suffixes, such as `.fits.gz`.
@@ -17,6 +32,18 @@ def has_suffix(name: str, suffixes: Iterable[str]) -> bool:
     (True, False)
     """
     return name.lower().endswith(tuple(suffixes))
+
+
+def is_archive(start: bytes) -> bool:
+    r"""Return whether a file packs other files, such as a ZIP or TAR archive.
+
+    Args:
+        start: its first bytes, at least 262 where it has them.
+
+    >>> is_archive(b"PK\x03\x04..."), is_archive(b"\x89PNG")
+    (True, False)
+    """
+    return start.startswith(_ARCHIVES) or start[257:262] == b"ustar"
 
 
 def escape_undecodable(name: str) -> str:

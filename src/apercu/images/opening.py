@@ -25,7 +25,7 @@ from apercu.images.formats.fits import check_bands, find_first_band_names
 from apercu.images.formats.tiff import is_tiff, read_pages
 from apercu.images.label_tables import BoxRow, holds_several, read_boxes, read_labels
 from apercu.images.listing import EVERYTHING, label_by_folder, list_pictures, warn_left_out
-from apercu.images.names import has_suffix, split_id
+from apercu.images.names import ARCHIVE_SUFFIXES, UNPACK, has_suffix, split_id
 from apercu.images.parquet import open_parquet
 from apercu.images.planted import open_planted
 from apercu.images.reader import SUFFIXES
@@ -107,7 +107,7 @@ def check_images(*specs: str | Path | ImageSource | None) -> None:
             and None, need no check.
 
     Raises:
-        ImagesError: there is no such file or folder.
+        ImagesError: there is no such file or folder, or it is an archive.
     """
     for spec in specs:
         if spec is None or isinstance(spec, ImageSource):
@@ -118,6 +118,8 @@ def check_images(*specs: str | Path | ImageSource | None) -> None:
             path = _split_bands(str(spec))[0]
         is_planted = str(spec).partition(":")[0] == _PLANTED
         is_everything = path.name == EVERYTHING and path.parent.is_dir()
+        if path.is_file() and has_suffix(path.name, ARCHIVE_SUFFIXES):
+            raise ImagesError(f"{path}: {UNPACK}")
         if is_planted or is_everything or path.is_dir() or path.is_file():
             continue
         what = "no plain file, expected a" if path.exists() else "no such"

@@ -21,6 +21,7 @@ from apercu.images.formats.fits_compression import (
     gunzip,
 )
 from apercu.images.limits import check_size
+from apercu.images.names import UNPACK, is_archive
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -156,6 +157,8 @@ def _check_first_header(start: bytes, name: str) -> None:
     """Raise ImageError if the unpacked bytes are not FITS, or start with too large an image."""
     from astropy.io import fits
 
+    if is_archive(start):
+        raise ImageError(f"{name}: {UNPACK}")
     if not start.startswith(FITS_MAGIC):
         raise ImageError(f"{name}: gzip'ed, but no FITS file inside")
     header = fits.Header.fromfile(BytesIO(start))

@@ -35,6 +35,7 @@ from apercu.images.formats.tiff import (
 )
 from apercu.images.formats.tiff_decoder import decode_page
 from apercu.images.limits import MAX_PIXELS, check_density, check_size
+from apercu.images.names import UNPACK, is_archive
 from apercu.images.resizing import UPRIGHT
 from apercu.log import warn
 
@@ -230,6 +231,9 @@ def _open(
     try:
         image = Image.open(stream, formats=formats)
     except UnidentifiedImageError as error:
+        stream.seek(0)
+        if is_archive(stream.read(262)):
+            raise ImageError(f"{name}: {UNPACK}") from error
         if tiff is None:
             raise
         raise ImageError(
