@@ -151,14 +151,8 @@ def compare(
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(methods, Mapping):
         explainers, methods = _join_named(explainers, methods), None
-    names, values = _split_metrics(metrics), dict[str, Any](given)
-    if protocol is not None:
-        published = get_protocol(protocol)
-        names = published.metrics if names is None else names
-        values = {**published.settings, **given, "protocol": protocol}
     check_seed(seed)
-    settings = CompareSettings(names, limit, seed, cost=cost, **values)
-    settings.check_effects(given)
+    settings = _make_settings(metrics, protocol, given, limit=limit, seed=seed, cost=cost)
     if out is not None:
         check_writable(Path(out))
     check_explainers(explainers, methods)
@@ -231,6 +225,23 @@ def _join_named(
     if twice := named.keys() & methods.keys():
         raise ConfigError(f"methods: {min(twice)!r} is an explainer already; take another name")
     return {**named, **methods}
+
+
+def _make_settings(
+    metrics: str | Metric | Sequence[str | Metric] | None,
+    protocol: str | None,
+    given: Mapping[str, object],
+    **common: Any,
+) -> CompareSettings:
+    """Return the settings of a comparison; what is given goes before what a protocol says."""
+    names, values = _split_metrics(metrics), dict[str, Any](given)
+    if protocol is not None:
+        published = get_protocol(protocol)
+        names = published.metrics if names is None else names
+        values = {**published.settings, **given, "protocol": protocol}
+    settings = CompareSettings(names, **common, **values)
+    settings.check_effects(given)
+    return settings
 
 
 def _split_metrics(

@@ -37,6 +37,7 @@ from apercu.learning.results import (
     save_result,
 )
 from apercu.learning.search import (
+    SearchResult,
     TrialJob,
     TrialScore,
     add_recipes,
@@ -134,13 +135,7 @@ def train_classifier(
     settings = settings.with_schedule(steps=steps, batch=batch, begun=find_begun_steps(out))
     inputs = LearningInputs(images, labels, group, test, test_labels, unlabelled)
     with trust_files(trust):
-        start = open_start(
-            network,
-            settings.input,
-            lambda channels: open_source(inputs.images, channels),
-            seed,
-            scratch=settings.scratch,
-        )
+        start = _open_start(network, settings, inputs, seed)
     parts = split_images(settings, inputs, make_opener(start), seed)
     say(parts.training.describe_classes())
     if unknown := parts.describe_unknown():
@@ -164,11 +159,7 @@ def train_classifier(
                 report=report,
             )
             settings = result.settings
-            say(
-                f"best of {len(result.trials)} trials: rate {settings.schedule.rate:g}, recipes "
-                f"{', '.join(settings.recipes) or 'none'} ({result.by} "
-                f"{result.scores[result.best]:.3f} in cross-validation)"
-            )
+            say(_describe_choice(result))
         hardware = Hardware(device, workers=0)
         trainer = Trainer(
             classifier=start.to(hardware.own_device),
@@ -181,6 +172,28 @@ def train_classifier(
             holds_out=False,
         )
         return train_on_parts(settings, trainer, parts, resume=resume)
+
+
+def _open_start(
+    network: str | Path | Classifier, settings: LearningSettings, inputs: LearningInputs, seed: int
+) -> Classifier:
+    """Open the network that is the start, for the images that it learns from."""
+    return open_start(
+        network,
+        settings.input,
+        lambda channels: open_source(inputs.images, channels),
+        seed,
+        scratch=settings.scratch,
+    )
+
+
+def _describe_choice(result: SearchResult) -> str:
+    """Return one line about the settings that a search chose."""
+    return (
+        f"best of {len(result.trials)} trials: rate {result.settings.schedule.rate:g}, recipes "
+        f"{', '.join(result.settings.recipes) or 'none'} ({result.by} "
+        f"{result.scores[result.best]:.3f} in cross-validation)"
+    )
 
 
 def run_trial(job: TrialJob) -> TrialScore:
@@ -198,13 +211,7 @@ def run_trial(job: TrialJob) -> TrialScore:
 
 def _train_and_measure(job: TrialJob) -> TrialScore:
     settings = job.settings.with_schedule(steps=job.settings.search.steps)
-    start = open_start(
-        job.network,
-        settings.input,
-        lambda channels: open_source(job.inputs.images, channels),
-        job.seed,
-        scratch=settings.scratch,
-    )
+    start = _open_start(job.network, settings, job.inputs, job.seed)
     with redirect_warnings(lambda line: None):  # they were given before the search
         every = split_images(settings, job.inputs, make_opener(start), job.seed)
     parts = split_fold(every, settings.search.folds, job.fold, job.seed)

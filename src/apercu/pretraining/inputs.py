@@ -110,10 +110,7 @@ def parse_join(
         ConfigError: a part of what is needed is missing.
     """
     if catalogue is None:
-        if columns is not None or id is not None:
-            raise ConfigError(
-                "catalogue: expected --catalogue FILE, as --target and --id name columns of it"
-            )
+        _check_no_columns("--target", columns, id)
         return None
     if columns is None:
         raise ConfigError("target: expected columns of magnitudes, such as --target magr,magi")
@@ -140,10 +137,7 @@ def parse_labels(
         ConfigError: a part of what is needed is missing.
     """
     if catalogue is None:
-        if column is not None or id is not None:
-            raise ConfigError(
-                "catalogue: expected --catalogue FILE, as --label and --id name columns of it"
-            )
+        _check_no_columns("--label", column, id)
         return lambda source: source
     if column is None or id is None:
         raise ConfigError("catalogue: expected --label and --id, columns of it")
@@ -151,6 +145,14 @@ def parse_labels(
     return lambda source: label_images(
         source, match_by_id(source.names, table, id).rows, table, column
     )
+
+
+def _check_no_columns(option: str, column: str | None, id: str | None) -> None:
+    """Raise ConfigError if columns are named where there is no catalogue that has them."""
+    if column is not None or id is not None:
+        raise ConfigError(
+            f"catalogue: expected --catalogue FILE, as {option} and --id name columns of it"
+        )
 
 
 @dataclass(frozen=True)

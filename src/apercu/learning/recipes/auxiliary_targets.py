@@ -205,10 +205,7 @@ def build_grouped_network(
     """Build a network in which groups of classes decide, too, as a card describes it.
 
     Args:
-        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
-        model: name of the model in the library, or of that recipe.
-        options: options of the model.
-        size: height and width of the images.
+        library, model, options, size: the network that gets the layer; see `build_inner`.
         head: name of the last layer.
         features: number of features.
         hidden: width of the hidden layer of each branch.

@@ -137,10 +137,7 @@ def build_coloured_network(
     """Build a network with a colouring in front, as a card describes it.
 
     Args:
-        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
-        model: name of the model in the library, or of that recipe.
-        options: options of the model.
-        size: height and width of the images.
+        library, model, options, size: the network that gets the layer; see `build_inner`.
 
     Returns:
         The network, whose weights are those of nothing yet.

@@ -128,7 +128,7 @@ def build_inner(
     Args:
         factory: the function that adds the layer, for the errors.
         library: `timm` or `torchvision`; `apercu` for a network that has such a layer already.
-        model: name of the model in the library; of the recipe for `apercu`.
+        model: name of the model in the library; for `apercu` that of the recipe.
         options: options of the model.
         size: height and width of the images.
 

@@ -173,10 +173,7 @@ def build_graph_network(
     """Build a network whose last layer are interpolated means, as a card describes it.
 
     Args:
-        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
-        model: name of the model in the library, or of that recipe.
-        options: options of the model.
-        size: height and width of the images.
+        library, model, options, size: the network that gets the layer; see `build_inner`.
         head: name of the last layer.
         nodes: number of nodes of the graph.
         features: number of features.

@@ -168,10 +168,7 @@ def build_attended_network(
     """Build a network whose feature map is weighted by the scores of its positions.
 
     Args:
-        library: `timm` or `torchvision`; `apercu` for a network with a layer of another recipe.
-        model: name of the model in the library, or of that recipe.
-        options: options of the model.
-        size: height and width of the images.
+        library, model, options, size: the network that gets the layer; see `build_inner`.
         layer: name of the layer that gives the feature map.
         scored: number of classes whose scores give the weights.
         channels: number of channels of the feature map.
