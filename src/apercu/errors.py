@@ -270,6 +270,8 @@ def first_line(error: BaseException) -> str:
     ('no such file', 'AssertionError')
     """
     lines = str(error).strip().splitlines()
+    if lines and lines[0].endswith("TorchScript interpreter."):  # the reason stands at the end
+        lines = [line.partition("RuntimeError: ")[2] or line for line in lines[-1:]]
     return lines[0].strip() if lines else type(error).__name__
 
 

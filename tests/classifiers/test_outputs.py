@@ -18,9 +18,9 @@ import apercu
 from apercu.classifiers import Classifier, ClassNames, open_classifier, save_classifier
 from apercu.classifiers.card import InputSpec, read_card
 from apercu.classifiers.decisions import EACH_CLASS, ONE_CLASS, DecidedLogits, find_decision
-from apercu.classifiers.network import Network
+from apercu.classifiers.network import Network, list_tensors
 from apercu.classifiers.output_checks import resolve_output
-from apercu.classifiers.outputs import Output, OutputName, check_numbers, list_tensors
+from apercu.classifiers.outputs import Output, OutputName, check_numbers
 from apercu.errors import ClassifierError, TargetError
 from apercu.log import redirect_warnings
 
@@ -134,6 +134,8 @@ def test_both_targets_of_one_number_have_gradients() -> None:
         (3, "value", lambda z: z, ["1 × 1 numbers", "got 1 × 3", "logits"]),
         (3, "logits", lambda z: z.softmax(1), ["softmax already", "output: probabilities"]),
         (3, None, lambda z: 100 * z.softmax(1), ["percentages", "output: probabilities"]),
+        (3, None, lambda z: (255 * z.softmax(1)).round().byte(), ["as bytes", "by 25"]),
+        (3, None, lambda z: (256 * z.softmax(1)).round().int(), ["as bytes", "by 25"]),
         (2, "logits", lambda z: z[:, :, None, None].expand(-1, -1, 4, 4), ["averages each map"]),
         (3, None, lambda z: z / 0, ["no number"]),
         (3, None, lambda z: z.argmax(1), ["one whole number", "predicted class", "argmax"]),

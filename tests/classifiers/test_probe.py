@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -284,9 +285,115 @@ def test_functions_may_return_arrays_and_lists() -> None:
     def as_list(images: Tensor) -> Any:
         return as_array(images).tolist()
 
-    for function in (as_array, as_list):
+    def as_tuples(images: Tensor) -> Any:
+        return tuple(map(tuple, as_list(images)))
+
+    def as_objects(images: Tensor) -> Any:
+        return as_array(images).astype(object)
+
+    def as_big_endian(images: Tensor) -> Any:
+        return as_array(images).astype(">f4")
+
+    def as_reversed(images: Tensor) -> Any:
+        return np.flip(as_array(images)[:, ::-1].copy(), 1)  # a view with a negative stride
+
+    def as_read_only(images: Tensor) -> Any:
+        array = as_array(images)
+        array.flags.writeable = False
+        return array
+
+    def as_other_library(images: Tensor) -> Any:
+        class Array:
+            def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+                return as_array(images)
+
+        return {"logits": Array()}
+
+    for function in (
+        as_array,
+        as_list,
+        as_tuples,
+        as_objects,
+        as_big_endian,
+        as_reversed,
+        as_read_only,
+        as_other_library,
+    ):
         classifier = open_classifier(function, size=SIDE)
         torch.testing.assert_close(classifier(_images()), module(_images()))
+
+
+def test_objects_with_slots_are_read() -> None:
+    class Slotted:
+        __slots__ = ("logits",)
+
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+    module = _build(Plain).eval()
+    classifier = open_classifier(lambda images: Slotted(module(images)), size=SIDE)
+    torch.testing.assert_close(classifier(_images()), module(_images()))
+
+
+def test_a_row_for_each_image_in_a_list_is_told() -> None:
+    module = _build(Plain).eval()
+    with pytest.raises(ClassifierError, match=r"2 × 4 .* let it return torch\.stack of the rows"):
+        open_classifier(lambda images: list(module(images)), size=SIDE)
+
+
+def test_the_error_of_a_function_says_its_kind() -> None:
+    with pytest.raises(ClassifierError, match="KeyError: 'pixel_values'; the function gets"):
+        open_classifier(lambda images: {}["pixel_values"], size=SIDE)
+
+
+def test_a_forward_of_another_precision_is_told() -> None:
+    class Doubled(Plain):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images.double())
+
+    class Halved(Plain):
+        def features(self, images: Tensor) -> Tensor:
+            return super().features(images).half()
+
+    for kind in (Doubled, Halved):
+        with pytest.raises(ClassifierError, match=r"same.*its weights are used in float32"):
+            open_classifier(_build(kind), size=SIDE)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+@pytest.mark.parametrize("make_copy", [True, False])
+def test_a_module_with_a_scripted_part_opens(make_copy: bool) -> None:
+    inside: Any = nn.Sequential(torch.jit.script(_build(Plain).eval()), nn.Identity())
+    classifier = open_classifier(inside, size=SIDE, copy=make_copy)
+    torch.testing.assert_close(classifier(_images()), _build(Plain)(_images()))
+    assert classifier.differentiable
+    assert all(weight.is_leaf for weight in classifier.module.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_what_fails_in_torchscript_is_said() -> None:
+    class One(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean(3).view(1, 24)
+
+    with pytest.raises(ClassifierError, match=r"shape '\[1, 24\]' is invalid for input"):
+        open_classifier(torch.jit.script(One()), size=SIDE)
+
+
+def test_attributes_that_fail_or_say_nothing_are_passed_over() -> None:
+    class Failing(Plain):
+        classes: ClassVar[list[str]] = []
+
+        @property
+        def output(self) -> Any:
+            raise RuntimeError("no output before the first call")
+
+        @property
+        def input(self) -> Any:
+            raise RuntimeError("no input before the first call")
+
+    classifier = open_classifier(_build(Failing), size=SIDE)
+    assert classifier.output.name == "logits" and classifier.classes[0] == "class 0"
 
 
 def test_attributes_that_are_not_ours_stay_theirs() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from apercu.classifiers.outputs import (
     OutputName,
     check_finite_rows,
     check_numbers,
-    list_tensors,
 )
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.filters import parse_filter
@@ -215,3 +215,52 @@ def check_logits(subject: str, logits: Logits) -> None:
     """
     zero = logits.isneginf()
     check_finite_rows(subject, logits.masked_fill(zero & ~zero.all(1, keepdim=True), 0))
+
+
+def list_tensors(raw: object, prefix: str = "") -> dict[str, Tensor]:
+    """Return all tensors that a network returns, by their names: keys, fields or positions.
+
+    Args:
+        raw: output of a network: a tensor, an array of NumPy or of a library that converts to it,
+            a tuple, list, dictionary, dataclass or `ModelOutput` of them, or another object that
+            holds tensors.
+        prefix: beginning of their names.
+
+    Returns:
+        The tensors; one tensor without a name is called "".
+    """
+    if isinstance(raw, Tensor):
+        return {prefix: raw}
+    if hasattr(raw, "__array__"):
+        array = np.asarray(raw)
+        kind = np.float64 if array.dtype == object else array.dtype.newbyteorder("=")
+        return {prefix: torch.from_numpy(array.astype(kind, order="C"))}
+    tensors: dict[str, Tensor] = {}
+    for key, value in _list_parts(raw).items():
+        tensors |= list_tensors(value, f"{prefix}.{key}" if prefix else key)
+    return tensors
+
+
+def _list_parts(raw: object) -> dict[str, Any]:
+    """Return the parts of a container by key, field or position; empty for anything else."""
+    if isinstance(raw, Mapping):
+        return {str(key): value for key, value in raw.items()}
+    if isinstance(raw, tuple) and hasattr(raw, "_asdict"):
+        return dict(raw._asdict())
+    if isinstance(raw, tuple | list):
+        if raw and all(_is_numbers(row) for row in raw):
+            return {"": torch.tensor(raw)}
+        return {str(position): value for position, value in enumerate(raw)}
+    if is_dataclass(raw) and not isinstance(raw, type):
+        return {field.name: getattr(raw, field.name) for field in fields(raw)}
+    slots = getattr(type(raw), "__slots__", ())
+    attributes = dict(getattr(raw, "__dict__", {}))
+    attributes |= {name: getattr(raw, name, None) for name in slots if isinstance(name, str)}
+    return {name: value for name, value in attributes.items() if isinstance(value, Tensor)}
+
+
+def _is_numbers(row: object) -> bool:
+    """Return whether this is a number, or a list of numbers."""
+    return isinstance(row, int | float) or (
+        isinstance(row, list | tuple) and all(isinstance(value, int | float) for value in row)
+    )

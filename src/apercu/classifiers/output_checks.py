@@ -16,12 +16,11 @@ from torch import Generator, Tensor, nn
 
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.names import ClassNames
-from apercu.classifiers.network import Network
+from apercu.classifiers.network import Network, list_tensors
 from apercu.classifiers.outputs import (
     Output,
     check_numbers,
     find_excess,
-    list_tensors,
 )
 from apercu.errors import ClassifierError, format_shape, suggest_nearest
 from apercu.log import warn
@@ -34,6 +33,8 @@ _TOLERANCE = 1e-3
 """By how much a sum of probabilities may miss 1 to be taken for a softmax."""
 _LARGEST_MEAN, _LARGEST_STD = 1, 10
 """Largest mean of pixels in [0, 1], and a std that only larger units have."""
+_WHOLES = {100: "percentages", 256: "probabilities as bytes", 255: "probabilities as bytes"}
+"""Numbers to which probabilities in other units sum, and their names."""
 _NOISE_CELLS = (2, 3, 4, 6, 8, 16)
 """Cells along each side of the generated images."""
 
@@ -77,13 +78,13 @@ def resolve_output(
     elif output.name in ("logits", "sigmoid") and _is_in_unit_range(numbers):
         others = list(_run_generated(network, run, images, spec))
         output = _recognise_probabilities(network, torch.cat((numbers, *others)), spec)
-    elif output.name in ("logits", "sigmoid") and _are_percentages(numbers):
+    elif output.name in ("logits", "sigmoid") and _find_whole(numbers) is not None:
         others = list(_run_generated(network, run, images, spec))
-        if _are_percentages(torch.cat((numbers, *others))):
+        if whole := _find_whole(torch.cat((numbers, *others))):
             raise ClassifierError(
-                f"classifier {spec}: its numbers are from 0 to 100 and sum to 100 for every image, "
-                f"so they are percentages and not {output.name}; divide them by 100 in a module "
-                "around it, and set output: probabilities"
+                f"classifier {spec}: its numbers are from 0 to {whole} and sum to {whole} for "
+                f"every image, so they are {_WHOLES[whole]} and not {output.name}; divide them by "
+                f"{whole} in a module around it, and set output: probabilities"
             )
     return replace(network, resolved_output=output)
 
@@ -120,7 +121,8 @@ def find_tensor(network: Network, raw: object, count: int, spec: str) -> str:
         return fitting[0]
     raise ClassifierError(
         f"classifier {spec}: it returns several tensors, {_list_shapes(tensors)}; say which one "
-        "holds the classes: output_name in its card, output_name=… in Python"
+        "holds the classes: output_name in its card (apercu card … --output-name NAME), "
+        "output_name=… for a module in Python"
     )
 
 
@@ -288,9 +290,11 @@ def _is_without_sigmoid(forward: object) -> bool:
     )
 
 
-def _are_percentages(numbers: Tensor) -> bool:
-    """Return whether the numbers of every image are from 0 on and sum to 100."""
-    return numbers.shape[1] > 1 and bool((numbers >= 0).all()) and _sum_to_one(numbers / 100)
+def _find_whole(numbers: Tensor) -> int | None:
+    """Return what the numbers of every image sum to if they are from 0 on; None for no such sum."""
+    if numbers.shape[1] < 2 or bool((numbers < 0).any()):
+        return None
+    return next((whole for whole in _WHOLES if _sum_to_one(numbers / whole)), None)
 
 
 def _sum_to_one(numbers: Tensor) -> bool:

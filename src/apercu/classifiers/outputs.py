@@ -7,11 +7,9 @@ and its `decision` says what the logits mean. One number becomes two logits, of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
@@ -261,50 +259,6 @@ def check_finite_rows(subject: str, *values: Tensor) -> None:
     raise NotFiniteError(subject, wrong.nonzero()[:, 0].tolist(), len(wrong))
 
 
-def list_tensors(raw: object, prefix: str = "") -> dict[str, Tensor]:
-    """Return all tensors that a network returns, by their names: keys, fields or positions.
-
-    Args:
-        raw: output of a network: a tensor, an array, a tuple, list, dictionary, dataclass or
-            `ModelOutput` of them, or another object that holds tensors.
-        prefix: beginning of their names.
-
-    Returns:
-        The tensors; one tensor without a name is called "".
-    """
-    if isinstance(raw, Tensor):
-        return {prefix: raw}
-    if isinstance(raw, np.ndarray | np.generic):
-        return {prefix: torch.as_tensor(raw)}
-    tensors: dict[str, Tensor] = {}
-    for key, value in _list_parts(raw).items():
-        tensors |= list_tensors(value, f"{prefix}.{key}" if prefix else key)
-    return tensors
-
-
-def _list_parts(raw: object) -> dict[str, Any]:
-    """Return the parts of a container by key, field or position; empty for anything else."""
-    if isinstance(raw, Mapping):
-        return {str(key): value for key, value in raw.items()}
-    if isinstance(raw, tuple) and hasattr(raw, "_asdict"):
-        return dict(raw._asdict())
-    if isinstance(raw, tuple | list):
-        if raw and all(_is_numbers(row) for row in raw):
-            return {"": torch.tensor(raw)}
-        return {str(position): value for position, value in enumerate(raw)}
-    if is_dataclass(raw) and not isinstance(raw, type):
-        return {field.name: getattr(raw, field.name) for field in fields(raw)}
-    attributes = getattr(raw, "__dict__", {})
-    return {name: value for name, value in attributes.items() if isinstance(value, Tensor)}
-
-
-def _is_numbers(row: object) -> bool:
-    """Return whether this is a number, or a list of numbers."""
-    return isinstance(row, int | float) or (
-        isinstance(row, list) and all(isinstance(value, int | float) for value in row)
-    )
-
-
 def _check_probabilities(numbers: Tensor, output: Output, spec: str) -> None:
     low, high = (bound.item() for bound in numbers.aminmax())
     if not (low >= -1e-4 and high <= 1 + 1e-4):
@@ -355,6 +309,10 @@ def find_excess(numbers: Float[Tensor, "batch classes"]) -> Float[Tensor, " batc
 def _advise_shape(numbers: Tensor, columns: int | None, count: int) -> str:
     if numbers.ndim == 4:
         return "; it gives a map per class, so wrap it in a module that averages each map"
+    if numbers.ndim == 1 and columns is not None:
+        return (
+            "; it gives one row and not one for each image: let it return torch.stack of the rows"
+        )
     if numbers.ndim == 2 and len(numbers) == count and columns == 1:
         return f"; set output: {describe_words(*_PER_CLASS)}"
     return ""

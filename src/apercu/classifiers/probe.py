@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from apercu.classifiers.card import InputSpec
-from apercu.classifiers.outputs import list_tensors
+from apercu.classifiers.network import list_tensors
 from apercu.classifiers.preprocessing import normalise
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.log import warn
@@ -25,6 +25,12 @@ _ROUNDING = 0.02
 """Difference between two outputs, as a fraction of the largest number, that rounding may make."""
 _CHANCE = 1e-4
 """The same for two runs of the same images; a larger one is taken for chance."""
+_OTHER_DTYPE = ("same dtype", "bias type", "weight type", "expected scalar type")
+"""Words of the errors of PyTorch where two tensors have different precisions."""
+_DTYPE_ADVICE = (
+    "its weights are used in float32, and its forward converts numbers to another precision: let "
+    "it convert them to that of its weights, or leave them as they are"
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,16 @@ class NetworkProbe:
     def _describe_failure(self, images: Images, error: BaseException) -> ClassifierError:
         """Return the error of a network that cannot classify these images."""
         count = "an image" if len(images) == 1 else f"{len(images)} images"
-        takes = getattr(self.forward, "takes", "")
-        advice = takes or f"check its input{self._suggest_input(images)}"
+        reason = first_line(error)
+        if isinstance(error, LookupError):  # its message is a key alone
+            reason = f"{type(error).__name__}: {reason}"
+        advice = getattr(self.forward, "takes", "")
+        if not advice and any(word in str(error) for word in _OTHER_DTYPE):
+            advice = _DTYPE_ADVICE
+        advice = advice or f"check its input{self._suggest_input(images)}"
         return ClassifierError(
             f"classifier {self.spec} cannot classify {count} of "
-            f"{'×'.join(map(str, images.shape[1:]))}: {first_line(error)}; {advice}"
+            f"{'×'.join(map(str, images.shape[1:]))}: {reason.rstrip('.')}; {advice}"
         )
 
     @torch.no_grad()
@@ -235,10 +246,21 @@ def freeze_module(module: nn.Module) -> None:
     """Put a module into evaluation mode, even if it overrides `train`; freeze its parameters."""
     with suppress(NotImplementedError):  # exported modules have no modes
         module.eval()
+    make_leaves(module)
     module.requires_grad_(False)
     for part in module.modules():
         if part.training:
             part.training = False
+
+
+def make_leaves(module: nn.Module) -> None:
+    """Cut the parameters of a copied module off from those of the original.
+
+    Those of a scripted layer are computed from them.
+    """
+    for parameter in module.parameters():
+        if not parameter.is_leaf:
+            parameter.detach_()
 
 
 def find_dtype(forward: object) -> torch.dtype | None:

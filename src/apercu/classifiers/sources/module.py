@@ -19,6 +19,7 @@ from apercu.classifiers.card import ClassifierCard, InputSpec, validate
 from apercu.classifiers.names import ClassNames, read_id2label
 from apercu.classifiers.network import IN_MEMORY, BlackBox, ForwardFn, Network
 from apercu.classifiers.outputs import OutputName, describe_words, suggest_word
+from apercu.classifiers.probe import make_leaves
 from apercu.errors import ClassifierError, first_line
 from apercu.log import warn
 from apercu.weights import digest_function, digest_module
@@ -49,8 +50,9 @@ class ScriptedNetwork:
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module.eval()
+        make_leaves(module)
         for parameter in module.parameters():
-            parameter.detach_()  # a copy of a scripted module is no leaf
+            parameter.requires_grad_(False)
 
     def __call__(self, images: Tensor) -> Any:
         return self.module(images)
@@ -223,7 +225,7 @@ def read_classes_attribute(forward: Any, source: str) -> ClassNames | None:
         ClassifierError: the attribute is a dictionary that says no order of the classes.
     """
     value = _read_attribute(forward, "classes", list | tuple | Mapping)
-    if value is not None:
+    if value:
         return ClassNames.collect(value, f"classifier {source}: its attribute classes")
     module = unwrap_module(forward)
     names = read_id2label(getattr(module, "config", None))
@@ -273,10 +275,14 @@ def _read_attribute(forward: Any, name: str, kinds: Any) -> Any:
 
     A layer of the same name is none, nor is a number where a list of names is expected.
     """
-    value = getattr(forward, name, None)
-    if not isinstance(value, kinds):
-        value = getattr(unwrap_module(forward), name, None)
-    return value if isinstance(value, kinds) else None
+    for network in (forward, unwrap_module(forward)):
+        try:
+            value = getattr(network, name, None)
+        except Exception:  # a property that is not ours may fail
+            continue
+        if isinstance(value, kinds):
+            return value
+    return None
 
 
 def _find_name(forward: Any) -> str:
@@ -353,7 +359,9 @@ def _repeat(value: Any, count: Any) -> Any:
 def _copy_module(module: nn.Module, source: str) -> nn.Module:
     """Return a copy of a module in float32, without gradients."""
     try:
-        copied = copy.deepcopy(module).float()
+        copied = copy.deepcopy(module)
+        make_leaves(copied)
+        copied = copied.float()
         copied.zero_grad()
         return copied
     except Exception as error:
