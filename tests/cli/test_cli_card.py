@@ -83,6 +83,14 @@ def test_a_card_with_a_temperature(apercu, tiny_card, tmp_path) -> None:
     assert "temperature: input should be greater than 0" in result.err
 
 
+@pytest.mark.parametrize(("name", "advice"), [("mine", "mine/card.json"), ("a.yml", "a.json")])
+def test_a_file_that_no_verb_takes_for_a_card_is_refused(apercu, tmp_path, name, advice) -> None:
+    result = apercu("card", "not/opened", "--out", tmp_path / name)
+    expected = f"expected a name that ends in .json, such as {tmp_path / advice}"
+    assert (result.code, result.err) == (2, f"error: {tmp_path / name}: {expected}\n")
+    assert not (tmp_path / name).exists()
+
+
 def test_the_help_names_the_page(apercu) -> None:
     result = apercu("card", "--help")
     assert result.code == 0

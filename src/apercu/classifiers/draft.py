@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apercu.classifiers.card import ClassifierCard, move_source, strip_source, validate
+from apercu.classifiers.card import CARD_FILE, ClassifierCard, move_source, strip_source, validate
 from apercu.classifiers.classifier import Classifier
 from apercu.classifiers.open import PerChannel, open_network, read_spec
 from apercu.classifiers.trust import trust_files
-from apercu.errors import ApercuError, ClassifierError
+from apercu.errors import ApercuError, ClassifierError, OutputError
 from apercu.io import expand_home, is_file, is_folder, is_inside, write_file
 
 
@@ -53,8 +53,9 @@ class CardDraft:
         """Write the card into a file.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the file cannot be written, or would not be taken for a card.
         """
+        check_card_path(path)
         write_file(Path(path), self.format_json(Path(path).parent))
 
     def list_outside(self, folder: str | Path = ".") -> list[str]:
@@ -241,3 +242,15 @@ def _format_value(value: Any) -> str:
             "[\n  " + ",\n  ".join(json.dumps(part, ensure_ascii=False) for part in value) + "\n ]"
         )
     return json.dumps(value, ensure_ascii=False)
+
+
+def check_card_path(path: str | Path) -> None:
+    """Check, before a classifier is opened, that a file of this name is taken for a card.
+
+    Raises:
+        OutputError: its name does not end in `.json`.
+    """
+    path = Path(path)
+    if path.suffix != ".json":
+        advice = path / CARD_FILE if path.is_dir() or not path.suffix else path.with_suffix(".json")
+        raise OutputError(f"{path}: expected a name that ends in .json, such as {advice}")

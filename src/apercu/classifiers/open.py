@@ -183,7 +183,7 @@ def _open_spec(spec: str, words: Sequence[str]) -> Classifier:
     if words:
         raise ClassifierError(
             f"classifier {spec}: {', '.join(words)} can be given for a module in memory only; "
-            "write a classifier card to describe a SPEC"
+            "write a classifier card to describe a SPEC (apercu card), and open the card"
         )
     spec, card = read_spec(spec)
     return Classifier(open_network(card, spec), spec=spec)

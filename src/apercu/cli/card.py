@@ -86,8 +86,10 @@ def card(
 
     Example: apercu card net.onnx --size 224 --classes names.txt > card.json
     """
-    from apercu.classifiers.draft import make_card
+    from apercu.classifiers.draft import check_card_path, make_card
 
+    if out is not None:
+        check_card_path(out)
     draft = make_card(
         spec,
         size=_read_numbers("size", size, int),

@@ -180,7 +180,8 @@ def resolve_input(
     channels, height, width = sides
     if channels is None or height is None or width is None:
         raise ClassifierError(
-            f"{name}: the file takes images of any size; set input.size in a classifier card"
+            f"{name}: the file takes images of any size; set input.size in a classifier card "
+            "(apercu card FILE --size HEIGHT,WIDTH)"
         )
     spec = make_input(name, channels=channels, size=(height, width))
     return GraphInput(spec, batch, layout)
