@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from apercu import open_classifier
-from apercu.classifiers import InputSpec
+from apercu import open_classifier, open_images
+from apercu.classifiers import InputSpec, save_classifier
 from apercu.errors import ClassifierError, ConfigError
-from apercu.pretraining.backbone import inflate, open_backbone
+from apercu.learning.settings import InputChoice
+from apercu.learning.start import open_start
+from apercu.pretraining.backbone import inflate, open_backbone, read_input
 from apercu.pretraining.heads import FineTuning, LabelledFeatures
 from apercu.pretraining.heads.fine_tuning import replace_head
 
@@ -95,6 +97,32 @@ def test_a_backbone_depends_on_its_seed_and_takes_any_number_of_bands() -> None:
     assert one(torch.rand(2, 12, 32, 32)).shape == (2, len(one.classes))
     with pytest.raises(ConfigError, match="expected timm/NAME, or a card"):
         open_backbone("torchvision/resnet18", many, 0)
+
+
+def test_a_start_is_a_card_its_folder_or_an_opened_network(tmp_path: Path) -> None:
+    first = open_backbone("timm/test_resnet", SPEC, 0)
+    save_classifier(first, tmp_path)
+    grey = InputSpec(channels=1, size=(32, 32), mean=(0.5,), std=(0.5,))
+    starts = (str(tmp_path / "card.json"), str(tmp_path), first)
+    networks = [open_backbone(start, grey, 7) for start in starts]
+    assert len({network.fingerprint for network in networks}) == 1
+    image = torch.rand(1, 1, 32, 32, generator=Generator().manual_seed(0))
+    torch.testing.assert_close(networks[0](image), first(image.expand(-1, 3, -1, -1)))
+    assert read_input(str(tmp_path)) == first.network.input
+
+
+@pytest.mark.parametrize("form", ["opened", "SPEC"])
+def test_weights_stay_where_a_classifier_is_trained_for_other_bands(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    usual = InputSpec(size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)  # also for other bands
+    pretrained = open_backbone("timm/test_resnet", usual, 0)
+    monkeypatch.setattr("apercu.learning.start.open_classifier", lambda spec: pretrained)
+    network = pretrained if form == "opened" else "timm/test_resnet"
+    source = open_images("planted:size=32,images=4", channels=1)
+    start = open_start(network, InputChoice(channels=1), lambda bands: source, 7, scratch=False)
+    image = torch.rand(1, 1, 32, 32, generator=Generator().manual_seed(0))
+    torch.testing.assert_close(start(image), pretrained(image.expand(-1, 3, -1, -1)))
 
 
 def test_an_inflated_layer_gives_the_same_for_grey_images() -> None:

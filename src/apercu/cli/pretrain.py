@@ -37,7 +37,7 @@ def pretrain(
     out: RunOption,
     backbone: Annotated[
         str,
-        typer.Option(metavar="SPEC", help="timm/NAME with new weights, or CARD.json as the start."),
+        typer.Option(metavar="SPEC", help="timm/NAME with new weights, or a card or its folder."),
     ] = "timm/resnet18",
     catalogue: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV, Parquet or FITS table.")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from apercu.classifiers import Classifier, Network, open_classifier
-from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.reinitialise import NetworkSource
 from apercu.classifiers.sources.timm import RANDOM_WEIGHTS, TIMM_PREFIX
 from apercu.classifiers.sources.torchvision import TORCHVISION_PREFIX
@@ -71,8 +70,7 @@ def open_start(
     if channels == start.channels:
         opened = replace(start.network, input=chosen, resolved_output=None)
         return Classifier(opened, spec=start.spec)
-    card = Path(spec) / CARD_FILE
-    return open_backbone(str(card) if card.is_file() else spec, chosen, seed, choice.first)
+    return open_backbone(start, chosen, seed, choice.first)
 
 
 def _open_classifier(network: str | Path | Classifier, *, scratch: bool) -> Classifier:

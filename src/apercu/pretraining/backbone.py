@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from apercu.classifiers import Classifier, InputSpec, Network, open_classifier
+from apercu.classifiers.card import CARD_FILE
 from apercu.classifiers.sources.timm import TIMM_PREFIX, create_model
 from apercu.errors import ClassifierError, ConfigError
+from apercu.io import is_file
 from apercu.weights import digest_module
 
 FirstLayer: TypeAlias = Literal["inflate", "relearn"]
@@ -18,16 +21,16 @@ FirstLayer: TypeAlias = Literal["inflate", "relearn"]
 
 
 def open_backbone(
-    spec: str, input: InputSpec, seed: int, first: FirstLayer = "inflate"
+    start: str | Classifier, input: InputSpec, seed: int, first: FirstLayer = "inflate"
 ) -> Classifier:
     """Open a network that computes features.
 
     Args:
-        spec: `timm/NAME` for new weights, or the card of a classifier from timm or of a pretrained
-            network, whose weights are the start.
+        start: `timm/NAME` for new weights; or a classifier from timm or a pretrained network, whose
+            weights are the start: opened, or the card of it or its folder.
         input: size, bands and normalisation of its images.
         seed: seed of the new weights.
-        first: what happens to the first layer where the card has another number of bands.
+        first: what happens to the first layer where the start has another number of bands.
 
     Returns:
         A classifier whose logits are features.
@@ -36,20 +39,22 @@ def open_backbone(
         ConfigError: the network is not from timm.
         ClassifierError: the network cannot be built, or computes no features.
     """
-    start = open_classifier(spec).network if spec.endswith(".json") else None
-    source = spec if start is None else start.source
+    opened = open_classifier(start) if isinstance(start, str) and _is_card(start) else start
+    spec = opened if isinstance(opened, str) else opened.spec
+    network = None if isinstance(opened, str) else opened.network
+    source = spec if network is None else network.source
     if not source.startswith(TIMM_PREFIX):
         raise ConfigError(f"backbone: expected timm/NAME, or a card with such a source, got {spec}")
-    options = {**({} if start is None else start.options), "in_chans": input.channels}
+    options = {**({} if network is None else network.options), "in_chans": input.channels}
     options["num_classes"] = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create_model(source.removeprefix(TIMM_PREFIX), {**options, "pretrained": False})
-    if start is not None:
-        _load_weights(network, start, first)
-    digest = digest_module(network, source, options)
-    opened = Network(source, network, digest, input, output="features", options=options)
-    return Classifier(opened, spec=spec)
+        module = create_model(source.removeprefix(TIMM_PREFIX), {**options, "pretrained": False})
+    if network is not None:
+        _load_weights(module, network, first)
+    digest = digest_module(module, source, options)
+    backbone = Network(source, module, digest, input, output="features", options=options)
+    return Classifier(backbone, spec=spec)
 
 
 def read_input(spec: str) -> InputSpec | None:
@@ -58,7 +63,12 @@ def read_input(spec: str) -> InputSpec | None:
     Raises:
         ClassifierError: the card cannot be opened.
     """
-    return open_classifier(spec).network.input if spec.endswith(".json") else None
+    return open_classifier(spec).network.input if _is_card(spec) else None
+
+
+def _is_card(spec: str) -> bool:
+    """Whether a SPEC is a card or the folder of one, such as a run folder."""
+    return spec.endswith(".json") or is_file(Path(spec) / CARD_FILE)
 
 
 def _load_weights(network: nn.Module, start: Network, first: FirstLayer) -> None:

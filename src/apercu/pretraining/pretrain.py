@@ -41,7 +41,8 @@ class PretrainInputs:
 
     Args:
         images: SPEC of the images.
-        backbone: `timm/NAME` for new weights, or the card of a network that is the start.
+        backbone: `timm/NAME` for new weights, or the card, or its folder, of a network that is the
+            start.
         options: options for the images; `start` is read from the backbone.
         first: what happens to the first layer of a card with another number of bands.
         join: catalogue of magnitudes, and how it is joined with the images.
