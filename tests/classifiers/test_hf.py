@@ -245,7 +245,7 @@ def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
         "auto_map": {"AutoConfig": "own.Config", "AutoModelForImageClassification": "own.Model"},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ClassifierError):
+    with pytest.raises(ClassifierError, match=r"^classifier hf/.*code"):
         open_classifier(f"hf/{tmp_path}")
 
 
@@ -338,7 +338,7 @@ def test_configurations_that_do_not_fit(config: dict[str, Any], tmp_path: Path) 
     content = {"source": "hf/x", "options": {"config": config}, "weights": "w.safetensors"}
     card = tmp_path / "card.json"
     card.write_text(json.dumps({**content, "input": {"size": 32}}))
-    with pytest.raises(ClassifierError):
+    with pytest.raises(ClassifierError, match=r"^(classifier hf/x|weights .*w\.safetensors): "):
         open_classifier(card)
 
 
