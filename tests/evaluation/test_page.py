@@ -266,7 +266,7 @@ def test_words_stand_out_from_the_paper(
 
 @pytest.fixture
 def phone() -> Iterator[Any]:
-    """A page of 390 pixels in Chromium: Playwright's own, or the system's."""
+    """A page of 320 pixels, the smallest phones, in Chromium: Playwright's own, or the system's."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="report: no playwright")
     with sync_api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
@@ -274,7 +274,7 @@ def phone() -> Iterator[Any]:
         if path is None:
             pytest.skip("report: no Chromium; playwright install chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        yield browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
         browser.close()
 
 
@@ -293,9 +293,9 @@ def test_a_phone_scrolls_tables_and_never_the_page(
     page(long, images, tmp_path)
     phone.goto(f"file://{tmp_path / 'report.html'}")
     width = "document.documentElement.scrollWidth"
-    assert phone.evaluate(width) == 390
+    assert phone.evaluate(width) == 320
     phone.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert phone.evaluate(width) == 390
+    assert phone.evaluate(width) == 320
     table = phone.locator(".scroll").first
     assert table.evaluate("each => each.scrollWidth > each.clientWidth")
     assert table.locator(".hint").is_visible()

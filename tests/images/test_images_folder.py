@@ -174,9 +174,14 @@ BOX = "file,xmin,ymin,xmax,ymax"
     [
         (["file,class", "a.png,x", "b.png,y", "c.png,y"], [], "exist, 2 in all, first b.png"),
         (["file,clas", "a.png,x"], [], "expected a column of labels .*did you mean class?"),
-        (["files,class", "a.png,x"], [], "expected a column file, got files, class; did you mean"),
+        (
+            ["files,class", "a.png,x"],
+            [],
+            "expected a column file with the names of the images, got files, class; did you mean",
+        ),
         ([], [BOX.replace("xmin", "left"), "a.png,0,0,1,1"], "expected a column xmin, got file"),
-        ([""], [], "labels.csv: expected a column file, got"),
+        ([""], [], "labels.csv: expected a column file with the names of the images, got"),
+        (["image,class", "a.png,x"], [], "got image, class; rename the column that holds them"),
         (["file,class", "a.png,"], [], "labels.csv line 2: expected a class, got nothing"),
         (["file,class", "a.png"], [], "labels.csv line 2: expected a class, got nothing"),
         (

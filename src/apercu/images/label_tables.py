@@ -343,10 +343,13 @@ class _Table:
         """Raise ImagesError if a column is missing."""
         missing = next((name for name in names if name not in self.columns), None)
         if missing is not None:
+            is_file = missing == "file"
+            advice = "; rename the column that holds them" if is_file and self.columns else ""
             raise ImagesError(
-                f"{self.path}: expected a column {missing}, "
+                f"{self.path}: expected a column {missing}"
+                f"{' with the names of the images' if is_file else ''}, "
                 f"got {', '.join(self.columns) or 'an empty file'}"
-                f"{suggest_nearest(missing, self.columns)}"
+                f"{suggest_nearest(missing, self.columns) or advice}"
             )
 
 
