@@ -177,7 +177,7 @@ BOX = "file,xmin,ymin,xmax,ymax"
         (
             ["files,class", "a.png,x"],
             [],
-            "expected a column file with the names of the images, got files, class; did you mean",
+            "names of the images, got files, class; did you mean",
         ),
         ([], [BOX.replace("xmin", "left"), "a.png,0,0,1,1"], "expected a column xmin, got file"),
         ([""], [], "labels.csv: expected a column file with the names of the images, got"),
