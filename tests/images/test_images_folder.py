@@ -266,10 +266,17 @@ def test_classes_take_their_pictures_at_any_depth(tmp_path: Path) -> None:
     assert everything.names == source.names and not everything.labelled
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif", ".JFIF"])
-def test_less_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *((suffix, "JPEG") for suffix in (".jfif", ".jpe", ".JFIF", ".jif", ".jfi")),
+        (".avif", "AVIF"),
+        (".apng", "PNG"),
+    ],
+)
+def test_less_usual_suffixes_are_read(tmp_path: Path, suffix: str, kind: str) -> None:
     picture = Image.new("RGB", (20, 10), (51, 51, 51))
-    picture.save(tmp_path / f"a{suffix}", "AVIF" if suffix == ".avif" else "JPEG")
+    picture.save(tmp_path / f"a{suffix}", kind)
     source = open_images(tmp_path)
     assert len(source) == 1
     torch.testing.assert_close(source[0].picture, torch.full((3, 10, 20), 0.2), atol=0.02, rtol=0)
@@ -279,9 +286,17 @@ def test_pictures_of_other_kinds_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draw(tmp_path / "a.png")
-    (tmp_path / "b.jxl").write_bytes(b"x")
+    for name in ("b.jxl", "c.JP2", "d.nii.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    for name, kind in (("e", "PNG"), ("f", "TIFF"), ("g", "WEBP"), ("h.svs", "TIFF")):
+        Image.new("RGB", (4, 4)).save(tmp_path / name, kind)
+    (tmp_path / "notes.txt").write_text("nothing of a picture")
+    (tmp_path / "LICENSE").write_text("nothing of a picture")
     assert len(open_images(tmp_path)) == 1
-    assert "left out 1 that end in .jxl" in caplog.text
+    for suffix in (".jxl", ".jp2", ".nii.gz", ".svs"):
+        assert f"left out 1 that end in {suffix}, which is not read" in caplog.text
+    assert "left out 3 that are pictures without a suffix; add that of their" in caplog.text
+    assert "txt" not in caplog.text
 
 
 def test_only_plain_files_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

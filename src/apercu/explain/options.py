@@ -303,7 +303,7 @@ class SecondLooks:
         if classifier is None:
             raise ConfigError(
                 "second_look: it asks the classifier, which the explainer does not hold; give "
-                "--classifier SPEC"
+                "--classifier SPEC, in Python classifier=…"
             )
         if choice == "doubtful" and LIMIT_FACT not in explainer.facts:
             raise ConfigError(

@@ -23,9 +23,11 @@ MAX_NAMED = 3
 _UNREAD = frozenset(
     (".jp2", ".j2k", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga",
      ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".nrrd",
-     ".nii", ".mha")
+     ".nii", ".nii.gz", ".mha", ".jpg2", ".jpf", ".jpx", ".j2c", ".jpc", ".pcx", ".dds", ".dib")
 )  # fmt: skip
 """Suffixes of pictures that are not read."""
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"SIMPLE  =")
+"""First bytes of pictures, which may have another suffix than theirs, or none."""
 
 
 @dataclass(eq=False)
@@ -36,7 +38,7 @@ class Listing:
         path: the folder.
         files: pictures, as paths relative to the folder, sorted.
         left_out: files that are no plain files, by kind.
-        unread: number of pictures that are not read, by suffix.
+        unread: number of pictures that are not read, by suffix, which may be empty.
     """
 
     path: Path
@@ -92,8 +94,22 @@ def _walk(
             listing.left_out.append(f"{relative} (no plain file)")
         elif is_picture(inner):
             listing.files.append(str(relative))
-        elif inner.suffix.lower() in _UNREAD:
-            listing.unread[inner.suffix.lower()] += 1
+        elif (suffix := _find_unread_suffix(inner)) is not None:
+            listing.unread[suffix] += 1
+
+
+def _find_unread_suffix(path: Path) -> str | None:
+    """Return the suffix of a picture that is not read, empty for none; None for other files."""
+    for suffix in (path.suffix.lower(), "".join(path.suffixes[-2:]).lower()):
+        if suffix in _UNREAD:
+            return suffix
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(12)
+    except OSError:
+        return None
+    is_webp = start[:4] == b"RIFF" and start[8:] == b"WEBP"
+    return path.suffix.lower() if is_webp or start.startswith(_BEGINNINGS) else None
 
 
 def _warn_of_left_out(listing: Listing) -> None:
@@ -101,7 +117,10 @@ def _warn_of_left_out(listing: Listing) -> None:
     if listing.left_out:
         warn_left_out(listing.path, listing.left_out)
     for suffix, count in sorted(listing.unread.items()):
-        warn(f"{listing.path}: left out {count} that end in {suffix}, which is not read")
+        those = f"end in {suffix}, which is not read"
+        if not suffix:
+            those = "are pictures without a suffix; add that of their format"
+        warn(f"{listing.path}: left out {count} that {those}")
 
 
 def warn_left_out(path: Path, names: Iterable[str]) -> None:

@@ -40,7 +40,7 @@ SUFFIXES = (
     | FITS_SUFFIXES
     | {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"),
-        *(".avif", ".heic", ".heif", ".npy"),
+        *(".avif", ".heic", ".heif", ".npy", ".jif", ".jfi", ".apng", ".hif"),
     }
 )
 """Suffixes of the pictures in a folder, in lower case; the bytes of a file decide its format."""
