@@ -123,7 +123,7 @@ def build_hf(source: str, options: Mapping[str, Any]) -> HfClassifier:
     from transformers import AutoModelForImageClassification
 
     own = _validate_options(source, options)
-    with catch_errors(source):
+    with catch_errors(source, "options.config of its card describes no such model"):
         model = AutoModelForImageClassification.from_config(make_config(own.config or {}))
     return HfClassifier(model, own.reverse_channels)
 
