@@ -258,3 +258,25 @@ def test_files_like_json(tmp_path: Path) -> None:
         path.write_text(broken)
         with pytest.raises(ClassifierError, match=r"classes\.txt: (broken JSON|it holds no names)"):
             ClassNames.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_files_of_other_encodings_are_told(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("cat\ndog\n".encode(encoding))
+    with pytest.raises(ClassifierError, match="no UTF-8 text; expected one name per line"):
+        ClassNames.read(path)
+
+
+def test_marks_inside_of_a_file_are_no_part_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("\ufeffcat\n\ufeffdog\n", encoding="utf-8")  # two files joined
+    assert ClassNames.read(path).names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".YML", ".jsonl"])
+def test_kinds_of_files_that_are_not_read_are_told(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"classes{suffix}"
+    path.write_text("- cat\n- dog\n")
+    with pytest.raises(ClassifierError, match=f"{suffix.lower()} is not read; write one name"):
+        ClassNames.read(path)

@@ -390,6 +390,22 @@ def test_a_class_called_as_a_word_of_the_target_is_told(explainer: MaskExplainer
     ]
 
 
+def test_a_class_called_by_the_index_of_another_is_told(explainer: MaskExplainer) -> None:
+    words = ("0", "2", "1")
+    renamed = copy.copy(explainer)
+    renamed.classifier_info = explainer.classifier_info.model_copy(
+        update={"classes": words, "identifiers": words}
+    )
+    lines: list[str] = []
+    with redirect_warnings(lines.append):
+        assert TargetSelector(renamed, ExplainOptions("0")).index == 0
+        assert TargetSelector(renamed, ExplainOptions(2)).index == 2
+        assert not lines
+        assert TargetSelector(renamed, ExplainOptions("2")).index == 1
+    (line,) = lines
+    assert line.startswith("target: 2 is the name of class 1; names have priority")
+
+
 OWN_RUN = Path(__file__).parents[1] / "golden" / "runs" / "mask-own"
 """A run whose encoder is the classifier itself."""
 

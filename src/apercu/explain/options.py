@@ -362,7 +362,14 @@ def _find_class(options: ExplainOptions, names: ClassNames) -> int | None:
     A warning says where a keyword is also the name of a class.
     """
     if options.keyword is None:
-        return None if options.target is None else names.find_index(options.target)
+        index = None if options.target is None else names.find_index(options.target)
+        word = str(options.target).strip()
+        if isinstance(options.target, str) and word.isdecimal() and word != str(index):
+            warn(
+                f"target: {word} is the name of class {index}; names have priority over indices, "
+                "in Python a whole number is an index"
+            )
+        return index
     if same := names.find_by_name(options.keyword):
         warn(
             f"target: {options.keyword} has a meaning of its own here, and there is also a "

@@ -57,11 +57,17 @@ def read_class_list(path: str | Path) -> list[ClassRow] | Any:
     try:
         content = Path(path).read_bytes()
         is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+        text = content.decode("utf-16" if is_wide else "utf-8-sig").replace("\ufeff", "")
+        is_binary = "\0" in text  # UTF-16 without a mark, UTF-32
     except (OSError, ValueError) as error:
         is_binary = isinstance(error, UnicodeDecodeError)
         reason = "no UTF-8 text" if is_binary else getattr(error, "strerror", None) or error
         raise ClassifierError(f"{subject}: {reason}; expected one name per line") from None
+    if is_binary:
+        raise ClassifierError(f"{subject}: no UTF-8 text; expected one name per line")
+    if Path(path).suffix.lower() in (".yaml", ".yml", ".jsonl"):
+        kind = Path(path).suffix.lower()
+        raise ClassifierError(f"{subject}: {kind} is not read; write one name per line, or JSON")
     names = _parse_structure(text, subject)
     if names is not None:
         return names
