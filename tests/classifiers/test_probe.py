@@ -360,6 +360,31 @@ def test_a_forward_of_another_precision_is_told() -> None:
             open_classifier(_build(kind), size=SIDE)
 
 
+class RootOfZero(Plain):
+    """Adds a norm that is 0: its numbers are finite, their gradients are not."""
+
+    def forward(self, images: Tensor) -> Any:
+        zero = images - images.detach()
+        return super().forward(images) + (zero**2).sum((1, 2, 3)).sqrt()[:, None]
+
+
+class NaNElsewhere(Plain):
+    """Chooses between numbers and NaN, so that 0 · NaN is a part of the gradient."""
+
+    def forward(self, images: Tensor) -> Any:
+        logits = super().forward(images)
+        return torch.where(images.mean((1, 2, 3))[:, None] < 0.1, logits * torch.nan, logits)
+
+
+@pytest.mark.parametrize("kind", [RootOfZero, NaNElsewhere])
+def test_gradients_that_are_no_numbers_are_told(kind: type[nn.Module]) -> None:
+    classifier, lines = _open(kind)
+    assert not classifier.differentiable
+    assert "gives no gradients (they are NaN or infinite, as behind the square" in lines[0]
+    with pytest.raises(ClassifierError, match=r"gives none \(they are NaN or infinite"):
+        Gradient()(classifier, _images())
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
 @pytest.mark.parametrize("make_copy", [True, False])
 def test_a_module_with_a_scripted_part_opens(make_copy: bool) -> None:

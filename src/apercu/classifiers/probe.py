@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from apercu.classifiers.card import InputSpec
 from apercu.classifiers.network import list_tensors
 from apercu.classifiers.preprocessing import normalise
+from apercu.devices import choose_memory_format
 from apercu.errors import ApercuError, ClassifierError, FunctionError, first_line
 from apercu.log import warn
 from apercu.types import Images
@@ -207,6 +208,8 @@ class NetworkProbe:
                 (gradient,) = torch.autograd.grad(score, images, allow_unused=True)
         except (RuntimeError, TypeError) as error:
             return first_line(error)
+        if gradient is not None and not gradient.isfinite().all():
+            return "they are NaN or infinite, as behind the square root of 0"
         if gradient is not None and gradient.any():
             return ""
         if torch.equal(numbers[0], numbers[1]):
@@ -222,6 +225,8 @@ class NetworkProbe:
 
     def _try_channels_last(self, module: nn.Module, expected: Tensor, images: Images) -> bool:
         """Set the layout with channels last if the first images have these numbers in it."""
+        if choose_memory_format(module) != torch.channels_last:
+            return False
         before = self.layout
         with suppress(RuntimeError):  # weights of five dimensions
             module.to(memory_format=torch.channels_last)
