@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from apercu import compare, methods, open_classifier
-from apercu.classifiers import Classifier
-from apercu.devices import choose_device, read_device
+from apercu.classifiers import Classifier, SmallResNet
+from apercu.classifiers.reinitialise import copy_trainable
+from apercu.devices import choose_device, choose_memory_format, read_device
 from apercu.errors import ClassifierError, ConfigError
 from apercu.explainers.kind import find_kind
 from apercu.explainers.train import build_network
@@ -301,3 +302,37 @@ def test_trainings_run_on_the_device(
 
 def _end(*arguments: Any) -> None:
     raise _NoFitError
+
+
+@pytest.mark.parametrize(
+    ("layer", "last"),
+    [
+        (nn.Conv2d(8, 16, 1, stride=2), False),
+        (nn.Conv2d(15, 16, (1, 1), stride=(1, 2)), False),
+        (nn.Conv2d(16, 16, 1, stride=2), True),
+        (nn.Conv2d(8, 16, 1), True),
+        (nn.Conv2d(3, 16, 3, stride=2), True),
+    ],
+)
+def test_channels_are_not_last_where_gradients_would_be_wrong(layer: nn.Module, last: bool) -> None:
+    expected = torch.channels_last if last else torch.contiguous_format
+    assert choose_memory_format(nn.Sequential(nn.ReLU(), layer)) == expected
+
+
+@pytest.mark.parametrize(("width", "last"), [(8, False), (16, True)])
+def test_a_small_network_that_is_trained_further_has_the_right_gradients(
+    width: int, last: bool
+) -> None:
+    torch.manual_seed(0)
+    module = SmallResNet(3, 4, (32, 32), width).eval()
+    classifier = open_classifier(module, size=32, mean=0.5, std=0.5)
+    copy = copy_trainable(classifier)
+    convolution = next(each for each in copy.modules() if isinstance(each, nn.Conv2d))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last) == last
+    images, reference = torch.rand(3, 3, 32, 32), SmallResNet(3, 4, (32, 32), width).eval().double()
+    reference.load_state_dict(module.state_dict())
+    copy(images).square().mean().backward()
+    reference(images.double()).square().mean().backward()
+    for trained, exact in zip(copy.parameters(), reference.parameters(), strict=True):
+        assert trained.grad is not None and exact.grad is not None
+        torch.testing.assert_close(trained.grad.double(), exact.grad, atol=1e-5, rtol=1e-3)

@@ -27,7 +27,7 @@ from apercu.classifiers.distillation_data import (
 from apercu.classifiers.open import wrap_module
 from apercu.classifiers.preprocessing import normalise
 from apercu.classifiers.small_resnet import SmallResNet
-from apercu.devices import enable_gradients
+from apercu.devices import choose_memory_format, enable_gradients
 from apercu.errors import ClassifierError, ConfigError, ImagesError
 from apercu.progress import ProgressCallback, ignore_progress
 from apercu.run_record import Phase
@@ -171,7 +171,8 @@ def train_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = SmallResNet(**card.options)
-    module.to(teacher.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memory_format = choose_memory_format(module)
+    module.to(teacher.device, memory_format=memory_format)  # type: ignore[call-overload]
     optimiser = AdamW(module.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY)
     schedule = LambdaLR(optimiser, lambda step: _learning_rate_factor((step + 1) / settings.steps))
     state, first = phase.load(), 0
@@ -193,7 +194,7 @@ def train_student(
     batches = islice(data.draw_batches(settings.batch, generator, first), settings.steps - first)
     for step, (images, teacher_logits) in enumerate(batches, start=first + 1):
         normalised = normalise(images.to(teacher.device), teacher.network.input)
-        logits = module(normalised.contiguous(memory_format=torch.channels_last))
+        logits = module(normalised.contiguous(memory_format=memory_format))
         teacher_logits = teacher_logits.to(teacher.device)
         loss = teacher.decision.divergence(logits, teacher_logits, settings.temperature)
         optimiser.zero_grad()

@@ -19,6 +19,7 @@ from apercu.classifiers import (
     SmallResNet,
     wrap_module,
 )
+from apercu.devices import choose_memory_format
 from apercu.images import Planted
 from apercu.run_record import Phase
 from apercu.training.augment import crop
@@ -83,7 +84,8 @@ def train_classifier(
     Raises:
         RunError: the file of the state is damaged.
     """
-    network = _build_network(source, training).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _build_network(source, training)
+    network.to(device, memory_format=choose_memory_format(network))  # type: ignore[call-overload]
     train_network(network, load_images(source), training, phase)
     return wrap_module(network.cpu(), _build_card(source, training)).to(device)
 
@@ -107,7 +109,7 @@ def train_network(
     Raises:
         RunError: the file of the state is damaged.
     """
-    device = next(network.parameters()).device
+    device, memory_format = next(network.parameters()).device, choose_memory_format(network)
     total = training.epochs * (len(loaded.images) // training.batch)
     optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
     schedule = OneCycleLR(optimiser, training.rate, total_steps=total)
@@ -126,7 +128,7 @@ def train_network(
     batches = _iterate_batches(loaded, training, first)
     for done, batch in zip(range(first + 1, total + 1), batches, strict=False):
         images, targets = (tensor.to(device) for tensor in batch)
-        images = (images - 0.5).contiguous(memory_format=torch.channels_last) * 2
+        images = (images - 0.5).contiguous(memory_format=memory_format) * 2
         loss = F.cross_entropy(network(images), targets)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
