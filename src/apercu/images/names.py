@@ -40,6 +40,9 @@ def is_archive(start: bytes) -> bool:
     Args:
         start: its first bytes, at least 262 where it has them.
 
+    Returns:
+        True for ZIP, TAR and the like.
+
     >>> is_archive(b"PK\x03\x04..."), is_archive(b"\x89PNG")
     (True, False)
     """
