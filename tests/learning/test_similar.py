@@ -255,6 +255,24 @@ def test_an_image_is_no_case_of_its_own(classifier: Classifier, folder: Path) ->
     assert "Nearest among 23 images" in cases.finding.certainty
 
 
+def test_labels_of_other_classes_are_not_counted_against_chance(
+    objects: ModuleType, classifier: Classifier, tmp_path: Path
+) -> None:
+    folder = objects.write_objects(tmp_path / "images", by_class=False)
+    image = objects.draw_object("red", 0, 1)
+    rows = [f"{path.name},ward" for path in sorted(folder.glob("*.png"))]
+    (folder / "labels.csv").write_text("\n".join(["file,name", *rows]))
+    cases = find_similar(classifier, image, folder)
+    assert {case.label for case in cases.by_features} == {"ward"}
+    assert cases.predicted is not None
+    name = cases.predicted.short_name
+    assert [line.text for line in cases.finding.lines] == [
+        f"No case is labelled {name}, the predicted class."
+    ]
+    assert "the nearest case is" in cases.finding.headline
+    assert "by chance" not in str(cases.finding)
+
+
 def test_labels_are_read_anew(objects: ModuleType, classifier: Classifier, tmp_path: Path) -> None:
     folder = objects.write_objects(tmp_path / "images", by_class=False)
     image, index = objects.draw_object("red", 0, 1), tmp_path / "index"

@@ -37,7 +37,7 @@ def test_places_are_given_back() -> None:
     with pytest.raises(KeyError), places.take(2):
         assert places.taken == 2
         places.check()
-        with pytest.raises(BusyError, match="queue: full, 3 images are here already"):
+        with pytest.raises(BusyError, match="queue: full, 2 of at most 3 images are here already"):
             places.check(2)
         raise KeyError
     assert places.taken == 0
@@ -55,6 +55,9 @@ def test_each_address_has_its_share() -> None:
         with callers.take("a"):
             assert callers.counts == {"a": 2, "b": 2}
     assert not callers.counts
+    alone = PerClientLimit(1)
+    with alone.take("a"), pytest.raises(TooManyRequestsError, match="at most 1 image at a time"):
+        alone.take("a").__enter__()
     with pytest.raises(TooLargeError, match="at most 2 images in a request, got 3"):
         callers.take("a", 3).__enter__()
     with PerClientLimit(None).take("a", 10_000):
@@ -71,7 +74,7 @@ def test_who_is_read_takes_no_place_in_the_queue() -> None:
             ):
                 async with admission.upload(lambda: 0):
                     pass
-        with admission.queue.take(), pytest.raises(BusyError, match="queue: full, 1 images"):
+        with admission.queue.take(), pytest.raises(BusyError, match="queue: full, 1 of at most 1"):
             async with admission.upload(lambda: 0):
                 pass
         assert admission.uploads.taken == 0

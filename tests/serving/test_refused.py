@@ -186,7 +186,7 @@ def test_a_full_queue(serving, png) -> None:
     assert sorted(one.status_code for one in answered) == [200, 200, 503, 503]
     refused = next(one for one in answered if one.status_code == 503)
     assert refused.headers["retry-after"] == "1"
-    assert _problem(refused, 503).startswith("queue: full, 2 images are here already")
+    assert _problem(refused, 503).startswith("queue: full, 2 of at most 2 images are here already")
     assert call.explain(png).status_code == 200  # the places are free again
 
 

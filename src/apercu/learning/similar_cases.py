@@ -109,6 +109,9 @@ class SimilarCases:
         headline = f"{self._name_image()}: {self._describe_nearest()}"
         if first is not None:
             headline = f"{self._name_image()}: {first.text}"
+        if self.predicted is not None and self._is_label_missing():
+            text = f"No case is labelled {self.predicted.short_name}, the predicted class."
+            lines.append(FindingLine(text, "warning"))
         if self.by_region == ():
             lines.append(FindingLine("Nothing in the image speaks for the class.", "warning"))
         others = len(self.index) - (self.own is not None)
@@ -215,9 +218,23 @@ class SimilarCases:
         distance = format_distance(nearest.distance)
         return f"the nearest case is {nearest.name}, at a distance of {distance}."
 
+    def _is_label_missing(self) -> bool:
+        """Say whether other cases have labels, and none of these is the predicted class."""
+        labels = [
+            label for row, label in enumerate(self.labels) if label is not None and row != self.own
+        ]
+        return bool(labels) and not any(self._is_predicted(label) for label in labels)
+
+    def _is_predicted(self, label: str) -> bool:
+        """Say whether a label names the predicted class; several have `|` between them."""
+        if self.predicted is None:
+            return False
+        # a label may not say which of two classes of equal names it is
+        return not {self.predicted.short_name, self.predicted.name}.isdisjoint(label.split("|"))
+
     def _count_labels(self, words: str, cases: Sequence[SimilarCase]) -> FindingLine | None:
         """Return how many of the nearest cases share the predicted class, against chance."""
-        if self.predicted is None or not cases:
+        if self.predicted is None or not cases or self._is_label_missing():
             return None
         name = self.predicted.short_name
         regions = self.index.region_features if words == REGION else None
@@ -229,11 +246,7 @@ class SimilarCases:
         own = [case.label for case in cases if case.label is not None]
         if not own:
             return None
-        either = {name, self.predicted.name}  # a label may not say which of two equal names it is
-        same, total = (
-            sum(not either.isdisjoint(label.split("|")) for label in each)
-            for each in (own, labelled)
-        )
+        same, total = (sum(map(self._is_predicted, each)) for each in (own, labelled))
         expected = len(own) * total / len(labelled)
         chance = compute_chance(same, len(own), total, len(labelled))
         text = (

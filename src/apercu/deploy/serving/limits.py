@@ -48,7 +48,8 @@ class QueueSlots:
             )
         if self.taken + count > self.capacity:
             raise BusyError(
-                f"queue: full, {self.capacity} images are here already; send the image again later"
+                f"queue: full, {self.taken} of at most {self.capacity} images are here already; "
+                "send the image again later"
             )
 
     @contextmanager
@@ -101,8 +102,9 @@ class PerClientLimit:
         """
         self.check(count)
         if self.images is not None and self.counts[address] + count > self.images:
+            noun = "image" if self.images == 1 else "images"
             raise TooManyRequestsError(
-                f"caller: expected at most {self.images} images at a time from one address; "
+                f"caller: expected at most {self.images} {noun} at a time from one address; "
                 "send the image again when another is answered"
             )
         self.counts[address] += count
