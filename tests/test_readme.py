@@ -184,6 +184,35 @@ def test_the_extras_exist() -> None:
     assert extras <= project["optional-dependencies"].keys()
 
 
+def find_extras(page: str) -> set[str]:
+    """Return the extras that a page tells its reader to install."""
+    named = re.findall(r"pip install (?:-e )?'?(?:\.|apercu)\[([\w,]+)\]", PAGES[page])
+    return {extra for names in named for extra in names.split(",")}
+
+
+def list_needed_extras(words: list[str]) -> Iterator[str]:
+    """Yield the extras without which a command of a page ends with an error."""
+    verb, rest = words[1], words[2:]
+    if verb in ("serve", "export", "video"):
+        yield verb
+    if verb == "serve" and (not rest or rest[0].startswith("--")):
+        yield "ready"
+    for word in rest:
+        if word.startswith("ready:"):
+            yield "ready"
+        if word.strip("/") == "exported" and verb != "export":
+            yield "export"
+        if word in ("zarr", "--cluster"):
+            yield {"zarr": "zarr", "--cluster": "scale"}[word]
+
+
+@pytest.mark.parametrize("page", sorted({page for page, words in COMMANDS if words[0] == "apercu"}))
+def test_a_page_names_the_extras_of_its_commands(page: str) -> None:
+    commands = [words for one, words in COMMANDS if one == page and words[0] == "apercu"]
+    needed = {extra for words in commands for extra in list_needed_extras(words)}
+    assert needed <= find_extras(page)
+
+
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     sentences = [
