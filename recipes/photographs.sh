@@ -1,15 +1,15 @@
 #!/bin/sh
 # The mask explainer on real photographs: train, compare, draw the pictures. Hours on two cores.
 #
-#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp
-#       paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean squeezenet blackbox cifar10
-#       cifar10_onnx]
+#   APERCU_DATA=… recipes/photographs.sh [mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp
+#       paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean blackbox_lean squeezenet
+#       blackbox cifar10 cifar10_onnx]
 #
 # APERCU_DATA holds `models/` and `data/`. Runs and tables go to runs/; what is there is kept.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/studies.sh
-studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp blackbox_sharp paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean squeezenet blackbox cifar10 cifar10_onnx"
+studies="mobilenetv2 sharp sharp_curves squeezenet_sharp lite0_sharp paper release lean lean_protocols lean_curves permuted squeezenet_lean lite0_lean blackbox_lean squeezenet blackbox cifar10 cifar10_onnx"
 check_studies "$studies" "$@"
 data=${APERCU_DATA:-../shared}
 bin=.venv/bin
@@ -71,11 +71,6 @@ for study in ${*:-$studies}; do
         train lite0_sharp ready:efficientnet_lite0 imagenet-train --config sharp
         compare lite0_sharp ready:efficientnet_lite0 imagenet-val cam,grad_cam,centre_box
         ;;
-    blackbox_sharp) # another encoder, and no look into the classifier
-        train blackbox_sharp squeezenet1_1.json imagenet-train --config sharp \
-            --encoder "$data/models/mobilenetv2_100.json"
-        compare blackbox_sharp squeezenet1_1.json imagenet-val centre_box
-        ;;
     paper)
         published paper
         ;;
@@ -126,6 +121,11 @@ for study in ${*:-$studies}; do
         train lite0_lean ready:efficientnet_lite0 imagenet-train --config lean
         compare lite0_lean ready:efficientnet_lite0 imagenet-val cam,grad_cam \
             --explainer ready:efficientnet_lite0 --no-cost
+        ;;
+    blackbox_lean) # another encoder, and no look into the classifier
+        train blackbox_lean squeezenet1_1.json imagenet-train --config lean \
+            --encoder "$data/models/mobilenetv2_100.json"
+        compare blackbox_lean squeezenet1_1.json imagenet-val cam,grad_cam,centre_box --no-cost
         ;;
     squeezenet)
         train squeezenet squeezenet1_1.json imagenet-train --config light
