@@ -242,7 +242,7 @@ def test_unclear_layouts_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["photos.zip", "photos.TAR.GZ", "photos.7z"])
 def test_an_archive_is_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
-    with pytest.raises(ImagesError, match=rf"{name}: an archive, not an image; unpack it, and"):
+    with pytest.raises(ImagesError, match=rf"{name}: not an image, but an archive; unpack it, and"):
         open_images(tmp_path / name)
 
 

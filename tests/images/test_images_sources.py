@@ -23,7 +23,7 @@ from apercu.images.catalogue import LabelledImages
 from apercu.images.folder import FolderImages
 from apercu.images.names import shorten_name
 from apercu.images.parquet import ParquetImages
-from apercu.images.source import ChosenImages
+from apercu.images.source import ChosenImages, JoinedImages
 from apercu.images.stack import StackImages
 
 
@@ -84,7 +84,7 @@ def test_every_source_has_an_example() -> None:
         if source_class.__module__.startswith("apercu.images")
         and not inspect.isabstract(source_class)
     }
-    assert classes == {*EXAMPLES, ChosenImages, LabelledImages}
+    assert classes == {*EXAMPLES, ChosenImages, JoinedImages, LabelledImages}
 
 
 def test_chosen_images_follow_their_indices(tmp_path: Path) -> None:
@@ -97,6 +97,18 @@ def test_chosen_images_follow_their_indices(tmp_path: Path) -> None:
     assert (len(some), some.name, some.labelled) == (2, source.name, False)
     with pytest.raises(IndexError):
         some[2]
+
+
+def test_joined_images_follow_each_other(tmp_path: Path) -> None:
+    first, second = open_images(make_stack(tmp_path)), open_images("planted:images=2,size=32")
+    joined = JoinedImages((first, second))
+    names = [f"{source.name}/{name}" for source in (first, second) for name in source.names]
+    assert [item.name for item in joined] == list(joined.names) == names
+    assert (len(joined), joined.labelled, joined.class_names) == (5, False, None)
+    assert joined[-1].label is None and second[1].label is not None
+    assert bool((joined[-1].picture == second[1].picture).all())
+    with pytest.raises(IndexError):
+        joined[5]
 
 
 @pytest.mark.parametrize("source_class", EXAMPLES, ids=lambda source_class: source_class.__name__)

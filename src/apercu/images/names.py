@@ -22,7 +22,7 @@ ARCHIVE_SUFFIXES = (
     ".tar.xz",
     ".tar.zst",
 )
-UNPACK = "an archive, not an image; unpack it, and name its images or their folder"
+UNPACK = "not an image, but an archive; unpack it, and name its images or their folder"
 
 
 def has_suffix(name: str, suffixes: Iterable[str]) -> bool:

@@ -196,6 +196,7 @@ class JoinedImages(ImageSource):
         index = normalise_index(index, len(self))
         for source in self.sources:
             if index < len(source):
-                return replace(source[index], name=f"{source.name}/{source[index].name}")
+                item = source[index]
+                return replace(item, name=f"{source.name}/{item.name}", label=None)
             index -= len(source)
         raise IndexError(index)
