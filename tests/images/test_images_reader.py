@@ -284,7 +284,7 @@ def test_arrays_of_twelve_channels_from_a_file(tmp_path: Path) -> None:
     [
         (b"", r"image: not an image, as it is empty \(0 bytes\); copy it again"),
         (b"hello, this is text", "not an image, expected JPEG, PNG"),
-        (pack("zip"), "not an image, but an archive; unpack it, and name its images or their folder"),
+        (pack("zip"), "not an image, but an archive; unpack it, and name"),
         (pack("tar"), "not an image, but an archive; unpack it"),
         (pack("gztar"), "not an image, but an archive; unpack it"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(99), "not an image, but an archive; unpack it"),
