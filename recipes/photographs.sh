@@ -96,7 +96,7 @@ for study in ${*:-$studies}; do
                 --methods cam,grad_cam,centre_box --no-cost --out "runs/compare-lean-$protocol"
         done
         ;;
-    lean_curves) # deletion and insertion: 120 photographs in 20 steps; 40 as RISE was published
+    lean_curves) # deletion and insertion: 120 photographs in 20 steps; 24 as RISE was published
         train lean mobilenetv2_100.json imagenet-train --config lean
         metrics=dauc,iauc
         compare lean mobilenetv2_100.json imagenet-val \
@@ -104,7 +104,7 @@ for study in ${*:-$studies}; do
             --steps 20 --limit 120 --no-cost
         $bin/apercu compare --classifier "$data/models/mobilenetv2_100.json" \
             --images "$data/data/imagenet-val" --explainer runs/lean --protocol rise \
-            --methods cam,grad_cam,centre_box --limit 40 --no-cost --out runs/compare-lean-rise
+            --methods cam --limit 24 --no-cost --out runs/compare-lean-rise
         ;;
     permuted) # does the mask find objects by itself? The weights in random order, the features as they were
         card=runs/permuted_classifier/card.json
