@@ -208,6 +208,28 @@ def test_several_explanations_share_a_folder(
     assert [entry["image"] for entry in images] == ["dog.png", "cat.png"]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_classes_are_explained_as_by_the_command(
+    explainer: MaskExplainer, photo: Path, tmp_path: Path, count: int
+) -> None:
+    photos = [photo, photo.with_name("dog.png")][:count]
+    Image.open(photo).rotate(90).save(photo.with_name("dog.png"))
+    options = ExplainOptions("all", 2)
+    refs = select_images(photos, explainer.classifier_info.input)
+    ExplainRun(explainer, options).write(refs, tmp_path / "a", lambda *_: None, str)
+    given: Any = photos[0] if count == 1 else photos
+    explanations = explainer.explain(given, "all", top=2)
+    assert len(explanations) == 2 * count
+    assert [each.target.index for each in explanations[:2]] == [
+        each.target.index for each in explainer.explain(photo, "all")[:2]
+    ]
+    explanations.save(tmp_path / "b")
+    files = {path.name for path in (tmp_path / "a").iterdir() if "sheet" not in path.name}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == files
+    records = [json.loads((tmp_path / name / "explain.json").read_text()) for name in "ab"]
+    assert records[0]["images"] == records[1]["images"]
+
+
 def test_pages_and_files_of_one_stem_keep_files_of_their_own(
     explainer: MaskExplainer, photo: Path, tmp_path: Path
 ) -> None:
@@ -354,8 +376,10 @@ def test_what_cannot_be_explained_is_refused(
 ) -> None:
     with pytest.raises(TargetError, match="no class is called 'dotts'; did you mean dots"):
         explainer.explain(photo, target="dotts")
-    with pytest.raises(TargetError, match="expected one class, got 'all'"):
-        explainer.explain(photo, target="all")
+    with pytest.raises(ConfigError, match="top: only the targets all and predicted show several"):
+        explainer.explain(photo, top=2)
+    with pytest.raises(ConfigError, match="top: expected at least 1 class"):
+        explainer.explain(photo, target="all", top=0)
     with pytest.raises(ConfigError, match="level: expected a number above 0"):
         explainer.explain(photo, level=1.0)
     photo.with_name("dog.png").write_bytes(photo.read_bytes())

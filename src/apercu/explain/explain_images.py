@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias, cast, final, overload
 
@@ -15,16 +16,10 @@ from torch import Tensor
 
 from apercu.classifiers import Classifier, InputSpec
 from apercu.classifiers.names import ClassWord
-from apercu.errors import ImageError, ImagesError, InputError, TargetError
+from apercu.errors import ConfigError, ImageError, ImagesError, InputError
 from apercu.explain.counterpart_explanation import CounterpartExplanation, explain_counterparts
 from apercu.explain.explanation import StoredImage
-from apercu.explain.files import (
-    RECORD_FILE,
-    ContactSheets,
-    choose_stem,
-    describe_image,
-    write_record,
-)
+from apercu.explain.files import RECORD_FILE, FolderWriter
 from apercu.explain.mask_explanation import MaskExplanation, explain_masks
 from apercu.explain.options import ExplainOptions, SecondLookChoice, TargetSelector
 from apercu.explainers.base import AnyExplainer, MaskingExplainer
@@ -43,20 +38,22 @@ MOST_SHOWN, SMALL_WIDTH = 12, 150
 """Explanations that a notebook shows of several, and the width of their pictures in pixels."""
 RECORD_EVERY = 50
 """Images after which `explain.json` is written again, so that it lists what is finished."""
-MAX_LINES, COUNTED = 20, 5
-"""Images that get a line each; classes that are counted where there are more images."""
+MAX_LINES = 20
+"""Images that get a line each."""
 
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanations(Sequence[AnyExplanation]):
-    """The explanations of several images; in a notebook their pictures, one below the other.
+    """The explanations of several images or classes; a notebook shows them one below the other.
 
     Attributes:
-        items: one explanation per image, in the order of the images.
+        items: the explanations in the order of the images; those of one image follow each other.
+        has_classes: whether an image may have several, so that names of files hold the class.
     """
 
     items: tuple[AnyExplanation, ...]
+    has_classes: bool = False
 
     @overload
     def __getitem__(self, index: int) -> AnyExplanation: ...
@@ -65,7 +62,9 @@ class Explanations(Sequence[AnyExplanation]):
     def __getitem__(self, index: slice) -> Explanations: ...
 
     def __getitem__(self, index: int | slice) -> AnyExplanation | Explanations:
-        return Explanations(self.items[index]) if isinstance(index, slice) else self.items[index]
+        if isinstance(index, slice):
+            return Explanations(self.items[index], self.has_classes)
+        return self.items[index]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,12 +81,11 @@ class Explanations(Sequence[AnyExplanation]):
         Raises:
             OutputError: the folder cannot be written.
         """
-        folder, stems = Path(folder), set[str]()
-        images: list[dict[str, Any]] = []
-        for each in self.items:
-            files = each.write_files(folder, choose_stem(each.stored.name, stems))
-            images.append(describe_image(each.stored, [files]))
-        write_record(folder, self.items[0].explainer_record, images)
+        folder = Path(folder)
+        writer = FolderWriter(folder, self.items[0].explainer_record, 1, self.has_classes)
+        for stored, explanations in groupby(self.items, attrgetter("stored")):
+            writer.add(stored, explanations)
+        writer.finish()
         return folder
 
     def _repr_html_(self) -> str:
@@ -113,6 +111,7 @@ def explain_image(
     image: ImageLike | Sequence[ImageLike],
     target: ClassWord | None = None,
     *,
+    top: int | None = None,
     level: float = 0.5,
     second_look: SecondLookChoice | None = None,
     classifier: Classifier | None = None,
@@ -124,8 +123,10 @@ def explain_image(
         explainer: a trained explainer of any kind.
         image: a file, a Pillow image, an array `height × width × channels` (uint8, or floats in
             [0, 1]), or a tensor `channels × height × width`, of any size; or a list of these.
-        target: the class to explain by name or index; None for the predicted one. With counterparts
-            it is the class to change into; None for the runner-up.
+        target: the class to explain by name or index; None for the predicted one, `all` and
+            `predicted` for several. With counterparts it is the class to change into; None for the
+            runner-up.
+        top: the largest number of classes of an image; None for 20.
         level: where a mask is cut for its box, in (0, 1).
         second_look: see `ExplainOptions`.
         classifier: predicts the classes and their probabilities; without it the explainer
@@ -134,7 +135,8 @@ def explain_image(
             none, None for the one that the card of the classifier names.
 
     Returns:
-        A `MaskExplanation` or a `CounterpartExplanation`; `Explanations` of several images.
+        A `MaskExplanation` or a `CounterpartExplanation`; `Explanations` of several images or
+        classes.
 
     Raises:
         ImageError: an image cannot be read, or has another number of channels, or there is none.
@@ -142,16 +144,21 @@ def explain_image(
         RunError: the explainer was trained for another classifier.
         ConfigError: the level is not between 0 and 1, or counterparts are given one.
     """
-    options = ExplainOptions(target, level=level, second_look=second_look)
-    if options.is_multiple:
-        raise TargetError(f"target: expected one class, got {target!r}; explain each by itself")
+    limit = ExplainOptions.top if top is None else top
+    options = ExplainOptions(target, limit, level, second_look)
+    if top is not None and not options.is_multiple:
+        raise ConfigError("top: only the targets all and predicted show several classes")
     run = ExplainRun(explainer, options, classifier, guard)
-    input = explainer.classifier_info.input
-    if not isinstance(image, Sequence) or isinstance(image, str | bytes):
-        return next(run.explain(read_image(image, input)))
-    if not image:
+    images: Sequence[ImageLike] = (image,)  # type: ignore[assignment]
+    if is_several := isinstance(image, Sequence) and not isinstance(image, str | bytes):
+        images = image
+    if not images:
         raise ImageError("image: expected at least one, got an empty list")
-    return Explanations(tuple(next(run.explain(read_image(each, input))) for each in image))
+    inputs = (read_image(each, explainer.classifier_info.input) for each in images)
+    found = tuple(each for stored in inputs for each in run.explain(stored))
+    if is_several or options.is_multiple:
+        return Explanations(found, options.is_multiple)
+    return found[0]
 
 
 def read_image(image: ImageLike, input: InputSpec) -> StoredImage:
@@ -313,12 +320,14 @@ class ExplainRun:
             ImagesError: some images could not be explained; the others are finished.
             OutputError: the folder cannot be written.
         """
-        writer = _FolderWriter(self, out, len(refs) * self.selector.count)
+        expected = len(refs) * self.selector.count
+        writer = FolderWriter(out, self.record, expected, self.options.is_multiple)
         failed = 0
         try:
             for done, ref in enumerate(refs, start=1):
                 try:
-                    line = writer.add(ref.read_image())
+                    stored = ref.read_image()
+                    line = writer.add(stored, self.explain(stored))
                     if done <= MAX_LINES:
                         report(line)
                 except InputError as error:
@@ -344,54 +353,3 @@ class ExplainRun:
             raise ImagesError(
                 f"{failed} of {len(refs)} images could not be explained; the others are in {out}"
             )
-
-
-class _FolderWriter:
-    """Writes the explanations of a run into a folder."""
-
-    def __init__(self, run: ExplainRun, out: Path, expected: int) -> None:
-        self.run = run
-        self.out = out
-        self.sheets = ContactSheets(out, expected)
-        self.stems: set[str] = set()
-        self.images: list[dict[str, Any]] = []
-        self.flipped: list[bool | None] = []
-        self.predicted: Counter[str] = Counter()
-
-    def add(self, stored: StoredImage) -> str:
-        """Explain one image, write its files, and return one line about it."""
-        stem, records = choose_stem(stored.name, self.stems), []
-        lines: list[str] = []
-        for explanation in self.run.explain(stored):
-            if explanation.predicted is not None and not lines:
-                self.predicted[explanation.predicted.short_name] += 1
-            line, trust = explanation.line, explanation.trust_line
-            lines.append(f"{line.removesuffix('.')}; {trust}" if trust else line)
-            slug = f".{explanation.target.slug}" if self.run.options.is_multiple else ""
-            records.append(explanation.write_files(self.out, f"{stem}{slug}"))
-            self.sheets.add(explanation.make_tiles(stem))
-            if isinstance(explanation, CounterpartExplanation):
-                self.flipped.append(explanation.flipped)
-        self.images.append(describe_image(stored, records))
-        if len(lines) == 1:
-            return lines[0]
-        return f"{lines[0].removesuffix('.')}; {len(lines)} classes explained"
-
-    def count_classes(self) -> str:
-        """Return in one line how often the most frequent classes are predicted."""
-        frequent = self.predicted.most_common(COUNTED)
-        counts = [f"{count:,} × {name}" for name, count in frequent]
-        if others := len(self.predicted) - len(frequent):
-            counts.append(f"{others} other classes")
-        return f"{self.predicted.total():,} images: {', '.join(counts)}"
-
-    def write_record(self) -> None:
-        """Write `explain.json` about all images so far."""
-        write_record(self.out, self.run.record, self.images, self.sheets.files)
-
-    def finish(self) -> None:
-        """Write what is finished: the record first, for a full disk may lack room for a sheet."""
-        if self.images:
-            self.write_record()
-            self.sheets.flush()
-            self.write_record()

@@ -183,6 +183,11 @@ class Explanation(ABC):
     def describe(self) -> dict[str, Any]:
         """Return what `explain.json` says about this explanation, without its files."""
 
+    @property
+    def flipped(self) -> bool | None:
+        """Whether a counterpart is predicted as its target; None for masks."""
+        return None
+
     def sheet(self) -> Image.Image:
         """Draw the image and what explains it, side by side with captions."""
         return render.draw_contact_sheet([self.make_tiles(choose_stem(self.stored.name, set()))])

@@ -8,6 +8,7 @@ in from the study.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
@@ -24,8 +25,10 @@ from apercu.io import parse_json, write_file
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from apercu.explain.explanation import StoredImage
+    from apercu.explain.explanation import Explanation, StoredImage
 
+COUNTED = 5
+"""Classes that are counted where there are many images."""
 EMPTY_FIELDS = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
@@ -243,3 +246,68 @@ class ContactSheets:
         render.save_image(self.folder / name, render.draw_contact_sheet(rows, TILE_SIDE))
         self.files.append(name)
         self.waiting = []
+
+
+class FolderWriter:
+    """Writes explanations into a folder: their files, contact sheets, and `explain.json`.
+
+    Args:
+        folder: the folder that is written.
+        explainer_record: what `explain.json` says about the explainer.
+        expected: the number of explanations that will come; a single one gets no sheet.
+        has_classes: whether an image may have several, so that names of files hold the class.
+
+    Attributes:
+        flipped: whether each counterpart is predicted as its target; None for masks, or where
+            nobody knows.
+    """
+
+    def __init__(
+        self, folder: Path, explainer_record: Mapping[str, Any], expected: int, has_classes: bool
+    ) -> None:
+        self.folder = folder
+        self.explainer_record = explainer_record
+        self.has_classes = has_classes
+        self.sheets = ContactSheets(folder, expected)
+        self.stems: set[str] = set()
+        self.images: list[dict[str, Any]] = []
+        self.flipped: list[bool | None] = []
+        self.predicted: Counter[str] = Counter()
+
+    def add(self, stored: StoredImage, explanations: Iterable[Explanation]) -> str:
+        """Write the files of the explanations of one image, and return one line about it."""
+        stem, records = choose_stem(stored.name, self.stems), []
+        lines: list[str] = []
+        for explanation in explanations:
+            if explanation.predicted is not None and not lines:
+                self.predicted[explanation.predicted.short_name] += 1
+            line, trust = explanation.line, explanation.trust_line
+            lines.append(f"{line.removesuffix('.')}; {trust}" if trust else line)
+            slug = f".{explanation.target.slug}" if self.has_classes else ""
+            records.append(explanation.write_files(self.folder, f"{stem}{slug}"))
+            if self.sheets.enabled:
+                self.sheets.add(explanation.make_tiles(stem))
+            self.flipped.append(explanation.flipped)
+        self.images.append(describe_image(stored, records))
+        if len(lines) == 1:
+            return lines[0]
+        return f"{lines[0].removesuffix('.')}; {len(lines)} classes explained"
+
+    def count_classes(self) -> str:
+        """Return in one line how often the most frequent classes are predicted."""
+        frequent = self.predicted.most_common(COUNTED)
+        counts = [f"{count:,} × {name}" for name, count in frequent]
+        if others := len(self.predicted) - len(frequent):
+            counts.append(f"{others} other classes")
+        return f"{self.predicted.total():,} images: {', '.join(counts)}"
+
+    def write_record(self) -> None:
+        """Write `explain.json` about all images so far."""
+        write_record(self.folder, self.explainer_record, self.images, self.sheets.files)
+
+    def finish(self) -> None:
+        """Write what is finished: the record first, for a full disk may lack room for a sheet."""
+        if self.images:
+            self.write_record()
+            self.sheets.flush()
+            self.write_record()

@@ -132,11 +132,25 @@ class TrainedExplainer(ABC, Generic[N, S]):
         return self.predict_logits(inputs).argmax(1)
 
     @overload
+    def explain(  # type: ignore[overload-overlap]  # other words name one class
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        target: Literal["all", "predicted"],
+        *,
+        top: int | None = None,
+        level: float = 0.5,
+        second_look: SecondLookChoice | None = None,
+        classifier: Classifier | None = None,
+        guard: GuardChoice = None,
+    ) -> Explanations: ...
+
+    @overload
     def explain(  # type: ignore[overload-overlap]  # a text is one image, not several
         self,
         image: ImageLike,
         target: ClassWord | None = None,
         *,
+        top: int | None = None,
         level: float = 0.5,
         second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
@@ -149,6 +163,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         image: Sequence[ImageLike],
         target: ClassWord | None = None,
         *,
+        top: int | None = None,
         level: float = 0.5,
         second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
@@ -160,6 +175,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
         image: ImageLike | Sequence[ImageLike],
         target: ClassWord | None = None,
         *,
+        top: int | None = None,
         level: float = 0.5,
         second_look: SecondLookChoice | None = None,
         classifier: Classifier | None = None,
@@ -170,8 +186,10 @@ class TrainedExplainer(ABC, Generic[N, S]):
         Args:
             image: a file, a Pillow image, an array `height × width × channels`, or a tensor
                 `channels × height × width`; or a list of these.
-            target: the class to explain by name or index; None for the predicted one. With
-                counterparts it is the class to change into; None for the runner-up.
+            target: the class to explain by name or index; None for the predicted one, `all` and
+                `predicted` for several. With counterparts it is the class to change into; None for
+                the runner-up.
+            top: the largest number of classes of an image for `all` and `predicted`; None for 20.
             level: where a mask is cut for its box, in (0, 1).
             second_look: `doubtful` or `all`: these masks are searched for a smaller crop that keeps
                 the class, with 20 queries of the classifier each; None for no mask.
@@ -180,14 +198,13 @@ class TrainedExplainer(ABC, Generic[N, S]):
                 (`explanation.trust`); `none` for none, None for that of the classifier's card.
 
         Returns:
-            The explanation, which shows itself in a notebook; of several images `Explanations`.
+            The explanation, which shows itself in a notebook; of several images or classes
+            `Explanations`.
 
         Raises:
-            ImageError: an image cannot be read, or has another number of channels, or there is
-                none.
+            ImageError: an image is missing, cannot be read, or has another number of channels.
             TargetError: there is no such class, or the image is predicted as it already.
-            RunError: the explainer was trained for another classifier, or the guard does not belong
-                to it.
+            RunError: explainer or guard do not belong to the classifier.
             ConfigError: the level is not between 0 and 1, counterparts are given one, or a second
                 look is asked for and nobody knows the classifier.
         """
@@ -197,6 +214,7 @@ class TrainedExplainer(ABC, Generic[N, S]):
             self,
             image,
             target,
+            top=top,
             level=level,
             second_look=second_look,
             classifier=classifier,
