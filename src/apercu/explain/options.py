@@ -364,7 +364,7 @@ def _find_class(options: ExplainOptions, names: ClassNames) -> int | None:
     if options.keyword is None:
         index = None if options.target is None else names.find_index(options.target)
         word = str(options.target).strip()
-        if isinstance(options.target, str) and word.isdecimal() and word != str(index):
+        if isinstance(options.target, str) and word.isdecimal() and int(word) != index:
             warn(
                 f"target: {word} is the name of class {index}; names have priority over indices, "
                 "in Python a whole number is an index"
