@@ -221,6 +221,47 @@ def test_normalised_maps_are_cut_above_the_threshold_and_boxes_stay(classifier: 
     assert seen["regions"][0, 1].all()  # a box is no map to be stretched
 
 
+@dataclass(frozen=True)
+class Colour(Method):
+    """How colourful the surroundings of each pixel are, which planted objects mostly are."""
+
+    needs: ClassVar[tuple[Any, ...]] = ()
+
+    def compute_maps(self, classifier: Classifier, images: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images.std(1), 5, stride=1, padding=2)
+
+
+def test_max_box_acc_is_that_of_choe_et_al_written_out(classifier: Classifier) -> None:
+    source = open_images(f"planted:images=16,size={SIDE},classes=3")
+    hits = np.zeros((3, 99, len(source)))
+    for image, item in enumerate(source):
+        picture = classifier.prepare(item.picture)[None]
+        target = torch.tensor([classifier.index_of(item.label)])
+        one = Colour()(classifier, picture, target)[0].double().numpy()
+        one = (one - one.min()) / (one.max() - one.min())
+        for step in range(1, 100):
+            parts, count = label(one > step / 100, np.ones((3, 3)))
+            overlaps = [0.0]
+            for part in range(1, count + 1):
+                rows, columns = np.nonzero(parts == part)
+                for xmin, ymin, xmax, ymax in np.atleast_2d(item.boxes):
+                    width = min(columns.max() + 1, xmax) - max(columns.min(), xmin)
+                    height = min(rows.max() + 1, ymax) - max(rows.min(), ymin)
+                    both = max(width, 0) * max(height, 0)
+                    own = (np.ptp(columns) + 1) * (np.ptp(rows) + 1)
+                    overlaps.append(both / (own + (xmax - xmin) * (ymax - ymin) - both))
+            for row, percent in enumerate((30, 50, 70)):
+                hits[row, step - 1, image] = max(overlaps) >= percent / 100
+    explainers = {"colour": Colour()}
+    results = apercu.compare(classifier, source, explainers, protocol="maxboxacc", cost=False)
+    values = {row.metric: row.value for row in results.rows if row.explainer == "colour"}
+    best = hits.mean(2).max(1)
+    assert 0 < best[2] < best[0]
+    for percent, value in zip((30, 50, 70), best, strict=True):
+        assert values[f"max_box_acc_{percent}"] == pytest.approx(value)
+    assert values["max_box_acc_v2"] == pytest.approx(best.mean())
+
+
 @pytest.mark.parametrize("choosing", ["same", "folds", "half"])
 def test_max_box_acc_v2_is_the_mean_of_three_at_their_own_thresholds(
     classifier: Classifier, choosing: str
