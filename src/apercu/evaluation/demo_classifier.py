@@ -84,8 +84,7 @@ def train_classifier(
     Raises:
         RunError: the file of the state is damaged.
     """
-    network = _build_network(source, training)
-    network.to(device, memory_format=choose_memory_format(network))  # type: ignore[call-overload]
+    network = _build_network(source, training).to(device)
     train_network(network, load_images(source), training, phase)
     return wrap_module(network.cpu(), _build_card(source, training)).to(device)
 
@@ -110,6 +109,7 @@ def train_network(
         RunError: the file of the state is damaged.
     """
     device, memory_format = next(network.parameters()).device, choose_memory_format(network)
+    network.to(memory_format=memory_format)
     total = training.epochs * (len(loaded.images) // training.batch)
     optimiser = AdamW(network.parameters(), training.rate, weight_decay=0.02)
     schedule = OneCycleLR(optimiser, training.rate, total_steps=total)

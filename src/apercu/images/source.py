@@ -98,16 +98,8 @@ def normalise_index(index: int, length: int) -> int:
     return index % length
 
 
-@dataclass(frozen=True, eq=False)
-class UnlabelledFile(ImageSource):
-    """The images of one file, whose ids are in memory and which have no labels."""
-
-    path: Path
-    ids: tuple[str, ...] = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
+class UnlabelledImages(ImageSource):
+    """A source of images without labels."""
 
     @property
     def class_names(self) -> None:
@@ -116,6 +108,18 @@ class UnlabelledFile(ImageSource):
     @property
     def labelled(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabelledFile(UnlabelledImages):
+    """The images of one file, whose ids are in memory and which have no labels."""
+
+    path: Path
+    ids: tuple[str, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ class ChosenImages(ImageSource):
 
 
 @dataclass(frozen=True, eq=False)
-class JoinedImages(ImageSource):
+class JoinedImages(UnlabelledImages):
     """The images of several sources, one after the other, without their labels.
 
     Args:
@@ -176,14 +180,6 @@ class JoinedImages(ImageSource):
     @property
     def name(self) -> str:
         return " + ".join(source.name for source in self.sources)
-
-    @property
-    def class_names(self) -> None:
-        return None
-
-    @property
-    def labelled(self) -> bool:
-        return False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from apercu.classifiers import Classifier
 from apercu.errors import ImageError, ImagesError
 from apercu.images import ImageSource
-from apercu.images.source import Item, normalise_index
+from apercu.images.source import Item, UnlabelledImages, normalise_index
 from apercu.images.stream import describe_left_out
 from apercu.log import warn
 
@@ -25,16 +25,8 @@ GRID = 12
 """Rows and columns of the positions at which a background is looked for."""
 
 
-class MadeImages(ImageSource):
+class MadeImages(UnlabelledImages):
     """Images without labels that are made when they are read."""
-
-    @property
-    def class_names(self) -> None:
-        return None
-
-    @property
-    def labelled(self) -> bool:
-        return False
 
     def __len__(self) -> int:
         return len(self.names)
